@@ -1,0 +1,41 @@
+# make run starts the shop, make test proves it. Both install what they need into .venv first.
+
+BIN := .venv/bin
+STAMP := .venv/installed
+PYTHONS := $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11
+
+.PHONY: help run test demo check bench chaos docs
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make run | test | demo | check | bench | chaos | docs; for more: .venv/bin/choreo --help'
+
+run: $(STAMP)
+	@exec $(BIN)/choreo up
+
+test: $(STAMP)
+	@exec $(BIN)/python -m pytest $(ARGS)
+
+demo bench chaos docs: $(STAMP)
+	@exec $(BIN)/choreo $@ $(ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The stamp is the last thing made, so that an interrupted installation is taken up again.
+$(STAMP): requirements.lock pyproject.toml
+	@rm -f $@
+	@for python in $(PYTHONS); do \
+	    "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	        && exec "$$python" -m venv .venv; \
+	done; \
+	echo 'choreo: no Python 3.11 or newer with venv was found: install one, or name it: make PYTHON=/path/to/python3' >&2; \
+	exit 69
+	@echo 'Installing Python packages into .venv, once (a minute or two)'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock \
+	    && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e . \
+	    || { echo 'choreo: the packages could not be installed (see above): check the network and try again' >&2; exit 69; }
+	@touch $@

@@ -1,0 +1,128 @@
+"""HTTP in, command out; and what billing holds, read from its tables."""
+
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel
+from sqlalchemy import Row
+
+from billing_service import queries
+from billing_service.commands import Deposit, InsufficientFunds, NoAccount, Withdraw
+from billing_service.state import Billing
+from chassis.answer import Answer
+from chassis.body import Body
+from chassis.inputs import Decided
+from chassis.money import Amount, Money, decimal_text
+from chassis.pages import Page
+from chassis.problems import Problem, not_found
+from chassis.routes import KeyedCause, Paging, Router, User, problem
+from chassis.runtime import Runtime
+from events.billing import MoneyDeposited, MoneyWithdrawn
+
+
+class Movement(Body):
+    amount: Amount
+
+
+class AccountView(BaseModel):
+    id: UUID
+    user_id: UUID
+    balance: Money
+    currency: str
+    created_at: datetime
+
+
+class EntryView(BaseModel):
+    id: UUID
+    kind: Literal["deposit", "withdrawal", "payment", "refund"]
+    amount: Money
+    balance: Money
+    order_id: UUID | None
+    at: datetime
+
+
+class MovedView(BaseModel):
+    id: UUID
+    amount: Money
+    balance: Money
+
+
+def router(runtime: Runtime[Billing]) -> Router:
+    routes = Router()
+
+    @routes.get("/account", responses={404: problem("no account yet")})
+    async def account(user: User) -> AccountView:
+        """The user's payment account. It comes into being by itself, soon after the registration."""
+        row = await queries.account_of(runtime.engine, user.user_id)
+        if row is None:
+            raise _no_account()
+        return AccountView.model_validate(row, from_attributes=True)
+
+    @routes.post(
+        "/account/deposits",
+        status_code=201,
+        response_model=MovedView,
+        responses={404: problem("no account yet")},
+    )
+    async def deposit(user: User, cause: KeyedCause, movement: Movement) -> Answer:
+        """Puts money on the account."""
+        command = Deposit(cause=cause, user_id=user.user_id, amount=movement.amount)
+        return await runtime.ask(command, _moved, body=movement)
+
+    @routes.post(
+        "/account/withdrawals",
+        status_code=201,
+        response_model=MovedView,
+        responses={
+            404: problem("no account yet"),
+            409: problem("too little money, with `balance` and `requested`"),
+        },
+    )
+    async def withdraw(user: User, cause: KeyedCause, movement: Movement) -> Answer:
+        """Takes money off the account, if there is enough."""
+        command = Withdraw(cause=cause, user_id=user.user_id, amount=movement.amount)
+        return await runtime.ask(command, _moved, body=movement)
+
+    @routes.get("/account/entries")
+    async def entries(user: User, page: Paging) -> Page[EntryView]:
+        """Every movement of money, newest first."""
+        rows = await queries.entries_of(runtime.engine, user.user_id, page)
+        return page.page(rows, item=_entry, sequence=lambda row: row.step)
+
+    return routes
+
+
+def _moved(decided: Decided) -> Answer:
+    match decided.refusal:
+        case NoAccount():
+            return _no_account().answer()
+        case InsufficientFunds(balance, requested):
+            return Problem(
+                409,
+                "insufficient_funds",
+                "There is less money on the account than was asked for.",
+                balance=decimal_text(balance),
+                requested=decimal_text(requested),
+            ).answer()
+    (event,) = decided.events
+    assert isinstance(event.data, MoneyDeposited | MoneyWithdrawn)
+    moved = MovedView(id=event.id, amount=event.data.amount, balance=event.data.balance)
+    return Answer.json(201, moved)
+
+
+def _no_account() -> Problem:
+    missing = not_found("There is no account yet. It comes into being soon after the registration.")
+    missing.headers["Retry-After"] = "1"
+    return missing
+
+
+def _entry(row: Row[Any]) -> EntryView:
+    return EntryView(
+        id=row.entry_id,
+        kind=row.kind,
+        amount=abs(row.amount),
+        balance=row.balance,
+        order_id=row.order_id,
+        at=row.at,
+    )

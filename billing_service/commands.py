@@ -1,0 +1,37 @@
+"""What billing can be asked to do."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from events.decider import Refusal, UserCommand
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenAccount(UserCommand):
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deposit(UserCommand):
+    amount: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Withdraw(UserCommand):
+    amount: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecidePayment(UserCommand):
+    order_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class NoAccount(Refusal):
+    """The account is not there yet: the registration is on its way, or there was none."""
+
+
+@dataclass(frozen=True, slots=True)
+class InsufficientFunds(Refusal):
+    balance: int
+    requested: int

@@ -1,0 +1,30 @@
+"""What billing is asked for, straight from its tables."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from billing_service.tables import accounts, ledger
+from chassis.pages import PageRequest
+
+
+async def account_of(engine: AsyncEngine, user_id: UUID) -> Row[Any] | None:
+    async with engine.connect() as conn:
+        return (await conn.execute(select(accounts).where(accounts.c.user_id == user_id))).first()
+
+
+async def entries_of(engine: AsyncEngine, user_id: UUID, page: PageRequest) -> Sequence[Row[Any]]:
+    """The customer's legs, newest first."""
+    query = (
+        select(ledger)
+        .where(ledger.c.user_id == user_id, ledger.c.side == "customer")
+        .order_by(ledger.c.step.desc())
+        .limit(page.fetch)
+    )
+    if page.before is not None:
+        query = query.where(ledger.c.step < page.before)
+    async with engine.connect() as conn:
+        return (await conn.execute(query)).all()

@@ -1,0 +1,28 @@
+"""Which facts move billing to decide something."""
+
+from collections.abc import Sequence
+
+from billing_service.commands import DecidePayment, OpenAccount
+from billing_service.state import Billing, Payment
+from events.billing import AccountCreated
+from events.decider import Command
+from events.envelope import Event
+from events.fact import Fact
+from events.order import OrderCreated
+from events.user import UserRegistered
+
+
+def react(event: Event[Fact], state: Billing) -> Sequence[Command]:
+    match event.data:
+        case UserRegistered(user_id=user_id):
+            return [OpenAccount(cause=event.cause, user_id=user_id)]
+        case OrderCreated(order_id=order_id):
+            return [_decide(state.payments[order_id])]
+        case AccountCreated():
+            waiting = [payment for payment in state.payments.values() if payment.outcome == "waiting"]
+            return [_decide(payment) for payment in sorted(waiting, key=lambda payment: payment.step)]
+    return []
+
+
+def _decide(payment: Payment) -> DecidePayment:
+    return DecidePayment(cause=payment.cause, user_id=payment.user_id, order_id=payment.order_id)

@@ -1,0 +1,239 @@
+"""The HTTP edge of a service: every request comes in and every answer goes out through `Edge`."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
+from re import Pattern
+from typing import Any
+
+import structlog
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from chassis import problems
+from chassis.answer import Answer
+from chassis.auth import Verifier
+from chassis.body import ClientGone
+from chassis.health import Health
+from chassis.metrics import CONTENT_TYPE, Metrics
+from chassis.problems import Problem
+from chassis.routes import Route, Router
+
+log = structlog.get_logger()
+
+Translate = Mapping[type[Exception], Problem]
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def create_app(
+    service: str,
+    routers: Iterable[Router] = (),
+    *,
+    verifier: Verifier,
+    health: Health,
+    metrics: Metrics,
+    translate: Translate | None = None,
+    lifespan: Lifespan | None = None,
+) -> FastAPI:
+    """One service's app, with health, metrics and documents.
+
+    `translate` says which problem answers an exception of the layers below; any other is a 500.
+    Starlette's middleware is not used: whatever every request needs is in `Edge`.
+    """
+    app = _App(
+        title=f"{service.capitalize()} service",
+        version="1",
+        redirect_slashes=False,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        lifespan=lifespan,
+    )
+    for router in (*routers, _operations(health, metrics)):
+        # Not include_router: it would wrap every request in another layer of matching.
+        app.router.routes.extend(router.routes)
+    routes = [route for route in app.router.routes if isinstance(route, Route)]
+    app.edge = Edge(service, routes, app.router, verifier, metrics, translate or {})
+    return app
+
+
+class _App(FastAPI):
+    edge: "Edge"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self
+        await self.edge(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        document = super().openapi()
+        document.setdefault("components", {}).setdefault("schemas", {})["Problem"] = problems.SCHEMA
+        return document
+
+
+def _operations(health: Health, metrics: Metrics) -> Router:
+    router = Router(public=True)
+
+    @router.get("/health/live", tags=["operations"])
+    async def live() -> Answer:
+        """200 while the process answers at all."""
+        return Answer.json(200, {"status": "ok"})
+
+    @router.get("/health/ready", tags=["operations"])
+    async def ready() -> Answer:
+        """200 when every part works, else 503; either names each part."""
+        states = await health.states()
+        parts = {
+            name: {"status": "ok" if state.ready else "failing", "detail": state.detail}
+            for name, state in states.items()
+        }
+        failing = [name for name, state in states.items() if not state.ready]
+        if failing:
+            detail = f"Not ready: {', '.join(failing)}."
+            raise Problem(503, "not_ready", detail, headers={"Retry-After": "1"}, parts=parts)
+        return Answer.json(200, {"status": "ok", "parts": parts})
+
+    @router.get("/metrics", tags=["operations"], response_class=PlainTextResponse)
+    async def prometheus() -> Answer:
+        """Prometheus text format."""
+        return Answer(200, metrics.exposition(), {"Content-Type": CONTENT_TYPE})
+
+    return router
+
+
+_ON_EVERY_ANSWER = [
+    (b"cache-control", b"no-store"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+]
+_ON_OURS = [*_ON_EVERY_ANSWER, (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")]
+"""Ours hold no page; the documentation's page needs scripts."""
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_CLIENT_GONE = 499
+"""As nginx has it: the client left before there was an answer."""
+
+_QUIET = ("/health/live", "/health/ready", "/metrics")
+
+
+class Edge:
+    """Finds the route, turns whatever is raised into a problem, counts and logs.
+
+    Nothing a client sends gets into a log line or a metric: only the route's template.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        routes: Iterable[Route],
+        documents: ASGIApp,
+        verifier: Verifier,
+        metrics: Metrics,
+        translate: Translate,
+    ) -> None:
+        self._service = service
+        self._documents = documents
+        self._verifier = verifier
+        self._metrics = metrics
+        self._translate = translate
+        self._plain: dict[str, dict[str, Route]] = {}
+        self._patterns: dict[Pattern[str], dict[str, Route]] = {}
+        for route in routes:
+            methods = (
+                self._patterns.setdefault(route.path_regex, {})
+                if route.param_convertors
+                else self._plain.setdefault(route.path, {})
+            )
+            methods.update(dict.fromkeys(route.methods or (), route))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._documents(scope, receive, send)
+            return
+        structlog.contextvars.clear_contextvars()
+        began = time.perf_counter()
+        reply = _Reply(send)
+        template = "unmatched"
+        try:
+            route = self._find(scope)
+            if route is None:
+                await self._documents(scope, receive, reply.pass_on)
+            else:
+                template = route.path_format
+                outcome = await route.respond(self._service, self._verifier, scope, receive)
+                if isinstance(outcome, Answer):
+                    await reply.give(outcome)
+                else:
+                    await outcome(scope, receive, reply.pass_on)
+        except ClientGone:
+            pass  # nobody is there to be answered
+        except Exception as error:
+            found = self._problem(error)
+            if reply.status:
+                raise  # half an answer is out: only closing the connection tells the client
+            await reply.give(found.answer())
+        finally:
+            self._record(scope["method"], template, reply.status or _CLIENT_GONE, time.perf_counter() - began)
+
+    def _find(self, scope: Scope) -> Route | None:
+        methods = self._plain.get(scope["path"])
+        if methods is None:
+            for pattern, candidates in self._patterns.items():
+                match = pattern.fullmatch(scope["path"])
+                if match:
+                    scope["path_params"] = match.groupdict()
+                    methods = candidates
+                    break
+            else:
+                return None
+        route = methods.get(scope["method"])
+        if route is None:
+            raise problems.of_status(405, {"Allow": ", ".join(sorted(methods))})
+        return route
+
+    def _problem(self, error: Exception) -> Problem:
+        if isinstance(error, Problem):
+            return error
+        if isinstance(error, HTTPException):
+            return problems.of_status(error.status_code, error.headers)
+        for kind, found in self._translate.items():
+            if isinstance(error, kind):
+                # Its kind only: the text of a driver's error may hold what the client sent.
+                log.warning("request refused", problem=found.code, error=type(error).__name__)
+                return found
+        log.error("request failed", exc_info=error)
+        return problems.internal_error()
+
+    def _record(self, method: str, template: str, status: int, seconds: float) -> None:
+        method = method if method in _METHODS else "other"
+        self._metrics.request(method, template, status, seconds)
+        write = log.debug if template in _QUIET else log.info
+        write("request", method=method, route=template, status=status, ms=round(seconds * 1000, 2))
+
+
+class _Reply:
+    """The way out. `status` is 0 until an answer has begun."""
+
+    __slots__ = ("_send", "status")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status = 0
+
+    async def give(self, answer: Answer) -> None:
+        headers = [
+            (name.lower().encode("latin-1"), value.encode("latin-1"))
+            for name, value in answer.headers.items()
+        ]
+        headers.append((b"content-length", b"%d" % len(answer.body)))
+        headers += _ON_OURS
+        self.status = answer.status
+        await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": answer.body})
+
+    async def pass_on(self, message: Message) -> None:
+        """For responses that send themselves: the documentation, event streams."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), *_ON_EVERY_ANSWER]
+        await self._send(message)

@@ -1,0 +1,122 @@
+"""What a service was asked and heard, in order; and by the same rows, what it has seen before.
+
+Rows are never removed: event ids and first answers lean on them.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from importlib.metadata import version
+from typing import Any
+from uuid import UUID
+
+from psycopg.rows import class_row
+
+from chassis.answer import Answer
+from chassis.db import Connection, write
+from chassis.inputs import Asked, Heard, Input
+from chassis.tables import journal
+from events.decider import Refusal
+
+CODE_VERSION = version("choreo")
+
+_SEEN = """/* journal.seen: which of these inputs were handled before, and how */
+SELECT id, outcome, fingerprint, answer_status, answer_body, answer_headers
+FROM journal WHERE id = ANY(%b::uuid[])"""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    id: UUID
+    outcome: str
+    fingerprint: bytes | None
+    answer_status: int | None
+    answer_body: bytes | None
+    answer_headers: dict[str, str] | None
+
+    @property
+    def answer(self) -> Answer:
+        assert self.answer_status is not None and self.answer_body is not None
+        return Answer(self.answer_status, self.answer_body, self.answer_headers or {})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A row of the journal. `outcome` is applied, refused or parked."""
+
+    id: UUID
+    key: str
+    step: int
+    kind: str
+    type: str
+    topic: str | None = None
+    partition: int | None = None
+    offset: int | None = None
+    correlation_id: UUID | None
+    outcome: str
+    command: dict[str, Any] | None = None
+    refusal: dict[str, Any] | None = None
+    fingerprint: bytes | None = None
+    answer_status: int | None = None
+    answer_body: bytes | None = None
+    answer_headers: dict[str, str] | None = None
+    decided_at: datetime
+    code_version: str = CODE_VERSION
+
+
+def entry(
+    input: Input,
+    *,
+    step: int,
+    now: datetime,
+    outcome: str,
+    refusal: Refusal | None = None,
+    answer: Answer | None = None,
+) -> Entry:
+    """`step` is the key's number at the input: a heard fact's own, for a command the last before it."""
+    told = {"type": type(refusal).__name__, **refusal.numbers} if refusal else None
+    match input:
+        case Heard():
+            return Entry(
+                id=input.id,
+                key=input.key,
+                step=step,
+                kind="fact",
+                type=input.event.type if input.event else "",
+                topic=input.topic,
+                partition=input.partition,
+                offset=input.offset,
+                correlation_id=input.correlation_id,
+                outcome=outcome,
+                refusal=told,
+                decided_at=now,
+            )
+        case Asked():
+            assert answer is not None
+            return Entry(
+                id=input.id,
+                key=input.key,
+                step=step,
+                kind="command",
+                type=type(input.command).__name__,
+                correlation_id=input.correlation_id,
+                outcome=outcome,
+                command=asdict(input.command),
+                refusal=told,
+                fingerprint=input.fingerprint,
+                answer_status=answer.status,
+                answer_body=answer.body,
+                answer_headers=dict(answer.headers),
+                decided_at=now,
+            )
+
+
+async def seen(conn: Connection, ids: Collection[UUID]) -> dict[UUID, Seen]:
+    async with conn.cursor(row_factory=class_row(Seen)) as cursor:
+        await cursor.execute(_SEEN, [list(ids)])
+        return {row.id: row for row in await cursor.fetchall()}
+
+
+async def add(conn: Connection, entries: Sequence[Entry]) -> None:
+    """Runs inside the kernel's transaction."""
+    await write(conn, journal, entries)

@@ -1,0 +1,51 @@
+"""The public keys this service has heard of, where the token verifier looks for them."""
+
+from collections.abc import Callable
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from chassis.auth import Jwk
+from chassis.shelf import Shelf
+from chassis.tables import signing_keys
+from chassis.waiters import Waiters
+from events.user import SigningKeyPublished
+
+SIGNING_KEYS = Shelf(
+    "signing_keys", signing_keys, SigningKeyPublished, key="kid", with_key="true", named_by="kid"
+)
+"""Every service keeps them alike; the fact is the row."""
+
+
+class HeardKeys:
+    """A `KeySource` over the table of signing keys, with those once found kept in memory."""
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        waiters: Waiters,
+        clock: Callable[[], datetime],
+        lags: Callable[[], bool],
+    ) -> None:
+        self._engine = engine
+        self._waiters = waiters
+        self._clock = clock
+        self._known: dict[str, tuple[Jwk, datetime]] = {}
+        self.lags = lags
+
+    async def find(self, kid: str) -> Jwk | None:
+        if kid not in self._known:
+            async with self._engine.connect() as conn:
+                query = select(signing_keys.c.public_jwk, signing_keys.c.not_after).where(
+                    signing_keys.c.kid == kid
+                )
+                row = (await conn.execute(query)).first()
+            if row is None:
+                return None
+            self._known[kid] = row.public_jwk, row.not_after
+        jwk, not_after = self._known[kid]
+        return jwk if self._clock() < not_after else None
+
+    async def wait_for(self, kid: str, timeout: float) -> Jwk | None:
+        return await self._waiters.until(kid, timeout, lambda: self.find(kid), lambda jwk: jwk is not None)

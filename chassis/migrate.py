@@ -1,0 +1,40 @@
+"""Brings a service's database to today's tables: the chassis' own, then the service's."""
+
+from pathlib import Path
+
+import psycopg
+from alembic import command
+from alembic.config import Config
+from psycopg import sql
+
+_ROOT = Path(__file__).parent.parent
+
+
+def migrate(service: str, owner_url: str, runtime_role: str | None = None) -> None:
+    """Safe to repeat. `runtime_role` is let in as far as a running service needs, and no further."""
+    config = Config()
+    versions = [_ROOT / "chassis" / "migrations" / "versions", _ROOT / f"{service}_service" / "migrations"]
+    config.set_main_option("script_location", str(_ROOT / "chassis" / "migrations"))
+    config.set_main_option("path_separator", "newline")
+    config.set_main_option("version_locations", "\n".join(map(str, versions)))
+    config.attributes["url"] = owner_url
+    command.upgrade(config, "heads")
+    if runtime_role is not None:
+        _grant(owner_url, runtime_role)
+
+
+def _grant(owner_url: str, role: str) -> None:
+    """Reading and writing, but nothing that changes what was written once: see each table's comment."""
+    with psycopg.connect(owner_url) as conn:
+        name = sql.Identifier(role)
+        conn.execute(
+            sql.SQL("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {}").format(name)
+        )
+        conn.execute(sql.SQL("REVOKE INSERT, UPDATE, DELETE ON alembic_version FROM {}").format(name))
+        for (table,) in conn.execute(
+            "SELECT relname FROM pg_class JOIN pg_description ON objoid = pg_class.oid AND objsubid = 0 "
+            "WHERE relkind = 'r' AND description LIKE 'append-only%'"
+        ).fetchall():
+            conn.execute(
+                sql.SQL("REVOKE UPDATE, DELETE, TRUNCATE ON {} FROM {}").format(sql.Identifier(table), name)
+            )

@@ -1,0 +1,157 @@
+"""From the outbox to Kafka, in order, at least once.
+
+A shard is a partition of the service's topic, with one owner by advisory lock. The owner has one batch per
+partition on its way, always the oldest facts there are, and takes the next when it is acknowledged; after an
+error the same ones come first again. The lock is no fence, so a record may repeat, byte for byte; first
+occurrences are in order. Woken by the commit that decided something; a slow poll is the net underneath.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import groupby
+from operator import attrgetter
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+from aiokafka.partitioner import murmur2
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from chassis import outbox
+from chassis.db import Connection, raw_connection
+from chassis.health import NotReady
+from chassis.meter import Meter
+from chassis.outbox import Unpublished
+
+_ROUND = 1000
+"""At most so many facts are on their way at once."""
+_BATCH_BYTES = 512 * 1024
+_POLL = 1.0
+_PATIENCE = 10.0
+"""Seconds until an unacknowledged batch is tried again with a new producer."""
+_PAUSE = 0.5
+_LOCK_CLASS = 0x0B0C
+
+_OWN = """/* relay.own: the shards nobody else relays */
+SELECT partition FROM unnest(%b::int[]) AS partition WHERE pg_try_advisory_lock(%s, partition)"""
+
+log = structlog.get_logger()
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """Where Kafka's own default partitioner puts this key."""
+    return int(murmur2(key.encode()) & 0x7FFFFFFF) % partitions
+
+
+class Relay:
+    def __init__(
+        self, topic: str, partitions: int, engine: AsyncEngine, bootstrap: str, meter: Meter
+    ) -> None:
+        self._topic = topic
+        self._partitions = partitions
+        self._engine = engine
+        self._bootstrap = bootstrap
+        self._meter = meter
+        self._news = asyncio.Event()
+        self._producer: AIOKafkaProducer | None = None
+
+    def wake(self) -> None:
+        self._news.set()
+
+    async def probe(self) -> str:
+        """For the health page: whether Kafka answers this producer."""
+        if self._producer is None or not await self._producer.client.force_metadata_update():
+            raise NotReady(f"Kafka at {self._bootstrap} does not answer; facts wait in the outbox")
+        return "answers"
+
+    async def run(self) -> None:
+        """Runs until cancelled. Trouble with Kafka or the database is waited out, never fatal."""
+        while True:
+            try:
+                async with raw_connection(self._engine) as conn:
+                    await conn.set_autocommit(True)
+                    # A removal that is lost with the power means one more repeat.
+                    await conn.execute("SET synchronous_commit = off")
+                    try:
+                        await self._relay(conn)
+                    finally:
+                        await conn.close()
+            except Exception as error:
+                log.warning("relay trouble, trying again", error=str(error) or repr(error))
+            await asyncio.sleep(_PAUSE)
+
+    async def _relay(self, conn: Connection) -> None:
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=self._bootstrap,
+            enable_idempotence=True,
+            acks="all",
+            max_batch_size=_BATCH_BYTES,
+            request_timeout_ms=5000,
+        )
+        try:
+            await self._producer.start()
+            await self._check_partitions(self._producer)
+            owned: list[int] = []
+            while True:
+                if len(owned) < self._partitions:
+                    owned += await self._own(conn, owned)
+                self._news.clear()
+                rows = await outbox.lowest(conn, owned, _ROUND) if owned else []
+                if rows:
+                    await self._publish(conn, self._producer, rows)
+                else:
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._news.wait(), _POLL)
+        finally:
+            producer, self._producer = self._producer, None
+            with suppress(Exception):
+                await asyncio.wait_for(producer.stop(), _PAUSE)
+
+    async def _check_partitions(self, producer: AIOKafkaProducer) -> None:
+        there = await producer.partitions_for(self._topic)
+        if len(there) != self._partitions:
+            raise KafkaError(
+                f"{self._topic} has {len(there)} partitions and CHOREO_PARTITIONS says {self._partitions}: "
+                "set it to what the topic has, since a key must not move"
+            )
+
+    async def _own(self, conn: Connection, owned: Sequence[int]) -> list[int]:
+        missing = sorted(set(range(self._partitions)) - set(owned))
+        rows = await (await conn.execute(_OWN, [missing, _LOCK_CLASS])).fetchall()
+        return [partition for (partition,) in rows]
+
+    async def _publish(
+        self, conn: Connection, producer: AIOKafkaProducer, rows: Sequence[Unpublished]
+    ) -> None:
+        """Raises if any partition failed; what the others acknowledged is removed all the same."""
+        by_partition = groupby(sorted(rows, key=attrgetter("partition")), key=attrgetter("partition"))
+        shards = [(partition, list(group)) for partition, group in by_partition]
+        results = await asyncio.gather(
+            *(self._send(producer, partition, group) for partition, group in shards), return_exceptions=True
+        )
+        acknowledged = [
+            row.position for sent in results if not isinstance(sent, BaseException) for row in sent
+        ]
+        if acknowledged:
+            await outbox.remove(conn, acknowledged)
+            self._meter.published.inc(len(acknowledged))
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _send(
+        self, producer: AIOKafkaProducer, partition: int, rows: Sequence[Unpublished]
+    ) -> Sequence[Unpublished]:
+        """One batch of the oldest; returns those it held, once Kafka has them."""
+        batch = producer.create_batch()
+        sent = []
+        for row in rows:
+            record = row.record
+            if not batch.append(timestamp=None, key=record.key, value=record.value, headers=record.headers):
+                break
+            sent.append(row)
+        batch.close()
+        async with asyncio.timeout(_PATIENCE):
+            await (await producer.send_batch(batch, self._topic, partition=partition))
+        return sent

@@ -1,0 +1,232 @@
+"""A service put together: kernel, relay, consumer, health and what it needs to answer over HTTP."""
+
+import asyncio
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, Generic, TypeVar
+
+import structlog
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+from pydantic import BaseModel, ValidationError
+from sqlalchemy import text
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from chassis import clock, log, outbox, parked
+from chassis.answer import Answer
+from chassis.auth import Verifier
+from chassis.body import fingerprint
+from chassis.consumer import Consumer, Hears
+from chassis.db import make_engine, raw_connection
+from chassis.health import Health
+from chassis.http import create_app
+from chassis.inputs import Aside, Failed, KeyReused, Respond, Unavailable
+from chassis.kernel import Kernel
+from chassis.key_source import HeardKeys
+from chassis.meter import Meter
+from chassis.metrics import Metrics
+from chassis.problems import Problem, internal_error, unavailable
+from chassis.relay import Relay, partition_of
+from chassis.routes import Router
+from chassis.settings import Settings
+from chassis.shelf import Shelves
+from chassis.step import Decider
+from events.catalog import FACT_OF_TYPE, SOURCE_OF_TYPE, TOPICS
+from events.decider import Command
+from events.fact import Fact
+
+S = TypeVar("S")
+Job = Callable[[], Awaitable[None]]
+
+_MEASURE_SECONDS = 5.0
+_CONNECTIONS = 10
+
+_AWAY = unavailable(
+    "The database cannot be used right now. The request may or may not have been carried out."
+)
+_PROBLEMS = {
+    Unavailable: _AWAY,
+    OperationalError: _AWAY,
+    InterfaceError: _AWAY,
+    PoolTimeout: _AWAY,
+    KeyReused: Problem(
+        422, "idempotency_key_reused", "This Idempotency-Key stands for a request with another body."
+    ),
+    Failed: internal_error(),
+}
+
+
+class Runtime(Generic[S]):
+    """One process of one service. `jobs` run beside the kernel for as long as it does."""
+
+    def __init__(
+        self,
+        decider: Decider[S],
+        shelves: Shelves[S],
+        hears: Iterable[type[Fact]],
+        settings: Settings,
+    ) -> None:
+        self.service = decider.service
+        self.settings = settings
+        self.engine = make_engine(_required(settings.database_url_of(self.service)), pool_size=_CONNECTIONS)
+        self.health = Health()
+        self.metrics = Metrics()
+        self.meter = Meter(self.metrics.registry)
+        bootstrap = _required(settings.kafka_bootstrap_servers)
+        prefix = settings.topic_prefix
+        self.kernel = Kernel(
+            decider,
+            shelves,
+            self.engine,
+            partition_of=lambda key: partition_of(key, settings.partitions),
+            clock=clock.now,
+            meter=self.meter,
+        )
+        self.relay = Relay(
+            prefix + TOPICS[self.service], settings.partitions, self.engine, bootstrap, self.meter
+        )
+        self.jobs: list[Job] = [self.kernel.run, self.relay.run, self._measure]
+        self.kernel.on_facts.append(self.relay.wake)
+        self.health.probe("database", self._probe_database)
+        self.health.probe("broker", self.relay.probe)
+        topics = _by_topic(prefix, hears)
+        self._hears_anything = bool(topics)
+        if topics:
+            self.consumer = Consumer(
+                self.service,
+                topics,
+                self.kernel,
+                self.engine,
+                bootstrap=bootstrap,
+                group=f"{prefix}{self.service}-service",
+                part=self.health.part("consumer"),
+            )
+            self.jobs.append(self.consumer.run)
+        keys = HeardKeys(self.engine, self.kernel.waiters, clock.now, lags=self._lags)
+        self._verifier = Verifier(keys)
+
+    async def ask(
+        self, command: Command, respond: Respond, *, body: BaseModel | None = None, aside: Aside | None = None
+    ) -> Answer:
+        """The answer to a command, which names the flow that follows from it."""
+        answer = await self.kernel.ask(command, respond, fingerprint=fingerprint(body), aside=aside)
+        return answer.with_headers({"Flow-Id": str(command.cause.correlation_id)})
+
+    def app(self, *routers: Router) -> FastAPI:
+        return create_app(
+            self.service,
+            routers,
+            verifier=self._verifier,
+            health=self.health,
+            metrics=self.metrics,
+            translate=_PROBLEMS,
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["asyncio.Future[None]"]:
+        """Runs every job. The future is resolved with the error of the first job that dies."""
+        died: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def ended(task: "asyncio.Task[None]") -> None:
+            if not task.cancelled() and not died.done():
+                died.set_exception(task.exception() or RuntimeError("a job ended"))
+
+        tasks = [asyncio.ensure_future(job()) for job in self.jobs]
+        for task in tasks:
+            task.add_done_callback(ended)
+        try:
+            yield died
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            died.cancel()
+            await self.engine.dispose()
+
+    async def _probe_database(self) -> str:
+        async with self.engine.connect() as conn:
+            await conn.execute(text("SELECT 1"))
+        return "answers"
+
+    def _lags(self) -> bool:
+        return self._hears_anything and not self.health.part("consumer").state.ready
+
+    async def _measure(self) -> None:
+        """Keeps the gauges of what waits up to date."""
+        while True:
+            try:
+                async with raw_connection(self.engine) as conn:
+                    unpublished, parked_events = await outbox.depth(conn), await parked.depth(conn)
+                for (count, since), number, age in (
+                    (unpublished, self.meter.unpublished, self.meter.unpublished_age),
+                    (parked_events, self.meter.parked, self.meter.parked_age),
+                ):
+                    number.set(count)
+                    age.set((clock.now() - since).total_seconds() if since else 0)
+            except Exception as error:
+                structlog.get_logger().debug("cannot measure", error=repr(error))
+            await asyncio.sleep(_MEASURE_SECONDS)
+
+
+def serve(name: str, build: Callable[[Settings], tuple[Runtime[Any], FastAPI]]) -> None:
+    """Runs a service until it is told to stop. Exits 1 where a job died: the supervisor starts it anew."""
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        sys.exit(f"{name}: the setting {first['loc'][0]} is wrong: {first['msg']}")
+    log.configure(name, settings.log_level)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        if not runner.run(_serve(name, build, settings)):
+            sys.exit(1)
+
+
+async def _serve(
+    name: str, build: Callable[[Settings], tuple[Runtime[Any], FastAPI]], settings: Settings
+) -> bool:
+    runtime, app = build(settings)
+    config = uvicorn.Config(
+        app,
+        host="127.0.0.1",
+        port=settings.port_of(name),
+        http="httptools",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=3,
+    )
+    server = uvicorn.Server(config)
+    handed_over = None if settings.http_fd is None else [socket.socket(fileno=settings.http_fd)]
+    async with runtime.running() as died:
+
+        def give_up(death: "asyncio.Future[None]") -> None:
+            if not death.cancelled():
+                structlog.get_logger().error("a job died, stopping", exc_info=death.exception())
+            server.should_exit = True
+
+        died.add_done_callback(give_up)
+        await server.serve(sockets=handed_over)
+        return not died.done()
+
+
+def _by_topic(prefix: str, hears: Iterable[type[Fact]]) -> Hears:
+    topics: dict[str, frozenset[type[Fact]]] = {}
+    for fact in hears:
+        topic = prefix + TOPICS[SOURCE_OF_TYPE[fact.__name__]]
+        topics[topic] = topics.get(topic, frozenset()) | {FACT_OF_TYPE[fact.__name__]}
+    return topics
+
+
+def _required(value: str | None) -> str:
+    if not value:
+        raise SystemExit(
+            "KAFKA_BOOTSTRAP_SERVERS and the service's ..._DATABASE_URL must be set; `choreo up` does."
+        )
+    return value

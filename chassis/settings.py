@@ -1,0 +1,43 @@
+"""Every setting a process reads from its environment, in one place."""
+
+from pathlib import Path
+
+from pydantic import AliasChoices, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+SERVICES = ("user", "order", "billing", "notification")
+"""Their place in this tuple, counted from 1, is their port's offset from the port base."""
+
+
+def _plain(name: str) -> AliasChoices:
+    """A variable without the CHOREO_ prefix, because other tools know it by this name."""
+    return AliasChoices(name)
+
+
+class Settings(BaseSettings):
+    """One installation. A field `port_base` is read from `CHOREO_PORT_BASE`, and so on."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="CHOREO_", env_ignore_empty=True, frozen=True, populate_by_name=True
+    )
+
+    port_base: int = Field(8000, ge=1024, le=60000)
+    home: Path | None = None
+    currency: str = Field("EUR", pattern=r"^[A-Z]{3}$")
+    partitions: int = Field(12, ge=1, le=1000, description="per topic; fixed once topics exist")
+    topic_prefix: str = Field("", description="keeps tests on one broker apart")
+    kafka_bootstrap_servers: str | None = Field(None, validation_alias=_plain("KAFKA_BOOTSTRAP_SERVERS"))
+    smtp_url: str | None = Field(None, validation_alias=_plain("SMTP_URL"))
+    user_database_url: str | None = Field(None, validation_alias=_plain("USER_DATABASE_URL"))
+    order_database_url: str | None = Field(None, validation_alias=_plain("ORDER_DATABASE_URL"))
+    billing_database_url: str | None = Field(None, validation_alias=_plain("BILLING_DATABASE_URL"))
+    notification_database_url: str | None = Field(None, validation_alias=_plain("NOTIFICATION_DATABASE_URL"))
+    http_fd: int | None = Field(None, description="a listening socket handed over by the supervisor")
+    log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
+
+    def port_of(self, service: str) -> int:
+        return self.port_base + 1 + SERVICES.index(service)
+
+    def database_url_of(self, service: str) -> str | None:
+        url: str | None = getattr(self, f"{service}_database_url")
+        return url

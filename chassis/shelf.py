@@ -1,0 +1,142 @@
+"""State and tables: which rows a batch concerns, and which of them it changed."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, Generic, Protocol, TypeVar
+from uuid import UUID
+
+from psycopg import sql
+from psycopg.rows import kwargs_row
+from pydantic import BaseModel
+from sqlalchemy import Table, Uuid
+
+from chassis.db import Connection, array_type, write
+
+S = TypeVar("S")
+
+
+class Shelves(Protocol[S]):
+    """A service's state as tables."""
+
+    async def load(self, conn: Connection, wanted: "Mapping[str, Sequence[object]]") -> dict[str, S]: ...
+
+    async def save(self, conn: Connection, before: Mapping[str, S], after: Mapping[str, S]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """One field of a state, and its table.
+
+    The field is one row or None (`single`), or a mapping of rows by primary key. A row is loaded with its
+    key where `with_key` (SQL) holds for it, and wherever an input names its primary key in an attribute
+    called `named_by`.
+    """
+
+    field: str
+    table: Table
+    row: type
+    key: str
+    single: bool = False
+    with_key: str | None = None
+    named_by: str | None = None
+
+    @cached_property
+    def _columns(self) -> list[str]:
+        if issubclass(self.row, BaseModel):
+            return list(self.row.model_fields)
+        return [field.name for field in fields(self.row)]
+
+    @cached_property
+    def _select(self) -> sql.Composed:
+        conditions = []
+        if self.with_key is not None:
+            of_key = f"{self.key} = ANY(%(keys)b::{array_type(self.table.columns[self.key])}[])"
+            conditions.append(sql.SQL(f"({of_key} AND {self.with_key})"))  # type: ignore[arg-type]
+        if self.named_by is not None:
+            name = self._primary_key[0]
+            named = f"{name} = ANY(%(names)b::{array_type(self.table.columns[name])}[])"
+            conditions.append(sql.SQL(named))  # type: ignore[arg-type]
+        return sql.SQL("/* load.{} */ SELECT {} FROM {} WHERE {}").format(
+            sql.SQL(self.table.name),  # type: ignore[arg-type]
+            sql.SQL(", ").join(map(sql.Identifier, self._columns)),
+            sql.Identifier(self.table.name),
+            sql.SQL(" OR ").join(conditions),
+        )
+
+    @cached_property
+    def _primary_key(self) -> list[str]:
+        return [column.name for column in self.table.primary_key.columns]
+
+    def name_of(self, row: Any) -> Any:
+        """What a mapping of such rows is keyed by."""
+        names = tuple(getattr(row, column) for column in self._primary_key)
+        return names[0] if len(names) == 1 else names
+
+    async def load(self, conn: Connection, wanted: Mapping[str, Sequence[object]]) -> list[Any]:
+        if self.with_key is None and self.named_by is None:
+            return []
+        keys: list[Any] = list(wanted)
+        if isinstance(self.table.columns[self.key].type, Uuid):
+            keys = [uuid for key in keys if (uuid := _uuid(key))]
+        names = []
+        if self.named_by is not None:
+            named = (
+                getattr(content, self.named_by, None) for contents in wanted.values() for content in contents
+            )
+            names = [name for name in named if name is not None]
+        if not keys and not names:
+            return []
+        async with conn.cursor(row_factory=kwargs_row(self.row)) as cursor:
+            await cursor.execute(self._select, {"keys": keys, "names": names})
+            return await cursor.fetchall()
+
+    def changed(self, before: object, after: object) -> Iterable[Any]:
+        """The rows that are new or not what they were."""
+        old, new = getattr(before, self.field), getattr(after, self.field)
+        if old is new:
+            return []
+        if self.single:
+            return [new]
+        return [row for name, row in new.items() if old.get(name) is not row]
+
+
+@dataclass(frozen=True)
+class ShelvesByKey(Generic[S]):
+    """The usual case: every row belongs to one key, and a state is the rows of its key."""
+
+    empty: Callable[[], S]
+    shelves: tuple[Shelf, ...]
+
+    async def load(self, conn: Connection, wanted: Mapping[str, Sequence[object]]) -> dict[str, S]:
+        """The state of every wanted key, with the rows the inputs' contents concern."""
+        found: dict[str, dict[str, Any]] = {key: {} for key in wanted}
+        for shelf in self.shelves:
+            for row in await shelf.load(conn, wanted):
+                content = found.get(str(getattr(row, shelf.key)))
+                if content is None:
+                    continue
+                if shelf.single:
+                    content[shelf.field] = row
+                else:
+                    content.setdefault(shelf.field, {})[shelf.name_of(row)] = row
+        return {key: replace(self.empty(), **content) for key, content in found.items()}  # type: ignore[type-var]
+
+    async def save(self, conn: Connection, before: Mapping[str, S], after: Mapping[str, S]) -> None:
+        await save(conn, self.shelves, before, after)
+
+
+async def save(
+    conn: Connection, shelves: Iterable[Shelf], before: Mapping[str, S], after: Mapping[str, S]
+) -> None:
+    """Writes every row that `after` has and `before` had not."""
+    for shelf in shelves:
+        rows = [row for key, state in after.items() for row in shelf.changed(before[key], state)]
+        await write(conn, shelf.table, rows)
+
+
+def _uuid(key: str) -> UUID | None:
+    try:
+        return UUID(key)
+    except ValueError:
+        return None

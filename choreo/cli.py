@@ -1,0 +1,40 @@
+"""The command line: thin verbs. A new one is an import and a line below."""
+
+import sys
+from typing import NoReturn
+
+import typer
+from typer.exceptions import TyperException
+from typer.rich_utils import rich_format_error
+
+from choreo.errors import UsageError
+from choreo.provision import provision
+from choreo.up import up
+from embedded.process import Unavailable
+
+app = typer.Typer(
+    help="A small shop of four services that meet only through Kafka.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.callback()(lambda: None)
+app.command()(up)
+app.command()(provision)
+
+
+def main() -> NoReturn:
+    """Exits with what the verb says; 64 for wrong usage, 69 where something it needs is not to be had."""
+    try:
+        # Not standalone: there typer itself exits with 2 for wrong usage, and verbs give 2 another meaning.
+        sys.exit(app(standalone_mode=False))
+    except TyperException as error:
+        rich_format_error(error)  # type: ignore[arg-type]
+        sys.exit(UsageError.exit_code)
+    except (UsageError, Unavailable) as error:
+        print(f"choreo: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""A customer of the shop, as any client would be one: over HTTP, knowing only the contract."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+
+PASSWORD = "correct horse battery"
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Customer:
+    """A registered user with a token. Methods return the answer as it came; nothing is raised."""
+
+    services: Mapping[str, httpx.AsyncClient]
+    """By name: user, order, billing, notification."""
+    id: UUID
+    login: str
+    token: str
+
+    @staticmethod
+    async def register(services: Mapping[str, httpx.AsyncClient], login: str | None = None) -> "Customer":
+        """A new user, with a token. Raises httpx.HTTPStatusError where that is refused."""
+        login = login or f"ada-{uuid4().hex[:12]}"
+        answer = await services["user"].post("/users", json=registration(login))
+        user = answer.raise_for_status().json()
+        form = {"grant_type": "password", "username": login, "password": PASSWORD}
+        token = (await services["user"].post("/token", data=form)).raise_for_status().json()["access_token"]
+        return Customer(services, UUID(user["id"]), login, token)
+
+    async def get(self, service: str, path: str, **query: Any) -> httpx.Response:
+        return await self.services[service].get(path, params=query, headers=self._headers())
+
+    async def post(
+        self,
+        service: str,
+        path: str,
+        body: Json,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        """`key` is the idempotency key; a new one if it is not given."""
+        named = {"Idempotency-Key": key or uuid4().hex, **(headers or {})}
+        return await self.services[service].post(path, json=body, headers=self._headers() | named)
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"}
+
+    async def account(self) -> httpx.Response:
+        return await self.get("billing", "/account")
+
+    async def deposit(self, amount: str, key: str | None = None) -> httpx.Response:
+        return await self.post("billing", "/account/deposits", {"amount": amount}, key)
+
+    async def withdraw(self, amount: str, key: str | None = None) -> httpx.Response:
+        return await self.post("billing", "/account/withdrawals", {"amount": amount}, key)
+
+    async def order(self, price: str, *, wait: int = 0, key: str | None = None) -> httpx.Response:
+        """With `wait`, answered once the order is decided, at the latest after so many seconds."""
+        prefer = {"Prefer": f"wait={wait}"} if wait else {}
+        return await self.post("order", "/orders", {"price": price}, key, prefer)
+
+    async def orders(self) -> list[Json]:
+        """Newest first."""
+        return list((await self.get("order", "/orders")).raise_for_status().json()["items"])
+
+    async def notifications(self) -> list[Json]:
+        """Newest first."""
+        return list((await self.get("notification", "/notifications")).raise_for_status().json()["items"])
+
+
+def registration(login: str) -> Json:
+    return {"login": login, "email": f"{login}@example.com", "password": PASSWORD}

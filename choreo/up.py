@@ -1,0 +1,225 @@
+"""`choreo up`: everything, in order, until told to stop."""
+
+import json
+import os
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import psycopg
+import typer
+from sqlalchemy.exc import SQLAlchemyError
+
+from chassis.migrate import migrate
+from chassis.settings import SERVICES, Settings
+from choreo.errors import UsageError, read_settings
+from embedded.home import Home, cache_directory
+from embedded.kafka import Kafka
+from embedded.part import AnswersHttp, Part, Program, accepts_connections
+from embedded.ports import LOOPBACK, listen, require_free
+from embedded.postgres import Postgres
+from embedded.process import Unavailable
+from embedded.supervise import Supervisor
+from embedded.topics import declare_topics
+from events.catalog import TOPICS
+
+
+def up(
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete all data first; keeps downloads.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line instead.")] = False,
+) -> None:
+    """Start Kafka, Postgres and the four services; stay until Ctrl-C.
+
+    What KAFKA_BOOTSTRAP_SERVERS, the four *_DATABASE_URL and SMTP_URL name is used instead of started.
+    """
+    settings = read_settings()
+    System(settings, Reporter(as_json)).run(fresh)
+
+
+class Reporter:
+    """One line per event, for people or for programs."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._since = time.monotonic()
+
+    def say(self, text: str) -> None:
+        after = time.monotonic() - self._since
+        print(json.dumps({"after": round(after, 2), "says": text}) if self._as_json else text, flush=True)
+
+    def ready(self, urls: dict[str, str]) -> None:
+        after = time.monotonic() - self._since
+        if self._as_json:
+            print(json.dumps({"after": round(after, 2), "ready": True, "urls": urls}), flush=True)
+            return
+        print(f"\nThe shop is open after {after:.1f} s:\n")
+        for name, url in urls.items():
+            print(f"  {name:<13} {url}")
+        print("\nCtrl-C stops everything.", flush=True)
+
+
+@dataclass
+class System:
+    """One installation: what of it is ours to start, and what is only used."""
+
+    settings: Settings
+    report: Reporter
+    parts: dict[str, Part] = field(default_factory=dict)
+    owner_urls: dict[str, str] = field(default_factory=dict)
+    runtime_urls: dict[str, str] = field(default_factory=dict)
+    bootstrap: str = ""
+    smtp_url: str = ""
+
+    def run(self, fresh: bool) -> None:
+        external_databases = _external_databases(self.settings)
+        self.home = Home(self.settings)
+        with self.home.held(), ExitStack() as sockets:
+            if fresh:
+                self.home.forget_data()
+            listening = {
+                service: sockets.enter_context(listen(self.settings.port_of(service), service))
+                for service in SERVICES
+            }
+            try:
+                with Supervisor(self.report.say, on_change=lambda part: self._write_run_file()) as system:
+                    self._start_infrastructure(system, external_databases)
+                    services = [self._service(name, listening[name].fileno()) for name in SERVICES]
+                    system.start(*services)
+                    system.wait(*services)
+                    self.report.ready(self._urls())
+                    system.watch()
+            finally:
+                self.home.remove_run_file()
+        self.report.say("Everything is stopped.")
+
+    def _start_infrastructure(self, system: Supervisor, external_databases: dict[str, str]) -> None:
+        postgres = None if external_databases else self._postgres()
+        mail = None if self.settings.smtp_url else self._mail()
+        kafka = None if self.settings.kafka_bootstrap_servers else self._kafka()
+        self.smtp_url = self.settings.smtp_url or f"smtp://{LOOPBACK}:{self.settings.port_base + 25}"
+        self.bootstrap = kafka.bootstrap if kafka else self.settings.kafka_bootstrap_servers or ""
+        if kafka:
+            kafka.prepare()
+        system.start(*[part for part in (postgres, mail, kafka) if part])
+        if postgres:
+            system.wait(postgres)
+        self._migrate(postgres, external_databases)
+        system.wait(*[part for part in (mail, kafka) if part])
+        declare_topics(
+            self.bootstrap, topic_names(self.settings), self.settings.partitions, 1 if kafka else -1
+        )
+
+    def _kafka(self) -> Kafka:
+        port, controller_port = self.settings.port_base + 1092, self.settings.port_base + 1093
+        require_free(port, "Kafka")
+        require_free(controller_port, "Kafka's controller")
+        kafka = Kafka(
+            self.home.kafka,
+            port,
+            controller_port,
+            cache=cache_directory(),
+            log=self.home.logs / "kafka.log",
+            say=self.report.say,
+        )
+        self.parts["kafka"] = kafka
+        return kafka
+
+    def _postgres(self) -> Postgres:
+        postgres = Postgres(
+            self.home.postgres,
+            secrets_file=self.home.secrets / "postgres.json",
+            log=self.home.logs / "postgres.log",
+        )
+        self.parts["postgres"] = postgres
+        return postgres
+
+    def _mail(self) -> Program:
+        port = self.settings.port_base + 25
+        require_free(port, "mail")
+        arguments = ["--host", LOOPBACK, "--port", str(port), "--maildir", str(self.home.maildir)]
+        mail = Program(
+            "mail",
+            [sys.executable, "-m", "embedded.mail", *arguments],
+            log=self.home.logs / "mail.log",
+            probe=lambda: accepts_connections(port),
+        )
+        self.parts["mail"] = mail
+        return mail
+
+    def _migrate(self, postgres: Postgres | None, external_databases: dict[str, str]) -> None:
+        started = time.monotonic()
+        for service in SERVICES:
+            if postgres:
+                owner_url, runtime_url = postgres.create_service(service)
+                migrate(service, owner_url, service)
+            else:
+                owner_url = runtime_url = external_databases[service]
+                _migrate_external(service, owner_url)
+            self.owner_urls[service], self.runtime_urls[service] = owner_url, runtime_url
+        self.report.say(f"databases are ready after {time.monotonic() - started:.1f} s")
+
+    def _service(self, name: str, http_fd: int) -> Program:
+        others = {f"{service.upper()}_DATABASE_URL" for service in SERVICES} | {"SMTP_URL"}
+        env = {key: value for key, value in os.environ.items() if key not in others} | {
+            "KAFKA_BOOTSTRAP_SERVERS": self.bootstrap,
+            f"{name.upper()}_DATABASE_URL": self.runtime_urls[name],
+            "CHOREO_PORT_BASE": str(self.settings.port_base),
+            "CHOREO_HTTP_FD": str(http_fd),
+            "PYTHONUNBUFFERED": "1",
+        }
+        if name == "notification":
+            env["SMTP_URL"] = self.smtp_url
+        service = Program(
+            name,
+            [sys.executable, "-m", f"{name}_service"],
+            log=self.home.logs / f"{name}.log",
+            probe=AnswersHttp(self.settings.port_of(name), "/health/ready"),
+            env=env,
+            pass_fds=[http_fd],
+        )
+        self.parts[name] = service
+        return service
+
+    def _urls(self) -> dict[str, str]:
+        urls = {name: f"http://{LOOPBACK}:{self.settings.port_of(name)}" for name in SERVICES}
+        return urls | {"kafka": self.bootstrap, "mail": self.smtp_url, "logs": str(self.home.logs)}
+
+    def _write_run_file(self) -> None:
+        self.home.write_run_file(
+            {
+                "pid": os.getpid(),
+                "port_base": self.settings.port_base,
+                "bootstrap": self.bootstrap,
+                "topic_prefix": self.settings.topic_prefix,
+                "owner_urls": self.owner_urls,
+                "runtime_urls": self.runtime_urls,
+                "smtp_url": self.smtp_url,
+                "maildir": str(self.home.maildir) if "mail" in self.parts else None,
+                "urls": self._urls(),
+                "ports": {name: self.settings.port_of(name) for name in SERVICES},
+                "pids": {name: part.pid for name, part in self.parts.items()},
+            }
+        )
+
+
+def topic_names(settings: Settings) -> list[str]:
+    return [settings.topic_prefix + topic for topic in TOPICS.values()]
+
+
+def _migrate_external(service: str, url: str) -> None:
+    try:
+        migrate(service, url)
+    except (SQLAlchemyError, psycopg.Error) as error:
+        reason = str(error).splitlines()[0].partition(") ")[2] or type(error).__name__
+        raise Unavailable(f"{service.upper()}_DATABASE_URL cannot be used: {reason}; correct it.") from error
+
+
+def _external_databases(settings: Settings) -> dict[str, str]:
+    """By service; empty if all are ours."""
+    given = {service: url for service in SERVICES if (url := settings.database_url_of(service))}
+    if given and len(given) < len(SERVICES):
+        missing = " and ".join(f"{name.upper()}_DATABASE_URL" for name in SERVICES if name not in given)
+        raise UsageError(f"{missing} not set but others are: set all four, or none to have Postgres started.")
+    return given

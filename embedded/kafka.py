@@ -1,0 +1,165 @@
+"""A single Apache Kafka node (KRaft), run as a child process."""
+
+import base64
+import socket
+import struct
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from embedded.kafka_runtime import Runtime, prepare
+from embedded.part import Part, signals_held
+from embedded.ports import LOOPBACK, free_ports, require_free
+from embedded.process import Child
+
+_SETTINGS = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "inter.broker.listener.name": "PLAINTEXT",
+    "controller.listener.names": "CONTROLLER",
+    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    # Facts are kept for ever and carry the broker's time beside their own.
+    "auto.create.topics.enable": "false",
+    "log.retention.ms": "-1",
+    "log.retention.bytes": "-1",
+    "log.message.timestamp.type": "LogAppendTime",
+    # One node: nothing to replicate to, few partitions for Kafka's own topics.
+    "default.replication.factor": "1",
+    "offsets.topic.replication.factor": "1",
+    "offsets.topic.num.partitions": "4",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "transaction.state.log.num.partitions": "1",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    "share.coordinator.state.topic.num.partitions": "1",
+    # A restart after SIGKILL waits for the old registration to expire: 2 s instead of 11 s.
+    "broker.session.timeout.ms": "1000",
+    "broker.heartbeat.interval.ms": "200",
+    "group.initial.rebalance.delay.ms": "0",
+    "log.cleaner.dedupe.buffer.size": "4194304",
+    "num.network.threads": "2",
+    "num.io.threads": "4",
+}
+
+_LOGGING = """\
+status = error
+appender.out.type = Console
+appender.out.name = out
+appender.out.layout.type = PatternLayout
+appender.out.layout.pattern = %d{ISO8601} %p %c{1}: %m%n
+rootLogger.level = warn
+rootLogger.appenderRef.out.ref = out
+logger.server.name = kafka.server.KafkaRaftServer
+logger.server.level = info
+logger.denied.name = kafka.authorizer.logger
+logger.denied.level = info
+"""
+
+
+class Kafka(Part):
+    """Durable under `directory`: the cluster's id and every acknowledged record outlive a SIGKILL.
+
+    Listens on the loopback interface only. May be started again after it stopped or died. `settings` are
+    broker properties that win over those above.
+    """
+
+    name = "Kafka"
+
+    def __init__(
+        self,
+        directory: Path,
+        port: int,
+        controller_port: int | None = None,
+        *,
+        cache: Path,
+        log: Path | None = None,
+        settings: Mapping[str, str] | None = None,
+        say: Callable[[str], None] = lambda _: None,
+        runtime: Runtime | None = None,
+        jvm_options: tuple[str, ...] = (),
+    ) -> None:
+        self.directory, self.port, self.cache = directory, port, cache
+        self.controller_port = controller_port or free_ports(1)[0]
+        self.log = log or directory / "kafka.log"
+        self._settings, self._say = settings or {}, say
+        self._runtime, self._jvm_options = runtime, jvm_options
+
+    @property
+    def bootstrap(self) -> str:
+        return f"{LOOPBACK}:{self.port}"
+
+    def prepare(self) -> Runtime:
+        """At the first use of the cache: download Kafka and prepare it, which takes half a minute."""
+        if self._runtime is None:
+            self._runtime = prepare(self.cache, _train, self._say)
+        return self._runtime
+
+    def start(self) -> None:
+        runtime = self.prepare()
+        require_free(self.port, "Kafka")
+        require_free(self.controller_port, "Kafka's controller")
+        properties = self._write_configuration()
+        logging = f"-Dlog4j2.configurationFile={self.directory / 'log4j2.properties'}"
+        command = [*runtime.command(*self._jvm_options, logging), "kafka.Kafka", str(properties)]
+        with signals_held():
+            self.child = Child(self.name, command, log=self.log)
+
+    def ready(self) -> bool:
+        return answers(LOOPBACK, self.port)
+
+    def _write_configuration(self) -> Path:
+        data = self.directory / "data"
+        data.mkdir(parents=True, exist_ok=True)
+        meta = data / "meta.properties"
+        if not meta.exists():
+            _write_aside(meta, f"version=1\ncluster.id={_id()}\ndirectory.id={_id()}\nnode.id=1\n")
+        broker, controller = f"{LOOPBACK}:{self.port}", f"{LOOPBACK}:{self.controller_port}"
+        settings = _SETTINGS | {
+            "log.dirs": str(data),
+            "listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
+            "advertised.listeners": f"PLAINTEXT://{broker}",
+            "controller.quorum.voters": f"1@{controller}",
+            **self._settings,
+        }
+        (self.directory / "log4j2.properties").write_text(_LOGGING)
+        properties = self.directory / "server.properties"
+        lines = (f"{name}={value}".replace("\\", "\\\\") for name, value in settings.items())
+        _write_aside(properties, "\n".join(lines) + "\n")
+        return properties
+
+
+def answers(host: str, port: int, timeout: float = 1) -> bool:
+    """Whether a Kafka broker there answers an ApiVersions request. Needs no credentials."""
+    api_versions, version, correlation, no_client_id = 18, 0, 1, -1
+    request = struct.pack(">hhih", api_versions, version, correlation, no_client_id)
+    try:
+        with socket.create_connection((host, port), timeout) as sock:
+            sock.sendall(struct.pack(">i", len(request)) + request)
+            return len(sock.recv(16)) > 0
+    except OSError:
+        return False
+
+
+def _train(runtime: Runtime, scratch: Path, output: Path) -> None:
+    """Start and stop a throw-away Kafka with Java recording what it loads."""
+    broker, controller = free_ports(2)
+    options = (f"-XX:AOTCacheOutput={output}",)
+    kafka = Kafka(scratch / "kafka", broker, controller, cache=scratch, runtime=runtime, jvm_options=options)
+    try:
+        kafka.start()
+        kafka.wait_ready()
+        kafka.stop(timeout=60)
+    finally:
+        if kafka.child:
+            kafka.kill()
+
+
+def _id() -> str:
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+
+
+def _write_aside(path: Path, text: str) -> None:
+    aside = path.with_suffix(".new")
+    aside.write_text(text)
+    aside.replace(path)

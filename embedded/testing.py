@@ -1,0 +1,57 @@
+"""Throw-away Kafka and Postgres for tests: on free ports, in temporary directories, gone afterwards.
+
+They also go when the test run is killed: see `embedded.process.Child`.
+"""
+
+import random
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from embedded.home import cache_directory
+from embedded.kafka import Kafka
+from embedded.ports import free_ports, require_free
+from embedded.postgres import Postgres
+from embedded.process import Unavailable
+
+
+@contextmanager
+def kafka_for_tests() -> Iterator[Kafka]:
+    """A running Kafka. Call from the main thread."""
+    with tempfile.TemporaryDirectory(prefix="choreo-") as directory:
+        port, controller_port = free_ports(2)
+        kafka = Kafka(Path(directory), port, controller_port, cache=cache_directory())
+        try:
+            kafka.start()
+            kafka.wait_ready()
+            yield kafka
+        finally:
+            if kafka.child:
+                kafka.kill()
+
+
+@contextmanager
+def postgres_for_tests() -> Iterator[Postgres]:
+    """A running Postgres. Call from the main thread."""
+    with tempfile.TemporaryDirectory(prefix="choreo-") as directory:
+        Path(directory).chmod(0o711)  # where we are root Postgres is somebody else
+        postgres = Postgres(Path(directory) / "postgres")
+        try:
+            postgres.start()
+            postgres.wait_ready()
+            yield postgres
+        finally:
+            postgres.stop()
+
+
+def free_port_base() -> int:
+    """A value for CHOREO_PORT_BASE under which a whole system finds its ports free."""
+    while True:
+        base = random.randrange(10_000, 30_000, 100)
+        try:
+            for offset in (1, 2, 3, 4, 25, 1092, 1093):
+                require_free(base + offset, "a test")
+        except Unavailable:
+            continue
+        return base

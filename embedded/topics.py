@@ -1,0 +1,80 @@
+"""Topics are declared once, from the catalogue of events, and never change their shape afterwards."""
+
+import time
+from collections.abc import Iterable
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]
+from confluent_kafka.cimpl import NewTopic
+
+from embedded.process import Unavailable
+
+FOREVER = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}
+
+_TIMEOUT = 15.0
+
+
+def declare_topics(
+    bootstrap: str, topics: Iterable[str], partitions: int, replication_factor: int = 1
+) -> list[str]:
+    """Make the missing ones, check the others; returns those made. Safe to repeat and to race.
+
+    Unavailable if the cluster cannot be reached or refuses, or if a topic has another number of partitions
+    (a key would move) or forgets records.
+    """
+    wanted = list(topics)
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    try:
+        missing = set(wanted) - set(_partition_counts(admin))
+        made = _make(admin, [NewTopic(t, partitions, replication_factor, config=FOREVER) for t in missing])
+        _check_partitions(admin, wanted, partitions)
+        _check_retention(admin, wanted)
+    except KafkaException as error:
+        raise Unavailable(
+            f"Topics could not be made or checked on {bootstrap}: {error.args[0].str()}. See that the "
+            f"cluster runs and that its principal may create and describe topics."
+        ) from error
+    return made
+
+
+def _partition_counts(admin: AdminClient) -> dict[str, int]:
+    return {name: len(topic.partitions) for name, topic in admin.list_topics(timeout=_TIMEOUT).topics.items()}
+
+
+def _make(admin: AdminClient, topics: list[NewTopic]) -> list[str]:
+    made = []
+    for topic, done in (admin.create_topics(topics) if topics else {}).items():
+        try:
+            done.result(_TIMEOUT)
+            made.append(topic)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
+    return made
+
+
+def _check_partitions(admin: AdminClient, topics: list[str], partitions: int) -> None:
+    deadline = time.monotonic() + _TIMEOUT
+    counts = _partition_counts(admin)
+    while not all(counts.get(topic) for topic in topics) and time.monotonic() < deadline:
+        time.sleep(0.02)  # made, but not yet known to every part of the broker
+        counts = _partition_counts(admin)
+    for topic in topics:
+        found = counts.get(topic, 0)
+        if found != partitions:
+            raise Unavailable(
+                f"Topic {topic} has {found} partitions and CHOREO_PARTITIONS asks for {partitions}: a topic "
+                f"keeps its number for ever, so set CHOREO_PARTITIONS={found}."
+            )
+
+
+def _check_retention(admin: AdminClient, topics: list[str]) -> None:
+    resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
+    for resource, described in admin.describe_configs(resources).items():
+        config = described.result(_TIMEOUT)
+        wrong = [f"{key}={config[key].value}" for key, value in FOREVER.items() if config[key].value != value]
+        if wrong:
+            cure = ", ".join(f"{key}={value}" for key, value in FOREVER.items())
+            raise Unavailable(
+                f"Topic {resource.name} has {', '.join(wrong)} and would forget facts: set {cure} on it."
+            )

@@ -1,0 +1,62 @@
+"""Facts decided by the billing service. `balance` is what the account holds afterwards."""
+
+from typing import ClassVar, Literal
+from uuid import UUID
+
+from events.fact import Amount, Balance, Fact
+
+
+class AccountCreated(Fact):
+    SUBJECT: ClassVar[str] = "account_id"
+
+    account_id: UUID
+    user_id: UUID
+    currency: str
+
+
+class MoneyDeposited(Fact):
+    SUBJECT: ClassVar[str] = "entry_id"
+
+    entry_id: UUID
+    user_id: UUID
+    amount: Amount
+    balance: Balance
+
+
+class MoneyWithdrawn(Fact):
+    SUBJECT: ClassVar[str] = "entry_id"
+
+    entry_id: UUID
+    user_id: UUID
+    amount: Amount
+    balance: Balance
+
+
+class PaymentConfirmed(Fact):
+    SUBJECT: ClassVar[str] = "order_id"
+
+    payment_id: UUID
+    order_id: UUID
+    user_id: UUID
+    amount: Amount
+    balance: Balance
+
+
+class PaymentRejected(Fact):
+    SUBJECT: ClassVar[str] = "order_id"
+
+    order_id: UUID
+    user_id: UUID
+    amount: Amount
+    reason: Literal["insufficient_funds", "order_cancelled"]
+    balance: Balance
+
+
+class PaymentRefunded(Fact):
+    SUBJECT: ClassVar[str] = "order_id"
+
+    payment_id: UUID
+    order_id: UUID
+    user_id: UUID
+    amount: Amount
+    balance: Balance

@@ -1,0 +1,37 @@
+"""What every fact has in common."""
+
+from datetime import datetime
+from typing import Annotated, ClassVar
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+Amount = Annotated[int, Field(ge=1, le=999_999_999_99)]
+"""Money that moves, in minor units (cents)."""
+
+Balance = Annotated[int, Field(ge=0, le=2**63 - 1)]
+"""Money that is there, in minor units (cents)."""
+
+Moment = Annotated[datetime, AwareDatetime]
+
+
+class Fact(BaseModel):
+    """Something a service decided. Past tense, never changed, never taken back.
+
+    A fact means exactly what its version says: another field or another type is another version.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    VERSION: ClassVar[int] = 1
+    SUBJECT: ClassVar[str]
+    """The field that names the thing this fact is about."""
+    KEY: ClassVar[str] = "user_id"
+    """The field whose facts keep their order."""
+
+    @property
+    def key(self) -> str:
+        return str(getattr(self, self.KEY))
+
+    @property
+    def subject(self) -> str:
+        return str(getattr(self, self.SUBJECT))

@@ -1,0 +1,24 @@
+"""Facts decided by the order service."""
+
+from typing import ClassVar, Literal
+from uuid import UUID
+
+from events.fact import Amount, Fact, Moment
+
+
+class OrderCreated(Fact):
+    SUBJECT: ClassVar[str] = "order_id"
+
+    order_id: UUID
+    user_id: UUID
+    price: Amount
+    description: str | None
+    decide_by: Moment
+
+
+class OrderCancelled(Fact):
+    SUBJECT: ClassVar[str] = "order_id"
+
+    order_id: UUID
+    user_id: UUID
+    reason: Literal["by_user", "expired"]

@@ -1,0 +1,25 @@
+"""Facts decided by the user service."""
+
+from typing import ClassVar
+from uuid import UUID
+
+from events.fact import Fact, Moment
+
+
+class UserRegistered(Fact):
+    SUBJECT: ClassVar[str] = "user_id"
+
+    user_id: UUID
+    login: str
+    email: str
+
+
+class SigningKeyPublished(Fact):
+    """From now on tokens may be signed with this key. The one fact that belongs to no user."""
+
+    SUBJECT: ClassVar[str] = "kid"
+    KEY: ClassVar[str] = "kid"
+
+    kid: str
+    public_jwk: dict[str, str]
+    not_after: Moment

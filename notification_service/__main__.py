@@ -1,0 +1,7 @@
+"""Runs the service: `python -m notification_service`, with the settings `choreo up` gives it."""
+
+from chassis.runtime import serve
+from notification_service.app import build
+
+if __name__ == "__main__":
+    serve("notification", build)

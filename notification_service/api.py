@@ -1,0 +1,53 @@
+"""The notifications, read from their table. Nothing is asked of this service over HTTP but to read."""
+
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel
+from sqlalchemy import Row
+
+from chassis.pages import Page
+from chassis.problems import not_found
+from chassis.routes import Paging, Router, User
+from chassis.runtime import Runtime
+from events.notification import NotificationKind
+from notification_service import queries
+from notification_service.state import Notifications
+
+
+class NotificationView(BaseModel):
+    id: UUID
+    user_id: UUID
+    order_id: UUID
+    kind: NotificationKind
+    subject: str
+    text: str
+    channel: Literal["email"]
+    status: Literal["pending", "sent", "failed"]
+    created_at: datetime
+    sent_at: datetime | None
+
+
+def router(runtime: Runtime[Notifications]) -> Router:
+    routes = Router()
+
+    @routes.get("/notifications")
+    async def page_of_notifications(user: User, page: Paging) -> Page[NotificationView]:
+        """The user's notifications, newest first."""
+        rows = await queries.notifications_of(runtime.engine, user.user_id, page)
+        return page.page(rows, item=_view, sequence=lambda row: row.step)
+
+    @routes.get("/notifications/{id}")
+    async def one(user: User, id: UUID) -> NotificationView:
+        """A notification of the user's."""
+        row = await queries.notification_of(runtime.engine, user.user_id, id)
+        if row is None:
+            raise not_found()
+        return _view(row)
+
+    return routes
+
+
+def _view(row: Row[Any]) -> NotificationView:
+    return NotificationView.model_validate(row, from_attributes=True)

@@ -1,0 +1,32 @@
+"""The notification service put together."""
+
+from fastapi import FastAPI
+
+from chassis import clock
+from chassis.runtime import Runtime
+from chassis.settings import Settings
+from chassis.step import Decider
+from events.billing import PaymentConfirmed, PaymentRejected
+from events.user import SigningKeyPublished, UserRegistered
+from notification_service import api
+from notification_service.decide import SERVICE, decide
+from notification_service.evolve import evolve
+from notification_service.mailer import Mailer
+from notification_service.react import react
+from notification_service.state import Notifications
+from notification_service.store import SHELVES
+
+HEARS = (UserRegistered, SigningKeyPublished, PaymentConfirmed, PaymentRejected)
+
+
+def decider() -> Decider[Notifications]:
+    return Decider(SERVICE, decide, evolve, react)
+
+
+def build(settings: Settings) -> tuple[Runtime[Notifications], FastAPI]:
+    runtime = Runtime(decider(), SHELVES, HEARS, settings)
+    if settings.smtp_url:
+        mailer = Mailer(runtime.kernel, runtime.engine, settings.smtp_url, clock.now)
+        runtime.kernel.on_commit.append(mailer.wake)
+        runtime.jobs.append(mailer.run)
+    return runtime, runtime.app(api.router(runtime))

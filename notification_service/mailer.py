@@ -1,0 +1,194 @@
+"""Mails what is pending. A side effect hangs on a committed fact, and its outcome is a journaled command.
+
+A notification is leased while it is mailed. After a crash, or a lease that ran out, it is mailed again with
+the same Message-ID; the first outcome that is recorded stands.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from email.message import EmailMessage
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from uuid import UUID
+
+import aiosmtplib
+import structlog
+from psycopg.rows import class_row
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from chassis.answer import Answer
+from chassis.db import Connection, raw_connection
+from chassis.inputs import Decided, Unavailable
+from chassis.kernel import Kernel
+from events.envelope import Cause, derived_id
+from notification_service.commands import RecordDelivery
+from notification_service.state import Notifications
+
+SENDER = "The Shop <shop@choreo.invalid>"
+_AT_ONCE = 100
+_LEASE = timedelta(seconds=60)
+_POLL = 1.0
+_PAUSE = 1.0
+_LONGEST_PAUSE = timedelta(minutes=5)
+
+_TAKE = """/* leases.take: the oldest pending mails whose address is known and which nobody is mailing */
+WITH due AS (
+    SELECT notifications.id FROM notifications
+    JOIN recipients USING (user_id)
+    LEFT JOIN leases ON leases.notification_id = notifications.id
+    WHERE status = 'pending' AND coalesce(leased_until < %(now)s, true)
+    ORDER BY created_at LIMIT %(limit)s
+), taken AS (
+    INSERT INTO leases (notification_id, leased_until, attempts)
+    SELECT id, %(until)s, 1 FROM due
+    ON CONFLICT (notification_id) DO UPDATE SET leased_until = %(until)s, attempts = leases.attempts + 1
+    WHERE leases.leased_until < %(now)s
+    RETURNING notification_id, attempts
+)
+SELECT id, user_id, email, subject, text, event_id, correlation_id, trace_id, attempts
+FROM taken JOIN notifications ON id = notification_id JOIN recipients USING (user_id)
+ORDER BY created_at"""
+
+_PUT_OFF = """/* leases.put_off: the mail server may take it later */
+UPDATE leases SET leased_until = %s WHERE notification_id = ANY(%b::uuid[])"""
+
+_DROP = """/* leases.drop: the outcome is recorded in the same transaction */
+DELETE FROM leases WHERE notification_id = %s"""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    id: UUID
+    user_id: UUID
+    email: str
+    subject: str
+    text: str
+    event_id: UUID
+    correlation_id: UUID
+    trace_id: str
+    attempts: int
+
+    @property
+    def cause(self) -> Cause:
+        return Cause(self.event_id, self.correlation_id, self.trace_id, is_event=True)
+
+    def message(self) -> EmailMessage:
+        message = EmailMessage()
+        message["From"] = SENDER
+        message["To"] = self.email
+        message["Subject"] = self.subject
+        message["Message-ID"] = f"<{self.id}@choreo.invalid>"
+        message.set_content(self.text)
+        return message
+
+
+class Mailer:
+    def __init__(
+        self,
+        kernel: Kernel[Notifications],
+        engine: AsyncEngine,
+        smtp_url: str,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._kernel = kernel
+        self._engine = engine
+        self._server = _server(smtp_url)
+        self._clock = clock
+        self._news = asyncio.Event()
+
+    def wake(self) -> None:
+        self._news.set()
+
+    async def run(self) -> None:
+        """Runs until cancelled. A mail server or database away is waited out."""
+        while True:
+            try:
+                self._news.clear()
+                mails = await self._take()
+                if mails:
+                    await self._mail(mails)
+                else:
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._news.wait(), _POLL)
+            except Exception as error:
+                log.warning("mail trouble, trying again", error=str(error) or repr(error))
+                await asyncio.sleep(_PAUSE)
+
+    async def _take(self) -> Sequence[Mail]:
+        now = self._clock()
+        async with raw_connection(self._engine) as conn, conn.cursor(row_factory=class_row(Mail)) as cursor:
+            await cursor.execute(_TAKE, {"now": now, "until": now + _LEASE, "limit": _AT_ONCE})
+            mails = await cursor.fetchall()
+            await conn.commit()
+            return mails
+
+    async def _mail(self, mails: Sequence[Mail]) -> None:
+        """Sends over one connection; whatever was not settled is put off."""
+        unsettled = {mail.id: mail for mail in mails}
+        recorded = []
+        try:
+            async with aiosmtplib.SMTP(**self._server) as server:
+                for mail in mails:
+                    delivered = await self._deliver(server, mail)
+                    if delivered is not None:
+                        del unsettled[mail.id]
+                        recorded.append(asyncio.ensure_future(self._record(mail, delivered)))
+        except (aiosmtplib.SMTPException, OSError) as error:
+            log.warning("the mail server is away, trying again", error=str(error) or repr(error))
+        finally:
+            await asyncio.gather(*recorded)
+            if unsettled:
+                await self._put_off(list(unsettled.values()))
+
+    async def _deliver(self, server: aiosmtplib.SMTP, mail: Mail) -> bool | None:
+        """Whether it was taken; None where it may be taken later."""
+        try:
+            await server.send_message(mail.message())
+            return True
+        except aiosmtplib.SMTPRecipientsRefused as refused:
+            codes = [recipient.code for recipient in refused.recipients]
+            return False if all(code >= 500 for code in codes) else None
+        except aiosmtplib.SMTPResponseException as answer:
+            return False if answer.code >= 500 else None
+        except (ValueError, UnicodeError):
+            return False  # an address no message can carry
+
+    async def _record(self, mail: Mail, delivered: bool) -> None:
+        command = RecordDelivery(
+            cause=mail.cause, user_id=mail.user_id, notification_id=mail.id, delivered=delivered
+        )
+
+        async def drop_lease(conn: Connection, _: Decided) -> None:
+            await conn.execute(_DROP, [mail.id])
+
+        while True:
+            try:
+                id = derived_id("delivery", mail.id)
+                await self._kernel.ask(command, lambda _: Answer(204, b""), id=id, aside=drop_lease)
+                return
+            except Unavailable:
+                await asyncio.sleep(_PAUSE)
+
+    async def _put_off(self, mails: Sequence[Mail]) -> None:
+        attempts = max(mail.attempts for mail in mails)
+        pause = min(timedelta(seconds=2.0 ** min(attempts, 10)), _LONGEST_PAUSE)
+        async with raw_connection(self._engine) as conn:
+            await conn.execute(_PUT_OFF, [self._clock() + pause, [mail.id for mail in mails]])
+            await conn.commit()
+
+
+def _server(url: str) -> dict[str, Any]:
+    """`smtp://[user:password@]host[:port]`, or `smtps://` for TLS from the first byte."""
+    parts = urlsplit(url)
+    return {
+        "hostname": parts.hostname,
+        "port": parts.port,
+        "use_tls": parts.scheme == "smtps",
+        "username": unquote(parts.username) if parts.username else None,
+        "password": unquote(parts.password) if parts.password else None,
+    }

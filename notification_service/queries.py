@@ -1,0 +1,34 @@
+"""What the notification service is asked for, straight from its tables."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from chassis.pages import PageRequest
+from notification_service.tables import notifications
+
+
+async def notification_of(engine: AsyncEngine, user_id: UUID, notification_id: UUID) -> Row[Any] | None:
+    """None for a notification that is not there, or not this user's."""
+    async with engine.connect() as conn:
+        query = select(notifications).where(
+            notifications.c.id == notification_id, notifications.c.user_id == user_id
+        )
+        return (await conn.execute(query)).first()
+
+
+async def notifications_of(engine: AsyncEngine, user_id: UUID, page: PageRequest) -> Sequence[Row[Any]]:
+    """Newest first."""
+    query = (
+        select(notifications)
+        .where(notifications.c.user_id == user_id)
+        .order_by(notifications.c.step.desc())
+        .limit(page.fetch)
+    )
+    if page.before is not None:
+        query = query.where(notifications.c.step < page.before)
+    async with engine.connect() as conn:
+        return (await conn.execute(query)).all()

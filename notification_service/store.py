@@ -1,0 +1,15 @@
+"""Which notifications a batch needs, and where they are kept."""
+
+from chassis.key_source import SIGNING_KEYS
+from chassis.shelf import Shelf, ShelvesByKey
+from notification_service.state import Notification, Notifications, Recipient
+from notification_service.tables import notifications, recipients
+
+SHELVES = ShelvesByKey(
+    Notifications,
+    (
+        Shelf("recipient", recipients, Recipient, key="user_id", single=True, with_key="true"),
+        Shelf("notifications", notifications, Notification, key="user_id", named_by="notification_id"),
+        SIGNING_KEYS,
+    ),
+)

@@ -1,0 +1,102 @@
+"""HTTP in, command out; and the orders, read from their table."""
+
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import BaseModel, Field
+from sqlalchemy import Row
+
+from chassis.answer import Answer
+from chassis.body import Body
+from chassis.inputs import Decided
+from chassis.money import Amount, Money
+from chassis.pages import Page
+from chassis.problems import not_found
+from chassis.routes import KeyedCause, Paging, PreferredWait, Router, User, Wait
+from chassis.runtime import Runtime
+from events.envelope import derived_id
+from order_service import queries
+from order_service.commands import PlaceOrder
+from order_service.state import Order, Orders, Status
+
+
+class NewOrder(Body):
+    price: Amount
+    description: Annotated[str, Field(max_length=500)] | None = None
+
+
+class OrderView(BaseModel):
+    id: UUID
+    user_id: UUID
+    price: Money
+    description: str | None
+    status: Status
+    reason: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+def router(runtime: Runtime[Orders]) -> Router:
+    routes = Router()
+
+    @routes.post(
+        "/orders",
+        status_code=202,
+        response_model=OrderView,
+        responses={201: {"description": "decided while the client waited", "model": OrderView}},
+    )
+    async def place(user: User, cause: KeyedCause, order: NewOrder, wait: PreferredWait) -> Answer:
+        """Takes the order. Whether it is paid is decided elsewhere, soon; `Prefer: wait=N` waits for it."""
+        order_id = derived_id("order", cause.id)
+        command = PlaceOrder(
+            cause=cause,
+            user_id=user.user_id,
+            order_id=order_id,
+            price=order.price,
+            description=order.description,
+        )
+
+        def taken(decided: Decided) -> Answer:
+            return Answer.json(
+                202, _view(decided.state.orders[order_id]), {"Location": f"/orders/{order_id}"}
+            )
+
+        answer = await runtime.ask(command, taken, body=order)
+        if wait:
+            row = await _decided(user.user_id, order_id, wait)
+            if row is not None and _is_decided(row):
+                return Answer(201, Answer.json(201, _view(row)).body, answer.headers)
+        return answer
+
+    @routes.get("/orders/{id}")
+    async def one(user: User, id: UUID, wait: Wait) -> OrderView:
+        """An order of the user's; with `?wait=N`, once it is decided or N seconds have passed."""
+        row = await _decided(user.user_id, id, wait)
+        if row is None:
+            raise not_found()
+        return _view(row)
+
+    @routes.get("/orders")
+    async def page_of_orders(user: User, page: Paging) -> Page[OrderView]:
+        """The user's orders, newest first."""
+        rows = await queries.orders_of(runtime.engine, user.user_id, page)
+        return page.page(rows, item=_view, sequence=lambda row: row.step)
+
+    async def _decided(user_id: UUID, order_id: UUID, seconds: int) -> Row[Any] | None:
+        return await runtime.kernel.waiters.until(
+            str(user_id),
+            seconds,
+            look=lambda: queries.order_of(runtime.engine, user_id, order_id),
+            enough=lambda row: row is None or _is_decided(row),
+        )
+
+    return routes
+
+
+def _is_decided(row: Row[Any]) -> bool:
+    return bool(row.status != "created")
+
+
+def _view(order: Order | Row[Any]) -> OrderView:
+    return OrderView.model_validate(order, from_attributes=True)

@@ -1,0 +1,53 @@
+"""How facts change what the order service knows. Live handling and replay run these same lines."""
+
+from dataclasses import replace
+from uuid import UUID
+
+from events.billing import PaymentConfirmed, PaymentRefunded, PaymentRejected
+from events.envelope import Event
+from events.fact import Fact
+from events.order import OrderCancelled, OrderCreated
+from events.user import SigningKeyPublished
+from order_service.state import Order, Orders
+
+
+def evolve(state: Orders, event: Event[Fact]) -> Orders:
+    """Raises LookupError for a payment or a cancel of an order nobody placed here."""
+    match event.data:
+        case OrderCreated() as fact:
+            order = Order(
+                id=fact.order_id,
+                user_id=fact.user_id,
+                price=fact.price,
+                description=fact.description,
+                created_at=event.time,
+                updated_at=event.time,
+                decide_by=fact.decide_by,
+                step=event.step,
+            )
+            return _with_order(state, order)
+        case PaymentConfirmed() as fact:
+            return _with_order(state, replace(_touched(state, event, fact.order_id), payment="confirmed"))
+        case PaymentRejected() as fact:
+            order = _touched(state, event, fact.order_id)
+            return _with_order(state, replace(order, payment="rejected", rejection_reason=fact.reason))
+        case PaymentRefunded() as fact:
+            return _with_order(state, replace(_touched(state, event, fact.order_id), refunded=True))
+        case OrderCancelled() as fact:
+            order = _touched(state, event, fact.order_id)
+            return _with_order(state, replace(order, cancel_reason=fact.reason))
+        case SigningKeyPublished() as fact:
+            return replace(state, signing_keys={**state.signing_keys, fact.kid: fact})
+    return state
+
+
+def _with_order(state: Orders, order: Order) -> Orders:
+    return replace(state, orders={**state.orders, order.id: order})
+
+
+def _touched(state: Orders, event: Event[Fact], order_id: UUID) -> Order:
+    """The order as of the event. A fact that arrives late does not turn its time back."""
+    if order_id not in state.orders:
+        raise LookupError(f"{event.type} {event.id} is about order {order_id}, which was never placed here")
+    order = state.orders[order_id]
+    return replace(order, updated_at=max(order.updated_at, event.time))

@@ -1,0 +1,105 @@
+"""What the order service knows of one user's orders. Prices are minor units."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from events.user import SigningKeyPublished
+
+RejectionReason = Literal["insufficient_funds", "order_cancelled"]
+CancelReason = Literal["by_user", "expired"]
+Status = Literal["created", "confirmed", "rejected", "cancelled", "refunded"]
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """Nobody has decided about it yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """It is paid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    reason: RejectionReason | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    reason: CancelReason
+
+
+@dataclass(frozen=True, slots=True)
+class Refunded:
+    """It was paid and the money went back."""
+
+    reason: CancelReason | None
+
+
+Situation = Created | Confirmed | Rejected | Cancelled | Refunded
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An order and every fact about it. Its situation depends on which facts these are, not on their arrival."""
+
+    id: UUID
+    user_id: UUID
+    price: int
+    description: str | None
+    created_at: datetime
+    updated_at: datetime
+    """The time of the latest fact about it."""
+    decide_by: datetime
+    step: int
+    payment: Literal["undecided", "confirmed", "rejected"] = "undecided"
+    rejection_reason: RejectionReason | None = None
+    cancel_reason: CancelReason | None = None
+    refunded: bool = False
+
+    @property
+    def situation(self) -> Situation:
+        if self.refunded:
+            return Refunded(self.cancel_reason)
+        if self.cancel_reason is not None:
+            return Cancelled(self.cancel_reason)
+        match self.payment:
+            case "rejected":
+                return Rejected(self.rejection_reason)
+            case "confirmed":
+                return Confirmed()
+            case "undecided":
+                return Created()
+
+    @property
+    def status(self) -> Status:
+        match self.situation:
+            case Created():
+                return "created"
+            case Confirmed():
+                return "confirmed"
+            case Rejected():
+                return "rejected"
+            case Cancelled():
+                return "cancelled"
+            case Refunded():
+                return "refunded"
+
+    @property
+    def reason(self) -> CancelReason | RejectionReason | None:
+        match self.situation:
+            case Rejected(reason) | Cancelled(reason) | Refunded(reason):
+                return reason
+            case Created() | Confirmed():
+                return None
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    orders: Mapping[UUID, Order] = field(default_factory=dict)
+    """By id; never all of a user's orders, only those the inputs concern."""
+    signing_keys: Mapping[str, SigningKeyPublished] = field(default_factory=dict)

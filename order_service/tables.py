@@ -1,0 +1,27 @@
+"""The order service's own database. Prices are minor units."""
+
+from sqlalchemy import BigInteger, Boolean, Column, Index, MetaData, Table, Text, Uuid
+
+from chassis.tables import timestamp
+
+metadata = MetaData()
+
+orders = Table(
+    "orders",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("user_id", Uuid, nullable=False),
+    Column("price", BigInteger, nullable=False),
+    Column("description", Text),
+    Column("created_at", timestamp(), nullable=False),
+    Column("updated_at", timestamp(), nullable=False),
+    Column("decide_by", timestamp(), nullable=False),
+    Column("step", BigInteger, nullable=False),
+    Column("payment", Text, nullable=False),
+    Column("rejection_reason", Text),
+    Column("cancel_reason", Text),
+    Column("refunded", Boolean, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("reason", Text),
+    Index("orders_of_user", "user_id", "step"),
+)

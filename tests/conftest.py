@@ -1,0 +1,42 @@
+"""One Kafka and one Postgres for the whole run; topics and databases for each test."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from chassis.migrate import migrate
+from chassis.settings import SERVICES
+from embedded.kafka import Kafka
+from embedded.postgres import Postgres
+from embedded.testing import kafka_for_tests, postgres_for_tests
+from tests.shop import Shop, a_shop
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[Kafka]:
+    with kafka_for_tests() as kafka:
+        yield kafka
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    with postgres_for_tests() as postgres:
+        yield postgres
+
+
+@pytest.fixture(scope="session")
+def templates(postgres: Postgres) -> dict[str, str]:
+    """A migrated database per service, to be copied."""
+    names = {service: f"template_{service}" for service in SERVICES}
+    for service, name in names.items():
+        owner_url, _ = postgres.create_service(service, database=name)
+        migrate(service, owner_url, service)
+    return names
+
+
+@pytest.fixture
+async def shop(kafka: Kafka, postgres: Postgres, templates: dict[str, str]) -> AsyncIterator[Shop]:
+    """All four services, ready."""
+    async with a_shop(kafka, postgres, templates) as shop:
+        await shop.start(*SERVICES)
+        yield shop

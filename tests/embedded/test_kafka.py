@@ -1,0 +1,108 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer, Producer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from embedded import kafka_runtime
+from embedded.kafka import Kafka
+from embedded.ports import require_free
+from embedded.process import Unavailable
+from embedded.testing import kafka_for_tests
+from embedded.topics import declare_topics
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[Kafka]:
+    """One of its own, for it is killed here."""
+    with kafka_for_tests() as kafka:
+        yield kafka
+
+
+def test_acknowledged_records_outlive_sigkill(broker: Kafka) -> None:
+    declare_topics(broker.bootstrap, ["kept"], partitions=1)
+    cluster = _cluster_id(broker)
+    producer = Producer({"bootstrap.servers": broker.bootstrap, "enable.idempotence": True})
+    producer.produce("kept", b"a fact")
+    assert producer.flush(30) == 0
+
+    broker.kill()
+    broker.start()
+    broker.wait_ready()
+
+    assert _first_record(broker, "kept") == b"a fact"
+    assert _cluster_id(broker) == cluster
+
+
+def test_stops_and_starts_again(broker: Kafka) -> None:
+    broker.stop()
+    assert broker.exit_code is not None
+    require_free(broker.port, "nobody")
+    assert not broker.ready()
+    broker.start()
+    broker.wait_ready()
+
+
+def test_a_paused_broker_is_not_ready(broker: Kafka) -> None:
+    broker.pause()
+    assert not broker.ready()
+    broker.resume()
+    broker.wait_ready()
+
+
+def test_topics_are_declared_once_and_for_ever(broker: Kafka) -> None:
+    assert declare_topics(broker.bootstrap, ["one", "two"], partitions=3) == ["one", "two"]
+    assert declare_topics(broker.bootstrap, ["one", "two"], partitions=3) == []
+
+
+def test_a_topic_with_other_partitions_is_refused(broker: Kafka) -> None:
+    declare_topics(broker.bootstrap, ["narrow"], partitions=1)
+    with pytest.raises(Unavailable, match=r"narrow has 1 partitions .* set CHOREO_PARTITIONS=1"):
+        declare_topics(broker.bootstrap, ["narrow"], partitions=12)
+
+
+def test_a_topic_that_forgets_is_refused(broker: Kafka) -> None:
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    admin.create_topics([NewTopic("short", 1, 1, config={"retention.ms": "1000"})])["short"].result(30)
+    with pytest.raises(Unavailable, match=r"short has retention.ms=1000 .* set retention.ms=-1"):
+        declare_topics(broker.bootstrap, ["short"], partitions=1)
+
+
+def test_a_taken_port_is_named(broker: Kafka, tmp_path: Path) -> None:
+    second = Kafka(tmp_path, broker.port, cache=broker.cache)
+    with pytest.raises(Unavailable, match=f"Port {broker.port}, needed for Kafka, .*CHOREO_PORT_BASE"):
+        second.start()
+    assert second.pid is None
+
+
+def test_without_network_the_first_start_says_so_and_leaves_nothing_half_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_network(scratch: Path) -> Path:
+        (scratch / "half a file").touch()
+        raise ConnectionError
+
+    monkeypatch.setattr(kafka_runtime, "_download", no_network)
+    kafka = Kafka(tmp_path / "kafka", 1, 2, cache=tmp_path / "cache")
+    with pytest.raises(Unavailable, match="connect to the network once"):
+        kafka.start()
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["kafka.lock"]
+
+
+def _cluster_id(kafka: Kafka) -> str:
+    return str(AdminClient({"bootstrap.servers": kafka.bootstrap}).list_topics(timeout=30).cluster_id)
+
+
+def _first_record(kafka: Kafka, topic: str) -> bytes | None:
+    consumer = Consumer(
+        {"bootstrap.servers": kafka.bootstrap, "group.id": "reader", "auto.offset.reset": "earliest"}
+    )
+    try:
+        consumer.subscribe([topic])
+        record = consumer.poll(30)
+        assert record is not None and record.error() is None
+        return record.value()
+    finally:
+        consumer.close()

@@ -1,0 +1,104 @@
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+import embedded.postgres
+from embedded.postgres import Postgres
+from embedded.testing import postgres_for_tests
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    """One of its own, for it is killed here."""
+    with postgres_for_tests() as postgres:
+        yield postgres
+
+
+def test_committed_rows_outlive_sigkill(server: Postgres) -> None:
+    owner, _ = server.create_service("kept")
+    with psycopg.connect(owner) as conn:
+        conn.execute("CREATE TABLE fact (id int)")
+        conn.execute("INSERT INTO fact VALUES (1)")
+
+    with psycopg.connect(owner):  # its backend outlives the server for a moment
+        server.kill()
+        server.start()
+        server.wait_ready()
+
+    with psycopg.connect(owner) as conn:
+        assert conn.execute("SELECT id FROM fact").fetchall() == [(1,)]
+
+
+def test_recovers_from_an_immediate_stop(server: Postgres) -> None:
+    server.kill_immediate()
+    assert not server.ready()
+    server.start()
+    server.wait_ready()
+
+
+def test_a_service_reads_and_writes_rows_and_changes_no_table(server: Postgres) -> None:
+    owner, runtime = server.create_service("billing")
+    with psycopg.connect(owner) as conn:
+        conn.execute("CREATE TABLE entry (id bigint GENERATED ALWAYS AS IDENTITY, amount bigint)")
+    with psycopg.connect(runtime) as conn:
+        conn.execute("INSERT INTO entry (amount) VALUES (100)")
+        assert conn.execute("SELECT amount FROM entry").fetchall() == [(100,)]
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            conn.execute("CREATE TABLE mine ()")
+
+
+def test_no_role_enters_the_database_of_another_service(server: Postgres) -> None:
+    billing = server.create_service("billing")
+    order = server.create_service("order")
+    for url in order:
+        with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+            psycopg.connect(url.replace("/choreo_order?", "/choreo_billing?"))
+    for url in (*billing, *order):
+        psycopg.connect(url).close()
+
+
+def test_a_database_can_be_copied_and_dropped(server: Postgres) -> None:
+    owner, _ = server.create_service("copied", database="original")
+    with psycopg.connect(owner) as conn:
+        conn.execute("CREATE TABLE fact (id int)")
+    _, runtime = server.create_service("copied", database="copy", template="original")
+    reader = psycopg.connect(runtime)
+    assert reader.execute("SELECT id FROM fact").fetchall() == []
+    server.drop_database("copy")
+    server.drop_database("copy")
+    with pytest.raises(psycopg.OperationalError):
+        reader.execute("SELECT")
+
+
+def test_passwords_are_for_the_owner_alone(server: Postgres) -> None:
+    secrets_file = server.directory / "secrets.json"
+    assert secrets_file.stat().st_mode & 0o777 == 0o600
+    _, runtime = server.create_service("billing")
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        psycopg.connect(runtime, password="wrong")
+
+
+def test_an_interrupted_initialisation_and_a_long_path_do_no_harm(tmp_path: Path) -> None:
+    directory = tmp_path / ("long" * 30)
+    (directory / "data.new" / "half").mkdir(parents=True)
+    postgres = Postgres(directory)
+    try:
+        postgres.start()
+        postgres.wait_ready()
+        assert len(os.fsencode(postgres.socket_directory)) < 100
+        assert postgres.socket_directory.stat().st_mode & 0o777 == 0o700
+    finally:
+        postgres.stop()
+
+
+def test_a_lock_that_names_a_stranger_is_forgotten(server: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded.postgres, "_LOCK_PATIENCE", 0.0)
+    server.kill()
+    lock = server.directory / "data" / "postmaster.pid"
+    _, *rest = lock.read_text().split("\n")
+    lock.write_text("\n".join(["1", *rest]))
+    server.start()
+    server.wait_ready()

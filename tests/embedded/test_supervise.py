@@ -1,0 +1,106 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from embedded import supervise
+from embedded.part import Part, Program
+from embedded.process import Unavailable
+from embedded.supervise import Supervisor
+
+SLEEP = "import signal; print('up', flush=True); signal.pause()"
+STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEP}"
+
+
+class Enough(Exception):
+    """Leaves a supervisor that would otherwise watch for ever."""
+
+
+def program(directory: Path, name: str, code: str = SLEEP) -> Program:
+    log = directory / f"{name}.log"
+    return Program(
+        name, [sys.executable, "-c", code], log=log, probe=lambda: log.read_text().endswith("up\n")
+    )
+
+
+def test_a_part_that_dies_is_started_again_with_a_line(tmp_path: Path) -> None:
+    said: list[str] = []
+    pids: list[int | None] = []
+
+    def on_change(part: Part) -> None:
+        pids.append(part.pid)
+        if len(pids) == 2:
+            raise Enough
+        (tmp_path / "shop.log").write_text("")
+        part.kill()
+
+    part = program(tmp_path, "shop")
+    with pytest.raises(Enough), Supervisor(said.append, on_change) as system:
+        system.start(part)
+        system.wait(part)
+        system.watch()
+
+    assert pids[0] != pids[1]
+    assert said[0].startswith("shop is ready after")
+    assert said[1].startswith("shop ended by itself (exit -9); starting it again in 0.5 s")
+    assert said[2].startswith("shop is ready again after")
+    assert part.exit_code is not None
+
+
+@pytest.mark.parametrize("number", supervise.STOP_SIGNALS)
+def test_a_signal_stops_everything_without_an_exception(tmp_path: Path, number: signal.Signals) -> None:
+    parts = [program(tmp_path, "first"), program(tmp_path, "second")]
+    with Supervisor(lambda text: None, lambda part: os.kill(os.getpid(), number)) as system:
+        for part in parts:
+            system.start(part)
+        system.wait(*parts)
+        pytest.fail("the signal must end the block")
+    assert [part.exit_code for part in parts] == [-signal.SIGTERM, -signal.SIGTERM]
+
+
+def test_who_ignores_the_request_to_stop_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervise, "_STOP_ONE_GROUP_WITHIN", 0.1)
+    part = program(tmp_path, "stubborn", STUBBORN)
+    with Supervisor(lambda text: None) as system:
+        system.start(part)
+        system.wait(part)
+    assert part.exit_code == -signal.SIGKILL
+
+
+def test_a_part_that_cannot_start_is_a_sentence_and_the_others_are_stopped(tmp_path: Path) -> None:
+    good = program(tmp_path, "good")
+    bad = program(tmp_path, "bad", "raise SystemExit('no licence')")
+    with (
+        pytest.raises(Unavailable, match=r"bad ended while starting \(exit 1\): no licence"),
+        Supervisor(lambda text: None) as system,
+    ):
+        system.start(good, bad)
+        system.wait(good, bad)
+    assert good.exit_code is not None
+
+
+def test_nothing_outlives_a_supervisor_killed_with_sigkill(tmp_path: Path) -> None:
+    code = f"""
+import pathlib, sys
+from embedded.part import Program
+from embedded.supervise import Supervisor
+with Supervisor(lambda text: None, lambda part: print(part.pid, flush=True)) as system:
+    part = Program("part", [sys.executable, "-c", {STUBBORN!r}], log=pathlib.Path("part.log"),
+                   probe=lambda: pathlib.Path("part.log").read_text() == "up\\n")
+    system.start(part)
+    system.wait(part)
+    system.watch()
+"""
+    root = Path(__file__).parents[2]
+    env = os.environ | {"PYTHONPATH": str(root)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+        child.wait(timeout=30)

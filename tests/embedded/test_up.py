@@ -1,0 +1,201 @@
+"""`choreo up` as a process: real Kafka, Postgres and mail, and stand-ins for the four services."""
+
+import json
+import os
+import signal
+import smtplib
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from chassis.settings import SERVICES
+from embedded.mail import read_maildir
+from embedded.ports import LOOPBACK
+from embedded.testing import free_port_base
+
+DATABASES = [f"{service.upper()}_DATABASE_URL" for service in SERVICES]
+ROOT = Path(__file__).parents[2]
+
+STAND_IN = """
+import http.server, os, socket
+
+class Ready(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+server = http.server.HTTPServer(("", 0), Ready, bind_and_activate=False)
+server.socket = socket.socket(fileno=int(os.environ["CHOREO_HTTP_FD"]))
+print(" ".join(sorted(name for name in os.environ if name.endswith("_URL"))), flush=True)
+server.serve_forever()
+"""
+
+
+@dataclass
+class Place:
+    """A home and ports of its own for one system."""
+
+    directory: Path
+    port_base: int
+
+    @property
+    def home(self) -> Path:
+        return self.directory / "a home"
+
+    def run_file(self) -> dict[str, Any]:
+        facts: dict[str, Any] = json.loads((self.home / "run.json").read_text())
+        return facts
+
+    def choreo(self, *arguments: str, **more: str) -> "subprocess.Popen[str]":
+        outer = {name: value for name, value in os.environ.items() if not name.endswith(("_URL", "_SERVERS"))}
+        own = {"CHOREO_HOME": str(self.home), "CHOREO_PORT_BASE": str(self.port_base)}
+        return subprocess.Popen(
+            [sys.executable, "-m", "choreo.cli", *arguments],
+            cwd=self.directory,
+            env=outer | own | {"PYTHONPATH": f"{self.directory}:{ROOT}"} | more,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def refusal(self, *arguments: str, **more: str) -> tuple[int, str]:
+        """Exit code and the one sentence."""
+        process = self.choreo(*arguments, **more)
+        output, error = process.communicate(timeout=60)
+        assert error.count("\n") == 1, error
+        return process.returncode, error
+
+    @contextmanager
+    def running(self, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+        """From ready on; if the test did not end it, it is killed."""
+        with self.choreo("up", *arguments) as system:
+            try:
+                wait_for_line(system, "Ctrl-C stops everything")
+                yield system
+            finally:
+                system.kill()
+
+
+def wait_for_line(system: "subprocess.Popen[str]", text: str) -> None:
+    assert system.stdout is not None
+    seen = []
+    for line in system.stdout:
+        seen.append(line)
+        if text in line:
+            return
+    pytest.fail(f"ended without saying {text!r}: {seen}")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    for service in SERVICES:
+        (tmp_path / f"{service}_service.py").write_text(STAND_IN)
+    return Place(tmp_path, free_port_base())
+
+
+def processes(facts: dict[str, Any]) -> list[psutil.Process]:
+    """All of one system, with children, such as Postgres' own."""
+    parts = [psutil.Process(pid) for pid in facts["pids"].values()]
+    return parts + [child for part in parts for child in part.children(recursive=True)]
+
+
+def assert_all_end(expected: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(expected, timeout=30)
+    assert alive == []
+
+
+def test_starts_everything_hands_each_service_its_own_and_stops_cleanly(place: Place) -> None:
+    with place.running() as system:
+        facts = place.run_file()
+        assert (place.home / "run.json").stat().st_mode & 0o777 == 0o600
+        assert set(facts["pids"]) == {"kafka", "postgres", "mail", *SERVICES}
+        assert (place.home / "logs" / "billing.log").read_text().startswith("BILLING_DATABASE_URL\n")
+        logged = (place.home / "logs" / "notification.log").read_text()
+        assert logged.startswith("NOTIFICATION_DATABASE_URL SMTP_URL\n")
+
+        with smtplib.SMTP(LOOPBACK, place.port_base + 25) as mail:
+            mail.sendmail("shop@example.org", ["ann@example.org"], "Subject: Confirmed\n\nThank you")
+        assert [message["Subject"] for message in read_maildir(Path(facts["maildir"]))] == ["Confirmed"]
+
+        expected = processes(facts)
+        system.send_signal(signal.SIGINT)
+        assert system.wait(30) == 0
+        assert_all_end(expected)
+    assert not (place.home / "run.json").exists()
+
+
+def test_a_second_system_is_refused_and_the_first_goes_on(place: Place) -> None:
+    with place.running() as system:
+        for arguments in (["up"], ["up", "--fresh"]):
+            code, sentence = place.refusal(*arguments)
+            assert (code, "A system already runs from" in sentence) == (69, True)
+        assert system.poll() is None
+        assert len(processes(place.run_file())) >= 7
+
+
+def test_killed_with_sigkill_it_leaves_no_process_and_starts_again_on_its_data(place: Place) -> None:
+    with place.running() as system:
+        expected = processes(place.run_file())
+        urls = place.run_file()["owner_urls"]
+        system.kill()
+        assert_all_end(expected)
+    with place.running() as system:
+        assert place.run_file()["owner_urls"] == urls
+        system.send_signal(signal.SIGTERM)
+        assert system.wait(30) == 0
+    with place.running("--fresh"):
+        assert place.run_file()["owner_urls"] != urls
+
+
+def test_a_part_that_dies_is_started_again(place: Place) -> None:
+    with place.running() as system:
+        for part, name in (("order", "order"), ("postgres", "Postgres"), ("kafka", "Kafka")):
+            psutil.Process(place.run_file()["pids"][part]).kill()
+            wait_for_line(system, f"{name} ended by itself (exit -9)")
+            wait_for_line(system, f"{name} is ready again")
+
+
+@pytest.mark.parametrize("offset", [3, 25, 1092])
+def test_a_taken_port_is_named_and_nothing_is_left_running(place: Place, offset: int) -> None:
+    port = place.port_base + offset
+    with closing(socket.create_server((LOOPBACK, port))):
+        code, sentence = place.refusal("up")
+    assert (code, f"Port {port}" in sentence, "CHOREO_PORT_BASE" in sentence) == (69, True, True)
+    assert not list(place.home.glob("data/*/data"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "code", "sentence"),
+    [
+        (["up"], {"USER_DATABASE_URL": "postgresql:///x"}, 64, "ORDER_DATABASE_URL"),
+        (
+            ["up"],
+            dict.fromkeys(DATABASES, "postgresql:///x?host=/nowhere"),
+            69,
+            "USER_DATABASE_URL cannot be",
+        ),
+        (["up"], {"CHOREO_HOME": "/dev/null/home"}, 69, "choose another place with CHOREO_HOME"),
+        (["up"], {"CHOREO_PORT_BASE": "high"}, 69, "CHOREO_PORT_BASE is not usable"),
+        (["provision"], {}, 64, "KAFKA_BOOTSTRAP_SERVERS is not set"),
+    ],
+)
+def test_a_wrong_call_is_told_what_to_correct(
+    place: Place, arguments: list[str], environment: dict[str, str], code: int, sentence: str
+) -> None:
+    got, said = place.refusal(*arguments, **environment)
+    assert got == code
+    assert sentence in said
+
+
+@pytest.mark.parametrize("arguments", [["up", "--no-such-option"], ["no-such-verb"], []])
+def test_wrong_usage_exits_64(place: Place, arguments: list[str]) -> None:
+    with place.choreo(*arguments) as process:
+        assert process.wait(30) == 64

@@ -1,0 +1,141 @@
+"""The four services in this process, on the real Kafka and Postgres of the test run, each test for itself."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import httpx
+import psycopg
+
+from billing_service.app import build as build_billing
+from chassis.runtime import Runtime
+from chassis.settings import SERVICES, Settings
+from choreo.client import Customer
+from embedded.kafka import Kafka
+from embedded.postgres import Postgres
+from embedded.topics import declare_topics
+from events.catalog import TOPICS
+from notification_service.app import build as build_notification
+from order_service.app import build as build_order
+from user_service.app import build as build_user
+
+T = TypeVar("T")
+
+BUILDS: dict[str, Callable[[Settings], Any]] = {
+    "user": build_user,
+    "order": build_order,
+    "billing": build_billing,
+    "notification": build_notification,
+}
+PATIENCE = 20.0
+PARTITIONS = 3
+
+
+class Shop:
+    """Services can be started and stopped one by one; what they keep stays."""
+
+    def __init__(self, settings: Settings, owner_urls: dict[str, str]) -> None:
+        self.settings = settings
+        self.owner_urls = owner_urls
+        self.runtimes: dict[str, Runtime[Any]] = {}
+        self.clients: dict[str, httpx.AsyncClient] = {}
+        self._stacks: dict[str, AsyncExitStack] = {}
+
+    async def start(self, *names: str) -> None:
+        """Returns once they are ready."""
+        for name in names:
+            stack = AsyncExitStack()
+            runtime, app = BUILDS[name](self.settings)
+            await stack.enter_async_context(runtime.running())
+            transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
+            client = httpx.AsyncClient(transport=transport, base_url=f"http://{name}.test", timeout=60)
+            self.clients[name] = await stack.enter_async_context(client)
+            self.runtimes[name] = runtime
+            self._stacks[name] = stack
+        for name in names:
+            await self.ready(name)
+
+    async def ready(self, name: str) -> None:
+        await eventually(
+            lambda: self.clients[name].get("/health/ready"), lambda answer: answer.status_code == 200
+        )
+
+    async def stop(self, *names: str) -> None:
+        for name in names or tuple(self._stacks):
+            del self.runtimes[name], self.clients[name]
+            await self._stacks.pop(name).aclose()
+
+    async def customer(self, balance: str | None = None) -> Customer:
+        """A registered user; with a balance, once the account is there and holds it."""
+        customer = await Customer.register(self.clients)
+        if balance is not None:
+            await self.account_of(customer)
+            (await customer.deposit(balance)).raise_for_status()
+        return customer
+
+    async def account_of(self, customer: Customer) -> httpx.Response:
+        """Once it is there."""
+        return await self.until(
+            "billing", customer, customer.account, lambda answer: answer.status_code == 200
+        )
+
+    async def notified(self, customer: Customer, count: int) -> list[dict[str, Any]]:
+        """The notifications, once there are so many."""
+        return await self.until(
+            "notification", customer, customer.notifications, lambda found: len(found) >= count
+        )
+
+    async def until(
+        self, service: str, customer: Customer, look: Callable[[], Awaitable[T]], enough: Callable[[T], bool]
+    ) -> T:
+        """Woken by the commits of that service, not by a clock."""
+        seen = await self.runtimes[service].kernel.waiters.until(str(customer.id), PATIENCE, look, enough)
+        assert enough(seen), f"not within {PATIENCE} s: {seen}"
+        return seen
+
+    def rows(self, service: str, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Straight from a service's database."""
+        with psycopg.connect(self.owner_urls[service]) as conn:
+            return conn.execute(query.encode(), values).fetchall()
+
+
+async def eventually(look: Callable[[], Awaitable[T]], enough: Callable[[T], bool]) -> T:
+    """For what gives no signal: asks again and again, without a pause of its own, until it is enough."""
+    async with asyncio.timeout(PATIENCE):
+        while not enough(seen := await look()):
+            await asyncio.sleep(0.02)
+    return seen
+
+
+@asynccontextmanager
+async def a_shop(
+    kafka: Kafka, postgres: Postgres, templates: dict[str, str], **extra: Any
+) -> AsyncIterator[Shop]:
+    """Topics and databases of its own; nothing is running yet. `templates` are migrated databases."""
+    name = f"t{uuid4().hex[:10]}"
+    owner_urls, runtime_urls = {}, {}
+    for service in SERVICES:
+        urls = postgres.create_service(service, database=f"{name}_{service}", template=templates[service])
+        owner_urls[service], runtime_urls[f"{service}_database_url"] = urls
+    settings = Settings(
+        kafka_bootstrap_servers=kafka.bootstrap,
+        topic_prefix=f"{name}-",
+        partitions=PARTITIONS,
+        **runtime_urls,
+        **extra,
+    )
+    await asyncio.to_thread(
+        declare_topics,
+        kafka.bootstrap,
+        [settings.topic_prefix + topic for topic in TOPICS.values()],
+        PARTITIONS,
+    )
+    shop = Shop(settings, owner_urls)
+    try:
+        yield shop
+    finally:
+        await shop.stop()
+        for service in SERVICES:
+            postgres.drop_database(f"{name}_{service}")

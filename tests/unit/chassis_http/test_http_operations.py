@@ -1,0 +1,157 @@
+import asyncio
+import json
+import logging
+from typing import Any
+
+import httpx
+import pytest
+import structlog
+from openapi_spec_validator import validate
+
+from chassis import log
+from chassis.health import NotReady
+from chassis.problems import Problem
+from user_service.passwords import MOST_QUEUED, Passwords
+
+
+@pytest.mark.asyncio
+async def test_readiness_names_each_part(toy: Any, client: httpx.AsyncClient) -> None:
+    consumer = toy.health.part("consumer")
+    working = True
+
+    async def database() -> str:
+        if not working:
+            raise NotReady("connection refused")
+        return "answers"
+
+    async def broken() -> str:
+        raise RuntimeError("dsn with a password")
+
+    toy.health.probe("database", database)
+    starting = await client.get("/health/ready")
+    assert starting.status_code == 503
+    assert starting.headers["content-type"] == "application/problem+json"
+    assert starting.json()["parts"]["consumer"] == {"status": "failing", "detail": "starting"}
+
+    consumer.ready("follows 12 partitions")
+    ready = await client.get("/health/ready")
+    assert ready.status_code == 200
+    assert ready.json() == {
+        "status": "ok",
+        "parts": {
+            "consumer": {"status": "ok", "detail": "follows 12 partitions"},
+            "database": {"status": "ok", "detail": "answers"},
+        },
+    }
+
+    working = False
+    toy.health.probe("mail", broken)
+    away = await client.get("/health/ready")
+    assert away.status_code == 503
+    assert away.json()["parts"]["database"] == {"status": "failing", "detail": "connection refused"}
+    assert "password" not in away.text
+    assert (await client.get("/health/live")).status_code == 200
+
+
+@pytest.mark.asyncio
+async def test_metrics_count_by_route_template(toy: Any, client: httpx.AsyncClient) -> None:
+    await client.get("/things/6f2f6f5c-1111-4222-8333-444455556666", headers=toy.headers)
+    await client.get("/things/17")
+    await client.request("BREW", "/coffee")
+    text = (await client.get("/metrics")).text
+    name = "http_request_duration_seconds_count"
+    assert f'{name}{{method="GET",route="/things/{{thing_id}}",status="200"}} 1.0' in text
+    assert f'{name}{{method="GET",route="/things/{{thing_id}}",status="401"}} 1.0' in text
+    assert f'{name}{{method="other",route="unmatched",status="404"}} 1.0' in text
+    assert "process_resident_memory_bytes" in text
+
+
+@pytest.mark.asyncio
+async def test_the_document_is_valid_and_says_what_is_checked(toy: Any, client: httpx.AsyncClient) -> None:
+    document = (await client.get("/openapi.json")).json()
+    validate(document)
+    assert document["openapi"].startswith("3.1")
+    make = document["paths"]["/things"]["post"]
+    assert make["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith("/NewThing")
+    assert make["security"] == [{"token": []}]
+    assert {parameter["name"].lower() for parameter in make["parameters"]} == {
+        "idempotency-key",
+        "traceparent",
+        "prefer",
+    }
+    assert set(make["responses"]) == {"201", "400", "401", "409", "413", "415", "422", "503", "default"}
+    assert list(make["responses"]["422"]["content"]) == ["application/problem+json"]
+    login = document["paths"]["/login"]["post"]
+    assert list(login["requestBody"]["content"]) == ["application/x-www-form-urlencoded"]
+    assert "security" not in login
+    assert document["components"]["schemas"]["NewThing"]["additionalProperties"] is False
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+    assert "404" in document["paths"]["/things/{thing_id}"]["get"]["responses"]
+    assert (await client.get("/docs")).status_code == 200
+
+
+@pytest.fixture
+def our_logs(request: pytest.FixtureRequest) -> Any:
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+    logging.getLogger("uvicorn.access").disabled = False
+    structlog.contextvars.clear_contextvars()
+    structlog.reset_defaults()
+
+
+def test_logs_are_json_lines_without_secrets(our_logs: None, capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure("toy", terminal=False)
+    structlog.contextvars.bind_contextvars(flow="f1")
+    log.get().info("order placed", password="hunter2", Authorization="Bearer x")
+    logging.getLogger("aiokafka").warning("lost %s", "broker")
+    log.get().debug("not shown")
+    try:
+        password = "hunter2"
+        raise ValueError("broken" + password[:0])
+    except ValueError:
+        log.get().exception("failed")
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["event"] for line in lines] == ["order placed", "lost broker", "failed"]
+    assert all(line["flow"] == "f1" and line["service"] == "toy" and line["at"] for line in lines)
+    assert lines[0]["password"] == lines[0]["Authorization"] == "[withheld]"
+    assert lines[1]["logger"] == "aiokafka"
+    assert "ValueError: broken" in lines[2]["exception"]
+    assert "hunter2" not in json.dumps(lines[0])
+
+
+def test_logs_on_a_terminal_show_no_variables(our_logs: None, capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure("toy", terminal=True)
+    password = "hunter" + "2"
+    try:
+        raise ValueError(len(password))
+    except ValueError:
+        log.get().exception("failed")
+    output = capsys.readouterr().out
+    assert "ValueError" in output and "hunter2" not in output
+
+
+@pytest.mark.asyncio
+async def test_passwords_match_their_hash_only() -> None:
+    passwords = Passwords()
+    stored = await passwords.hash("correct horse")
+    assert stored.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+    assert await passwords.matches(stored, "correct horse")
+    assert not await passwords.matches(stored, "correct horsf")
+    assert not await passwords.matches(None, "nobody has this password")
+    assert not await passwords.matches("no hash", "correct horse")
+    passwords.close()
+
+
+@pytest.mark.asyncio
+async def test_a_storm_of_passwords_is_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    passwords = Passwords()
+    monkeypatch.setattr(passwords, "_matches", lambda stored, password: True)
+    asked = await asyncio.gather(
+        *(passwords.matches(None, "x") for _ in range(MOST_QUEUED + 5)), return_exceptions=True
+    )
+    refused = [answer for answer in asked if isinstance(answer, Problem)]
+    assert (len(refused), refused[0].status) == (5, 503)
+    assert await passwords.matches(None, "x")
+    passwords.close()

@@ -1,0 +1,173 @@
+import asyncio
+import base64
+import json
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from jwt.utils import base64url_decode
+
+from chassis import auth
+from chassis.auth import Verifier
+
+pytestmark = pytest.mark.asyncio
+
+
+def claims(toy: Any, **changes: Any) -> dict[str, Any]:
+    good = {
+        "iss": auth.ISSUER,
+        "aud": auth.AUDIENCE,
+        "sub": str(toy.user_id),
+        "iat": int(toy.now),
+        "exp": int(toy.now) + 60,
+    }
+    return {name: value for name, value in (good | changes).items() if value is not ...}
+
+
+def signed(toy: Any, kid: Any = "first", **changes: Any) -> str:
+    key = Ed25519PrivateKey.from_private_bytes(base64url_decode(toy.key["d"]))
+    return jwt.encode(claims(toy, **changes), key, algorithm="EdDSA", headers={"kid": kid})
+
+
+async def status_with(client: httpx.AsyncClient, token: str) -> int:
+    answer = await client.get("/things", headers={"Authorization": f"Bearer {token}"})
+    if answer.status_code == 401:
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+        assert answer.headers["content-type"] == "application/problem+json"
+    return answer.status_code
+
+
+async def test_a_signed_token_is_good_for_its_lifetime(toy: Any, client: httpx.AsyncClient) -> None:
+    token = toy.token()
+    assert await status_with(client, token) == 200
+    toy.now += auth.LIFETIME + auth.LEEWAY - 1
+    assert await status_with(client, token) == 200
+    toy.now += 1
+    assert await status_with(client, token) == 401
+    assert toy.keys.asked_for == ["first", "first"], "verified once, then remembered until it expired"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"exp": ...},
+        {"iat": ...},
+        {"iss": ...},
+        {"aud": ...},
+        {"sub": ...},
+        {"exp": 1},
+        {"exp": "tomorrow"},
+        {"exp": True},
+        {"exp": float("inf")},
+        {"exp": None},
+        {"iat": 10**12},
+        {"nbf": 10**12},
+        {"nbf": "x"},
+        {"iss": "urn:else"},
+        {"aud": "urn:else"},
+        {"aud": 5},
+        {"sub": "ann"},
+        {"sub": 5},
+    ],
+)
+async def test_bad_claims(toy: Any, client: httpx.AsyncClient, changes: dict[str, Any]) -> None:
+    assert await status_with(client, signed(toy)) == 200
+    header, _, _ = signed(toy).split(".")
+    body = base64.urlsafe_b64encode(json.dumps(claims(toy, **changes)).encode()).decode().rstrip("=")
+    key = Ed25519PrivateKey.from_private_bytes(base64url_decode(toy.key["d"]))
+    signature = base64.urlsafe_b64encode(key.sign(f"{header}.{body}".encode())).decode().rstrip("=")
+    assert await status_with(client, f"{header}.{body}.{signature}") == 401
+
+
+async def test_only_our_algorithm(toy: Any, client: httpx.AsyncClient) -> None:
+    public = auth.public_part(toy.key)["x"]
+    forgeries: list[tuple[str, Any]] = [
+        ("none", None),
+        ("HS256", public),
+        ("HS256", base64url_decode(public)),
+    ]
+    for algorithm, key in forgeries:
+        token = jwt.encode(claims(toy), key, algorithm=algorithm, headers={"kid": "first"})
+        assert await status_with(client, token) == 401
+
+
+@pytest.mark.parametrize("part", [0, 1])
+async def test_hostile_json_inside_a_token(toy: Any, client: httpx.AsyncClient, part: int) -> None:
+    for text in (b"[" * 2900, b'{"kid":' * 400, b"1" * 2900, b"\xff", b'{"alg": "EdDSA", "kid": NaN}'):
+        parts = signed(toy).split(".")
+        parts[part] = base64.urlsafe_b64encode(text).decode().rstrip("=")
+        assert await status_with(client, ".".join(parts)) == 401
+
+
+async def test_another_key_under_a_known_name(toy: Any, client: httpx.AsyncClient) -> None:
+    stranger = auth.generate_key("first")
+    assert await status_with(client, auth.sign(stranger, toy.user_id, now=toy.now)) == 401
+
+
+@pytest.mark.parametrize("kid", ["", "x" * 200, "a b", "'; --", 5, None])
+async def test_malformed_key_ids_are_not_looked_up(toy: Any, client: httpx.AsyncClient, kid: Any) -> None:
+    header = base64.urlsafe_b64encode(json.dumps({"alg": "EdDSA", "kid": kid}).encode()).decode().rstrip("=")
+    _, body, signature = signed(toy).split(".")
+    assert await status_with(client, f"{header}.{body}.{signature}") == 401
+    assert toy.keys.asked_for == []
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer x",
+        "Bearer a.b.c",
+        "Basic YTpi",
+        "Bearer " + "x" * 5000,
+        "Bearer ....",
+        "é",
+    ],
+)
+async def test_what_is_no_token(client: httpx.AsyncClient, authorization: str) -> None:
+    answer = await client.get("/things", headers={b"Authorization": authorization.encode()})
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+async def test_two_authorization_headers_are_none(toy: Any, client: httpx.AsyncClient) -> None:
+    header = ("Authorization", f"Bearer {toy.token()}")
+    assert (await client.get("/things", headers=[header])).status_code == 200
+    assert (await client.get("/things", headers=[header, header])).status_code == 401
+
+
+async def test_an_unknown_key_is_a_401_or_a_503_if_news_is_late(toy: Any, client: httpx.AsyncClient) -> None:
+    token = auth.sign(auth.generate_key("second"), toy.user_id, now=toy.now)
+    assert await status_with(client, token) == 401
+    toy.keys.late = True
+    answer = await client.get("/things", headers={"Authorization": f"Bearer {token}"})
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "1"
+
+
+async def test_a_key_that_appears_while_we_wait(toy: Any) -> None:
+    second = auth.generate_key("second")
+    verifier = Verifier(toy.keys, now=lambda: toy.now, patience=30.0)
+    header = f"Bearer {auth.sign(second, toy.user_id, now=toy.now)}".encode()
+    asking = asyncio.create_task(verifier.principal(header))
+    await toy.keys.somebody_waits.wait()
+    toy.keys.publish(second)
+    assert (await asking).user_id == toy.user_id
+
+
+async def test_memory_is_bounded(toy: Any) -> None:
+    verifier = Verifier(toy.keys, now=lambda: toy.now, most_remembered=2)
+    first, *others = (f"Bearer {signed(toy, number=n)}".encode() for n in range(3))
+    for header in (first, *others, *others):
+        await verifier.principal(header)
+    assert len(toy.keys.asked_for) == 3
+    await verifier.principal(first)
+    assert len(toy.keys.asked_for) == 4
+
+
+async def test_a_public_key_holds_no_secret(toy: Any) -> None:
+    assert set(auth.public_part(toy.key)) == {"kty", "crv", "kid", "x", "use", "alg"}

@@ -1,0 +1,99 @@
+"""Pure rooms know no clock, no chance and no waiting. Time and ids are handed to them."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SERVICES = ("user_service", "order_service", "billing_service", "notification_service")
+ROOMS = ("commands", "state", "decide", "evolve", "react")
+
+PURE = [
+    *(ROOT / service / f"{room}.py" for service in SERVICES for room in ROOMS),
+    ROOT / "notification_service" / "texts.py",
+    *sorted((ROOT / "events").glob("*.py")),
+]
+
+REFUSED = {
+    *("time", "random", "secrets", "asyncio", "threading", "sched"),
+    *("datetime.datetime.now", "datetime.datetime.utcnow", "datetime.datetime.today", "datetime.date.today"),
+    *("uuid.uuid1", "uuid.uuid4", "os.urandom", "os.getrandom"),
+}
+"""Modules and names, wherever they come in and whatever they are called there."""
+
+
+def untidy(source: str) -> list[str]:
+    tree = ast.parse(source)
+    names: dict[str, str] = {}
+    used: list[tuple[int, str]] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                names[alias.asname or alias.name.partition(".")[0]] = (
+                    alias.name if alias.asname else alias.name.partition(".")[0]
+                )
+                used.append((node.lineno, alias.name))
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                names[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+                used.append((node.lineno, f"{node.module}.{alias.name}"))
+    used += [
+        (node.lineno, _dotted(node, names))
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute | ast.Name)
+    ]
+    return sorted({f"line {line}: {name}" for line, name in used if _refused(name)})
+
+
+def _dotted(node: ast.expr, names: dict[str, str]) -> str:
+    match node:
+        case ast.Name(id=name):
+            return names.get(name, f"?{name}")
+        case ast.Attribute(value=value, attr=attr):
+            return f"{_dotted(value, names)}.{attr}"
+    return "?"
+
+
+def _refused(name: str) -> bool:
+    return any(name == refused or name.startswith(f"{refused}.") for refused in REFUSED)
+
+
+@pytest.mark.parametrize("path", PURE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_pure_room_is_tidy(path: Path) -> None:
+    assert untidy(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from datetime import datetime\ndatetime.now()",
+        "from datetime import datetime as d, UTC\nread = d.now\nread(UTC)",
+        "import datetime\ndatetime.datetime.utcnow()",
+        "from datetime import date\ndate.today()",
+        "import time\ntime.time()",
+        "from time import monotonic",
+        "def f():\n    from time import sleep\n    sleep(1)",
+        "import asyncio\nasync def f():\n    await asyncio.sleep(1)",
+        "from uuid import uuid4",
+        "import uuid as u\nfield(default_factory=u.uuid4)",
+        "import random",
+        "from random import choice",
+        "import os\nos.urandom(8)",
+    ],
+)
+def test_it_sees_a_clock_and_chance_under_any_name(source: str) -> None:
+    assert untidy(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from datetime import datetime\ndef decide(now: datetime): return now",
+        "from uuid import UUID, uuid5",
+        "# datetime.now()\n'uuid4'",
+        "event.time\nself.random",
+    ],
+)
+def test_it_sees_none_where_there_is_none(source: str) -> None:
+    assert untidy(source) == []

@@ -1,0 +1,88 @@
+"""Users: names belong to the first to register them."""
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given as forall
+from hypothesis import strategies as st
+
+from chassis.step import Decider
+from events.envelope import derived_id
+from events.user import SigningKeyPublished, UserRegistered
+from tests.unit.facts import ADA, registered
+from tests.unit.spec import START, Spec, request
+from user_service.commands import EmailTaken, LoginTaken, PublishSigningKey, Register
+from user_service.decide import SERVICE, decide
+from user_service.evolve import evolve
+from user_service.react import react
+from user_service.state import User, Users
+
+users = Spec(Decider(SERVICE, decide, evolve, react), Users())
+GRACE = derived_id("user", "grace")
+
+
+def register(login: str, email: str) -> Register:
+    return Register(cause=request(), user_id=GRACE, login=login, email=email)
+
+
+def publish(**members: str) -> PublishSigningKey:
+    jwk = {"kty": "OKP", "crv": "Ed25519", "x": "AA"} | members
+    return PublishSigningKey(cause=request(), kid="k1", public_jwk=jwk, not_after=START + timedelta(days=90))
+
+
+def test_a_user_registers() -> None:
+    spec = users.when(register("Grace", "Grace@Example.org")).then(
+        UserRegistered(user_id=GRACE, login="Grace", email="Grace@Example.org")
+    )
+    assert spec.state.users[GRACE] == User(
+        id=GRACE,
+        login="Grace",
+        login_key="grace",
+        email="Grace@Example.org",
+        email_key="grace@example.org",
+        created_at=users.now,
+        step=1,
+    )
+
+
+def test_a_login_is_taken_in_whatever_capitals() -> None:
+    users.given(registered).when(register("aDA", "grace@example.org")).then_refused(LoginTaken())
+
+
+def test_an_email_address_is_taken_in_whatever_capitals() -> None:
+    users.given(registered).when(register("Grace", "ADA@example.ORG")).then_refused(EmailTaken())
+
+
+def test_two_registrations_of_one_name_lock_a_common_key() -> None:
+    assert register("Straße", "a@example.org").keys & register("STRASSE", "b@example.org").keys == {
+        str(GRACE),
+        "login:strasse",
+    }
+    assert register("a", "A@example.org").keys == {str(GRACE), "login:a", "email:a@example.org"}
+
+
+@forall(st.text(min_size=1), st.emails())
+def test_a_row_and_a_command_compare_names_alike(login: str, email: str) -> None:
+    command = register(login, email)
+    row = users.when(command).state.users[GRACE]
+    assert (row.login_key, row.email_key) == (command.login_key, command.email_key)
+
+
+def test_a_signing_key_is_published_once() -> None:
+    command = publish()
+    spec = users.when(command).then(
+        SigningKeyPublished(kid="k1", public_jwk=command.public_jwk, not_after=command.not_after)
+    )
+    assert command.key == spec.history[-1].key == "k1"
+    assert spec.state.signing_keys["k1"] == spec.history[-1].data
+    spec.when(command).then_nothing()
+
+
+def test_a_private_key_is_never_published() -> None:
+    with pytest.raises(ValueError, match="k1 is private"):
+        users.when(publish(d="secret"))
+
+
+def test_users_of_other_names_do_not_mind_each_other() -> None:
+    spec = users.given(registered).when(register("Grace", "grace@example.org"))
+    assert set(spec.state.users) == {ADA, GRACE}

@@ -1,0 +1,137 @@
+"""Registration and authentication. A password goes no further than this room and comes back as a hash."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import Form
+from pydantic import AfterValidator, BaseModel, EmailStr, Field
+from starlette.requests import Request
+
+from chassis import clock
+from chassis.answer import Answer
+from chassis.auth import LIFETIME
+from chassis.body import Body, refused
+from chassis.db import Connection
+from chassis.inputs import Decided
+from chassis.problems import Problem, not_found, unauthorized
+from chassis.routes import FreshCause, Router, User, problem
+from chassis.runtime import Runtime
+from events.envelope import derived_id
+from user_service import queries
+from user_service.commands import EmailTaken, LoginTaken, Register
+from user_service.login_limit import LoginLimit
+from user_service.passwords import Passwords
+from user_service.signing import Signer
+from user_service.state import Users
+
+_KEEP_PASSWORD = """/* credentials.keep: beside the registration, in the same transaction */
+INSERT INTO credentials (user_id, password_hash) VALUES (%s, %s)"""
+
+
+def _visible(login: str) -> str:
+    if login != login.strip() or not login.isprintable():
+        raise refused("A login has no spaces around it and nothing invisible in it.")
+    return login
+
+
+class Registration(Body):
+    login: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_visible)]
+    email: EmailStr
+    password: Annotated[str, Field(min_length=8, max_length=128)]
+
+
+class Login(Body):
+    grant_type: Literal["password"]
+    username: Annotated[str, Field(max_length=1000)]
+    password: Annotated[str, Field(max_length=1000)]
+
+
+class UserView(BaseModel):
+    id: UUID
+    login: str
+    email: str
+    created_at: datetime
+
+
+class TokenView(BaseModel):
+    access_token: str
+    token_type: Literal["bearer"] = "bearer"
+    expires_in: int = LIFETIME
+
+
+class KeySet(BaseModel):
+    keys: list[dict[str, Any]]
+
+
+def public_router(runtime: Runtime[Users], signer: Signer, passwords: Passwords) -> Router:
+    routes = Router(public=True)
+    limit = LoginLimit(runtime.engine, clock.now)
+
+    @routes.post(
+        "/users",
+        status_code=201,
+        response_model=UserView,
+        responses={409: problem("login or e-mail address taken")},
+    )
+    async def register(cause: FreshCause, registration: Registration) -> Answer:
+        """Registers a user. A payment account comes into being with it."""
+        password_hash = await passwords.hash(registration.password)
+        user_id = derived_id("user", cause.id)
+        command = Register(cause=cause, user_id=user_id, login=registration.login, email=registration.email)
+
+        async def keep_password(conn: Connection, _: Decided) -> None:
+            await conn.execute(_KEEP_PASSWORD, [user_id, password_hash])
+
+        def registered(decided: Decided) -> Answer:
+            match decided.refusal:
+                case LoginTaken():
+                    return Problem(409, "login_taken", "Somebody has this login.").answer()
+                case EmailTaken():
+                    return Problem(409, "email_taken", "Somebody has this e-mail address.").answer()
+            return Answer.json(201, _view(decided.state.users[user_id]))
+
+        return await runtime.ask(command, registered, aside=keep_password)
+
+    @routes.post(
+        "/token", responses={401: problem("wrong login or password"), 429: problem("too many failures")}
+    )
+    async def token(request: Request, login: Annotated[Login, Form()]) -> TokenView:
+        """A bearer token for fifteen minutes."""
+        address = request.client.host if request.client else ""
+        async with limit.attempt(login.username, address) as attempt:
+            known = await queries.credentials_of(runtime.engine, login.username)
+            if (
+                not await passwords.matches(known.password_hash if known else None, login.password)
+                or not known
+            ):
+                await attempt.failed()
+                raise unauthorized("Login or password is wrong.")
+            await attempt.succeeded()
+        return TokenView(access_token=await signer.token(known.id))
+
+    @routes.get("/.well-known/jwks.json")
+    async def jwks() -> KeySet:
+        """The public keys that tokens are verified with."""
+        rows = await queries.published_keys(runtime.engine, clock.now())
+        return KeySet(keys=[row.public_jwk for row in rows])
+
+    return routes
+
+
+def router(runtime: Runtime[Users]) -> Router:
+    routes = Router()
+
+    @routes.get("/users/me")
+    async def me(user: User) -> UserView:
+        """Who the token is for, as at registration."""
+        row = await queries.user_of(runtime.engine, user.user_id)
+        if row is None:
+            raise not_found()
+        return _view(row)
+
+    return routes
+
+
+def _view(user: Any) -> UserView:
+    return UserView.model_validate(user, from_attributes=True)

@@ -1,0 +1,46 @@
+"""What the user service can be asked to do. Passwords and private keys never come this far."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from events.decider import Command, Refusal, UserCommand
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Register(UserCommand):
+    login: str
+    email: str
+
+    @property
+    def login_key(self) -> str:
+        return self.login.casefold()
+
+    @property
+    def email_key(self) -> str:
+        return self.email.casefold()
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Two registrations of one name wait for each other, whoever they make."""
+        return frozenset({self.key, f"login:{self.login_key}", f"email:{self.email_key}"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishSigningKey(Command):
+    kid: str
+    public_jwk: dict[str, str]
+    not_after: datetime
+
+    @property
+    def key(self) -> str:
+        return self.kid
+
+
+@dataclass(frozen=True, slots=True)
+class LoginTaken(Refusal):
+    """Somebody has this login, in whatever capitals."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmailTaken(Refusal):
+    """Somebody has this e-mail address, in whatever capitals."""

@@ -1,0 +1,33 @@
+"""Logins and e-mail addresses belong to whoever registers them first."""
+
+from datetime import datetime
+
+from events.decider import Command, Decision
+from events.user import SigningKeyPublished, UserRegistered
+from user_service.commands import EmailTaken, LoginTaken, PublishSigningKey, Register
+from user_service.state import Users
+
+SERVICE = "user"
+
+
+def decide(command: Command, state: Users, now: datetime) -> Decision:
+    match command:
+        case Register():
+            return _register(command, state)
+        case PublishSigningKey():
+            return [] if command.kid in state.signing_keys else [_published(command)]
+    raise TypeError(f"the user service cannot decide {command!r}")
+
+
+def _register(command: Register, state: Users) -> Decision:
+    if any(user.login_key == command.login_key for user in state.users.values()):
+        return LoginTaken()
+    if any(user.email_key == command.email_key for user in state.users.values()):
+        return EmailTaken()
+    return [UserRegistered(user_id=command.user_id, login=command.login, email=command.email)]
+
+
+def _published(command: PublishSigningKey) -> SigningKeyPublished:
+    if "d" in command.public_jwk:
+        raise ValueError(f"the key {command.kid} is private, and facts are for everybody and for ever")
+    return SigningKeyPublished(kid=command.kid, public_jwk=command.public_jwk, not_after=command.not_after)

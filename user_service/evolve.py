@@ -1,0 +1,26 @@
+"""How facts change what the user service knows. Live handling and replay run these same lines."""
+
+from dataclasses import replace
+
+from events.envelope import Event
+from events.fact import Fact
+from events.user import SigningKeyPublished, UserRegistered
+from user_service.state import User, Users
+
+
+def evolve(state: Users, event: Event[Fact]) -> Users:
+    match event.data:
+        case UserRegistered() as fact:
+            user = User(
+                id=fact.user_id,
+                login=fact.login,
+                login_key=fact.login.casefold(),
+                email=fact.email,
+                email_key=fact.email.casefold(),
+                created_at=event.time,
+                step=event.step,
+            )
+            return replace(state, users={**state.users, user.id: user})
+        case SigningKeyPublished() as fact:
+            return replace(state, signing_keys={**state.signing_keys, fact.kid: fact})
+    return state

@@ -1,0 +1,54 @@
+"""The user service's own database."""
+
+from sqlalchemy import BigInteger, Column, MetaData, Table, Text, Uuid
+from sqlalchemy.dialects.postgresql import JSONB
+
+from chassis.tables import timestamp
+
+metadata = MetaData()
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("login", Text, nullable=False),
+    Column("login_key", Text, nullable=False, unique=True),
+    Column("email", Text, nullable=False),
+    Column("email_key", Text, nullable=False, unique=True),
+    Column("created_at", timestamp(), nullable=False),
+    Column("step", BigInteger, nullable=False),
+)
+
+SECRET = "secret"
+"""`Table.info` with this set: no fact, so replay does not make it and no tool shows it."""
+
+credentials = Table(
+    "credentials",
+    metadata,
+    Column("user_id", Uuid, primary_key=True),
+    Column("password_hash", Text, nullable=False),
+    comment="secret: made beside the fact, in its transaction",
+    info={SECRET: True},
+)
+
+private_keys = Table(
+    "private_keys",
+    metadata,
+    Column("kid", Text, primary_key=True),
+    Column("private_jwk", JSONB, nullable=False),
+    Column("event_id", Uuid, nullable=False),
+    Column("published_at", timestamp(), nullable=False),
+    Column("not_after", timestamp(), nullable=False),
+    comment="secret: what tokens are signed with, once the public half is known to everybody",
+    info={SECRET: True},
+)
+
+failed_logins = Table(
+    "failed_logins",
+    metadata,
+    Column("login_key", Text, primary_key=True),
+    Column("address", Text, primary_key=True),
+    Column("at", timestamp(), primary_key=True),
+    comment="secret: who may not try again yet",
+    info={SECRET: True},
+)
