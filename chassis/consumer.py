@@ -201,12 +201,13 @@ def _describe(bootstrap: str, topics: list[str]) -> dict[Place, _Partition]:
         description = future.result()
         for info in description.partitions:
             places[topic, info.id] = Position(topic, info.id, 0, str(description.topic_id), cluster_id)
-    ends = {}
-    for spec in (OffsetSpec.earliest(), OffsetSpec.latest()):
+
+    def ends(spec: Any) -> dict[Place, int]:
         asked = {TopicPartition(topic, partition): spec for topic, partition in places}
         found = admin.list_offsets(asked, request_timeout=_PATIENCE)
-        ends[spec] = {(at.topic, at.partition): future.result().offset for at, future in found.items()}
-    earliest, latest = ends.values()
+        return {(at.topic, at.partition): future.result().offset for at, future in found.items()}
+
+    earliest, latest = ends(OffsetSpec.earliest()), ends(OffsetSpec.latest())
     return {place: _Partition(begin, earliest[place], latest[place]) for place, begin in places.items()}
 
 
@@ -221,7 +222,7 @@ def _compare(service: str, there: _Partition, known: Position | None) -> None:
     if next_offset < there.earliest:
         raise LogMismatch(
             f"{place} begins at offset {there.earliest}, and {service} has read only up to {next_offset}: "
-            "what lies between is lost. Restore the topic, or rebuild the service's database from what there is"
+            "what lies between is lost. Restore the topic, or rebuild the service's database from the rest"
         )
     if next_offset > there.latest:
         raise LogMismatch(
@@ -253,6 +254,9 @@ class _FaustApp(faust.App):  # type: ignore[misc]
             topic_disable_leader=True,
             web_enabled=False,
         )
+
+    def _create_directories(self) -> None:
+        """None: there are no tables, so nothing would ever be in them."""
 
     def _new_transport(self) -> Any:
         return _Transport(self.conf.broker_consumer, self)

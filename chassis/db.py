@@ -12,7 +12,6 @@ from typing import Any
 
 import orjson
 import psycopg
-from psycopg import sql
 from sqlalchemy import Column, Table
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSONB
@@ -49,7 +48,8 @@ def is_refusal(error: BaseException) -> bool:
 
 
 async def write(conn: Connection, table: Table, rows: Sequence[Any]) -> None:
-    """Inserts the rows, attributes into columns of the same name; a row already there is replaced.
+    """Inserts the rows, attributes into columns of the same name. A row already there is replaced, except
+    in tables that are append-only or number their rows themselves.
 
     Runs inside the caller's transaction. No two rows may have the same primary key.
     """
@@ -59,36 +59,30 @@ async def write(conn: Connection, table: Table, rows: Sequence[Any]) -> None:
 
 
 @cache
-def _statement(table: Table) -> tuple[sql.Composed, tuple[Column[Any], ...]]:
+def _statement(table: Table) -> tuple[bytes, tuple[Column[Any], ...]]:
+    """Names are those of our own tables; nothing from outside gets into the text."""
     columns = tuple(column for column in table.columns if column.identity is None)
-    name = sql.Identifier(table.name)
-    names = sql.SQL(", ").join(sql.Identifier(column.name) for column in columns)
-    arrays = sql.SQL(", ").join(sql.SQL(f"%b::{array_type(column)}[]") for column in columns)  # type: ignore[arg-type]
-    casts = sql.SQL(", ").join(
-        sql.SQL("{}::jsonb" if isinstance(column.type, JSONB) else "{}").format(sql.Identifier(column.name))
-        for column in columns
+    names = ", ".join(quoted(column) for column in columns)
+    arrays = ", ".join(f"%b::{array_type(column)}[]" for column in columns)
+    values = ", ".join(
+        f"{quoted(column)}::jsonb" if isinstance(column.type, JSONB) else quoted(column) for column in columns
     )
-    statement = sql.SQL("/* write.{} */ INSERT INTO {} ({}) SELECT {} FROM unnest({}) AS new ({})").format(
-        sql.SQL(table.name),
-        name,
-        names,
-        casts,
-        arrays,
-        names,  # type: ignore[arg-type]
+    statement = (
+        f"/* write.{table.name} */ INSERT INTO {table.name} ({names}) "
+        f"SELECT {values} FROM unnest({arrays}) AS new ({names})"
     )
-    if (
-        table.info.get(APPEND_ONLY)
-        or not table.primary_key.columns
-        or table.columns.keys() != [c.name for c in columns]
-    ):
-        return statement, columns
-    keys = sql.SQL(", ").join(sql.Identifier(column.name) for column in table.primary_key.columns)
-    changes = sql.SQL(", ").join(
-        sql.SQL("{0} = excluded.{0}").format(sql.Identifier(column.name))
-        for column in columns
-        if not column.primary_key
-    )
-    return statement + sql.SQL(" ON CONFLICT ({}) DO UPDATE SET {}").format(keys, changes), columns
+    if not table.info.get(APPEND_ONLY) and len(columns) == len(table.columns):
+        key = ", ".join(quoted(column) for column in table.primary_key.columns)
+        changes = ", ".join(
+            f"{quoted(column)} = excluded.{quoted(column)}" for column in columns if not column.primary_key
+        )
+        statement += f" ON CONFLICT ({key}) DO UPDATE SET {changes}"
+    return statement.encode(), columns
+
+
+def quoted(column: Column[Any]) -> str:
+    """A column's name as SQL has it."""
+    return f'"{column.name}"'
 
 
 def array_type(column: Column[Any]) -> str:

@@ -143,7 +143,7 @@ class Kernel(Generic[S]):
             raise Unavailable(self.trouble or "the database did not answer in time") from None
 
     def hear(self, heard: Heard) -> None:
-        """Takes a record. `heard.done` is resolved once it is committed; `PositionGap` if it is out of turn."""
+        """Takes a record. `heard.done` is resolved once it is committed; `PositionGap` if out of turn."""
         self._put(heard)
 
     async def room(self) -> None:
@@ -265,7 +265,7 @@ class Kernel(Generic[S]):
         self._tell(work)
 
     async def _lock_and_load(self, conn: Connection, batch: Sequence[Input]) -> Work[S]:
-        """Locks first, reads afterwards: a statement that did both would read what was true before its wait."""
+        """Locks first and reads afterwards: one statement for both would read what was before its wait."""
         places = {(input.topic, input.partition) for input in batch if isinstance(input, Heard)}
         expected = await positions.lock(conn, sorted(places))
         inputs = [input for input in batch if not isinstance(input, Heard) or _is_due(input, expected)]

@@ -22,7 +22,7 @@ async def lock(conn: Connection, keys: Collection[str]) -> dict[str, int]:
         return {}
     await conn.execute(_MAKE, [list(keys)])
     rows = await (await conn.execute(_LOCK, [list(keys)])).fetchall()
-    return {key: sequence for key, sequence in rows}
+    return dict(rows)
 
 
 async def advance(conn: Connection, sequences: Mapping[str, int]) -> None:

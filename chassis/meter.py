@@ -15,7 +15,7 @@ class Meter:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.inputs = Counter(
             "kernel_inputs",
-            "Inputs by kind (command, fact) and outcome (applied, refused, duplicate, parked, skipped, stale, failed).",
+            "Inputs by kind (command, fact) and outcome (applied, refused, duplicate, parked, skipped...).",
             ("kind", "outcome"),
             registry=registry,
         )

@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
-from psycopg import sql
 from psycopg.rows import kwargs_row
 from pydantic import BaseModel
 from sqlalchemy import Table, Uuid
@@ -35,7 +34,7 @@ class Shelf:
 
     field: str
     table: Table
-    row: type
+    row: type[Any]
     key: str
     single: bool = False
     with_key: str | None = None
@@ -48,21 +47,18 @@ class Shelf:
         return [field.name for field in fields(self.row)]
 
     @cached_property
-    def _select(self) -> sql.Composed:
+    def _select(self) -> bytes:
+        """Names are those of our own tables; nothing from outside gets into the text."""
         conditions = []
         if self.with_key is not None:
-            of_key = f"{self.key} = ANY(%(keys)b::{array_type(self.table.columns[self.key])}[])"
-            conditions.append(sql.SQL(f"({of_key} AND {self.with_key})"))  # type: ignore[arg-type]
+            array = array_type(self.table.columns[self.key])
+            conditions.append(f"{self.key} = ANY(%(keys)b::{array}[]) AND {self.with_key}")
         if self.named_by is not None:
             name = self._primary_key[0]
-            named = f"{name} = ANY(%(names)b::{array_type(self.table.columns[name])}[])"
-            conditions.append(sql.SQL(named))  # type: ignore[arg-type]
-        return sql.SQL("/* load.{} */ SELECT {} FROM {} WHERE {}").format(
-            sql.SQL(self.table.name),  # type: ignore[arg-type]
-            sql.SQL(", ").join(map(sql.Identifier, self._columns)),
-            sql.Identifier(self.table.name),
-            sql.SQL(" OR ").join(conditions),
-        )
+            conditions.append(f"{name} = ANY(%(names)b::{array_type(self.table.columns[name])}[])")
+        columns = ", ".join(self._columns)
+        where = " OR ".join(f"({condition})" for condition in conditions)
+        return f"/* load.{self.table.name} */ SELECT {columns} FROM {self.table.name} WHERE {where}".encode()
 
     @cached_property
     def _primary_key(self) -> list[str]:

@@ -7,6 +7,8 @@ import typer
 from typer.exceptions import TyperException
 from typer.rich_utils import rich_format_error
 
+from choreo.bench import bench
+from choreo.demo import demo
 from choreo.errors import UsageError
 from choreo.provision import provision
 from choreo.up import up
@@ -21,6 +23,8 @@ app = typer.Typer(
 app.callback()(lambda: None)
 app.command()(up)
 app.command()(provision)
+app.command()(demo)
+app.command()(bench)
 
 
 def main() -> NoReturn:

@@ -36,9 +36,9 @@ def fault_of(fact: type[Fact], folder: Path = FOLDER) -> str | None:
         return f"{name} has no {path.name}: run `python -m events.schema`"
     if json.loads(path.read_text()) != schema_of(fact):
         return (
-            f"{name} no longer reads as {path.name} says. Say VERSION = {fact.VERSION + 1} in its model, write "
-            f"an upcaster from version {fact.VERSION} in events/upcast.py and run `python -m events.schema`; "
-            "or take the change back"
+            f"{name} no longer reads as {path.name} says. Say VERSION = {fact.VERSION + 1} in its model, "
+            f"write an upcaster from version {fact.VERSION} in events/upcast.py "
+            "and run `python -m events.schema`; or take the change back"
         )
     return None
 

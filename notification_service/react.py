@@ -1,4 +1,4 @@
-"""Which facts move the notification service to decide something: none. Mail is sent by a worker, after commit."""
+"""Which facts move the notification service to decide something: none. A worker mails, after commit."""
 
 from collections.abc import Sequence
 

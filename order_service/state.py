@@ -45,7 +45,7 @@ Situation = Created | Confirmed | Rejected | Cancelled | Refunded
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """An order and every fact about it. Its situation depends on which facts these are, not on their arrival."""
+    """An order and every fact about it. Its situation depends on the set of facts, not on their arrival."""
 
     id: UUID
     user_id: UUID

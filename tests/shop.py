@@ -104,7 +104,7 @@ class Shop:
 async def eventually(look: Callable[[], Awaitable[T]], enough: Callable[[T], bool]) -> T:
     """For what gives no signal: asks again and again, without a pause of its own, until it is enough."""
     async with asyncio.timeout(PATIENCE):
-        while not enough(seen := await look()):
+        while not enough(seen := await look()):  # noqa: ASYNC110 - another process gives no signal
             await asyncio.sleep(0.02)
     return seen
 
@@ -115,7 +115,8 @@ async def a_shop(
 ) -> AsyncIterator[Shop]:
     """Topics and databases of its own; nothing is running yet. `templates` are migrated databases."""
     name = f"t{uuid4().hex[:10]}"
-    owner_urls, runtime_urls = {}, {}
+    owner_urls: dict[str, str] = {}
+    runtime_urls: dict[str, Any] = {}
     for service in SERVICES:
         urls = postgres.create_service(service, database=f"{name}_{service}", template=templates[service])
         owner_urls[service], runtime_urls[f"{service}_database_url"] = urls

@@ -17,7 +17,7 @@ async def user_of(engine: AsyncEngine, user_id: UUID) -> Row[Any] | None:
         return (await conn.execute(select(users).where(users.c.id == user_id))).first()
 
 
-async def credentials_of(engine: AsyncEngine, login: str) -> Row[Any] | None:
+async def credentials_of(engine: AsyncEngine, login: str) -> Any:
     """Id and password hash of whoever has this login, in whatever capitals."""
     query = (
         select(users.c.id, credentials.c.password_hash)

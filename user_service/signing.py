@@ -30,7 +30,8 @@ _REMEMBERED = timedelta(seconds=2)
 _PAUSE = 1.0
 
 _KEEP = """/* private_keys.keep: beside its fact, in the same transaction */
-INSERT INTO private_keys (kid, private_jwk, event_id, published_at, not_after) VALUES (%s, %s::jsonb, %s, %s, %s)"""
+INSERT INTO private_keys (kid, private_jwk, event_id, published_at, not_after)
+VALUES (%s, %s::jsonb, %s, %s, %s)"""
 
 log = structlog.get_logger()
 

@@ -103,6 +103,7 @@ def _first_record(kafka: Kafka, topic: str) -> bytes | None:
         consumer.subscribe([topic])
         record = consumer.poll(30)
         assert record is not None and record.error() is None
-        return record.value()
+        value: bytes | None = record.value()
+        return value
     finally:
         consumer.close()

@@ -69,7 +69,7 @@ class Place:
     def refusal(self, *arguments: str, **more: str) -> tuple[int, str]:
         """Exit code and the one sentence."""
         process = self.choreo(*arguments, **more)
-        output, error = process.communicate(timeout=60)
+        _, error = process.communicate(timeout=60)
         assert error.count("\n") == 1, error
         return process.returncode, error
 

@@ -1,0 +1,77 @@
+"""What became of the orders, seen from outside: metrics while the load runs, journals once it is over."""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+import psycopg
+
+from benchmarks.connection import Connection
+
+OUTCOMES = ("PaymentConfirmed", "PaymentRejected")
+
+_APPLIED = re.compile(rb'^kernel_inputs_total\{kind="fact",outcome="applied"\} ([0-9.e+]+)', re.MULTILINE)
+
+_WHEN = """/* bench.when: at which moment the transaction was committed that applied each flow's input */
+SELECT correlation_id, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM journal
+WHERE correlation_id = ANY(%s) AND type = ANY(%s) AND outcome = 'applied'"""
+
+_HOW_MANY = """/* bench.how_many: inputs of these types between two moments */
+SELECT count(*) FROM journal
+WHERE type = ANY(%s) AND outcome = 'applied'
+AND decided_at >= to_timestamp(%s) AND decided_at < to_timestamp(%s)"""
+
+_PENDING = """/* bench.pending: mails still to be sent */
+SELECT count(*) FROM notifications WHERE status = 'pending'"""
+
+
+class Applied:
+    """How many facts a service has applied since `begin`, by its metrics."""
+
+    def __init__(self, port: int) -> None:
+        self._connection = Connection(port)
+        self._at_begin = 0
+
+    async def begin(self) -> None:
+        self._at_begin = await self._read()
+
+    async def count(self) -> int:
+        return await self._read() - self._at_begin
+
+    def close(self) -> None:
+        self._connection.close()
+
+    async def _read(self) -> int:
+        answer = await self._connection.request("GET", "/metrics")
+        found = _APPLIED.search(answer.body)
+        return int(float(found[1])) if found else 0
+
+
+@dataclass(frozen=True)
+class Journals:
+    """Read with the owner's credentials, only while nothing is measured."""
+
+    owner_urls: Mapping[str, str]
+
+    def when_committed(
+        self, service: str, flows: Collection[UUID], types: Collection[str] = OUTCOMES
+    ) -> dict[UUID, float]:
+        """By flow: Postgres' clock, in seconds since the epoch, at the COMMIT that applied such an input.
+
+        Postgres must have run with `track_commit_timestamp`.
+        """
+        with psycopg.connect(self.owner_urls[service]) as conn:
+            return dict(conn.execute(_WHEN, [list(flows), list(types)]).fetchall())
+
+    def how_many(self, service: str, types: Collection[str], since: float, until: float) -> int:
+        with psycopg.connect(self.owner_urls[service]) as conn:
+            row = conn.execute(_HOW_MANY, [list(types), since, until]).fetchone()
+            assert row is not None
+            return int(row[0])
+
+    def pending_mails(self) -> int:
+        with psycopg.connect(self.owner_urls["notification"]) as conn:
+            row = conn.execute(_PENDING).fetchone()
+            assert row is not None
+            return int(row[0])

@@ -1,0 +1,67 @@
+"""Which measurements there are, in which order they run, and what they run on."""
+
+import os
+from collections.abc import Callable, Collection
+from dataclasses import asdict
+from typing import Any
+
+import uvloop
+
+from benchmarks.idle import at_rest, start_up
+from benchmarks.latency import latency
+from benchmarks.observe import Journals
+from benchmarks.progress import Progress
+from benchmarks.report import show
+from benchmarks.resources import machine
+from benchmarks.sustained import sustained
+from benchmarks.users import Refused, register_users
+from choreo.throwaway import ThrowawaySystem
+from embedded.process import Unavailable
+
+_REST_SECONDS = 10.0
+_USERS = 200
+
+
+def run(seconds: int, names: Collection[str], *, as_json: bool) -> None:
+    """Measures and prints. Raises `Unavailable` where the system cannot be started or loses an order."""
+    results: dict[str, Any] = {"machine": machine(), "seconds": seconds}
+    progress = Progress()
+    try:
+        with ThrowawaySystem() as system:
+            started = asdict(start_up(system, progress))
+            if "startup" in names:
+                results["startup"] = started
+            results |= _or_give_up(lambda: uvloop.run(_measure(system, seconds, names, progress)))
+    finally:
+        progress.done()
+    show(results, as_json=as_json)
+
+
+def _or_give_up(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    reasons: list[BaseException] = []
+    try:
+        return measure()
+    except* (Refused, LookupError, OSError) as group:  # lost connections and time-outs are OSErrors
+        reasons += group.exceptions
+    while isinstance(reasons[0], BaseExceptionGroup):
+        reasons = list(reasons[0].exceptions)
+    raise Unavailable(f"The measurement was given up: {reasons[0] or repr(reasons[0])}.") from reasons[0]
+
+
+async def _measure(
+    system: ThrowawaySystem, seconds: float, names: Collection[str], progress: Progress
+) -> dict[str, Any]:
+    facts = system.run_file
+    pids = {**facts["pids"], "supervisor": system.supervisor_pid}
+    ports, journals = facts["ports"], Journals(facts["owner_urls"])
+    results: dict[str, Any] = {}
+    if "rest" in names:
+        results["rest"] = asdict(await at_rest(pids, _REST_SECONDS, progress))
+    if {"latency", "sustained"} & set(names):
+        makers = await register_users(_USERS, ports, progress.counting("users registered", _USERS))
+    if "latency" in names:
+        results["latency"] = asdict(await latency(makers, ports, journals, seconds, progress))
+    if "sustained" in names:
+        all_pids = pids | {"load generator": os.getpid()}
+        results["sustained"] = asdict(await sustained(makers, ports, all_pids, journals, seconds, progress))
+    return results

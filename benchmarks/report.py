@@ -1,0 +1,93 @@
+"""Results as tables for people, or as one JSON object for programs."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+_QUANTILES = {
+    "accepted": "answered 202",
+    "taken": "order taken",
+    "paid": "payment decided",
+    "decided": "order decided",
+    "notified": "notification stored",
+    "sample_notified": "sample: notification stored",
+    "sample_seen": "sample: seen by a client",
+}
+
+
+def show(results: Mapping[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(results, indent=2))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    console.print("  ".join(f"{name}: {value}" for name, value in results["machine"].items()))
+    for name, table in (
+        ("startup", _start_up),
+        ("rest", _at_rest),
+        ("latency", _latency),
+        ("sustained", _sustained),
+    ):
+        if name in results:
+            console.print()
+            console.print(table(results[name]))
+
+
+def _start_up(found: Mapping[str, Any]) -> Table:
+    table = _table("Start-up, to ready", "", "seconds")
+    table.add_row("first start, empty data", f"{found['first_seconds']:.1f}")
+    table.add_row("second start", f"{found['second_seconds']:.1f}")
+    table.add_row("stop", f"{found['stop_seconds']:.1f}")
+    return table
+
+
+def _at_rest(found: Mapping[str, Any]) -> Table:
+    title = f"At rest, over {found['seconds']:.0f} s"
+    table = _table(title, "part", f"memory MiB ({found['memory_kind']})", "CPU, % of a core")
+    for name, mib in found["memory_mib"].items():
+        table.add_row(name, f"{mib:.0f}", f"{found['cpu_percent_of_a_core'][name]:.1f}")
+    table.add_section()
+    table.add_row("together", f"{found['memory_total_mib']:.0f}", f"{found['cpu_total_percent']:.1f}")
+    return table
+
+
+def _latency(found: Mapping[str, Any]) -> Table:
+    title = f"Latency at {found['rate']:.0f} orders/s, open loop, from the time an order was due"
+    table = _table(title, "until", "orders", "p50 ms", "p90 ms", "p99 ms", "max ms")
+    for name, title in _QUANTILES.items():
+        row = found[name]
+        figures = (f"{row[key]:.1f}" for key in ("p50_ms", "p90_ms", "p99_ms", "max_ms"))
+        table.add_row(title, str(row["count"]), *figures)
+    return table
+
+
+def _sustained(found: Mapping[str, Any]) -> Table:
+    table = _table(
+        f"Sustained over {found['seconds']:.0f} s, {found['connections']} connections, "
+        f"at most {found['window']} orders on their way",
+        "",
+        "",
+    )
+    table.add_row("orders/s, decided and notified", f"{found['orders_per_second']:.0f}")
+    for name in ("accepted", "decided", "notified", "mails"):
+        table.add_row(f"  {name} per second", f"{found[f'{name}_per_second']:.0f}")
+    on_their_way = f"{found['on_their_way_at_begin']} → {found['on_their_way_at_end']}"
+    table.add_row("orders on their way, begin → end", on_their_way)
+    table.add_row("  until all were decided and notified", f"{found['drained_after_seconds']:.1f} s")
+    drained = found["mails_drained_after_seconds"]
+    table.add_row("mails waiting at the end", str(found["mails_waiting_at_end"]))
+    table.add_row("  until all were sent", "not in time" if drained is None else f"{drained:.1f} s")
+    table.add_section()
+    for name, milliseconds in found["cpu_ms_per_order"].items():
+        table.add_row(f"CPU per order, {name}", f"{milliseconds:.2f} ms")
+    table.add_row("CPU used together", f"{found['cpu_cores_used']:.2f} cores")
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", show_header=any(columns))
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    return table

@@ -1,0 +1,113 @@
+"""A whole system for one purpose: real parts, a temporary home, ports nobody uses, gone afterwards."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import typer
+
+from embedded.postgres import Postgres
+from embedded.process import Child, Unavailable
+from embedded.testing import free_port_base
+
+_READY_WITHIN = 240.0
+"""A first start may download."""
+_STOP_WITHIN = 15.0
+_NOT_HANDED_ON = (
+    "CHOREO_HTTP_FD",
+    "CHOREO_TOPIC_PREFIX",
+    "KAFKA_BOOTSTRAP_SERVERS",
+    "SMTP_URL",
+    *(f"{service}_DATABASE_URL" for service in ("USER", "ORDER", "BILLING", "NOTIFICATION")),
+)
+
+
+class ThrowawaySystem:
+    """`choreo up` as a process of its own. It may be stopped and started again on the same data.
+
+    Use as a context, from the main thread. However the block is left, the system and its home are gone;
+    should this very process be killed, the system stops and only its directory is left.
+    """
+
+    def __init__(self) -> None:
+        self.port_base = free_port_base()
+        self._child: Child | None = None
+
+    def __enter__(self) -> "ThrowawaySystem":
+        self._directory = tempfile.TemporaryDirectory(prefix="choreo-", ignore_cleanup_errors=True)
+        Path(self._directory.name).chmod(0o711)  # where we are root Postgres is somebody else
+        self.home = Path(self._directory.name) / "home"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.stop()
+        finally:
+            # Where the home's path is too long for a socket, Postgres had its socket elsewhere.
+            shutil.rmtree(Postgres(self.home / "data" / "postgres").socket_directory, ignore_errors=True)
+            self._directory.cleanup()
+
+    def start(self) -> float:
+        """Seconds from the start of the process until it said that all is ready. Raises `Unavailable`."""
+        outer = {name: value for name, value in os.environ.items() if name not in _NOT_HANDED_ON}
+        own = {"CHOREO_HOME": str(self.home), "CHOREO_PORT_BASE": str(self.port_base)}
+        started = time.monotonic()
+        self._child = Child(
+            "choreo up",
+            [sys.executable, "-m", "choreo.cli", "up", "--json"],
+            log=self.home.parent / "up.log",
+            env=outer | own | {"PYTHONUNBUFFERED": "1"},
+            death_signal=signal.SIGTERM,
+        )
+        while '"ready": true' not in self._child.output():
+            if not self._child.alive():
+                raise Unavailable(self._child.last_words().removeprefix("choreo: "))
+            if time.monotonic() > started + _READY_WITHIN:
+                raise Unavailable(f"The system was not ready within {_READY_WITHIN:.0f} s.")
+            time.sleep(0.02)
+        return time.monotonic() - started
+
+    def stop(self) -> float:
+        """Seconds it took. Does nothing if it does not run."""
+        started = time.monotonic()
+        if self._child and self._child.alive():
+            self._child.send(signal.SIGTERM)
+            self._child.wait_or_kill(_STOP_WITHIN)
+        return time.monotonic() - started
+
+    @property
+    def run_file(self) -> dict[str, Any]:
+        """Where its parts are to be reached, while it runs."""
+        facts: dict[str, Any] = json.loads((self.home / "run.json").read_text())
+        return facts
+
+    @property
+    def supervisor_pid(self) -> int:
+        assert self._child is not None, "start() comes first"
+        return self._child.pid
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[None]:
+    """Ctrl-C, SIGTERM and SIGHUP leave the block in order, so that all is cleared away; exit code 130."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
