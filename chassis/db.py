@@ -15,6 +15,7 @@ import psycopg
 from sqlalchemy import Column, Table
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
@@ -26,10 +27,18 @@ _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
 def make_engine(url: str, *, pool_size: int = 5) -> AsyncEngine:
-    """`url` as libpq has it. At most `pool_size` connections, opened as needed."""
+    """`url` as libpq has it. At most `pool_size` connections, opened as needed.
+
+    A service finds its rows by key. On young tables the planner would scan instead, and a prepared
+    statement would keep to that after they have grown.
+    """
     _, _, rest = url.partition("://")
     return create_async_engine(
-        f"postgresql+psycopg://{rest}", pool_size=pool_size, max_overflow=0, hide_parameters=True
+        f"postgresql+psycopg://{rest}",
+        connect_args={"options": "-c enable_seqscan=off"},
+        pool_size=pool_size,
+        max_overflow=0,
+        hide_parameters=True,
     )
 
 
@@ -42,9 +51,27 @@ async def raw_connection(engine: AsyncEngine) -> AsyncIterator[Connection]:
         yield driver
 
 
+@asynccontextmanager
+async def own_connection(engine: AsyncEngine) -> AsyncIterator[Connection]:
+    """A driver's connection in autocommit whose session, with all it set and locked, ends with the block."""
+    async with engine.connect() as pooled:
+        driver = (await pooled.get_raw_connection()).driver_connection
+        assert isinstance(driver, psycopg.AsyncConnection)
+        try:
+            await driver.set_autocommit(True)
+            yield driver
+        finally:
+            await pooled.invalidate()
+
+
 def is_refusal(error: BaseException) -> bool:
     """True where the database understood and refused the data (SQLSTATE classes 22 and 23)."""
     return isinstance(error, psycopg.Error) and (error.sqlstate or "")[:2] in ("22", "23")
+
+
+def is_trouble(error: BaseException) -> bool:
+    """True where the database could not be asked or could not answer; False for a fault of our own."""
+    return isinstance(error, psycopg.Error | SQLAlchemyError | OSError | TimeoutError)
 
 
 async def write(conn: Connection, table: Table, rows: Sequence[Any]) -> None:

@@ -4,7 +4,7 @@ Rows are never removed: event ids and first answers lean on them.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from typing import Any
@@ -16,7 +16,7 @@ from chassis.answer import Answer
 from chassis.db import Connection, write
 from chassis.inputs import Asked, Heard, Input
 from chassis.tables import journal
-from events.decider import Refusal
+from events.decider import Command, Refusal
 
 CODE_VERSION = version("choreo")
 
@@ -54,7 +54,7 @@ class Entry:
     offset: int | None = None
     correlation_id: UUID | None
     outcome: str
-    command: dict[str, Any] | None = None
+    command: Command | None = None
     refusal: dict[str, Any] | None = None
     fingerprint: bytes | None = None
     answer_status: int | None = None
@@ -101,7 +101,7 @@ def entry(
                 type=type(input.command).__name__,
                 correlation_id=input.correlation_id,
                 outcome=outcome,
-                command=asdict(input.command),
+                command=input.command,
                 refusal=told,
                 fingerprint=input.fingerprint,
                 answer_status=answer.status,

@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from chassis import journal, keys, outbox, parked, positions
 from chassis.answer import Answer
-from chassis.db import Connection, is_refusal, raw_connection
+from chassis.db import Connection, is_refusal, is_trouble, raw_connection
 from chassis.inputs import (
     Aside,
     Asked,
@@ -200,6 +200,8 @@ class Kernel(Generic[S]):
                 if is_refusal(error):
                     await self._isolate(batch, error)
                     return
+                if not is_trouble(error):
+                    raise
                 self._hurt(error)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
@@ -373,7 +375,7 @@ class Kernel(Generic[S]):
         row = parked.park(heard, reason, error, work.now)
         log.warning(
             "parked",
-            event=str(row.id),
+            event_id=str(row.id),
             key=row.key,
             topic=row.topic,
             partition=row.partition,

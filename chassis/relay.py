@@ -19,7 +19,7 @@ from aiokafka.partitioner import murmur2
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from chassis import outbox
-from chassis.db import Connection, raw_connection
+from chassis.db import Connection, own_connection
 from chassis.health import NotReady
 from chassis.meter import Meter
 from chassis.outbox import Unpublished
@@ -69,14 +69,10 @@ class Relay:
         """Runs until cancelled. Trouble with Kafka or the database is waited out, never fatal."""
         while True:
             try:
-                async with raw_connection(self._engine) as conn:
-                    await conn.set_autocommit(True)
+                async with own_connection(self._engine) as conn:
                     # A removal that is lost with the power means one more repeat.
                     await conn.execute("SET synchronous_commit = off")
-                    try:
-                        await self._relay(conn)
-                    finally:
-                        await conn.close()
+                    await self._relay(conn)
             except Exception as error:
                 log.warning("relay trouble, trying again", error=str(error) or repr(error))
             await asyncio.sleep(_PAUSE)

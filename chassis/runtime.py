@@ -1,6 +1,7 @@
 """A service put together: kernel, relay, consumer, health and what it needs to answer over HTTP."""
 
 import asyncio
+import gc
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -204,6 +205,8 @@ async def _serve(
     )
     server = uvicorn.Server(config)
     handed_over = None if settings.http_fd is None else [socket.socket(fileno=settings.http_fd)]
+    gc.collect()
+    gc.freeze()  # what is there now stays: no use looking at it again and again
     async with runtime.running() as died:
 
         def give_up(death: "asyncio.Future[None]") -> None:

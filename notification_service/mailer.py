@@ -128,22 +128,20 @@ class Mailer:
             return mails
 
     async def _mail(self, mails: Sequence[Mail]) -> None:
-        """Sends over one connection; whatever was not settled is put off."""
-        unsettled = {mail.id: mail for mail in mails}
-        recorded = []
+        """Sends over one connection, records all outcomes together; whatever is not settled is put off."""
+        settled: dict[UUID, bool] = {}
         try:
             async with aiosmtplib.SMTP(**self._server) as server:
                 for mail in mails:
                     delivered = await self._deliver(server, mail)
                     if delivered is not None:
-                        del unsettled[mail.id]
-                        recorded.append(asyncio.ensure_future(self._record(mail, delivered)))
+                        settled[mail.id] = delivered
         except (aiosmtplib.SMTPException, OSError) as error:
             log.warning("the mail server is away, trying again", error=str(error) or repr(error))
-        finally:
-            await asyncio.gather(*recorded)
-            if unsettled:
-                await self._put_off(list(unsettled.values()))
+        await asyncio.gather(*(self._record(mail, settled[mail.id]) for mail in mails if mail.id in settled))
+        unsettled = [mail for mail in mails if mail.id not in settled]
+        if unsettled:
+            await self._put_off(unsettled)
 
     async def _deliver(self, server: aiosmtplib.SMTP, mail: Mail) -> bool | None:
         """Whether it was taken; None where it may be taken later."""

@@ -1,6 +1,7 @@
 """One Kafka and one Postgres for the whole run; topics and databases for each test."""
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -35,8 +36,16 @@ def templates(postgres: Postgres) -> dict[str, str]:
 
 
 @pytest.fixture
-async def shop(kafka: Kafka, postgres: Postgres, templates: dict[str, str]) -> AsyncIterator[Shop]:
-    """All four services, ready."""
-    async with a_shop(kafka, postgres, templates) as shop:
-        await shop.start(*SERVICES)
+async def closed_shop(
+    kafka: Kafka, postgres: Postgres, templates: dict[str, str], tmp_path: Path
+) -> AsyncIterator[Shop]:
+    """Nothing runs yet."""
+    async with a_shop(kafka, postgres, templates, tmp_path / "mail") as shop:
         yield shop
+
+
+@pytest.fixture
+async def shop(closed_shop: Shop) -> Shop:
+    """All four services, ready."""
+    await closed_shop.start(*SERVICES)
+    return closed_shop

@@ -3,11 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
 import httpx
 import psycopg
+from aiosmtpd.handlers import Mailbox
+from aiosmtpd.smtp import SMTP
 
 from billing_service.app import build as build_billing
 from chassis.runtime import Runtime
@@ -36,9 +39,10 @@ PARTITIONS = 3
 class Shop:
     """Services can be started and stopped one by one; what they keep stays."""
 
-    def __init__(self, settings: Settings, owner_urls: dict[str, str]) -> None:
+    def __init__(self, settings: Settings, owner_urls: dict[str, str], maildir: Path) -> None:
         self.settings = settings
         self.owner_urls = owner_urls
+        self.maildir = maildir
         self.runtimes: dict[str, Runtime[Any]] = {}
         self.clients: dict[str, httpx.AsyncClient] = {}
         self._stacks: dict[str, AsyncExitStack] = {}
@@ -111,7 +115,7 @@ async def eventually(look: Callable[[], Awaitable[T]], enough: Callable[[T], boo
 
 @asynccontextmanager
 async def a_shop(
-    kafka: Kafka, postgres: Postgres, templates: dict[str, str], **extra: Any
+    kafka: Kafka, postgres: Postgres, templates: dict[str, str], maildir: Path
 ) -> AsyncIterator[Shop]:
     """Topics and databases of its own; nothing is running yet. `templates` are migrated databases."""
     name = f"t{uuid4().hex[:10]}"
@@ -120,12 +124,13 @@ async def a_shop(
     for service in SERVICES:
         urls = postgres.create_service(service, database=f"{name}_{service}", template=templates[service])
         owner_urls[service], runtime_urls[f"{service}_database_url"] = urls
+    mail_server, smtp_url = await _mail_server(maildir)
     settings = Settings(
         kafka_bootstrap_servers=kafka.bootstrap,
+        smtp_url=smtp_url,
         topic_prefix=f"{name}-",
         partitions=PARTITIONS,
         **runtime_urls,
-        **extra,
     )
     await asyncio.to_thread(
         declare_topics,
@@ -133,10 +138,19 @@ async def a_shop(
         [settings.topic_prefix + topic for topic in TOPICS.values()],
         PARTITIONS,
     )
-    shop = Shop(settings, owner_urls)
+    shop = Shop(settings, owner_urls, maildir)
     try:
         yield shop
     finally:
         await shop.stop()
+        mail_server.close()
         for service in SERVICES:
             postgres.drop_database(f"{name}_{service}")
+
+
+async def _mail_server(maildir: Path) -> tuple[asyncio.Server, str]:
+    """Delivers everything to the Maildir; closed by the caller."""
+    inbox = Mailbox(maildir)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: SMTP(inbox, enable_SMTPUTF8=True, loop=loop), "127.0.0.1", 0)
+    return server, f"smtp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
