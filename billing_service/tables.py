@@ -2,7 +2,6 @@
 
 from sqlalchemy import BigInteger, Column, Index, MetaData, Table, Text, Uuid, text
 
-from chassis.db import APPEND_ONLY
 from chassis.tables import timestamp
 
 metadata = MetaData()
@@ -45,5 +44,4 @@ ledger = Table(
     Column("step", BigInteger, nullable=False),
     Index("ledger_entries", "user_id", "step", postgresql_where=text("side = 'customer'")),
     comment="append-only: two legs per entry, which sum to zero",
-    info={APPEND_ONLY: True},
 )

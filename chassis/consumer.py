@@ -176,7 +176,8 @@ def _finished(done: "asyncio.Future[None]", *, event: "_Event", ended: "asyncio.
 
 async def _stop(app: faust.App) -> None:
     try:
-        await asyncio.wait_for(app.stop(), _PATIENCE)
+        async with asyncio.timeout(_PATIENCE):
+            await app.stop()
     except Exception as error:
         log.warning("Faust did not stop tidily", error=repr(error))
 

@@ -20,9 +20,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
-APPEND_ONLY = "append_only"
-"""`Table.info` with this set: rows are only ever inserted."""
-
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
@@ -74,19 +71,30 @@ def is_trouble(error: BaseException) -> bool:
     return isinstance(error, psycopg.Error | SQLAlchemyError | OSError | TimeoutError)
 
 
-async def write(conn: Connection, table: Table, rows: Sequence[Any]) -> None:
-    """Inserts the rows, attributes into columns of the same name. A row already there is replaced, except
-    in tables that are append-only or number their rows themselves.
+async def insert(conn: Connection, table: Table, rows: Sequence[Any]) -> None:
+    """Adds the rows, attributes into columns of the same name. One that is there already is refused (23505).
+
+    Runs inside the caller's transaction.
+    """
+    await _write(conn, table, rows, replace=False)
+
+
+async def replace(conn: Connection, table: Table, rows: Sequence[Any]) -> None:
+    """Writes rows over those with the same primary key.
 
     Runs inside the caller's transaction. No two rows may have the same primary key.
     """
+    await _write(conn, table, rows, replace=True)
+
+
+async def _write(conn: Connection, table: Table, rows: Sequence[Any], replace: bool) -> None:
     if rows:
-        statement, columns = _statement(table)
+        statement, columns = _statement(table, replace)
         await conn.execute(statement, [_values(column, rows) for column in columns])
 
 
 @cache
-def _statement(table: Table) -> tuple[bytes, tuple[Column[Any], ...]]:
+def _statement(table: Table, replace: bool) -> tuple[bytes, tuple[Column[Any], ...]]:
     """Names are those of our own tables; nothing from outside gets into the text."""
     columns = tuple(column for column in table.columns if column.identity is None)
     names = ", ".join(quoted(column) for column in columns)
@@ -98,7 +106,7 @@ def _statement(table: Table) -> tuple[bytes, tuple[Column[Any], ...]]:
         f"/* write.{table.name} */ INSERT INTO {table.name} ({names}) "
         f"SELECT {values} FROM unnest({arrays}) AS new ({names})"
     )
-    if not table.info.get(APPEND_ONLY) and len(columns) == len(table.columns):
+    if replace:
         key = ", ".join(quoted(column) for column in table.primary_key.columns)
         changes = ", ".join(
             f"{quoted(column)} = excluded.{quoted(column)}" for column in columns if not column.primary_key

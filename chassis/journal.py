@@ -13,7 +13,7 @@ from uuid import UUID
 from psycopg.rows import class_row
 
 from chassis.answer import Answer
-from chassis.db import Connection, write
+from chassis.db import Connection, insert
 from chassis.inputs import Asked, Heard, Input
 from chassis.tables import journal
 from events.decider import Command, Refusal
@@ -119,4 +119,4 @@ async def seen(conn: Connection, ids: Collection[UUID]) -> dict[UUID, Seen]:
 
 async def add(conn: Connection, entries: Sequence[Entry]) -> None:
     """Runs inside the kernel's transaction."""
-    await write(conn, journal, entries)
+    await insert(conn, journal, entries)

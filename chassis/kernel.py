@@ -138,7 +138,8 @@ class Kernel(Generic[S]):
         asked = Asked(id or command.cause.id, command, respond, fingerprint, aside, done)
         self._put(asked)
         try:
-            return await asyncio.wait_for(asked.done, PATIENCE)
+            async with asyncio.timeout(PATIENCE):
+                return await asked.done
         except TimeoutError:
             raise Unavailable(self.trouble or "the database did not answer in time") from None
 

@@ -13,7 +13,7 @@ from uuid import UUID
 import orjson
 from psycopg.rows import class_row
 
-from chassis.db import Connection, write
+from chassis.db import Connection, insert
 from chassis.tables import outbox
 from events.codec import Record, encode
 from events.envelope import Event
@@ -58,7 +58,7 @@ def unpublished(event: Event[Fact], partition: int) -> Unpublished:
 
 async def add(conn: Connection, rows: Sequence[Unpublished]) -> None:
     """Runs inside the kernel's transaction, after the keys are locked."""
-    await write(conn, outbox, rows)
+    await insert(conn, outbox, rows)
 
 
 async def lowest(conn: Connection, partitions: Collection[int], limit: int) -> list[Unpublished]:

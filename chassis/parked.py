@@ -9,7 +9,7 @@ from uuid import UUID
 
 import orjson
 
-from chassis.db import Connection, write
+from chassis.db import Connection, insert
 from chassis.inputs import Heard
 from chassis.tables import parked
 
@@ -71,7 +71,7 @@ async def blocked(conn: Connection, keys: Collection[str]) -> set[str]:
 
 async def add(conn: Connection, rows: Sequence[Parked]) -> None:
     """Runs inside the kernel's transaction."""
-    await write(conn, parked, rows)
+    await insert(conn, parked, rows)
 
 
 async def depth(conn: Connection) -> tuple[int, datetime | None]:

@@ -98,11 +98,13 @@ class Relay:
                     await self._publish(conn, self._producer, rows)
                 else:
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._news.wait(), _POLL)
+                        async with asyncio.timeout(_POLL):
+                            await self._news.wait()
         finally:
             producer, self._producer = self._producer, None
             with suppress(Exception):
-                await asyncio.wait_for(producer.stop(), _PAUSE)
+                async with asyncio.timeout(_PAUSE):
+                    await producer.stop()
 
     async def _check_partitions(self, producer: AIOKafkaProducer) -> None:
         there = await producer.partitions_for(self._topic)

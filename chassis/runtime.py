@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -45,6 +46,7 @@ Job = Callable[[], Awaitable[None]]
 
 _MEASURE_SECONDS = 5.0
 _CONNECTIONS = 10
+_CANCEL_SECONDS = 6.0
 
 _AWAY = unavailable(
     "The database cannot be used right now. The request may or may not have been carried out."
@@ -142,9 +144,7 @@ class Runtime(Generic[S]):
         try:
             yield died
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await _cancel(tasks)
             died.cancel()
             await self.engine.dispose()
 
@@ -205,6 +205,9 @@ async def _serve(
     )
     server = uvicorn.Server(config)
     handed_over = None if settings.http_fd is None else [socket.socket(fileno=settings.http_fd)]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # uvicorn stops serving and then raises the signal once more: there is still the rest to be stopped.
+        signal.signal(number, lambda *_: None)
     gc.collect()
     gc.freeze()  # what is there now stays: no use looking at it again and again
     async with runtime.running() as died:
@@ -217,6 +220,16 @@ async def _serve(
         died.add_done_callback(give_up)
         await server.serve(sockets=handed_over)
         return not died.done()
+
+
+async def _cancel(tasks: list["asyncio.Task[None]"]) -> None:
+    """Returns once all have ended. Faust swallows a cancellation that meets it while it starts or stops,
+    so whoever has not gone is told again.
+    """
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=_CANCEL_SECONDS)
 
 
 def _by_topic(prefix: str, hears: Iterable[type[Fact]]) -> Hears:

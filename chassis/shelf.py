@@ -1,7 +1,8 @@
 """State and tables: which rows a batch concerns, and which of them it changed."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
@@ -10,7 +11,7 @@ from psycopg.rows import kwargs_row
 from pydantic import BaseModel
 from sqlalchemy import Table, Uuid
 
-from chassis.db import Connection, array_type, write
+from chassis.db import Connection, array_type, insert, replace
 
 S = TypeVar("S")
 
@@ -87,14 +88,17 @@ class Shelf:
             await cursor.execute(self._select, {"keys": keys, "names": names})
             return await cursor.fetchall()
 
-    def changed(self, before: object, after: object) -> Iterable[Any]:
-        """The rows that are new or not what they were."""
+    def differences(self, before: object, after: object) -> tuple[list[Any], list[Any]]:
+        """The rows that are new, and those that are not what they were."""
         old, new = getattr(before, self.field), getattr(after, self.field)
         if old is new:
-            return []
+            return [], []
         if self.single:
-            return [new]
-        return [row for name, row in new.items() if old.get(name) is not row]
+            return ([new], []) if old is None else ([], [new])
+        return (
+            [row for name, row in new.items() if name not in old],
+            [row for name, row in new.items() if name in old and old[name] is not row],
+        )
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ class ShelvesByKey(Generic[S]):
                     content[shelf.field] = row
                 else:
                     content.setdefault(shelf.field, {})[shelf.name_of(row)] = row
-        return {key: replace(self.empty(), **content) for key, content in found.items()}  # type: ignore[type-var]
+        return {key: dataclasses.replace(self.empty(), **content) for key, content in found.items()}  # type: ignore[type-var]
 
     async def save(self, conn: Connection, before: Mapping[str, S], after: Mapping[str, S]) -> None:
         await save(conn, self.shelves, before, after)
@@ -125,10 +129,18 @@ class ShelvesByKey(Generic[S]):
 async def save(
     conn: Connection, shelves: Iterable[Shelf], before: Mapping[str, S], after: Mapping[str, S]
 ) -> None:
-    """Writes every row that `after` has and `before` had not."""
+    """Writes every row that `after` has and `before` had not.
+
+    A row that is new to its key but there already belongs to another key: the database refuses it.
+    """
     for shelf in shelves:
-        rows = [row for key, state in after.items() for row in shelf.changed(before[key], state)]
-        await write(conn, shelf.table, rows)
+        added, changed = [], []
+        for key, state in after.items():
+            new, other = shelf.differences(before[key], state)
+            added += new
+            changed += other
+        await insert(conn, shelf.table, added)
+        await replace(conn, shelf.table, changed)
 
 
 def _uuid(key: str) -> UUID | None:

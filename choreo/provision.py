@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
-from choreo.errors import UsageError, read_settings
+from choreo.errors import read_settings
 from choreo.up import topic_names
+from embedded.process import Unavailable
 from embedded.topics import declare_topics
 
 
@@ -17,7 +18,7 @@ def provision(
     """Make or check the topics on the cluster in KAFKA_BOOTSTRAP_SERVERS."""
     settings = read_settings()
     if settings.kafka_bootstrap_servers is None:
-        raise UsageError("KAFKA_BOOTSTRAP_SERVERS is not set: name the cluster that is to have the topics.")
+        raise Unavailable("KAFKA_BOOTSTRAP_SERVERS is not set: name the cluster that is to have the topics.")
     names = topic_names(settings)
     made = declare_topics(settings.kafka_bootstrap_servers, names, settings.partitions, replication_factor)
     for name in names:

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from chassis.migrate import migrate
 from chassis.settings import SERVICES, Settings
-from choreo.errors import UsageError, read_settings
+from choreo.errors import read_settings
 from embedded.home import Home, cache_directory
 from embedded.kafka import Kafka
 from embedded.part import AnswersHttp, Part, Program, accepts_connections
@@ -221,5 +221,5 @@ def _external_databases(settings: Settings) -> dict[str, str]:
     given = {service: url for service in SERVICES if (url := settings.database_url_of(service))}
     if given and len(given) < len(SERVICES):
         missing = " and ".join(f"{name.upper()}_DATABASE_URL" for name in SERVICES if name not in given)
-        raise UsageError(f"{missing} not set but others are: set all four, or none to have Postgres started.")
+        raise Unavailable(f"{missing} not set but others are: set all four, or none to use our own.")
     return given

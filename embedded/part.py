@@ -46,9 +46,9 @@ class Part(ABC):
         self.resume()
         self.running.send(self.stop_signal)
 
-    def kill(self) -> None:
-        """SIGKILL."""
-        self.running.kill()
+    def kill(self, timeout: float = 10) -> None:
+        """SIGKILL; TimeoutError if it is still there after `timeout` seconds."""
+        self.running.kill(timeout)
 
     def pause(self) -> None:
         """SIGSTOP: connections stay open and nobody answers."""

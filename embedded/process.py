@@ -71,11 +71,15 @@ class Child:
         """Send a signal to the process itself. Nothing happens if it has ended."""
         self._popen.send_signal(number)
 
-    def kill(self) -> None:
-        """SIGKILL to the whole group; returns once the process is gone."""
+    def kill(self, timeout: float = 10) -> None:
+        """SIGKILL to the whole group; returns once the process is gone.
+
+        TimeoutError if it is still there after `timeout` seconds, as while it waits for a slow disk: then it
+        goes as soon as it can.
+        """
         if self.alive():
             os.killpg(self.pid, signal.SIGKILL)
-        self.wait(10)
+        self.wait(timeout)
 
     def wait(self, timeout: float) -> int:
         """Its exit code; TimeoutError if it is still there after `timeout` seconds."""

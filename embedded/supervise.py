@@ -104,7 +104,7 @@ class Supervisor:
             if one.part.ready():
                 self._is_ready(one)
             elif now > one.since + _READY_AGAIN_WITHIN:
-                one.part.kill()
+                self._kill(one.part, timeout=10)
                 self._plan_restart(one, "did not become ready")
 
     def _plan_restart(self, one: _Watched, what: str) -> None:
@@ -139,12 +139,19 @@ class Supervisor:
                     break
                 time.sleep(0.02)
             for part in parts:
-                part.kill()
+                self._kill(part, timeout=max(0.1, deadline - time.monotonic()))
+
+    def _kill(self, part: Part, timeout: float) -> None:
+        """Goes on where the process cannot end yet: the others must be stopped all the same."""
+        try:
+            part.kill(timeout)
+        except TimeoutError as error:
+            self._say(f"{error}, although it was killed; it goes as soon as the disk lets it")
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """Waits for nothing: what it interrupts may hold any lock."""
-        if self._leaving:
+        if self._asked_to_stop or self._leaving:
             self._impatient = True
         else:
-            self._asked_to_stop = True  # should the exception be swallowed, as in a finaliser
+            self._asked_to_stop = True  # for watch(), should the exception be swallowed, as in a finaliser
             raise _Stop

@@ -25,7 +25,8 @@ def declare_topics(
     wanted = list(topics)
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     try:
-        missing = set(wanted) - set(_partition_counts(admin))
+        existing = _partition_counts(admin)
+        missing = [topic for topic in wanted if topic not in existing]
         made = _make(admin, [NewTopic(t, partitions, replication_factor, config=FOREVER) for t in missing])
         _check_partitions(admin, wanted, partitions)
         _check_retention(admin, wanted)

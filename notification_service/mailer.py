@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from chassis.answer import Answer
 from chassis.db import Connection, raw_connection
-from chassis.inputs import Decided, Unavailable
+from chassis.inputs import Decided, Failed, Unavailable
 from chassis.kernel import Kernel
 from events.envelope import Cause, derived_id
 from notification_service.commands import RecordDelivery
@@ -114,7 +114,8 @@ class Mailer:
                     await self._mail(mails)
                 else:
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._news.wait(), _POLL)
+                        async with asyncio.timeout(_POLL):
+                            await self._news.wait()
             except Exception as error:
                 log.warning("mail trouble, trying again", error=str(error) or repr(error))
                 await asyncio.sleep(_PAUSE)
@@ -171,6 +172,8 @@ class Mailer:
                 return
             except Unavailable:
                 await asyncio.sleep(_PAUSE)
+            except Failed:
+                return  # logged there; its lease runs out and it is mailed again
 
     async def _put_off(self, mails: Sequence[Mail]) -> None:
         attempts = max(mail.attempts for mail in mails)

@@ -24,10 +24,13 @@ from user_service.state import Users
 from user_service.tables import private_keys
 
 LIFETIME = timedelta(days=365)
+RENEWED = timedelta(days=30)
+"""So long before a key ends there is another."""
 SETTLED = timedelta(seconds=10)
 """So old is a key, after its fact is acknowledged, when it begins to sign; the first signs at once."""
 _REMEMBERED = timedelta(seconds=2)
 _PAUSE = 1.0
+_LOOK_AGAIN = 3600.0
 
 _KEEP = """/* private_keys.keep: beside its fact, in the same transaction */
 INSERT INTO private_keys (kid, private_jwk, event_id, published_at, not_after)
@@ -50,12 +53,12 @@ class Signer:
         return auth.sign(self._current[0], user_id, now=now.timestamp())
 
     async def run(self) -> None:
-        """Sees to it that there is a key. Runs until cancelled."""
+        """Sees to it that there is a key for some time to come. Runs until cancelled."""
         while True:
             try:
-                if not await self._keys(self._clock()):
+                if not await self._keys(self._clock() + RENEWED):
                     await self.publish()
-                await asyncio.Event().wait()
+                await asyncio.sleep(_LOOK_AGAIN)
             except Unavailable:
                 await asyncio.sleep(_PAUSE)
             except Exception as error:
@@ -88,7 +91,7 @@ class Signer:
         return jwk
 
     async def _keys(self, now: datetime) -> list[Row[Any]]:
-        """Those still good, oldest first."""
+        """Those good at this time, oldest first."""
         waiting = exists(select(outbox.c.position).where(outbox.c.event_id == private_keys.c.event_id))
         query = (
             select(private_keys, (~waiting).label("acknowledged"))

@@ -71,6 +71,27 @@ def test_who_ignores_the_request_to_stop_is_killed(tmp_path: Path, monkeypatch: 
     assert part.exit_code == -signal.SIGKILL
 
 
+class Unkillable(Program):
+    """As a process that waits for a disk."""
+
+    def kill(self, timeout: float = 10) -> None:
+        super().kill(timeout)
+        raise TimeoutError(f"{self.name} did not end within {timeout:.1f} s")
+
+
+def test_one_that_cannot_be_killed_yet_does_not_keep_the_others_alive(tmp_path: Path) -> None:
+    said: list[str] = []
+    first = program(tmp_path, "first")
+    log = tmp_path / "last.log"
+    last = Unkillable("last", [sys.executable, "-c", SLEEP], log=log, probe=log.exists)
+    with Supervisor(said.append) as system:
+        system.start(first)
+        system.start(last)
+        system.wait(first, last)
+    assert "last did not end within" in said[-1]
+    assert first.exit_code is not None
+
+
 def test_a_part_that_cannot_start_is_a_sentence_and_the_others_are_stopped(tmp_path: Path) -> None:
     good = program(tmp_path, "good")
     bad = program(tmp_path, "bad", "raise SystemExit('no licence')")

@@ -175,7 +175,7 @@ def test_a_taken_port_is_named_and_nothing_is_left_running(place: Place, offset:
 @pytest.mark.parametrize(
     ("arguments", "environment", "code", "sentence"),
     [
-        (["up"], {"USER_DATABASE_URL": "postgresql:///x"}, 64, "ORDER_DATABASE_URL"),
+        (["up"], {"USER_DATABASE_URL": "postgresql:///x"}, 69, "ORDER_DATABASE_URL"),
         (
             ["up"],
             dict.fromkeys(DATABASES, "postgresql:///x?host=/nowhere"),
@@ -184,7 +184,7 @@ def test_a_taken_port_is_named_and_nothing_is_left_running(place: Place, offset:
         ),
         (["up"], {"CHOREO_HOME": "/dev/null/home"}, 69, "choose another place with CHOREO_HOME"),
         (["up"], {"CHOREO_PORT_BASE": "high"}, 69, "CHOREO_PORT_BASE is not usable"),
-        (["provision"], {}, 64, "KAFKA_BOOTSTRAP_SERVERS is not set"),
+        (["provision"], {}, 69, "KAFKA_BOOTSTRAP_SERVERS is not set"),
     ],
 )
 def test_a_wrong_call_is_told_what_to_correct(

@@ -1,0 +1,215 @@
+"""One service over HTTP with its real database, and no Kafka: the test plays the consumer."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import psycopg
+from fastapi import FastAPI
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from chassis import auth, positions
+from chassis.db import raw_connection
+from chassis.inputs import Heard
+from chassis.kernel import Kernel
+from chassis.positions import Position
+from chassis.runtime import Runtime
+from chassis.settings import Settings
+from choreo.client import Customer
+from embedded.ports import free_ports
+from embedded.postgres import Postgres
+from events.catalog import SOURCE_OF_TYPE, TOPICS
+from events.codec import Record, decode, encode
+from events.envelope import Event
+from events.fact import Fact
+from events.user import SigningKeyPublished
+from tests.shop import BUILDS
+
+NEVER = datetime(2100, 1, 1, tzinfo=UTC)
+Rows = list[tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Database:
+    """A service's own, made for the test. `rows` reads it as its owner."""
+
+    name: str
+    owner_url: str
+    runtime_url: str
+
+    def rows(self, query: str, *values: Any) -> Rows:
+        with psycopg.connect(self.owner_url) as conn:
+            return conn.execute(query.encode(), values).fetchall()
+
+    def count(self, table: str) -> int:
+        ((number,),) = self.rows(f"SELECT count(*) FROM {table}")
+        return int(number)
+
+
+@contextmanager
+def a_database(service: str, postgres: Postgres, templates: dict[str, str]) -> Iterator[Database]:
+    name = f"t{uuid4().hex[:10]}_{service}"
+    urls = postgres.create_service(service, database=name, template=templates[service])
+    try:
+        yield Database(name, *urls)
+    finally:
+        postgres.drop_database(name)
+
+
+def an_event(fact: Fact, *, sequence: int = 1, id: UUID | None = None) -> Event[Fact]:
+    """A fact as another service would send it, at the root of a flow of its own."""
+    id = id or uuid4()
+    return Event(
+        id=id,
+        source=SOURCE_OF_TYPE[type(fact).__name__],
+        time=datetime.now(UTC),
+        key=fact.key,
+        sequence=sequence,
+        correlation_id=id,
+        causation_id=None,
+        trace_id=id.hex,
+        data=fact,
+    )
+
+
+@dataclass
+class Reader:
+    """A partition of a topic as the consumer hands it to the kernel: bytes first, offset by offset."""
+
+    kernel: Kernel[Any]
+    topic: str
+    partition: int = 0
+    next_offset: int = 0
+
+    async def begin(self, engine: AsyncEngine) -> "Reader":
+        """The position is made here, as the consumer does before it reads."""
+        async with raw_connection(engine) as conn:
+            await positions.begin(conn, [Position(self.topic, self.partition, 0, "topic", "cluster")])
+            await conn.commit()
+        return self
+
+    def put(
+        self, event: Event[Fact], *, offset: int | None = None, raw: Record | None = None
+    ) -> "asyncio.Future[None]":
+        """At the next offset, or at one that was read before or comes much later."""
+        record = raw or encode(event)
+        return self._put(record, decode(record), None, offset)
+
+    def put_undecodable(self, key: bytes | None, value: bytes = b"{") -> "asyncio.Future[None]":
+        return self._put(Record(key, value, []), None, "the header ce_type is missing", None)
+
+    async def hear(self, *facts: Fact) -> list[Event[Fact]]:
+        """Returns once they are committed."""
+        events = [an_event(fact) for fact in facts]
+        await asyncio.gather(*[self.put(event) for event in events])
+        return events
+
+    def _put(
+        self, record: Record, event: Event[Fact] | None, error: str | None, offset: int | None
+    ) -> "asyncio.Future[None]":
+        if offset is None:
+            offset = self.next_offset
+            self.next_offset += 1
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.kernel.hear(Heard(self.topic, self.partition, offset, record, event, error, done))
+        return done
+
+
+@dataclass
+class Alone:
+    """The service, its client and its database. Every customer of a test is somebody new."""
+
+    service: str
+    runtime: Runtime[Any]
+    app: FastAPI
+    http: httpx.AsyncClient
+    database: Database
+    _key: auth.Jwk = field(default_factory=lambda: auth.generate_key(uuid4().hex))
+    _readers: dict[str, Reader] = field(default_factory=dict)
+
+    async def hear(self, *facts: Fact) -> list[Event[Fact]]:
+        """Each from its own topic. Returns once they are committed."""
+        return [event for fact in facts for event in await (await self._reader(fact)).hear(fact)]
+
+    async def customer(self, id: UUID | None = None) -> Customer:
+        """Somebody with a valid token; nothing else is known of them here."""
+        if self._key["kid"] not in {kid for (kid,) in self.database.rows("SELECT kid FROM signing_keys")}:
+            public = dict(auth.public_part(self._key))
+            await self.hear(SigningKeyPublished(kid=self._key["kid"], public_jwk=public, not_after=NEVER))
+        id = id or uuid4()
+        token = auth.sign(self._key, id, now=time.time())
+        return Customer({self.service: self.http}, id, f"ada-{id.hex[:8]}", token)
+
+    async def _reader(self, fact: Fact) -> Reader:
+        topic = TOPICS[SOURCE_OF_TYPE[type(fact).__name__]]
+        if topic not in self._readers:
+            self._readers[topic] = await Reader(self.runtime.kernel, topic).begin(self.runtime.engine)
+        return self._readers[topic]
+
+
+@asynccontextmanager
+async def alone(
+    service: str, postgres: Postgres, templates: dict[str, str], *, consuming: bool = False
+) -> AsyncIterator[Alone]:
+    """`consuming`: the consumer runs, too, and finds no Kafka. Otherwise the test hands over the records."""
+    (closed_port,) = free_ports(1)
+    with a_database(service, postgres, templates) as database:
+        urls: dict[str, Any] = {f"{service}_database_url": database.runtime_url}
+        settings = Settings(
+            kafka_bootstrap_servers=f"127.0.0.1:{closed_port}", smtp_url=None, partitions=3, **urls
+        )
+        runtime, app = BUILDS[service](settings)
+        if hasattr(runtime, "consumer") and not consuming:
+            runtime.jobs.remove(runtime.consumer.run)
+        transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
+        client = httpx.AsyncClient(transport=transport, base_url=f"http://{service}.test", timeout=60)
+        async with runtime.running() as died, client:
+            yield Alone(service, runtime, app, client, database)
+            assert not died.done(), "a job died"
+
+
+ROUTES = {
+    "user": [("GET", "/users/me")],
+    "billing": [
+        ("GET", "/account"),
+        ("POST", "/account/deposits"),
+        ("POST", "/account/withdrawals"),
+        ("GET", "/account/entries"),
+    ],
+    "order": [("POST", "/orders"), ("GET", "/orders"), ("GET", f"/orders/{uuid4()}")],
+    "notification": [("GET", "/notifications"), ("GET", f"/notifications/{uuid4()}")],
+}
+"""What needs a token."""
+
+
+async def assert_closed_to_strangers(service: Alone) -> None:
+    for method, path in ROUTES[service.service]:
+        for headers in ({}, {"Authorization": "Basic YTpi"}, {"Authorization": "Bearer no.token.at-all"}):
+            answer = await service.http.request(method, path, headers=headers)
+            assert_problem(answer, 401, "unauthorized")
+            assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+def assert_problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """The problem's body, whose form is the contract's."""
+    assert (answer.status_code, answer.headers["Content-Type"]) == (status, "application/problem+json"), (
+        answer.text
+    )
+    problem: dict[str, Any] = answer.json()
+    assert problem["type"] == f"urn:choreo:problem:{code}"
+    assert problem["status"] == status
+    assert problem["title"] and problem["detail"]
+    return problem
+
+
+def assert_refused_at(answer: httpx.Response, *pointers: str) -> None:
+    """422, naming exactly these fields."""
+    problem = assert_problem(answer, 422, "invalid_request")
+    assert sorted(error["pointer"] for error in problem["errors"]) == sorted(pointers)
+    assert all(error["detail"] for error in problem["errors"])

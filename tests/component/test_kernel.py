@@ -1,0 +1,707 @@
+"""The delivery promise on the real Postgres, with billing and users as its passengers."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import orjson
+import psycopg
+import pytest
+from prometheus_client import CollectorRegistry
+from psycopg import sql
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from billing_service.app import decider as billing_decider
+from billing_service.commands import Deposit, InsufficientFunds, Withdraw
+from billing_service.state import Billing
+from billing_service.store import SHELVES as BILLING
+from chassis import clock
+from chassis.answer import Answer
+from chassis.db import make_engine
+from chassis.inputs import Decided, Failed, KeyReused, PositionGap, Unavailable
+from chassis.kernel import Kernel
+from chassis.meter import Meter
+from chassis.relay import partition_of
+from chassis.settings import Settings
+from chassis.shelf import Shelves
+from chassis.step import Decider
+from embedded.postgres import Postgres
+from events.billing import AccountCreated, MoneyDeposited
+from events.envelope import Cause, Event, derived_id
+from events.fact import Fact
+from events.order import OrderCreated
+from events.user import UserRegistered
+from tests.component.alone import NEVER, Database, Reader, a_database, an_event
+from tests.shop import eventually
+from user_service.app import decider as user_decider
+from user_service.commands import EmailTaken, LoginTaken, Register
+from user_service.store import SHELVES as USERS
+
+MONDAY = datetime(2030, 1, 7, tzinfo=UTC)
+
+
+class Replicas:
+    """Kernels on one database, as in processes of their own. What one is given before `run` is a batch."""
+
+    def __init__(self, database: Database, decider: Decider[Any], shelves: Shelves[Any]) -> None:
+        self.database = database
+        self._decider = decider
+        self._shelves = shelves
+        self._stack = AsyncExitStack()
+        self._engines: list[AsyncEngine] = []
+
+    async def kernel(
+        self,
+        decider: Decider[Any] | None = None,
+        now: Callable[[], datetime] = clock.now,
+        *,
+        run: bool = True,
+    ) -> Kernel[Any]:
+        engine = make_engine(self.database.runtime_url)
+        self._engines.append(engine)
+        self._stack.push_async_callback(engine.dispose)
+        kernel = Kernel(
+            decider or self._decider,
+            self._shelves,
+            engine,
+            partition_of=lambda key: partition_of(key, 3),
+            clock=now,
+            meter=Meter(CollectorRegistry()),
+        )
+        if run:
+            self.run(kernel)
+        return kernel
+
+    def run(self, kernel: Kernel[Any]) -> None:
+        running = asyncio.ensure_future(kernel.run())
+
+        async def stop() -> None:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+        self._stack.push_async_callback(stop)
+
+    async def reader(self, kernel: Kernel[Any], topic: str = "order-events", partition: int = 0) -> Reader:
+        return await Reader(kernel, topic, partition).begin(self._engines[0])
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+
+
+@asynccontextmanager
+async def replicas(
+    service: str, decider: Decider[Any], shelves: Shelves[Any], postgres: Postgres, templates: dict[str, str]
+) -> AsyncIterator[Replicas]:
+    with a_database(service, postgres, templates) as database:
+        found = Replicas(database, decider, shelves)
+        try:
+            yield found
+        finally:
+            await found.close()
+
+
+DECIDER = billing_decider(Settings())
+
+
+@pytest.fixture
+async def billing(postgres: Postgres, templates: dict[str, str]) -> AsyncIterator[Replicas]:
+    async with replicas("billing", DECIDER, BILLING, postgres, templates) as found:
+        yield found
+
+
+@pytest.fixture
+async def users(postgres: Postgres, templates: dict[str, str]) -> AsyncIterator[Replicas]:
+    async with replicas("user", user_decider(), USERS, postgres, templates) as found:
+        yield found
+
+
+# Words the tests are written in.
+
+
+def answered(decided: Decided) -> Answer:
+    if decided.refusal:
+        return Answer(409, type(decided.refusal).__name__.encode())
+    return Answer(201, str(decided.events[0].id).encode())
+
+
+async def deposit(kernel: Kernel[Any], user: UUID, amount: int, name: str | None = None) -> Answer:
+    """`name` is what an idempotency key would be."""
+    cause = Cause.root(derived_id(user, name or uuid4()))
+    return await kernel.ask(
+        Deposit(cause=cause, user_id=user, amount=amount), answered, fingerprint=b"%d" % amount
+    )
+
+
+async def withdraw(kernel: Kernel[Any], user: UUID, amount: int) -> Answer:
+    return await kernel.ask(Withdraw(cause=Cause.root(uuid4()), user_id=user, amount=amount), answered)
+
+
+def registered(user: UUID) -> UserRegistered:
+    return UserRegistered(user_id=user, login=f"ada-{user}", email=f"{user}@example.com")
+
+
+def ordered(user: UUID, price: int) -> OrderCreated:
+    return OrderCreated(order_id=uuid4(), user_id=user, price=price, description=None, decide_by=NEVER)
+
+
+def balance(database: Database, user: UUID) -> int | None:
+    rows = database.rows("SELECT balance FROM accounts WHERE user_id = %s", user)
+    return rows[0][0] if rows else None
+
+
+def next_offsets(database: Database) -> dict[tuple[str, int], int]:
+    rows = database.rows("SELECT topic, partition, next_offset FROM positions")
+    return {(topic, partition): next_offset for topic, partition, next_offset in rows}
+
+
+def published(database: Database) -> list[tuple[str, dict[str, str], bytes]]:
+    """Key, headers and value of all that waits in the outbox, in the order it will go out."""
+    rows = database.rows("SELECT key, headers, value FROM outbox ORDER BY position")
+    return [(key, dict(orjson.loads(headers)), value) for key, headers, value in rows]
+
+
+def parked(database: Database) -> list[tuple[str, str, int]]:
+    return database.rows('SELECT key, reason, "offset" FROM parked ORDER BY position')
+
+
+TABLES = ("journal", "outbox", "parked", "accounts", "payments", "ledger", "keys")
+
+
+def written(database: Database) -> dict[str, int]:
+    return {table: database.count(table) for table in TABLES}
+
+
+def raises_for(user: UUID, on: type[Fact]) -> Decider[Billing]:
+    """Billing with a bug that only this user meets."""
+
+    def evolve(state: Billing, event: Event[Fact]) -> Billing:
+        if isinstance(event.data, on) and event.key == str(user):
+            raise ZeroDivisionError("a bug")
+        return DECIDER.evolve(state, event)
+
+    return replace(DECIDER, evolve=evolve)
+
+
+def overdraws(user: UUID, on: type[Fact]) -> Decider[Billing]:
+    """Billing with a bug that no line of ours notices: CHECK (balance >= 0) does."""
+
+    def evolve(state: Billing, event: Event[Fact]) -> Billing:
+        state = DECIDER.evolve(state, event)
+        if isinstance(event.data, on) and event.key == str(user):
+            assert state.account
+            return replace(state, account=replace(state.account, balance=-1))
+        return state
+
+    return replace(DECIDER, evolve=evolve)
+
+
+# Every input takes effect exactly once.
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["in one batch", "one after the other"])
+@pytest.mark.parametrize("again_at", [0, 1], ids=["at its offset", "at another offset"])
+async def test_a_fact_heard_twice_applies_once(billing: Replicas, together: bool, again_at: int) -> None:
+    ada = uuid4()
+    kernel = await billing.kernel(run=not together)
+    users, orders = await billing.reader(kernel, "user-events"), await billing.reader(kernel)
+    account = users.put(an_event(registered(ada)))
+    if not together:
+        await account
+        await deposit(kernel, ada, 400_00)
+    event = an_event(ordered(ada, 100_00))
+    first = orders.put(event)
+    if not together:
+        await first
+    again = orders.put(event, offset=again_at)
+    if together:
+        billing.run(kernel)
+    await asyncio.gather(account, first, again)
+    outcome = "PaymentRejected" if together else "PaymentConfirmed"
+    types = [headers["ce_type"] for _, headers, _ in published(billing.database)]
+    assert types.count(outcome) == 1
+    assert billing.database.count("payments") == 1
+    assert balance(billing.database, ada) == (0 if together else 300_00)
+    assert next_offsets(billing.database)["order-events", 0] == again_at + 1
+
+
+async def test_a_whole_topic_again_changes_nothing(billing: Replicas) -> None:
+    people = [uuid4() for _ in range(20)]
+    kernel = await billing.kernel()
+    users, orders = await billing.reader(kernel, "user-events"), await billing.reader(kernel)
+    events = await users.hear(*map(registered, people))
+    events += await orders.hear(*(ordered(person, 1) for person in people))
+    before, told = written(billing.database), published(billing.database)
+    replayed = await billing.reader(kernel, "order-events", partition=1)
+    await asyncio.gather(*(replayed.put(event) for event in events))
+    assert written(billing.database) == before
+    assert published(billing.database) == told
+    assert next_offsets(billing.database)["order-events", 1] == len(events)
+
+
+async def test_a_gap_is_refused_and_writes_nothing(billing: Replicas) -> None:
+    kernel = await billing.kernel()
+    users = await billing.reader(kernel, "user-events")
+    before = written(billing.database)
+    with pytest.raises(PositionGap, match=r"user-events\[0\]: got offset 1, next is 0"):
+        await users.put(an_event(registered(uuid4())), offset=1)
+    nowhere = Reader(kernel, "user-events", 7)  # a partition that was never begun
+    with pytest.raises(PositionGap):
+        await nowhere.put(an_event(registered(uuid4())))
+    assert written(billing.database) | {"keys": 0} == before
+    assert next_offsets(billing.database) == {("user-events", 0): 0}
+
+
+async def test_what_is_in_turn_is_committed_beside_a_gap(billing: Replicas) -> None:
+    ada, eve = uuid4(), uuid4()
+    kernel = await billing.kernel(run=False)
+    users = await billing.reader(kernel, "user-events")
+    in_turn, too_far = users.put(an_event(registered(ada))), users.put(an_event(registered(eve)), offset=2)
+    billing.run(kernel)
+    await in_turn
+    with pytest.raises(PositionGap):
+        await too_far
+    assert billing.database.rows("SELECT user_id FROM accounts") == [(ada,)]
+    assert next_offsets(billing.database) == {("user-events", 0): 1}
+
+
+async def test_a_stale_offset_is_ignored_whatever_it_holds(billing: Replicas) -> None:
+    ada, eve = uuid4(), uuid4()
+    kernel = await billing.kernel()
+    users = await billing.reader(kernel, "user-events")
+    await users.hear(registered(ada))
+    await users.put(an_event(registered(eve)), offset=0)
+    assert billing.database.rows("SELECT user_id FROM accounts") == [(ada,)]
+    assert next_offsets(billing.database) == {("user-events", 0): 1}
+
+
+async def test_a_zombie_reads_in_vain(billing: Replicas) -> None:
+    """Two replicas read one partition: what one of them committed the other does not apply again."""
+    people = [uuid4() for _ in range(50)]
+    readers = [await billing.reader(await billing.kernel(), "user-events") for _ in range(2)]
+    events = [an_event(registered(person)) for person in people]
+    await asyncio.gather(*(reader.put(event) for event in events for reader in readers))
+    assert billing.database.count("accounts") == billing.database.count("outbox") == 50
+    assert billing.database.count("journal") == 50
+    assert next_offsets(billing.database) == {("user-events", 0): 50}
+
+
+async def test_a_command_repeated_finds_its_first_answer(billing: Replicas) -> None:
+    ada = uuid4()
+    kernel = await billing.kernel()
+    await (await billing.reader(kernel, "user-events")).hear(registered(ada))
+    first = await deposit(kernel, ada, 5, "once")
+    assert await deposit(kernel, ada, 5, "once") == first
+    elsewhere = await billing.kernel()
+    assert await deposit(elsewhere, ada, 5, "once") == first
+    with pytest.raises(KeyReused):
+        await deposit(elsewhere, ada, 6, "once")
+    assert balance(billing.database, ada) == 5
+
+
+async def test_ids_and_bytes_are_derived_from_the_inputs(
+    billing: Replicas, postgres: Postgres, templates: dict[str, str]
+) -> None:
+    """Deciding the same on a fresh copy of the database gives the same events, byte for byte."""
+    ada = uuid4()
+    heard = [an_event(ordered(ada, 30)), an_event(registered(ada)), an_event(ordered(ada, 20))]
+
+    async def history(replicas: Replicas) -> list[tuple[Any, ...]]:
+        kernel = await replicas.kernel(now=lambda: MONDAY)
+        reader = await replicas.reader(kernel)
+        for event in heard[:2]:
+            await reader.put(event)
+        await deposit(kernel, ada, 25, "salary")
+        await reader.put(heard[2])
+        return replicas.database.rows(
+            "SELECT event_id, key, partition, value, headers, decided_at FROM outbox ORDER BY position"
+        )
+
+    async with replicas("billing", DECIDER, BILLING, postgres, templates) as copy:
+        first, second = await history(billing), await history(copy)
+    assert first == second
+    types = [dict(orjson.loads(headers))["ce_type"] for *_, headers, _ in first]
+    assert types == ["AccountCreated", "PaymentRejected", "MoneyDeposited", "PaymentConfirmed"]
+
+
+# One key, one order.
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_of_two_withdrawals_of_300_on_400_one_is_refused(billing: Replicas, processes: int) -> None:
+    people = [uuid4() for _ in range(100)]
+    kernels = [await billing.kernel() for _ in range(processes)]
+    await (await billing.reader(kernels[0], "user-events")).hear(*map(registered, people))
+    await asyncio.gather(*(deposit(kernels[0], person, 400_00) for person in people))
+
+    async def race(person: UUID) -> list[int]:
+        answers = await asyncio.gather(
+            *(withdraw(kernel, person, 300_00) for kernel in kernels * (2 // processes))
+        )
+        return sorted(answer.status for answer in answers)
+
+    for start in range(0, len(people), 10):  # ten rounds, so that the replicas meet again and again
+        outcomes = await asyncio.gather(*map(race, people[start : start + 10]))
+        assert outcomes == [[201, 409]] * 10
+    assert {balance(billing.database, person) for person in people} == {100_00}
+    assert_in_sequence(billing.database)
+
+
+async def test_replicas_race_on_one_account_with_facts_and_commands(billing: Replicas) -> None:
+    """One process reads orders while both take deposits and withdrawals of the same user."""
+    ada = uuid4()
+    here, there = await billing.kernel(), await billing.kernel()
+    users, orders = await billing.reader(here, "user-events"), await billing.reader(here)
+    await users.hear(registered(ada))
+    await deposit(here, ada, 100)
+    heard = [orders.put(an_event(ordered(ada, 30))) for _ in range(20)]
+    asked = [
+        asyncio.ensure_future(ask(kernel, ada, 10))
+        for _ in range(20)
+        for kernel in (here, there)
+        for ask in (deposit, withdraw)
+    ]
+    answers = await asyncio.gather(*asked)
+    await asyncio.gather(*heard)
+    assert {answer.status for answer in answers} <= {201, 409}
+    ((legs, least),) = billing.database.rows(
+        "SELECT sum(amount)::bigint, min(balance) FROM ledger WHERE side = 'customer'"
+    )
+    assert balance(billing.database, ada) == legs
+    assert least >= 0
+    outcomes = [headers["ce_type"] for _, headers, _ in published(billing.database)]
+    assert outcomes.count("PaymentConfirmed") + outcomes.count("PaymentRejected") == 20
+    assert_in_sequence(billing.database)
+
+
+def assert_in_sequence(database: Database) -> None:
+    """Per key the outbox is in the order of decisions, and no number is there twice."""
+    numbers: dict[str, list[int]] = {}
+    for key, headers, _ in published(database):
+        numbers.setdefault(key, []).append(int(headers["ce_sequence"]))
+    for key, found in numbers.items():
+        assert found == sorted(set(found)), key
+    latest = {key: found[-1] for key, found in numbers.items()}
+    sequences: dict[str, int] = dict(database.rows("SELECT key, sequence FROM keys"))
+    assert all(sequences[key] == number for key, number in latest.items())
+
+
+async def test_refusals_and_repeats_take_no_number(billing: Replicas) -> None:
+    ada = uuid4()
+    kernel = await billing.kernel()
+    users = await billing.reader(kernel, "user-events")
+    (event,) = await users.hear(registered(ada))
+    await users.put(event)
+    assert (await withdraw(kernel, ada, 1)).status == 409
+    assert await deposit(kernel, ada, 1, "once") == await deposit(kernel, ada, 1, "once")
+    assert billing.database.rows("SELECT sequence FROM keys WHERE key = %s", str(ada)) == [(3,)]
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+@pytest.mark.parametrize("taken", [LoginTaken, EmailTaken])
+async def test_of_those_who_want_one_name_one_gets_it(users: Replicas, processes: int, taken: type) -> None:
+    kernels = [await users.kernel() for _ in range(processes)]
+
+    async def register(number: int, capitals: bool, round: int) -> Answer:
+        user_id = uuid4()
+        wanted = f"ada-{round}".upper() if capitals else f"ada-{round}"
+        other = f"{user_id.hex}"
+        login, email = (wanted, other) if taken is LoginTaken else (other, wanted)
+        command = Register(
+            cause=Cause.root(uuid4()), user_id=user_id, login=login, email=f"{email}@example.com"
+        )
+        return await kernels[number % processes].ask(command, answered)
+
+    for round in range(10):
+        attempts = (register(number, number % 4 > 1, round) for number in range(12))
+        answers = await asyncio.gather(
+            *attempts, *(register(n, False, 1000 + round * 10 + n) for n in range(3))
+        )
+        raced, alone = answers[:12], answers[12:]
+        assert sorted(answer.status for answer in raced) == [201] + [409] * 11
+        assert {answer.body for answer in raced if answer.status == 409} == {taken.__name__.encode()}
+        assert [answer.status for answer in alone] == [201] * 3
+    assert users.database.count("users") == users.database.count("outbox") == 40
+
+
+# Trouble becomes data.
+
+
+async def test_what_is_no_event_is_parked_and_its_key_queues_behind_it(billing: Replicas) -> None:
+    ada, eve = uuid4(), uuid4()
+    kernel = await billing.kernel(run=False)
+    users, orders = await billing.reader(kernel, "user-events"), await billing.reader(kernel)
+    heard = [
+        users.put(an_event(registered(ada))),
+        users.put(an_event(registered(eve))),
+        orders.put_undecodable(str(ada).encode()),
+        orders.put(an_event(ordered(ada, 1))),
+        orders.put(an_event(ordered(eve, 1))),
+        orders.put_undecodable(None),
+        orders.put_undecodable(b"\xff\x00"),
+    ]
+    billing.run(kernel)
+    await asyncio.gather(*heard)
+    await orders.hear(ordered(ada, 1), ordered(eve, 1))  # and in later batches, too
+    await users.hear(registered(ada))
+    rows = parked(billing.database)
+    assert [(reason, offset) for key, reason, offset in rows if key == str(ada)] == [
+        ("undecodable", 0),
+        ("queued", 1),
+        ("queued", 5),
+        ("queued", 2),
+    ]
+    assert [(reason, offset) for key, reason, offset in rows if key != str(ada)] == [
+        ("undecodable", 3),
+        ("undecodable", 4),
+    ]
+    assert next_offsets(billing.database) == {("user-events", 0): 3, ("order-events", 0): 7}
+    assert billing.database.rows("SELECT user_id FROM payments") == [(eve,), (eve,)]
+    assert (await deposit(kernel, eve, 1)).status == 201
+    assert (await deposit(kernel, ada, 1)).status == 201, "commands do not queue behind events"
+    assert_in_sequence(billing.database)
+
+
+async def test_a_parked_record_is_kept_as_it_was(billing: Replicas) -> None:
+    kernel = await billing.kernel()
+    orders = await billing.reader(kernel)
+    await orders.put_undecodable(b"somebody", b"\x00\xff no JSON")
+    ((key, value, error),) = billing.database.rows("SELECT record_key, record_value, error FROM parked")
+    assert (key, value) == (b"somebody", b"\x00\xff no JSON")
+    assert error == "the header ce_type is missing"
+
+
+async def test_a_handler_that_raises_for_one_user_parks_that_users_event(billing: Replicas) -> None:
+    ada, eve = uuid4(), uuid4()
+    kernel = await billing.kernel(raises_for(ada, OrderCreated), run=False)
+    users, orders = await billing.reader(kernel, "user-events"), await billing.reader(kernel)
+    heard = [users.put(an_event(registered(person))) for person in (ada, eve)]
+    heard += [orders.put(an_event(ordered(person, 1))) for person in (ada, eve, ada)]
+    billing.run(kernel)
+    await asyncio.gather(*heard)
+    assert parked(billing.database) == [(str(ada), "handler", 0), (str(ada), "queued", 2)]
+    ((error, place),) = billing.database.rows("SELECT error, place FROM parked WHERE reason = 'handler'")
+    assert error == "ZeroDivisionError: a bug"
+    assert place.startswith("test_kernel.py:")
+    assert billing.database.rows("SELECT user_id FROM payments") == [(eve,)]
+    assert next_offsets(billing.database)["order-events", 0] == 3
+    assert (await deposit(kernel, ada, 1)).status == 201
+
+
+async def test_a_handler_that_raises_for_one_command_fails_that_command(billing: Replicas) -> None:
+    ada, eve = uuid4(), uuid4()
+    buggy = await billing.kernel(raises_for(ada, MoneyDeposited))
+    await (await billing.reader(buggy, "user-events")).hear(registered(ada), registered(eve))
+    failed, other = await asyncio.gather(
+        deposit(buggy, ada, 1, "once"), deposit(buggy, eve, 1), return_exceptions=True
+    )
+    assert isinstance(failed, Failed) and isinstance(other, Answer)
+    assert (balance(billing.database, ada), balance(billing.database, eve)) == (0, 1)
+    mended = await billing.kernel()
+    assert (await deposit(mended, ada, 1, "once")).status == 201, "a failure is no answer to keep"
+
+
+async def test_what_the_database_refuses_stands_alone(billing: Replicas) -> None:
+    """A fact that breaks a CHECK parks, a command fails; everybody else in the batch is committed."""
+    people = [uuid4() for _ in range(20)]
+    unlucky = people[13]
+    kernel = await billing.kernel(overdraws(unlucky, MoneyDeposited))
+    users = await billing.reader(kernel, "user-events")
+    await users.hear(*map(registered, people))
+    answers = await asyncio.gather(*(deposit(kernel, person, 1) for person in people), return_exceptions=True)
+    assert [index for index, answer in enumerate(answers) if isinstance(answer, Failed)] == [13]
+    assert [balance(billing.database, person) for person in people] == [
+        0 if person == unlucky else 1 for person in people
+    ]
+    assert kernel.trouble is None
+    assert_in_sequence(billing.database)
+
+
+async def test_a_fact_the_database_refuses_is_parked(billing: Replicas) -> None:
+    people = [uuid4() for _ in range(20)]
+    unlucky = people[7]
+    kernel = await billing.kernel(overdraws(unlucky, AccountCreated), run=False)
+    users, orders = await billing.reader(kernel, "user-events"), await billing.reader(kernel)
+    heard = [users.put(an_event(registered(person))) for person in people]
+    heard += [orders.put(an_event(ordered(person, 1))) for person in people]
+    billing.run(kernel)
+    await asyncio.gather(*heard)
+    assert parked(billing.database) == [(str(unlucky), "database", 7), (str(unlucky), "queued", 7)]
+    assert billing.database.count("accounts") == billing.database.count("payments") == 19
+    assert next_offsets(billing.database) == {("user-events", 0): 20, ("order-events", 0): 20}
+    assert kernel.trouble is None
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["in one batch", "one after the other"])
+async def test_no_user_takes_over_anothers_row(billing: Replicas, together: bool) -> None:
+    ada, eve = uuid4(), uuid4()
+    kernel = await billing.kernel(run=not together)
+    orders = await billing.reader(kernel)
+    ours = ordered(ada, 100)
+    theirs = ours.model_copy(update={"user_id": eve})
+    first = orders.put(an_event(ours))
+    if not together:
+        await first
+    second = orders.put(an_event(theirs))
+    if together:
+        billing.run(kernel)
+    await asyncio.gather(first, second)
+    assert billing.database.rows("SELECT user_id FROM payments") == [(ada,)]
+    assert parked(billing.database) == [(str(eve), "database", 1)]
+    assert kernel.trouble is None
+
+
+# The database away.
+
+
+class Outage:
+    """This one database sends everybody away and lets nobody in."""
+
+    def __init__(self, postgres: Postgres, database: Database) -> None:
+        self._admin_url = postgres.admin_url
+        self._name = database.name
+
+    def begin(self) -> None:
+        with psycopg.connect(self._admin_url, autocommit=True) as admin:
+            self._let_in(admin, False)
+            admin.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s",
+                [self._name],
+            )
+
+    def end(self) -> None:
+        with psycopg.connect(self._admin_url, autocommit=True) as admin:
+            self._let_in(admin, True)
+
+    def _let_in(self, admin: psycopg.Connection, yes: bool) -> None:
+        admin.execute(
+            sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS {}").format(
+                sql.Identifier(self._name), sql.Literal(yes)
+            )
+        )
+
+
+@pytest.fixture
+def outage(postgres: Postgres, billing: Replicas) -> Iterator[Outage]:
+    outage = Outage(postgres, billing.database)
+    yield outage
+    outage.end()
+
+
+async def test_the_database_goes_away_and_comes_back(
+    billing: Replicas, outage: Outage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = uuid4()
+    kernel = await billing.kernel()
+    users, orders = await billing.reader(kernel, "user-events"), await billing.reader(kernel)
+    await users.hear(registered(ada))
+    await deposit(kernel, ada, 400)
+
+    outage.begin()
+    heard = [orders.put(an_event(ordered(ada, 100))) for _ in range(3)]
+    with monkeypatch.context() as impatient:
+        impatient.setattr("chassis.kernel.PATIENCE", 0.2)
+        with pytest.raises(Unavailable):
+            await deposit(kernel, ada, 5, "in doubt")
+        assert kernel.trouble
+        with pytest.raises(Unavailable):  # and now at once
+            await deposit(kernel, ada, 5, "in doubt")
+    assert not any(done.done() for done in heard), "a fact waits for as long as it takes"
+
+    outage.end()
+    await asyncio.gather(*heard)
+    assert kernel.trouble is None
+    assert [(await deposit(kernel, ada, 5, "in doubt")).status for _ in range(2)] == [201, 201]
+    assert balance(billing.database, ada) == 105
+    assert billing.database.count("payments") == 3
+    assert_in_sequence(billing.database)
+
+
+async def test_who_asks_alone_while_the_database_is_away_finds_it_back_by_itself(
+    billing: Replicas, outage: Outage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing waits any more that would try again: the kernel has to notice all the same."""
+    ada = uuid4()
+    kernel = await billing.kernel()
+    await (await billing.reader(kernel, "user-events")).hear(registered(ada))
+    outage.begin()
+    with monkeypatch.context() as impatient, pytest.raises(Unavailable):
+        impatient.setattr("chassis.kernel.PATIENCE", 0.2)
+        await deposit(kernel, ada, 5, "in doubt")
+    outage.end()
+
+    async def trouble() -> str | None:
+        return kernel.trouble
+
+    await eventually(trouble, lambda said: said is None)
+    assert (await deposit(kernel, ada, 5, "in doubt")).status == 201
+    assert balance(billing.database, ada) == 5
+
+
+async def test_a_connection_lost_between_transactions_is_not_noticed(
+    billing: Replicas, outage: Outage
+) -> None:
+    ada = uuid4()
+    kernel = await billing.kernel()
+    await (await billing.reader(kernel, "user-events")).hear(registered(ada))
+    outage.begin()
+    outage.end()
+    assert (await deposit(kernel, ada, 5)).status == 201
+
+
+Commit = Callable[[psycopg.AsyncConnection[Any]], Awaitable[None]]
+
+
+def loses_the_next_commit(monkeypatch: pytest.MonkeyPatch, *, committed: bool) -> None:
+    """The connection breaks at COMMIT: before the server had it, or after, when only the answer is lost."""
+    commit: Commit = psycopg.AsyncConnection.commit
+
+    async def lose(conn: psycopg.AsyncConnection[Any]) -> None:
+        monkeypatch.setattr(psycopg.AsyncConnection, "commit", commit)
+        if committed:
+            await commit(conn)
+        await conn.close()
+        raise psycopg.OperationalError("the connection is lost")
+
+    monkeypatch.setattr(psycopg.AsyncConnection, "commit", lose)
+
+
+@pytest.mark.parametrize("committed", [True, False])
+async def test_a_commit_in_doubt_takes_effect_once(
+    billing: Replicas, monkeypatch: pytest.MonkeyPatch, committed: bool
+) -> None:
+    ada = uuid4()
+    kernel = await billing.kernel()
+    users, orders = await billing.reader(kernel, "user-events"), await billing.reader(kernel)
+    await users.hear(registered(ada))
+    await deposit(kernel, ada, 100)
+    loses_the_next_commit(monkeypatch, committed=committed)
+    order = orders.put(an_event(ordered(ada, 30)))
+    answer = await deposit(kernel, ada, 5, "once")
+    await order
+    assert answer.status == 201
+    assert await deposit(kernel, ada, 5, "once") == answer
+    assert balance(billing.database, ada) == 75
+    assert billing.database.count("payments") == 1
+    assert next_offsets(billing.database)["order-events", 0] == 1
+    assert [headers["ce_type"] for _, headers, _ in published(billing.database)].count("MoneyDeposited") == 2
+    assert_in_sequence(billing.database)
+
+
+async def test_a_refusal_says_its_numbers(billing: Replicas) -> None:
+    ada = uuid4()
+    kernel = await billing.kernel()
+    await (await billing.reader(kernel, "user-events")).hear(registered(ada))
+    seen: list[Decided] = []
+
+    def look(decided: Decided) -> Answer:
+        seen.append(decided)
+        return answered(decided)
+
+    await kernel.ask(Withdraw(cause=Cause.root(uuid4()), user_id=ada, amount=7), look)
+    assert [decided.refusal for decided in seen] == [InsufficientFunds(balance=0, requested=7)]
+    ((refusal,),) = billing.database.rows("SELECT refusal FROM journal WHERE outcome = 'refused'")
+    assert refusal == {"type": "InsufficientFunds", "balance": 0, "requested": 7}

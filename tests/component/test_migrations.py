@@ -1,0 +1,130 @@
+"""Migrated tables are the tables the code names, and a running service may do no more than it needs."""
+
+from collections.abc import Iterator
+from importlib import import_module
+
+import psycopg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import MetaData, create_engine, inspect
+from sqlalchemy.engine import Connection
+
+from chassis import tables as chassis_tables
+from chassis.migrate import migrate
+from chassis.settings import SERVICES
+from embedded.postgres import Postgres
+from tests.component.alone import Database, a_database
+
+_LEG = """INSERT INTO ledger (entry_id, side, user_id, kind, amount, balance, at, step)
+VALUES (gen_random_uuid(), 'customer', gen_random_uuid(), 'deposit', 1, 1, now(), 1)"""
+
+
+def tables_of(service: str) -> MetaData:
+    """The chassis' and the service's own, as the code has them."""
+    together = MetaData()
+    for metadata in (chassis_tables.metadata, import_module(f"{service}_service.tables").metadata):
+        for table in metadata.tables.values():
+            table.to_metadata(together)
+    return together
+
+
+@pytest.fixture(params=SERVICES)
+def service(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def database(service: str, postgres: Postgres, templates: dict[str, str]) -> Iterator[Database]:
+    with a_database(service, postgres, templates) as database:
+        yield database
+
+
+@pytest.fixture
+def connection(database: Database) -> Iterator[Connection]:
+    engine = create_engine("postgresql+psycopg://" + database.owner_url.partition("://")[2])
+    with engine.connect() as connection:
+        yield connection
+    engine.dispose()
+
+
+def test_the_migrations_make_the_tables_the_code_names(service: str, connection: Connection) -> None:
+    """Columns, types, nullability, indexes, unique constraints, comments."""
+    context = MigrationContext.configure(connection, opts={"compare_type": True})
+    assert compare_metadata(context, tables_of(service)) == []
+
+
+def test_primary_keys_and_identities(service: str, connection: Connection) -> None:
+    """What alembic does not compare."""
+    there = inspect(connection)
+    for table in tables_of(service).tables.values():
+        key = [column.name for column in table.primary_key.columns]
+        assert there.get_pk_constraint(table.name)["constrained_columns"] == key, table.name
+        numbered = {column["name"] for column in there.get_columns(table.name) if column.get("identity")}
+        assert numbered == {column.name for column in table.columns if column.identity}, table.name
+
+
+def test_partial_indexes_are_partial(service: str, connection: Connection) -> None:
+    there = inspect(connection)
+    for table in tables_of(service).tables.values():
+        partial = {
+            index["name"]
+            for index in there.get_indexes(table.name)
+            if index.get("dialect_options", {}).get("postgresql_where")
+        }
+        expected = {
+            index.name for index in table.indexes if index.dialect_options["postgresql"]["where"] is not None
+        }
+        assert partial == expected, table.name
+
+
+def test_migrating_again_changes_nothing(service: str, database: Database) -> None:
+    rows = database.rows("SELECT * FROM alembic_version ORDER BY 1")
+    migrate(service, database.owner_url, service)
+    assert database.rows("SELECT * FROM alembic_version ORDER BY 1") == rows
+
+
+@pytest.mark.parametrize("service", ["billing"])
+def test_the_ledger_is_only_ever_added_to(database: Database) -> None:
+    with psycopg.connect(database.runtime_url, autocommit=True) as conn:
+        conn.execute(_LEG)
+        for statement in (
+            "UPDATE ledger SET amount = 2",
+            "DELETE FROM ledger",
+            "TRUNCATE ledger",
+            "INSERT INTO ledger SELECT * FROM ledger ON CONFLICT (entry_id, side) DO UPDATE SET amount = 2",
+            "DROP TABLE ledger",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                conn.execute(statement.encode())
+        assert conn.execute("SELECT amount FROM ledger").fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize("service", ["billing"])
+def test_no_balance_below_zero(database: Database) -> None:
+    insert = "INSERT INTO accounts VALUES (gen_random_uuid(), gen_random_uuid(), 'EUR', %s, now())"
+    with psycopg.connect(database.runtime_url, autocommit=True) as conn:
+        conn.execute(insert, [0])
+        with pytest.raises(psycopg.errors.CheckViolation):
+            conn.execute(insert, [-1])
+        with pytest.raises(psycopg.errors.CheckViolation):
+            conn.execute("UPDATE accounts SET balance = balance - 1")
+
+
+def test_a_service_makes_no_tables(database: Database) -> None:
+    with psycopg.connect(database.runtime_url, autocommit=True) as conn:
+        for statement in ("CREATE TABLE mine (id int)", "UPDATE alembic_version SET version_num = 'x'"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                conn.execute(statement.encode())
+
+
+def test_a_service_enters_no_other_services_database(
+    service: str, database: Database, postgres: Postgres, templates: dict[str, str]
+) -> None:
+    psycopg.connect(database.runtime_url).close()
+    for other in SERVICES:
+        if other != service:
+            url = database.runtime_url.replace(f"/{database.name}?", f"/{templates[other]}?")
+            assert url != database.runtime_url
+            with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+                psycopg.connect(url)

@@ -1,0 +1,88 @@
+"""The notification service alone: what is heard is stored for its user, address or not."""
+
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+
+from choreo.client import Customer
+from embedded.postgres import Postgres
+from events.billing import PaymentConfirmed, PaymentRejected
+from events.user import UserRegistered
+from tests.component.alone import Alone, alone, assert_closed_to_strangers, assert_problem
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def desk(postgres: Postgres, templates: dict[str, str]) -> AsyncIterator[Alone]:
+    async with alone("notification", postgres, templates) as service:
+        yield service
+
+
+def paid(customer: Customer) -> PaymentConfirmed:
+    return PaymentConfirmed(
+        payment_id=uuid4(), order_id=uuid4(), user_id=customer.id, amount=100_00, balance=300_00
+    )
+
+
+def refused(customer: Customer) -> PaymentRejected:
+    return PaymentRejected(
+        order_id=uuid4(), user_id=customer.id, amount=500_00, reason="insufficient_funds", balance=300_00
+    )
+
+
+async def test_strangers_are_sent_away(desk: Alone) -> None:
+    await assert_closed_to_strangers(desk)
+
+
+async def test_a_notification_is_stored_before_anybody_knows_its_recipient(desk: Alone) -> None:
+    ada = await desk.customer()
+    fact = paid(ada)
+    (event,) = await desk.hear(fact)
+    (told,) = await ada.notifications()
+    assert told == {
+        "id": told["id"],
+        "user_id": str(ada.id),
+        "order_id": str(fact.order_id),
+        "kind": "order_confirmed",
+        "subject": told["subject"],
+        "text": told["text"],
+        "channel": "email",
+        "status": "pending",
+        "created_at": event.time.isoformat().replace("+00:00", "Z"),
+        "sent_at": None,
+    }
+    assert "100.00" in told["subject"]
+    assert str(fact.order_id) in told["text"] and "300.00" in told["text"]
+    await desk.hear(UserRegistered(user_id=ada.id, login="ada", email="ada@example.com"))
+    assert await ada.notifications() == [told]
+    assert (await ada.get("notification", f"/notifications/{told['id']}")).json() == told
+
+
+async def test_notifications_page_by_page_newest_first(desk: Alone) -> None:
+    ada = await desk.customer()
+    facts: list[PaymentConfirmed | PaymentRejected] = [paid(ada), refused(ada), paid(ada)]
+    await desk.hear(*facts)
+    first = (await ada.get("notification", "/notifications", limit=2)).json()
+    rest = (await ada.get("notification", "/notifications", limit=2, cursor=first["next"])).json()
+    told = first["items"] + rest["items"]
+    assert [item["order_id"] for item in told] == [str(fact.order_id) for fact in facts[::-1]]
+    assert [item["kind"] for item in told] == ["order_confirmed", "order_rejected", "order_confirmed"]
+    assert rest["next"] is None
+
+
+async def test_a_cancelled_order_brings_no_sorry_for_missing_money(desk: Alone) -> None:
+    ada = await desk.customer()
+    await desk.hear(refused(ada).model_copy(update={"reason": "order_cancelled"}))
+    assert await ada.notifications() == []
+
+
+async def test_other_peoples_notifications_are_not_there(desk: Alone) -> None:
+    ada, eve = await desk.customer(), await desk.customer()
+    await desk.hear(paid(ada))
+    (told,) = await ada.notifications()
+    assert await eve.notifications() == []
+    for id in (told["id"], uuid4(), "not-an-id"):
+        assert_problem(await eve.get("notification", f"/notifications/{id}"), 404, "not_found")

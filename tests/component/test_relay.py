@@ -1,0 +1,316 @@
+"""The relay between a real outbox and a real Kafka: everything, in order, byte for byte, at least once."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from prometheus_client import CollectorRegistry
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from chassis import outbox
+from chassis.db import make_engine, raw_connection
+from chassis.health import NotReady
+from chassis.meter import Meter
+from chassis.outbox import Unpublished
+from chassis.relay import Relay, partition_of
+from embedded.kafka import Kafka
+from embedded.ports import LOOPBACK, free_ports
+from embedded.postgres import Postgres
+from embedded.topics import declare_topics
+from events.billing import MoneyDeposited
+from events.codec import Record, decode
+from tests.component.alone import Database, a_database, an_event
+from tests.shop import PATIENCE, eventually
+
+PARTITIONS = 3
+Place = tuple[int, Record]
+
+
+@dataclass
+class Post:
+    """An outbox and the topic its facts go to."""
+
+    topic: str
+    bootstrap: str
+    database: Database
+    engine: AsyncEngine
+
+    def relay(self, bootstrap: str | None = None) -> Relay:
+        return Relay(
+            self.topic, PARTITIONS, self.engine, bootstrap or self.bootstrap, Meter(CollectorRegistry())
+        )
+
+    async def decide(self, users: list[UUID], each: int, first: int = 1) -> list[Unpublished]:
+        """So many facts of each user in one commit, the users taking turns; as they lie in the outbox."""
+        rows = []
+        for number in range(first, first + each):
+            for user in users:
+                fact = MoneyDeposited(entry_id=uuid4(), user_id=user, amount=number, balance=number)
+                event = an_event(fact, sequence=number)
+                rows.append(outbox.unpublished(event, partition_of(event.key, PARTITIONS)))
+        async with raw_connection(self.engine) as conn:
+            await outbox.add(conn, rows)
+            await conn.commit()
+        return rows
+
+    async def emptied(self) -> None:
+        async def left() -> int:
+            return self.database.count("outbox")
+
+        await eventually(left, lambda number: number == 0)
+
+    async def arrived(self, count: int) -> list[Place]:
+        """What is on the topic, once so many different events are: partition and record, in order."""
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.bootstrap, auto_offset_reset="earliest")
+        await consumer.start()
+        try:
+            consumer.assign([TopicPartition(self.topic, partition) for partition in range(PARTITIONS)])
+            places: list[Place] = []
+            async with asyncio.timeout(PATIENCE):
+                while len({decode(record).id for _, record in places}) < count:
+                    for tp, messages in (await consumer.getmany(timeout_ms=1000)).items():
+                        places += [
+                            (tp.partition, Record(message.key, message.value, list(message.headers)))
+                            for message in messages
+                        ]
+            return places
+        finally:
+            await consumer.stop()
+
+
+@pytest.fixture
+async def post(kafka: Kafka, postgres: Postgres, templates: dict[str, str]) -> AsyncIterator[Post]:
+    topic = f"t{uuid4().hex[:10]}-billing-events"
+    await asyncio.to_thread(declare_topics, kafka.bootstrap, [topic], PARTITIONS)
+    with a_database("billing", postgres, templates) as database:
+        engine = make_engine(database.runtime_url)
+        yield Post(topic, kafka.bootstrap, database, engine)
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def running(*relays: Relay) -> AsyncIterator[None]:
+    tasks = [asyncio.ensure_future(relay.run()) for relay in relays]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def assert_first_occurrences_in_order(places: list[Place], decided: list[Unpublished]) -> None:
+    """Nothing is lost, nothing is altered, and per key what comes for the first time comes in order."""
+    expected: dict[bytes, list[Place]] = {}
+    for row in decided:
+        expected.setdefault(row.key.encode(), []).append((row.partition, row.record))
+    found: dict[bytes, list[Place]] = {}
+    for place in places:
+        first_time = found.setdefault(place[1].key or b"", [])
+        if place not in first_time:
+            first_time.append(place)
+    assert found == expected
+
+
+async def test_facts_arrive_in_order_and_byte_for_byte(post: Post) -> None:
+    users = [uuid4() for _ in range(7)]
+    decided = await post.decide(users, 40)
+    async with running(post.relay()):
+        await post.emptied()
+    places = await post.arrived(len(decided))
+    assert len(places) == len(decided), "without trouble nothing repeats"
+    assert_first_occurrences_in_order(places, decided)
+
+
+async def test_it_is_woken_by_news(post: Post) -> None:
+    ada = uuid4()
+    relay = post.relay()
+    async with running(relay):
+        decided = await post.decide([ada], 1)
+        for number in range(2, 6):
+            relay.wake()
+            await post.emptied()
+            decided += await post.decide([ada], 1, first=number)
+        relay.wake()
+        await post.emptied()
+        assert await relay.probe() == "answers"
+    assert_first_occurrences_in_order(await post.arrived(5), decided)
+
+
+async def test_a_fact_stays_in_the_outbox_until_kafka_has_acknowledged_it(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kafka has it already, and the acknowledgement is on its way: the row is still there."""
+    send_batch = AIOKafkaProducer.send_batch
+    delivered, acknowledge = asyncio.Event(), asyncio.Event()
+
+    async def slow(producer: Any, *args: Any, **kwargs: Any) -> Awaitable[Any]:
+        acknowledged = await send_batch(producer, *args, **kwargs)
+
+        async def wait() -> Any:
+            result = await acknowledged
+            delivered.set()
+            await acknowledge.wait()
+            return result
+
+        return wait()
+
+    monkeypatch.setattr(AIOKafkaProducer, "send_batch", slow)
+    decided = await post.decide([uuid4()], 3)
+    async with running(post.relay()):
+        await asyncio.wait_for(delivered.wait(), PATIENCE)
+        assert len(await post.arrived(3)) == 3
+        assert post.database.count("outbox") == 3
+        acknowledge.set()
+        await post.emptied()
+    assert_first_occurrences_in_order(await post.arrived(3), decided)
+
+
+async def test_after_an_error_the_same_facts_come_first_again(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some batches are lost on the way, of others only the acknowledgement. Nothing is lost or overtaken."""
+    send_batch = AIOKafkaProducer.send_batch
+    calls = 0
+
+    async def lossy(producer: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise ConnectionError("lost on the way there")
+        acknowledged = await send_batch(producer, *args, **kwargs)
+        if calls == 4:
+            await acknowledged
+            raise ConnectionError("lost on the way back")
+        return acknowledged
+
+    monkeypatch.setattr(AIOKafkaProducer, "send_batch", lossy)
+    users = [uuid4() for _ in range(12)]  # enough for every partition
+    decided = await post.decide(users, 5)
+    async with running(post.relay()):
+        await post.emptied()
+    assert calls > PARTITIONS + 1
+    assert_first_occurrences_in_order(await post.arrived(len(decided)), decided)
+
+
+async def test_two_relays_on_one_outbox(post: Post) -> None:
+    """The second takes over where the first ends, in the middle of its work."""
+    users = [uuid4() for _ in range(12)]
+    decided = await post.decide(users, 200)
+    first, second = post.relay(), post.relay()
+    async with AsyncExitStack() as stack:
+        async with running(first):
+            await stack.enter_async_context(running(second))
+
+            async def left() -> int:
+                return post.database.count("outbox")
+
+            await eventually(left, lambda number: number < len(decided))
+            decided += await post.decide(users, 50, first=201)
+            first.wake()
+        decided += await post.decide(users, 50, first=251)
+        second.wake()
+        await post.emptied()
+    assert_first_occurrences_in_order(await post.arrived(len(decided)), decided)
+
+
+async def test_one_relay_at_a_time_owns_a_partition(post: Post) -> None:
+    """While one relay holds the shards, another one publishes nothing, whatever it is told."""
+    held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = "
+    held += "(SELECT oid FROM pg_database WHERE datname = current_database())"
+    owner, other = post.relay(), post.relay()
+
+    async def locks() -> int:
+        ((number,),) = post.database.rows(held)
+        return int(number)
+
+    async with running(owner):
+        await eventually(locks, lambda number: number == PARTITIONS)
+        async with running(other):
+            decided = await post.decide([uuid4() for _ in range(12)], 20)
+            owner.wake()
+            other.wake()
+            await post.emptied()
+            assert await locks() == PARTITIONS
+    await eventually(locks, lambda number: number == 0)
+    places = await post.arrived(len(decided))
+    assert len(places) == len(decided), "nobody published twice"
+
+
+async def test_a_relay_that_began_without_kafka_publishes_once_it_is_there(post: Post) -> None:
+    """Kafka's address answers nobody at first. (Later it leads to the broker, which names its own.)"""
+    (port,) = free_ports(1)
+    relay = post.relay(f"{LOOPBACK}:{port}")
+    decided = await post.decide([uuid4(), uuid4()], 5)
+    async with running(relay):
+        async with asyncio.timeout(PATIENCE):
+            while relay._producer is None:  # noqa: ASYNC110 - it tries, which gives no signal
+                await asyncio.sleep(0)
+            while relay._producer is not None:  # noqa: ASYNC110 - and fails
+                await asyncio.sleep(0.01)
+        with pytest.raises(NotReady, match=f"Kafka at {LOOPBACK}:{port} does not answer"):
+            await relay.probe()
+        assert post.database.count("outbox") == len(decided)
+        async with forwarding(port, post.bootstrap):
+            await post.emptied()
+    assert_first_occurrences_in_order(await post.arrived(len(decided)), decided)
+
+
+@asynccontextmanager
+async def forwarding(port: int, to: str) -> AsyncIterator[None]:
+    host, _, to_port = to.rpartition(":")
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there_reader, there_writer = await asyncio.open_connection(host, int(to_port))
+        await asyncio.gather(pump(reader, there_writer), pump(there_reader, writer))
+
+    server = await asyncio.start_server(forward, LOOPBACK, port)
+    try:
+        yield
+    finally:
+        server.close()
+
+
+async def test_a_topic_of_another_shape_gets_nothing(post: Post) -> None:
+    """With another number of partitions keys would move: better nothing than the wrong place."""
+    relay = Relay(post.topic, PARTITIONS + 1, post.engine, post.bootstrap, Meter(CollectorRegistry()))
+    checked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    check: Callable[[Any], Awaitable[None]] = relay._check_partitions
+
+    async def look(producer: Any) -> None:
+        try:
+            await check(producer)
+        finally:
+            if not checked.done():
+                checked.set_result(None)
+
+    relay._check_partitions = look  # type: ignore[method-assign]
+    await post.decide([uuid4()], 1)
+    async with running(relay):
+        await asyncio.wait_for(checked, PATIENCE)
+        with pytest.raises(Exception, match="has 3 partitions and CHOREO_PARTITIONS says 4"):
+            async with _producer(post.bootstrap) as producer:
+                await check(producer)
+    assert post.database.count("outbox") == 1
+
+
+@asynccontextmanager
+async def _producer(bootstrap: str) -> AsyncIterator[AIOKafkaProducer]:
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap)
+    await producer.start()
+    try:
+        yield producer
+    finally:
+        await producer.stop()

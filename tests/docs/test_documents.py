@@ -1,0 +1,66 @@
+"""What the documents name is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+DECISIONS = ROOT / "docs" / "decisions"
+
+_CODE_BLOCK = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_FILE = re.compile(r"`([\w.-]+(?:/[\w.-]+)+\.(?:py|md|toml|yml|json|lock))`")
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+
+
+def prose(document: Path) -> str:
+    return _CODE_BLOCK.sub("", document.read_text())
+
+
+def anchors(document: Path) -> set[str]:
+    """As code hosts make them of headings."""
+    plain = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in _HEADING.findall(prose(document)))
+    return {heading.replace(" ", "-") for heading in plain}
+
+
+def missing(document: Path) -> list[str]:
+    """Links that lead nowhere, and files that are not where they are said to be."""
+    text = prose(document)
+    lost = [file for file in _FILE.findall(text) if not (ROOT / file).exists()]
+    for link in _LINK.findall(text):
+        path, _, anchor = link.partition("#")
+        target = (document.parent / path).resolve() if path else document
+        if "://" not in link and (not target.exists() or (anchor and anchor not in anchors(target))):
+            lost.append(link)
+    return lost
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))
+def test_what_a_document_names_is_there(document: Path) -> None:
+    assert missing(document) == []
+
+
+def test_it_sees_what_is_not_there(tmp_path: Path) -> None:
+    document = tmp_path / "page.md"
+    document.write_text(
+        "# A title\n`chassis/nothing.py`, `chassis/kernel.py`, [a](no.md) [b](#a-title) [c](#b)\n"
+    )
+    assert missing(document) == ["chassis/nothing.py", "no.md", "#b"]
+
+
+def test_decisions_are_numbered_and_listed() -> None:
+    pages = [path.name for path in sorted(DECISIONS.glob("0*.md"))]
+    assert [int(name[:4]) for name in pages] == list(range(1, len(pages) + 1))
+    assert _LINK.findall((DECISIONS / "README.md").read_text()) == pages
+
+
+def test_the_composed_kafka_is_for_this_machine_only_and_keeps_facts_for_ever() -> None:
+    (kafka,) = yaml.safe_load((ROOT / "docker-compose.kafka.yml").read_text())["services"].values()
+    assert kafka["ports"] == ["127.0.0.1:9092:9092"]
+    settings = kafka["environment"]
+    assert all(isinstance(value, str) for value in settings.values()), "compose takes no bare numbers as text"
+    assert settings["KAFKA_LOG_RETENTION_MS"] == settings["KAFKA_LOG_RETENTION_BYTES"] == "-1"
+    assert settings["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
