@@ -29,7 +29,7 @@ from events.codec import Record, decode, encode
 from events.envelope import Event
 from events.fact import Fact
 from events.user import SigningKeyPublished
-from tests.shop import BUILDS
+from tests.shop import BUILDS, PATIENCE
 
 NEVER = datetime(2100, 1, 1, tzinfo=UTC)
 Rows = list[tuple[Any, ...]]
@@ -116,9 +116,17 @@ class Reader:
         if offset is None:
             offset = self.next_offset
             self.next_offset += 1
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        too_late = loop.call_later(PATIENCE, _give_up, done)
+        done.add_done_callback(lambda _: too_late.cancel())
         self.kernel.hear(Heard(self.topic, self.partition, offset, record, event, error, done))
         return done
+
+
+def _give_up(done: "asyncio.Future[None]") -> None:
+    if not done.done():
+        done.set_exception(TimeoutError(f"not committed within {PATIENCE} s"))
 
 
 @dataclass

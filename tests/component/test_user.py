@@ -64,6 +64,13 @@ async def test_a_registration(users: Alone) -> None:
     assert orjson.loads(value) == {"user_id": user["id"], "login": login, "email": f"{login}@example.com"}
 
 
+@pytest.mark.parametrize("domain", ["shop.test", "mail.local", "example.invalid", "bücher.example"])
+async def test_an_address_may_be_of_any_domain(users: Alone, domain: str) -> None:
+    login = a_login()
+    answer = await users.http.post("/users", json=registration(login) | {"email": f"{login}@{domain}"})
+    assert (answer.status_code, answer.json().get("email")) == (201, f"{login}@{domain}")
+
+
 async def test_login_and_address_belong_to_the_first_in_whatever_capitals(users: Alone) -> None:
     login = a_login()
     await users.http.post("/users", json=registration(login))
