@@ -24,7 +24,7 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q --no-header --durations=0 tests/unit/test_tidy.py
+	$(BIN)/python -m pytest -q -o addopts= tests/unit/test_tidy.py
 
 # The stamp is the last thing made, so that an interrupted installation is taken up again.
 $(STAMP): requirements.lock pyproject.toml
