@@ -393,6 +393,7 @@ class Kernel(Generic[S]):
     def _record(self, work: Work[S], input: Input, entry: journal.Entry) -> None:
         """The same input later in this batch is a repeat."""
         self._meter.inputs.labels(entry.kind, entry.outcome).inc()
+        log.debug(entry.outcome, id=entry.id, type=entry.type, key=entry.key, flow=entry.correlation_id)
         work.entries.append(entry)
         work.seen[input.id] = journal.Seen(
             entry.id,

@@ -1,0 +1,58 @@
+"""A process of a service: it does not stay up pretending."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Iterator
+
+import pytest
+from fastapi import FastAPI
+
+from chassis.consumer import ConsumerDied
+from chassis.runtime import Runtime, _serve
+from chassis.settings import Settings
+from embedded.ports import free_ports
+from embedded.postgres import Postgres
+from order_service.app import build
+from order_service.state import Orders
+from tests.component.alone import a_database
+from tests.shop import PATIENCE
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    """A service takes over the signals of its process, which here is the test run's."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def settings(postgres: Postgres, templates: dict[str, str]) -> Iterator[Settings]:
+    with (
+        a_database("order", postgres, templates) as database,
+        socket.create_server(("127.0.0.1", 0)) as listening,
+    ):
+        (nowhere,) = free_ports(1)
+        yield Settings(
+            order_database_url=database.runtime_url,
+            kafka_bootstrap_servers=f"127.0.0.1:{nowhere}",
+            http_fd=listening.dup().detach(),
+        )
+
+
+async def test_a_service_whose_consumer_died_stops_and_says_so(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def die() -> None:
+        raise ConsumerDied("Faust stopped: a bug")
+
+    def ill(settings: Settings) -> tuple[Runtime[Orders], FastAPI]:
+        runtime, app = build(settings)
+        runtime.jobs.append(die)
+        return runtime, app
+
+    async with asyncio.timeout(PATIENCE):
+        assert not await _serve("order", ill, settings)
+    assert "a job died, stopping" in capsys.readouterr().out
