@@ -16,7 +16,7 @@ from sqlalchemy import Column, Table
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
@@ -43,22 +43,25 @@ def make_engine(url: str, *, pool_size: int = 5) -> AsyncEngine:
 async def raw_connection(engine: AsyncEngine) -> AsyncIterator[Connection]:
     """The driver's connection under SQLAlchemy's pool. What is not committed is rolled back."""
     async with engine.connect() as pooled:
-        driver = (await pooled.get_raw_connection()).driver_connection
-        assert isinstance(driver, psycopg.AsyncConnection)
-        yield driver
+        yield await _driver(pooled)
 
 
 @asynccontextmanager
 async def own_connection(engine: AsyncEngine) -> AsyncIterator[Connection]:
     """A driver's connection in autocommit whose session, with all it set and locked, ends with the block."""
     async with engine.connect() as pooled:
-        driver = (await pooled.get_raw_connection()).driver_connection
-        assert isinstance(driver, psycopg.AsyncConnection)
         try:
+            driver = await _driver(pooled)
             await driver.set_autocommit(True)
             yield driver
         finally:
             await pooled.invalidate()
+
+
+async def _driver(pooled: AsyncConnection) -> Connection:
+    driver = (await pooled.get_raw_connection()).driver_connection
+    assert isinstance(driver, psycopg.AsyncConnection)
+    return driver
 
 
 def is_refusal(error: BaseException) -> bool:
@@ -97,25 +100,26 @@ async def _write(conn: Connection, table: Table, rows: Sequence[Any], replace: b
 def _statement(table: Table, replace: bool) -> tuple[bytes, tuple[Column[Any], ...]]:
     """Names are those of our own tables; nothing from outside gets into the text."""
     columns = tuple(column for column in table.columns if column.identity is None)
-    names = ", ".join(quoted(column) for column in columns)
+    names = ", ".join(_quoted(column) for column in columns)
     arrays = ", ".join(f"%b::{array_type(column)}[]" for column in columns)
     values = ", ".join(
-        f"{quoted(column)}::jsonb" if isinstance(column.type, JSONB) else quoted(column) for column in columns
+        f"{_quoted(column)}::jsonb" if isinstance(column.type, JSONB) else _quoted(column)
+        for column in columns
     )
     statement = (
         f"/* write.{table.name} */ INSERT INTO {table.name} ({names}) "
         f"SELECT {values} FROM unnest({arrays}) AS new ({names})"
     )
     if replace:
-        key = ", ".join(quoted(column) for column in table.primary_key.columns)
+        key = ", ".join(_quoted(column) for column in table.primary_key.columns)
         changes = ", ".join(
-            f"{quoted(column)} = excluded.{quoted(column)}" for column in columns if not column.primary_key
+            f"{_quoted(column)} = excluded.{_quoted(column)}" for column in columns if not column.primary_key
         )
         statement += f" ON CONFLICT ({key}) DO UPDATE SET {changes}"
     return statement.encode(), columns
 
 
-def quoted(column: Column[Any]) -> str:
+def _quoted(column: Column[Any]) -> str:
     """A column's name as SQL has it."""
     return f'"{column.name}"'
 

@@ -37,7 +37,7 @@ from chassis.routes import Router
 from chassis.settings import Settings
 from chassis.shelf import Shelves
 from chassis.step import Decider
-from events.catalog import FACT_OF_TYPE, SOURCE_OF_TYPE, TOPICS
+from events.catalog import SOURCE_OF_TYPE, TOPICS
 from events.decider import Command
 from events.fact import Fact
 
@@ -144,7 +144,8 @@ class Runtime(Generic[S]):
         try:
             yield died
         finally:
-            await _cancel(tasks)
+            for task in reversed(tasks):  # whoever still has something to write needs the kernel
+                await _cancel(task)
             died.cancel()
             await self.engine.dispose()
 
@@ -222,21 +223,20 @@ async def _serve(
         return not died.done()
 
 
-async def _cancel(tasks: list["asyncio.Task[None]"]) -> None:
-    """Returns once all have ended. Faust swallows a cancellation that meets it while it starts or stops,
-    so whoever has not gone is told again.
+async def _cancel(task: "asyncio.Future[None]") -> None:
+    """Returns once it has ended. Faust swallows a cancellation that meets it while it starts or stops,
+    so a job that has not gone is told again.
     """
-    while pending := [task for task in tasks if not task.done()]:
-        for task in pending:
-            task.cancel()
-        await asyncio.wait(pending, timeout=_CANCEL_SECONDS)
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=_CANCEL_SECONDS)
 
 
 def _by_topic(prefix: str, hears: Iterable[type[Fact]]) -> Hears:
     topics: dict[str, frozenset[type[Fact]]] = {}
     for fact in hears:
         topic = prefix + TOPICS[SOURCE_OF_TYPE[fact.__name__]]
-        topics[topic] = topics.get(topic, frozenset()) | {FACT_OF_TYPE[fact.__name__]}
+        topics[topic] = topics.get(topic, frozenset()) | {fact}
     return topics
 
 

@@ -1,10 +1,8 @@
 """`choreo demo`: the mission's story as a timeline of requests and of the events they caused."""
 
 import asyncio
-import email.policy
 import json
 import re
-import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict
@@ -27,6 +25,7 @@ from choreo.story import Stage, Unexpected
 from choreo.throwaway import ThrowawaySystem, asked_to_stop
 from choreo.timeline import Asked, EventReader, RecordingTransport, Seen, Timeline, clock, in_causal_order
 from embedded.home import Home
+from embedded.mail import read_maildir
 from embedded.process import Unavailable
 from events.catalog import TOPICS
 
@@ -118,7 +117,6 @@ class Acts:
 
     def __init__(self, stage: Stage, timeline: Timeline, facts: Mapping[str, Any], screen: "Screen") -> None:
         self._stage, self._timeline, self._facts, self._screen = stage, timeline, facts, screen
-        self._since = time.time()
         self._said: list[str] = []
         self.held = self.numbers = 0
         stage.held = self._said.append
@@ -154,7 +152,7 @@ class Acts:
             self._screen.note(f"The mails went to {self._facts['smtp_url']}: look there.")
             return
         address = f"{customer.login}@example.com"
-        mails = [mail for mail in _mails(Path(self._facts["maildir"]), self._since) if mail["To"] == address]
+        mails = [mail for mail in read_maildir(Path(self._facts["maildir"])) if mail["To"] == address]
         for mail in mails:
             self._screen.mail(mail)
         self._stage.expect("every notification of Ada's was mailed once", len(mails), 3)
@@ -253,11 +251,3 @@ def _running_system() -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return facts if psutil.pid_exists(facts["pid"]) else None
-
-
-def _mails(maildir: Path, since: float) -> Iterator[EmailMessage]:
-    """Those delivered since then, oldest first."""
-    files = [(file.stat().st_mtime, file) for file in (maildir / "new").glob("*")]
-    for delivered, file in sorted(files):
-        if delivered >= since:
-            yield email.message_from_bytes(file.read_bytes(), policy=email.policy.default)

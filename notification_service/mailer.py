@@ -131,18 +131,24 @@ class Mailer:
     async def _mail(self, mails: Sequence[Mail]) -> None:
         """Sends over one connection, records all outcomes together; whatever is not settled is put off."""
         settled: dict[UUID, bool] = {}
+        server = aiosmtplib.SMTP(**self._server)
         try:
-            async with aiosmtplib.SMTP(**self._server) as server:
-                for mail in mails:
-                    delivered = await self._deliver(server, mail)
-                    if delivered is not None:
-                        settled[mail.id] = delivered
+            await server.connect()
+            for mail in mails:
+                delivered = await self._deliver(server, mail)
+                if delivered is not None:
+                    settled[mail.id] = delivered
+            await server.quit()
         except (aiosmtplib.SMTPException, OSError) as error:
             log.warning("the mail server is away, trying again", error=str(error) or repr(error))
-        await asyncio.gather(*(self._record(mail, settled[mail.id]) for mail in mails if mail.id in settled))
-        unsettled = [mail for mail in mails if mail.id not in settled]
-        if unsettled:
-            await self._put_off(unsettled)
+        finally:  # also when told to stop: what was sent is not to be sent again
+            server.close()  # without a word: a server that is silent would keep us for a minute
+            await asyncio.gather(
+                *(self._record(mail, settled[mail.id]) for mail in mails if mail.id in settled)
+            )
+            unsettled = [mail for mail in mails if mail.id not in settled]
+            if unsettled:
+                await self._put_off(unsettled)
 
     async def _deliver(self, server: aiosmtplib.SMTP, mail: Mail) -> bool | None:
         """Whether it was taken; None where it may be taken later."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from datetime import UTC, datetime
 from uuid import uuid4
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -14,9 +13,9 @@ from embedded.kafka import Kafka
 from embedded.mail import read_maildir
 from events.catalog import TOPICS
 from events.codec import encode
-from events.envelope import Cause, Event
 from events.fact import Fact
 from events.user import UserRegistered
+from tests.component.alone import an_event
 from tests.shop import PARTITIONS, Shop, eventually
 
 RACES = 200
@@ -92,7 +91,7 @@ async def test_every_topic_delivered_again_changes_nothing(shop: Shop) -> None:
     await _caught_up(shop)
     assert again > 0
     assert {service: _everything(shop, service) for service in SERVICES} == before
-    assert await _publish_again(shop, only_count=True) == 2 * again, "nothing new was decided"
+    assert sum((await _ends(shop)).values()) == 2 * again, "nothing new was decided"
     assert len(read_maildir(shop.maildir)) == 3
     assert_money_is_conserved(shop)
 
@@ -132,21 +131,18 @@ async def test_a_record_that_is_no_event_is_parked_and_the_rest_goes_on(shop: Sh
     assert parked == [("undecodable", "the header ce_type is missing")] * 2
 
 
-async def _publish_again(shop: Shop, only_count: bool = False) -> int:
+async def _publish_again(shop: Shop) -> int:
     """Appends every record of every topic once more, byte for byte, in order. Gives their number."""
-    bootstrap, prefix = shop.settings.kafka_bootstrap_servers, shop.settings.topic_prefix
-    places = [
-        TopicPartition(prefix + topic, number) for topic in TOPICS.values() for number in range(PARTITIONS)
-    ]
+    bootstrap = shop.settings.kafka_bootstrap_servers
+    ends = await _ends(shop)
     async with (
         AIOKafkaConsumer(bootstrap_servers=bootstrap) as reader,
         AIOKafkaProducer(bootstrap_servers=bootstrap) as writer,
     ):
-        reader.assign(places)
+        reader.assign(list(ends))
         await reader.seek_to_beginning()
-        ends = await reader.end_offsets(places)
         for place, end in ends.items():
-            while not only_count and await reader.position(place) < end:
+            while await reader.position(place) < end:
                 record = await reader.getone(place)
                 if record.offset < end:
                     await writer.send_and_wait(
@@ -155,21 +151,22 @@ async def _publish_again(shop: Shop, only_count: bool = False) -> int:
     return sum(ends.values())
 
 
+async def _ends(shop: Shop) -> dict[TopicPartition, int]:
+    """How many records each partition of each topic holds."""
+    topics = [shop.settings.topic_prefix + topic for topic in TOPICS.values()]
+    places = [TopicPartition(topic, number) for topic in topics for number in range(PARTITIONS)]
+    async with AIOKafkaConsumer(bootstrap_servers=shop.settings.kafka_bootstrap_servers) as reader:
+        return dict(await reader.end_offsets(places))
+
+
 async def _caught_up(shop: Shop) -> None:
     """Every service has read every topic it hears to its end."""
-    bootstrap, prefix = shop.settings.kafka_bootstrap_servers, shop.settings.topic_prefix
-    places = [
-        TopicPartition(prefix + topic, number) for topic in TOPICS.values() for number in range(PARTITIONS)
-    ]
-    async with AIOKafkaConsumer(bootstrap_servers=bootstrap) as reader:
-        ends = {
-            (place.topic, place.partition): end for place, end in (await reader.end_offsets(places)).items()
-        }
+    ends = await _ends(shop)
 
     async def behind() -> list[tuple[object, ...]]:
         query = "SELECT topic, partition, next_offset FROM positions"
         rows = [row for name in SERVICES for row in await asyncio.to_thread(shop.rows, name, query)]
-        return [row for row in rows if row[2] < ends[row[0], row[1]]]
+        return [row for row in rows if row[2] < ends[TopicPartition(row[0], row[1])]]
 
     await eventually(behind, lambda rows: not rows)
 
@@ -196,19 +193,7 @@ async def _published(shop: Shop) -> None:
 
 async def _publish(shop: Shop, service: str, fact: Fact) -> None:
     """As if this service had decided it."""
-    cause = Cause.root(uuid4())
-    event: Event[Fact] = Event(
-        id=cause.id,
-        source=service,
-        time=datetime.now(UTC),
-        key=fact.key,
-        sequence=1,
-        correlation_id=cause.correlation_id,
-        causation_id=None,
-        trace_id=cause.trace_id,
-        data=fact,
-    )
-    record = encode(event)
+    record = encode(an_event(fact))
     async with AIOKafkaProducer(bootstrap_servers=shop.settings.kafka_bootstrap_servers) as producer:
         topic = shop.settings.topic_prefix + TOPICS[service]
         await producer.send_and_wait(topic, record.value, record.key, headers=record.headers)

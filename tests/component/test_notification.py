@@ -1,16 +1,21 @@
 """The notification service alone: what is heard is stored for its user, address or not."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import pytest
 import pytest_asyncio
+from aiosmtpd.smtp import SMTP, Envelope, Session
 
+from chassis import clock
 from choreo.client import Customer
 from embedded.postgres import Postgres
 from events.billing import PaymentConfirmed, PaymentRejected
 from events.user import UserRegistered
+from notification_service.mailer import Mailer
 from tests.component.alone import Alone, alone, assert_closed_to_strangers, assert_problem
+from tests.shop import PATIENCE
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -86,3 +91,37 @@ async def test_other_peoples_notifications_are_not_there(desk: Alone) -> None:
     assert await eve.notifications() == []
     for id in (told["id"], uuid4(), "not-an-id"):
         assert_problem(await eve.get("notification", f"/notifications/{id}"), 404, "not_found")
+
+
+class Stuck:
+    """A mail server that takes two mails for this address and thinks about the third for ever."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.taken = 0
+        self.thinking = asyncio.Event()
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        if envelope.rcpt_tos == [self.address]:
+            if self.taken == 2:
+                self.thinking.set()
+                await asyncio.Event().wait()
+            self.taken += 1
+        return "250 taken"
+
+
+async def test_what_was_sent_is_recorded_when_the_mailer_is_told_to_stop(desk: Alone) -> None:
+    ada = await desk.customer()
+    await desk.hear(paid(ada), paid(ada), paid(ada))
+    stuck = Stuck(f"{ada.login}@example.com")
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: SMTP(stuck, loop=loop), "127.0.0.1", 0)
+    url = f"smtp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    await desk.hear(UserRegistered(user_id=ada.id, login=ada.login, email=stuck.address))
+    mailing = asyncio.ensure_future(Mailer(desk.runtime.kernel, desk.runtime.engine, url, clock.now).run())
+    async with asyncio.timeout(PATIENCE):
+        await stuck.thinking.wait()
+        mailing.cancel()
+        await asyncio.wait([mailing])
+    server.close()
+    assert sorted(told["status"] for told in await ada.notifications()) == ["pending", "sent", "sent"]
