@@ -34,13 +34,11 @@ class AtRest:
 
 
 def start_up(system: ThrowawaySystem, progress: Progress) -> StartUp:
-    """Afterwards the system runs, and its Postgres remembers when each transaction was committed."""
+    """Afterwards the system runs."""
     progress.stage("start-up: first start, with empty data")
     first = system.start()
     progress.stage("start-up: stop, and second start")
     stopped = system.stop()
-    with (system.home / "data" / "postgres" / "data" / "postgresql.auto.conf").open("a") as settings:
-        settings.write("track_commit_timestamp = on\n")
     return StartUp(round(first, 2), round(stopped, 2), round(system.start(), 2))
 
 

@@ -22,13 +22,13 @@ from faust.types import TP
 from mode.supervisors import CrashingSupervisor
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from chassis import positions
+from chassis import clock, positions
 from chassis.db import raw_connection
 from chassis.health import Part
-from chassis.inputs import Heard, PositionGap
+from chassis.inputs import Heard, PositionGap, read
 from chassis.kernel import Kernel
 from chassis.positions import Place, Position
-from events.codec import Record, Undecodable, UnknownType, decode
+from events.codec import Record, UnknownType
 from events.fact import Fact
 
 Hears = Mapping[str, frozenset[type[Fact]]]
@@ -131,17 +131,15 @@ class Consumer:
         headers = message.headers
         pairs = list(headers.items() if isinstance(headers, Mapping) else headers or ())
         record = Record(message.key, message.value, pairs)
-        event, error = None, None
         try:
-            event = decode(record)
-            if type(event.data) not in self._hears[message.topic]:
-                event = None
+            event, error = read(record, self._hears[message.topic])
         except UnknownType as unknown:
+            event, error = None, None
             log.info("skipped", detail=str(unknown), topic=message.topic, offset=message.offset)
-        except Undecodable as undecodable:
-            error = str(undecodable)
         done = asyncio.get_running_loop().create_future()
-        return Heard(message.topic, message.partition, message.offset, record, event, error, done)
+        return Heard(
+            message.topic, message.partition, message.offset, record, event, error, clock.now(), done
+        )
 
     async def _next_offsets(self, places: set[Place]) -> dict[Place, int]:
         async with raw_connection(self._engine) as conn:

@@ -1,14 +1,15 @@
 """What the kernel is given, and what it gives back."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from chassis.answer import Answer
 from chassis.db import Connection
-from events.codec import Record
+from events.codec import Record, Undecodable, decode
 from events.decider import Command, Refusal
 from events.envelope import Event, derived_id
 from events.fact import Fact
@@ -53,6 +54,7 @@ class Asked:
     respond: Respond
     fingerprint: bytes
     aside: Aside | None
+    received_at: datetime
     done: "asyncio.Future[Answer]"
 
     @property
@@ -84,6 +86,7 @@ class Heard:
     """None: no event, or of a type this service does not hear."""
     error: str | None
     """Why it is no event."""
+    received_at: datetime
     done: "asyncio.Future[None]"
     refused: Exception | None = None
     """Why the database would not take what it leads to."""
@@ -121,3 +124,16 @@ class Heard:
 
 
 Input = Asked | Heard
+FactTypes = Collection[type[Fact]]
+
+
+def read(record: Record, hears: FactTypes) -> tuple[Event[Fact] | None, str | None]:
+    """The event, if it is one that is heard; or why it is none. Neither: an event for somebody else.
+
+    Raises `UnknownType`.
+    """
+    try:
+        event = decode(record)
+    except Undecodable as undecodable:
+        return None, str(undecodable)
+    return (event if type(event.data) in hears else None), None

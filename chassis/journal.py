@@ -1,6 +1,7 @@
 """What a service was asked and heard, in order; and by the same rows, what it has seen before.
 
-Rows are never removed: event ids and first answers lean on them.
+Rows are never removed: event ids and first answers lean on them. One exception: a parked event is written
+anew when it is retried or dropped, so that per key the order of positions stays the order of handling.
 """
 
 from collections.abc import Collection, Sequence
@@ -24,6 +25,12 @@ _SEEN = """/* journal.seen: which of these inputs were handled before, and how *
 SELECT id, outcome, fingerprint, answer_status, answer_body, answer_headers
 FROM journal WHERE id = ANY(%b::uuid[])"""
 
+_FORGET_PARKED = """/* journal.forget_parked: this event is about to be written anew */
+DELETE FROM journal WHERE id = %s AND outcome = 'parked'"""
+
+_DROP_PARKED = """/* journal.drop_parked: somebody gave this event up */
+UPDATE journal SET outcome = 'dropped', position = DEFAULT WHERE id = %s AND outcome = 'parked'"""
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -42,7 +49,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A row of the journal. `outcome` is applied, refused or parked."""
+    """A row of the journal. `outcome` is applied, refused, parked or dropped."""
 
     id: UUID
     key: str
@@ -60,6 +67,7 @@ class Entry:
     answer_status: int | None = None
     answer_body: bytes | None = None
     answer_headers: dict[str, str] | None = None
+    received_at: datetime
     decided_at: datetime
     code_version: str = CODE_VERSION
 
@@ -89,6 +97,7 @@ def entry(
                 correlation_id=input.correlation_id,
                 outcome=outcome,
                 refusal=told,
+                received_at=input.received_at,
                 decided_at=now,
             )
         case Asked():
@@ -107,6 +116,7 @@ def entry(
                 answer_status=answer.status,
                 answer_body=answer.body,
                 answer_headers=dict(answer.headers),
+                received_at=input.received_at,
                 decided_at=now,
             )
 
@@ -120,3 +130,13 @@ async def seen(conn: Connection, ids: Collection[UUID]) -> dict[UUID, Seen]:
 async def add(conn: Connection, entries: Sequence[Entry]) -> None:
     """Runs inside the kernel's transaction."""
     await insert(conn, journal, entries)
+
+
+async def forget_parked(conn: Connection, id: UUID) -> None:
+    """Runs inside the transaction that writes the event's row anew."""
+    await conn.execute(_FORGET_PARKED, [id])
+
+
+async def drop_parked(conn: Connection, id: UUID) -> None:
+    """Runs inside the transaction that gives the event up."""
+    await conn.execute(_DROP_PARKED, [id])

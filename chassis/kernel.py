@@ -1,6 +1,6 @@
 """THE transaction. A batch of inputs, whatever they are, is finished together or not at all.
 
-The promise, written once and here only:
+The promise, kept here and in `chassis.transaction`, and nowhere else:
 
 * every input takes effect exactly once, however often it arrives (journal, by id);
 * what was decided is published (outbox) if and only if it was written (same transaction);
@@ -15,7 +15,6 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 from uuid import UUID
@@ -23,25 +22,13 @@ from uuid import UUID
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from chassis import journal, keys, outbox, parked, positions
 from chassis.answer import Answer
-from chassis.db import Connection, is_refusal, is_trouble, raw_connection
-from chassis.inputs import (
-    Aside,
-    Asked,
-    Decided,
-    Failed,
-    Heard,
-    Input,
-    KeyReused,
-    PositionGap,
-    Respond,
-    Unavailable,
-)
+from chassis.db import is_refusal, is_trouble, raw_connection
+from chassis.inputs import Aside, Asked, Failed, Heard, Input, Respond, Unavailable
 from chassis.meter import Meter
-from chassis.positions import Place
 from chassis.shelf import Shelves
-from chassis.step import Decider, hear, obey
+from chassis.step import Decider
+from chassis.transaction import Transaction, Work
 from chassis.waiters import Waiters
 from events.decider import Command
 
@@ -58,33 +45,6 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 log = structlog.get_logger()
 
 
-@dataclass
-class Work(Generic[S]):
-    """What one transaction writes, and whom it answers once it is committed."""
-
-    now: datetime
-    before: dict[str, S]
-    sequences: dict[str, int]
-    seen: dict[Any, journal.Seen]
-    blocked: set[str]
-    expected: dict[Place, int]
-    after: dict[str, S] = field(default_factory=dict)
-    advanced: dict[Place, int] = field(default_factory=dict)
-    moved: dict[str, int] = field(default_factory=dict)
-    entries: list[journal.Entry] = field(default_factory=list)
-    unpublished: list[outbox.Unpublished] = field(default_factory=list)
-    to_park: list[parked.Parked] = field(default_factory=list)
-    asides: list[tuple[Aside, Decided]] = field(default_factory=list)
-    answers: list[tuple[Input, Answer | Exception | None]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.after = dict(self.before)
-
-    @property
-    def writes(self) -> bool:
-        return bool(self.entries or self.advanced)
-
-
 class Kernel(Generic[S]):
     """Give it commands with `ask` and records with `hear`; `run` finishes them."""
 
@@ -98,7 +58,6 @@ class Kernel(Generic[S]):
         clock: Callable[[], datetime],
         meter: Meter,
     ) -> None:
-        self.decider = decider
         self.waiters = Waiters()
         self.on_facts: list[Callable[[], None]] = []
         """Called after a commit that put facts into the outbox."""
@@ -106,9 +65,8 @@ class Kernel(Generic[S]):
         """Called after every commit that moved a key."""
         self.trouble: str | None = None
         """Why the database cannot be used right now."""
-        self._shelves = shelves
+        self._transaction = Transaction(decider, shelves, partition_of=partition_of, clock=clock, meter=meter)
         self._engine = engine
-        self._partition_of = partition_of
         self._clock = clock
         self._meter = meter
         self._queue: deque[Input] = deque()
@@ -135,7 +93,7 @@ class Kernel(Generic[S]):
         if self.trouble:
             raise Unavailable(self.trouble)
         done = asyncio.get_running_loop().create_future()
-        asked = Asked(id or command.cause.id, command, respond, fingerprint, aside, done)
+        asked = Asked(id or command.cause.id, command, respond, fingerprint, aside, self._clock(), done)
         self._put(asked)
         try:
             async with asyncio.timeout(PATIENCE):
@@ -250,169 +208,16 @@ class Kernel(Generic[S]):
             log.info("the database is back")
         self.trouble = None
 
-    # -- the transaction -------------------------------------------------------------------------
-
     async def _transact(self, batch: Sequence[Input]) -> None:
         with self._meter.transaction(len(batch)):
             async with raw_connection(self._engine) as conn:
-                work = await self._lock_and_load(conn, batch)
+                work = await self._transaction.lock_and_load(conn, batch)
                 for input in batch:
-                    match input:
-                        case Heard():
-                            self._take_heard(work, input)
-                        case Asked():
-                            self._take_asked(work, input)
+                    self._transaction.take(work, input)
                 if work.writes:
-                    await self._write(conn, work)
+                    await self._transaction.write(conn, work)
                     await conn.commit()
         self._tell(work)
-
-    async def _lock_and_load(self, conn: Connection, batch: Sequence[Input]) -> Work[S]:
-        """Locks first and reads afterwards: one statement for both would read what was before its wait."""
-        places = {(input.topic, input.partition) for input in batch if isinstance(input, Heard)}
-        expected = await positions.lock(conn, sorted(places))
-        inputs = [input for input in batch if not isinstance(input, Heard) or _is_due(input, expected)]
-        sequences = await keys.lock(conn, sorted({key for input in inputs for key in input.keys}))
-        seen = await journal.seen(conn, [input.id for input in inputs])
-        heard = {input.key for input in inputs if isinstance(input, Heard)}
-        wanted: dict[str, list[object]] = {}
-        for input in inputs:
-            wanted.setdefault(input.key, []).append(input.content)
-        return Work(
-            now=self._clock(),
-            before=await self._shelves.load(conn, wanted) if wanted else {},
-            sequences=sequences,
-            seen=seen,
-            blocked=await parked.blocked(conn, heard) if heard else set(),
-            expected=expected,
-        )
-
-    def _take_heard(self, work: Work[S], heard: Heard) -> None:
-        place = heard.topic, heard.partition
-        expected = work.expected.get(place)
-        if expected is None or heard.offset > expected:
-            gap = f"{heard.topic}[{heard.partition}]: got offset {heard.offset}, next is {expected}"
-            work.answers.append((heard, PositionGap(gap)))
-            return
-        work.answers.append((heard, None))
-        if heard.offset < expected:
-            self._meter.inputs.labels("fact", "stale").inc()
-            return
-        work.expected[place] = work.advanced[place] = heard.offset + 1
-        if not heard.concerns:
-            self._meter.inputs.labels("fact", "skipped").inc()
-        elif heard.id in work.seen:
-            self._meter.inputs.labels("fact", "duplicate").inc()
-        elif heard.key in work.blocked:
-            self._park(work, heard, "queued", "queued behind an earlier event of its key")
-        elif heard.event is None or heard.refused:
-            self._park(
-                work,
-                heard,
-                "database" if heard.refused else "undecodable",
-                heard.refused or heard.error or "",
-            )
-        else:
-            try:
-                step = hear(
-                    self.decider, work.after[heard.key], heard.event, work.now, work.sequences[heard.key]
-                )
-                unpublished = [
-                    outbox.unpublished(event, self._partition_of(event.key)) for event in step.events
-                ]
-            except Exception as error:
-                self._park(work, heard, "handler", error)
-                return
-            number = work.sequences[heard.key] + 1
-            self._record(
-                work,
-                heard,
-                journal.entry(heard, step=number, now=work.now, outcome="applied", refusal=step.refusal),
-            )
-            work.after[heard.key] = step.state
-            work.sequences[heard.key] = work.moved[heard.key] = step.sequence
-            work.unpublished += unpublished
-
-    def _take_asked(self, work: Work[S], asked: Asked) -> None:
-        before = work.seen.get(asked.id)
-        if before is not None:
-            self._meter.inputs.labels("command", "duplicate").inc()
-            same = before.fingerprint == asked.fingerprint
-            work.answers.append((asked, before.answer if same else KeyReused()))
-            return
-        number = work.sequences[asked.key]
-        try:
-            step = obey(self.decider, work.after[asked.key], asked.command, work.now, number)
-            unpublished = [outbox.unpublished(event, self._partition_of(event.key)) for event in step.events]
-            decided = Decided(step.state, step.events, step.refusal)
-            answer = asked.respond(decided)
-        except Exception as error:
-            log.exception("a handler raised", command=type(asked.command).__name__, id=str(asked.id))
-            self._meter.inputs.labels("command", "failed").inc()
-            work.answers.append((asked, Failed(repr(error))))
-            return
-        work.answers.append((asked, answer))
-        outcome = "refused" if step.refusal else "applied"
-        if not (answer.status < 300 or answer.status == 409):
-            self._meter.inputs.labels("command", outcome).inc()
-            return
-        self._record(
-            work,
-            asked,
-            journal.entry(
-                asked, step=number, now=work.now, outcome=outcome, refusal=step.refusal, answer=answer
-            ),
-        )
-        if step.refusal:
-            return
-        if step.events:
-            work.after[asked.key] = step.state
-            work.sequences[asked.key] = work.moved[asked.key] = step.sequence
-            work.unpublished += unpublished
-        if asked.aside:
-            work.asides.append((asked.aside, decided))
-
-    def _park(self, work: Work[S], heard: Heard, reason: str, error: BaseException | str) -> None:
-        row = parked.park(heard, reason, error, work.now)
-        log.warning(
-            "parked",
-            event_id=str(row.id),
-            key=row.key,
-            topic=row.topic,
-            partition=row.partition,
-            offset=row.offset,
-            reason=reason,
-            error=row.error,
-            place=row.place,
-        )
-        work.to_park.append(row)
-        work.blocked.add(heard.key)
-        number = work.sequences[heard.key]
-        self._record(work, heard, journal.entry(heard, step=number, now=work.now, outcome="parked"))
-
-    def _record(self, work: Work[S], input: Input, entry: journal.Entry) -> None:
-        """The same input later in this batch is a repeat."""
-        self._meter.inputs.labels(entry.kind, entry.outcome).inc()
-        log.debug(entry.outcome, id=entry.id, type=entry.type, key=entry.key, flow=entry.correlation_id)
-        work.entries.append(entry)
-        work.seen[input.id] = journal.Seen(
-            entry.id,
-            entry.outcome,
-            entry.fingerprint,
-            entry.answer_status,
-            entry.answer_body,
-            entry.answer_headers,
-        )
-
-    async def _write(self, conn: Connection, work: Work[S]) -> None:
-        await self._shelves.save(conn, work.before, work.after)
-        await journal.add(conn, work.entries)
-        await outbox.add(conn, work.unpublished)
-        await parked.add(conn, work.to_park)
-        await keys.advance(conn, work.moved)
-        await positions.advance(conn, work.advanced)
-        for aside, decided in work.asides:
-            await aside(conn, decided)
 
     def _tell(self, work: Work[S]) -> None:
         """Committed: answer whoever asked, wake whoever waits."""
@@ -425,11 +230,6 @@ class Kernel(Generic[S]):
         for callback in self.on_commit if work.moved else ():
             callback()
         self._meter.facts.inc(len(work.unpublished))
-
-
-def _is_due(heard: Heard, expected: dict[Place, int]) -> bool:
-    """Worth locking its key for: it concerns this service, and was not committed before."""
-    return heard.concerns and heard.offset >= expected.get((heard.topic, heard.partition), heard.offset + 1)
 
 
 def _resolve(input: Input, answer: Answer | Exception | None) -> None:

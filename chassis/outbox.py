@@ -52,7 +52,7 @@ class Unpublished:
 
 def unpublished(event: Event[Fact], partition: int) -> Unpublished:
     record = encode(event)
-    headers = orjson.dumps([(name, value.decode()) for name, value in record.headers])
+    headers = orjson.dumps([(name, (value or b"").decode()) for name, value in record.headers])
     return Unpublished(event.id, event.key, partition, record.value or b"", headers, event.time)
 
 

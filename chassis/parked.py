@@ -1,5 +1,6 @@
 """Events that need a person, and the later events of their keys, which queue behind them."""
 
+import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,16 +9,31 @@ from traceback import extract_tb
 from uuid import UUID
 
 import orjson
+from psycopg.rows import class_row
 
 from chassis.db import Connection, insert
-from chassis.inputs import Heard
+from chassis.inputs import FactTypes, Heard, read
 from chassis.tables import parked
+from events.codec import Headers, Record
 
 _BLOCKED = """/* parked.blocked: the keys whose later events have to queue */
 SELECT DISTINCT key FROM parked WHERE key = ANY(%b::text[])"""
 
 _DEPTH = """/* parked.depth: how many events are parked, and since when */
 SELECT count(*), min(parked_at) FROM parked"""
+
+_COLUMNS = """id, key, type, topic, partition, "offset", record_key, record_value, record_headers,
+reason, error, place, parked_at"""
+
+_ALL = f"""/* parked.all */ SELECT {_COLUMNS} FROM parked ORDER BY position"""
+
+_OF_KEY = f"""/* parked.of_key: the oldest first */
+SELECT {_COLUMNS} FROM parked WHERE key = %s ORDER BY position"""
+
+_SAY_WHY = """/* parked.say_why: it was tried again and failed again */
+UPDATE parked SET reason = %s, error = %s, place = %s WHERE id = %s"""
+
+_REMOVE = """/* parked.remove */ DELETE FROM parked WHERE id = %s"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +54,15 @@ class Parked:
     """File and line that raised."""
     parked_at: datetime
 
+    def heard(self, hears: FactTypes) -> Heard:
+        """The record as it was heard, as today's code reads it. Raises `UnknownType`."""
+        record = Record(self.record_key, self.record_value, _unpacked(self.record_headers))
+        event, error = read(record, hears)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        return Heard(self.topic, self.partition, self.offset, record, event, error, self.parked_at, done)
+
 
 def park(heard: Heard, reason: str, error: BaseException | str, now: datetime) -> Parked:
-    headers = [(name, value.decode("latin-1")) for name, value in heard.record.headers]
-    text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
     return Parked(
         id=heard.id,
         key=heard.key,
@@ -51,17 +72,12 @@ def park(heard: Heard, reason: str, error: BaseException | str, now: datetime) -
         offset=heard.offset,
         record_key=heard.record.key,
         record_value=heard.record.value,
-        record_headers=orjson.dumps(headers),
+        record_headers=_packed(heard.record.headers),
         reason=reason,
-        error=text.replace("\0", "\\0"),
-        place=None if isinstance(error, str) else _place(error),
+        error=_text(error),
+        place=_place(error),
         parked_at=now,
     )
-
-
-def _place(error: BaseException) -> str | None:
-    frames = extract_tb(error.__traceback__)
-    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else None
 
 
 async def blocked(conn: Connection, keys: Collection[str]) -> set[str]:
@@ -69,9 +85,34 @@ async def blocked(conn: Connection, keys: Collection[str]) -> set[str]:
     return {key for (key,) in rows}
 
 
+async def all(conn: Connection) -> list[Parked]:
+    """In the order of position: per key the one that needs a person first, then what queues behind it."""
+    return await _read(conn, _ALL)
+
+
+async def of_key(conn: Connection, key: str) -> list[Parked]:
+    return await _read(conn, _OF_KEY, [key])
+
+
+async def _read(conn: Connection, query: str, values: Sequence[object] = ()) -> list[Parked]:
+    async with conn.cursor(row_factory=class_row(Parked)) as cursor:
+        await cursor.execute(query.encode(), values)
+        return await cursor.fetchall()
+
+
 async def add(conn: Connection, rows: Sequence[Parked]) -> None:
     """Runs inside the kernel's transaction."""
     await insert(conn, parked, rows)
+
+
+async def say_why(conn: Connection, id: UUID, reason: str, error: BaseException | str) -> None:
+    """It is parked still, and now for this."""
+    await conn.execute(_SAY_WHY, [reason, _text(error), _place(error), id])
+
+
+async def remove(conn: Connection, id: UUID) -> None:
+    """Runs inside the transaction that handles the event or gives it up."""
+    await conn.execute(_REMOVE, [id])
 
 
 async def depth(conn: Connection) -> tuple[int, datetime | None]:
@@ -79,3 +120,29 @@ async def depth(conn: Connection) -> tuple[int, datetime | None]:
     row = await (await conn.execute(_DEPTH)).fetchone()
     assert row is not None
     return row[0], row[1]
+
+
+def _text(error: BaseException | str) -> str:
+    text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+    return text.replace("\0", "\\0")
+
+
+def _place(error: BaseException | str) -> str | None:
+    """File and line that raised."""
+    if isinstance(error, str):
+        return None
+    frames = extract_tb(error.__traceback__)
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else None
+
+
+def _packed(headers: Headers) -> bytes:
+    """Any bytes at all, and those headers that have no value."""
+    return orjson.dumps(
+        [(name, None if value is None else value.decode("latin-1")) for name, value in headers]
+    )
+
+
+def _unpacked(packed: bytes) -> Headers:
+    return [
+        (name, None if value is None else value.encode("latin-1")) for name, value in orjson.loads(packed)
+    ]

@@ -66,6 +66,7 @@ journal = Table(
     Column("answer_body", LargeBinary),
     Column("answer_headers", JSONB),
     Column("decided_at", timestamp(), nullable=False),
+    Column("received_at", timestamp()),
     Column("code_version", Text, nullable=False),
     Index("journal_key", "key", "position"),
     Index("journal_correlation", "correlation_id"),

@@ -34,6 +34,8 @@ _SETTINGS = {
     "logging_collector": "off",
     "password_encryption": "scram-sha-256",
     "unix_socket_permissions": "0700",
+    # When each row was committed is what the delays of a flow are told from.
+    "track_commit_timestamp": "on",
     "log_line_prefix": "%m [%p] %q%u@%d ",
 }
 

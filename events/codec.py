@@ -15,7 +15,8 @@ from events.envelope import Event
 from events.fact import Fact
 from events.upcast import upcast
 
-Headers = list[tuple[str, bytes]]
+Headers = list[tuple[str, bytes | None]]
+"""In their order; Kafka allows a name twice, and a name without a value."""
 
 _SEQUENCE = re.compile(r"[0-9]{20}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")

@@ -14,7 +14,7 @@ import psycopg
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from chassis import auth, positions
+from chassis import auth, clock, positions
 from chassis.db import raw_connection
 from chassis.inputs import Heard
 from chassis.kernel import Kernel
@@ -120,7 +120,7 @@ class Reader:
         done: asyncio.Future[None] = loop.create_future()
         too_late = loop.call_later(PATIENCE, _give_up, done)
         done.add_done_callback(lambda _: too_late.cancel())
-        self.kernel.hear(Heard(self.topic, self.partition, offset, record, event, error, done))
+        self.kernel.hear(Heard(self.topic, self.partition, offset, record, event, error, clock.now(), done))
         return done
 
 

@@ -1,0 +1,65 @@
+"""What the judge is given: what anybody could have seen from outside, and nothing else.
+
+Ids are strings as they appear in JSON; amounts are minor units. Topics are named without a test's prefix.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Row = Mapping[str, Any]
+Place = tuple[str, int]
+"""Topic and partition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record of a topic, as it lies in Kafka."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+
+
+@dataclass(slots=True)
+class Request:
+    """One request of a client, which may have been sent several times under one idempotency key.
+
+    `ok`: answered 2xx. `failed`: answered with a definite no, so it has no effect. `unknown`: the client never
+    learned which; it has its effect once or not at all.
+    """
+
+    kind: Literal["register", "deposit", "order"]
+    marker: str
+    """Unique, and found again in the fact: the login; the order's description; a deposit's entry has none."""
+    user_id: str | None
+    """Whose; of a registration the one it made, once that is known."""
+    amount: int
+    """Of a deposit unique among those of its user."""
+    invoked: float
+    """Seconds since the epoch."""
+    returned: float | None = None
+    outcome: Literal["ok", "failed", "unknown"] = "unknown"
+    status: int | None = None
+    id: str | None = None
+    """Of the user, the entry or the order, as the answer named it."""
+    sent: int = 0
+    """How many times."""
+
+
+@dataclass(frozen=True)
+class History:
+    """Everything, read when all is handled."""
+
+    records: Sequence[Record]
+    """Of all topics, per partition in the order of offsets."""
+    ends: Mapping[Place, int]
+    """Kafka's end offsets."""
+    tables: Mapping[str, Mapping[str, Sequence[Row]]]
+    """By service and table: all rows of all tables but those marked as secret."""
+    requests: Sequence[Request]
+    mails: Sequence[tuple[str, str]] = field(default=())
+    """Of each delivered mail: Message-ID and recipient."""

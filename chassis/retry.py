@@ -1,0 +1,99 @@
+"""Parked events of one key, taken again in order, or given up. A person asks for this: see `choreo dlq`."""
+
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from chassis import journal, keys, parked
+from chassis.db import Connection, is_refusal, is_trouble, raw_connection
+from chassis.inputs import FactTypes
+from chassis.parked import Parked
+from chassis.transaction import Transaction
+from events.codec import Undecodable, UnknownType
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """What became of a parked event, or would have become of it."""
+
+    parked: Parked
+    outcome: Literal["applied", "duplicate", "skipped", "parked"]
+    decided: tuple[str, ...] = ()
+    """Types of the facts that follow from it."""
+
+
+async def retry(
+    transaction: Transaction[S],
+    engine: AsyncEngine,
+    hears: FactTypes,
+    key: str,
+    *,
+    dry_run: bool = False,
+) -> list[Retried]:
+    """Takes the key's parked events in order, up to the first that fails again. One transaction.
+
+    Holds the key's lock, so whatever arrives meanwhile comes after them. `dry_run` undoes everything.
+    """
+    results: list[Retried] = []
+    async with raw_connection(engine) as conn:
+        sequence = (await keys.lock(conn, [key]))[key]
+        for row in await parked.of_key(conn, key):
+            try:
+                async with conn.transaction():  # a savepoint
+                    result, sequence = await _take(transaction, conn, hears, row, sequence)
+            except Exception as error:
+                if is_trouble(error) and not is_refusal(error):
+                    raise
+                result = await _still_parked(conn, row, error)
+            results.append(result)
+            if result.outcome == "parked":
+                break
+        await (conn.rollback() if dry_run else conn.commit())
+    return results
+
+
+async def drop(engine: AsyncEngine, row: Parked) -> None:
+    """Gives one parked event up for good. What queues behind it stays parked until it is retried."""
+    async with raw_connection(engine) as conn:
+        await keys.lock(conn, [row.key])
+        await journal.drop_parked(conn, row.id)
+        await parked.remove(conn, row.id)
+        await conn.commit()
+
+
+async def _take(
+    transaction: Transaction[S], conn: Connection, hears: FactTypes, row: Parked, sequence: int
+) -> tuple[Retried, int]:
+    """Raises what keeps it from being handled."""
+    try:
+        heard = row.heard(hears)
+    except UnknownType:
+        heard = None
+    await parked.remove(conn, row.id)
+    await journal.forget_parked(conn, row.id)
+    if heard is None or not heard.concerns:
+        return Retried(row, "skipped"), sequence
+    if heard.event is None:
+        raise Undecodable(heard.error)
+    if heard.key != row.key:
+        raise Undecodable(f"it is of key {heard.key}, and was parked under {row.key}")
+    # As long as it could not be read it had no id of its own, and may have come a second time since.
+    await journal.forget_parked(conn, heard.id)
+    if await journal.seen(conn, [heard.id]):
+        return Retried(row, "duplicate"), sequence
+    work = await transaction.load_key(conn, heard, sequence)
+    decided = transaction.apply(work, heard, heard.event)
+    await transaction.write(conn, work)
+    return Retried(row, "applied", tuple(event.type for event in decided)), work.sequences[row.key]
+
+
+async def _still_parked(conn: Connection, row: Parked, error: Exception) -> Retried:
+    if isinstance(error, Undecodable):
+        await parked.say_why(conn, row.id, "undecodable", str(error))
+    else:
+        await parked.say_why(conn, row.id, "database" if is_refusal(error) else "handler", error)
+    (now,) = [again for again in await parked.of_key(conn, row.key) if again.id == row.id]
+    return Retried(now, "parked")
