@@ -28,8 +28,8 @@ class Record:
 class Request:
     """One request of a client, which may have been sent several times under one idempotency key.
 
-    `ok`: answered 2xx. `failed`: answered with a definite no, so it has no effect. `unknown`: the client never
-    learned which; it has its effect once or not at all.
+    `ok`: answered 2xx. `failed`: answered with a definite no, so it has no effect. `unknown`: the client
+    never learned which; it has its effect once or not at all.
     """
 
     kind: Literal["register", "deposit", "order"]
