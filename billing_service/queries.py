@@ -10,6 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from billing_service.tables import accounts, ledger
 from chassis.pages import PageRequest
 
+WITHOUT_ACCOUNT = """/* payments.waiting: how many orders came before their account, and since when */
+SELECT count(*), min(decided_at) FROM payments JOIN journal ON journal.id = payments.event_id
+WHERE payments.outcome = 'waiting'"""
+
 
 async def account_of(engine: AsyncEngine, user_id: UUID) -> Row[Any] | None:
     async with engine.connect() as conn:

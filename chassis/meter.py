@@ -33,6 +33,10 @@ class Meter:
         self.parked_age = Gauge(
             "parked_oldest_seconds", "Since when the oldest is parked.", registry=registry
         )
+        self.waiting = Gauge(
+            "waiting_things", "What lacks something that is still to come.", registry=registry
+        )
+        self.waiting_age = Gauge("waiting_oldest_seconds", "Age of the oldest of them.", registry=registry)
         self._size = Histogram(
             "transaction_inputs", "Inputs that shared a transaction.", buckets=_SIZES, registry=registry
         )

@@ -61,6 +61,8 @@ async def drop(engine: AsyncEngine, row: Parked) -> None:
         await keys.lock(conn, [row.key])
         await journal.drop_parked(conn, row.id)
         await parked.remove(conn, row.id)
+        for freed in (await parked.of_key(conn, row.key))[:1]:
+            await parked.say_why(conn, freed.id, "queued", "what it queued behind was dropped: retry it")
         await conn.commit()
 
 

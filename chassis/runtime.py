@@ -18,12 +18,13 @@ from sqlalchemy import text
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from chassis import clock, log, outbox, parked
+from chassis import clock, log
 from chassis.answer import Answer
 from chassis.auth import Verifier
 from chassis.body import fingerprint
 from chassis.consumer import Consumer, Hears
 from chassis.db import make_engine, raw_connection
+from chassis.depths import read_depths
 from chassis.health import Health
 from chassis.http import create_app
 from chassis.inputs import Aside, Failed, KeyReused, Respond, Unavailable
@@ -34,9 +35,8 @@ from chassis.metrics import Metrics
 from chassis.problems import Problem, internal_error, unavailable
 from chassis.relay import Relay, partition_of
 from chassis.routes import Router
+from chassis.service import Service
 from chassis.settings import Settings
-from chassis.shelf import Shelves
-from chassis.step import Decider
 from events.catalog import SOURCE_OF_TYPE, TOPICS
 from events.decider import Command
 from events.fact import Fact
@@ -68,12 +68,11 @@ class Runtime(Generic[S]):
 
     def __init__(
         self,
-        decider: Decider[S],
-        shelves: Shelves[S],
-        hears: Iterable[type[Fact]],
+        service: Service[S],
         settings: Settings,
     ) -> None:
-        self.service = decider.service
+        self.service = service.name
+        self._waiting = service.waiting
         self.settings = settings
         self.engine = make_engine(_required(settings.database_url_of(self.service)), pool_size=_CONNECTIONS)
         self.health = Health()
@@ -82,8 +81,8 @@ class Runtime(Generic[S]):
         bootstrap = _required(settings.kafka_bootstrap_servers)
         prefix = settings.topic_prefix
         self.kernel = Kernel(
-            decider,
-            shelves,
+            service.decider,
+            service.shelves,
             self.engine,
             partition_of=lambda key: partition_of(key, settings.partitions),
             clock=clock.now,
@@ -96,7 +95,7 @@ class Runtime(Generic[S]):
         self.kernel.on_facts.append(self.relay.wake)
         self.health.probe("database", self._probe_database)
         self.health.probe("broker", self.relay.probe)
-        topics = _by_topic(prefix, hears)
+        topics = _by_topic(prefix, service.hears)
         self._hears_anything = bool(topics)
         if topics:
             self.consumer = Consumer(
@@ -162,10 +161,11 @@ class Runtime(Generic[S]):
         while True:
             try:
                 async with raw_connection(self.engine) as conn:
-                    unpublished, parked_events = await outbox.depth(conn), await parked.depth(conn)
+                    depths = await read_depths(conn, self._waiting)
                 for (count, since), number, age in (
-                    (unpublished, self.meter.unpublished, self.meter.unpublished_age),
-                    (parked_events, self.meter.parked, self.meter.parked_age),
+                    (depths.unpublished, self.meter.unpublished, self.meter.unpublished_age),
+                    (depths.parked, self.meter.parked, self.meter.parked_age),
+                    (depths.waiting, self.meter.waiting, self.meter.waiting_age),
                 ):
                     number.set(count)
                     age.set((clock.now() - since).total_seconds() if since else 0)

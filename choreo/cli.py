@@ -9,6 +9,7 @@ from typer.rich_utils import rich_format_error
 
 from choreo.bench import bench
 from choreo.demo import demo
+from choreo.dlq import app as dlq
 from choreo.errors import UsageError
 from choreo.provision import provision
 from choreo.up import up
@@ -25,6 +26,7 @@ app.command()(up)
 app.command()(provision)
 app.command()(demo)
 app.command()(bench)
+app.add_typer(dlq, name="dlq")
 
 
 def main() -> NoReturn:

@@ -160,6 +160,10 @@ class System:
             self.owner_urls[service], self.runtime_urls[service] = owner_url, runtime_url
         self.report.say(f"databases are ready after {time.monotonic() - started:.1f} s")
 
+    def command(self, service: str) -> list[str]:
+        """What runs this service."""
+        return [sys.executable, "-m", f"{service}_service"]
+
     def _service(self, name: str, http_fd: int) -> Program:
         others = {f"{service.upper()}_DATABASE_URL" for service in SERVICES} | {"SMTP_URL"}
         env = {key: value for key, value in os.environ.items() if key not in others} | {
@@ -173,7 +177,7 @@ class System:
             env["SMTP_URL"] = self.smtp_url
         service = Program(
             name,
-            [sys.executable, "-m", f"{name}_service"],
+            self.command(name),
             log=self.home.logs / f"{name}.log",
             probe=AnswersHttp(self.settings.port_of(name), "/health/ready"),
             env=env,
@@ -193,6 +197,8 @@ class System:
                 "port_base": self.settings.port_base,
                 "bootstrap": self.bootstrap,
                 "topic_prefix": self.settings.topic_prefix,
+                "partitions": self.settings.partitions,
+                "currency": self.settings.currency,
                 "owner_urls": self.owner_urls,
                 "runtime_urls": self.runtime_urls,
                 "smtp_url": self.smtp_url,

@@ -10,6 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from chassis.pages import PageRequest
 from notification_service.tables import notifications
 
+PENDING = """/* notifications.pending: how many mails are to be sent, and since when the oldest */
+SELECT count(*), min(created_at) FROM notifications WHERE status = 'pending'"""
+
 
 async def notification_of(engine: AsyncEngine, user_id: UUID, notification_id: UUID) -> Row[Any] | None:
     """None for a notification that is not there, or not this user's."""

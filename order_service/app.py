@@ -6,6 +6,7 @@ from functools import partial
 from fastapi import FastAPI
 
 from chassis.runtime import Runtime
+from chassis.service import Service, Waiting
 from chassis.settings import Settings
 from chassis.step import Decider
 from events.billing import PaymentConfirmed, PaymentRefunded, PaymentRejected
@@ -13,6 +14,7 @@ from events.user import SigningKeyPublished
 from order_service import api
 from order_service.decide import SERVICE, decide
 from order_service.evolve import evolve
+from order_service.queries import UNDECIDED
 from order_service.react import react
 from order_service.state import Orders
 from order_service.store import SHELVES
@@ -25,6 +27,10 @@ def decider() -> Decider[Orders]:
     return Decider(SERVICE, partial(decide, deadline=DEADLINE), evolve, react)
 
 
+def service(settings: Settings) -> Service[Orders]:
+    return Service(decider(), SHELVES, HEARS, Waiting("undecided orders", UNDECIDED))
+
+
 def build(settings: Settings) -> tuple[Runtime[Orders], FastAPI]:
-    runtime = Runtime(decider(), SHELVES, HEARS, settings)
+    runtime = Runtime(service(settings), settings)
     return runtime, runtime.app(api.router(runtime))

@@ -10,6 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from chassis.pages import PageRequest
 from order_service.tables import orders
 
+UNDECIDED = """/* orders.undecided: how many, and since when the oldest */
+SELECT count(*), min(created_at) FROM orders WHERE status = 'created'"""
+
 
 async def order_of(engine: AsyncEngine, user_id: UUID, order_id: UUID) -> Row[Any] | None:
     """None for an order that is not there, or not this user's."""

@@ -1,6 +1,6 @@
 """The order service's own database. Prices are minor units."""
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, MetaData, Table, Text, Uuid
+from sqlalchemy import BigInteger, Boolean, Column, Index, MetaData, Table, Text, Uuid, text
 
 from chassis.tables import timestamp
 
@@ -24,4 +24,5 @@ orders = Table(
     Column("status", Text, nullable=False),
     Column("reason", Text),
     Index("orders_of_user", "user_id", "step"),
+    Index("orders_undecided", "created_at", postgresql_where=text("status = 'created'")),
 )

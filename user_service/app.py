@@ -4,6 +4,7 @@ from fastapi import FastAPI
 
 from chassis import clock
 from chassis.runtime import Runtime
+from chassis.service import Service
 from chassis.settings import Settings
 from chassis.step import Decider
 from user_service import api
@@ -20,8 +21,12 @@ def decider() -> Decider[Users]:
     return Decider(SERVICE, decide, evolve, react)
 
 
+def service(settings: Settings) -> Service[Users]:
+    return Service(decider(), SHELVES)
+
+
 def build(settings: Settings) -> tuple[Runtime[Users], FastAPI]:
-    runtime = Runtime(decider(), SHELVES, (), settings)
+    runtime = Runtime(service(settings), settings)
     signer = Signer(runtime.kernel, runtime.engine, clock.now)
     runtime.jobs.append(signer.run)
     return runtime, runtime.app(api.router(runtime), api.public_router(runtime, signer, Passwords()))

@@ -88,7 +88,7 @@ async def test_every_topic_delivered_again_changes_nothing(shop: Shop) -> None:
     before = {service: _everything(shop, service) for service in SERVICES}
 
     again = await _publish_again(shop)
-    await _caught_up(shop)
+    await caught_up(shop)
     assert again > 0
     assert {service: _everything(shop, service) for service in SERVICES} == before
     assert sum((await _ends(shop)).values()) == 2 * again, "nothing new was decided"
@@ -126,7 +126,7 @@ async def test_a_record_that_is_no_event_is_parked_and_the_rest_goes_on(shop: Sh
         await producer.send_and_wait(topic, b"\xff not json", key=b"nobody")
         await producer.send_and_wait(topic, b"{}", key=None, partition=1)
     assert (await ada.order("100.00", wait=10)).json()["status"] == "confirmed"
-    await _caught_up(shop)
+    await caught_up(shop)
     parked = shop.rows("billing", "SELECT reason, error FROM parked ORDER BY position")
     assert parked == [("undecodable", "the header ce_type is missing")] * 2
 
@@ -159,7 +159,7 @@ async def _ends(shop: Shop) -> dict[TopicPartition, int]:
         return dict(await reader.end_offsets(places))
 
 
-async def _caught_up(shop: Shop) -> None:
+async def caught_up(shop: Shop) -> None:
     """Every service has read every topic it hears to its end."""
     ends = await _ends(shop)
 

@@ -102,7 +102,11 @@ class Reader:
         return self._put(record, decode(record), None, offset)
 
     def put_undecodable(self, key: bytes | None, value: bytes = b"{") -> "asyncio.Future[None]":
-        return self._put(Record(key, value, []), None, "the header ce_type is missing", None)
+        return self.put_unreadable(Record(key, value, []))
+
+    def put_unreadable(self, record: Record) -> "asyncio.Future[None]":
+        """Whatever it holds, this reader cannot read it."""
+        return self._put(record, None, "the header ce_type is missing", None)
 
     async def hear(self, *facts: Fact) -> list[Event[Fact]]:
         """Returns once they are committed."""

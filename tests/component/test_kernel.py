@@ -22,7 +22,7 @@ from billing_service.store import SHELVES as BILLING
 from chassis import clock
 from chassis.answer import Answer
 from chassis.db import make_engine
-from chassis.inputs import Decided, Failed, KeyReused, PositionGap, Unavailable
+from chassis.inputs import Decided, Failed, Input, KeyReused, PositionGap, Unavailable
 from chassis.kernel import Kernel
 from chassis.meter import Meter
 from chassis.relay import partition_of
@@ -36,6 +36,7 @@ from events.fact import Fact
 from events.order import OrderCreated
 from events.user import UserRegistered
 from tests.component.alone import NEVER, Database, Reader, a_database, an_event
+from tests.locks import held
 from tests.shop import eventually
 from user_service.app import decider as user_decider
 from user_service.commands import EmailTaken, LoginTaken, Register
@@ -61,13 +62,10 @@ class Replicas:
         *,
         run: bool = True,
     ) -> Kernel[Any]:
-        engine = make_engine(self.database.runtime_url)
-        self._engines.append(engine)
-        self._stack.push_async_callback(engine.dispose)
         kernel = Kernel(
             decider or self._decider,
             self._shelves,
-            engine,
+            self.engine(),
             partition_of=lambda key: partition_of(key, 3),
             clock=now,
             meter=Meter(CollectorRegistry()),
@@ -75,6 +73,12 @@ class Replicas:
         if run:
             self.run(kernel)
         return kernel
+
+    def engine(self) -> AsyncEngine:
+        engine = make_engine(self.database.runtime_url)
+        self._engines.append(engine)
+        self._stack.push_async_callback(engine.dispose)
+        return engine
 
     def run(self, kernel: Kernel[Any]) -> None:
         running = asyncio.ensure_future(kernel.run())
@@ -117,6 +121,20 @@ async def billing(postgres: Postgres, templates: dict[str, str]) -> AsyncIterato
 async def users(postgres: Postgres, templates: dict[str, str]) -> AsyncIterator[Replicas]:
     async with replicas("user", user_decider(), USERS, postgres, templates) as found:
         yield found
+
+
+@pytest.fixture
+def refusals(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
+    """What the database refused, each time a batch had to be halved for it."""
+    found: list[Exception] = []
+    isolate = Kernel._isolate
+
+    async def noticed(kernel: Kernel[Any], batch: list[Input], error: Exception) -> None:
+        found.append(error)
+        await isolate(kernel, batch, error)
+
+    monkeypatch.setattr(Kernel, "_isolate", noticed)
+    return found
 
 
 # Words the tests are written in.
@@ -302,6 +320,24 @@ async def test_a_command_repeated_finds_its_first_answer(billing: Replicas) -> N
     assert balance(billing.database, ada) == 5
 
 
+async def test_a_repeat_within_a_batch_is_recognised_before_the_database_refuses_it(
+    billing: Replicas, refusals: list[Exception]
+) -> None:
+    ada = uuid4()
+    kernel = await billing.kernel(run=False)
+    users, orders = await billing.reader(kernel, "user-events"), await billing.reader(kernel)
+    event = an_event(ordered(ada, 1))
+    heard = [users.put(an_event(registered(ada))), orders.put(event), orders.put(event)]
+    asked = [asyncio.ensure_future(deposit(kernel, ada, 1, "once")) for _ in range(2)]
+    await asyncio.sleep(0)  # they are in the queue now, behind the facts
+    billing.run(kernel)
+    first, again = await asyncio.gather(*asked)
+    await asyncio.gather(*heard)
+    assert first == again
+    assert balance(billing.database, ada) == 1
+    assert refusals == []
+
+
 async def test_ids_and_bytes_are_derived_from_the_inputs(
     billing: Replicas, postgres: Postgres, templates: dict[str, str]
 ) -> None:
@@ -377,6 +413,42 @@ async def test_replicas_race_on_one_account_with_facts_and_commands(billing: Rep
     assert_in_sequence(billing.database)
 
 
+ONE_KEY = "SELECT FROM keys WHERE key = %s FOR UPDATE"
+
+
+async def test_what_is_decided_from_is_not_older_than_the_lock(billing: Replicas) -> None:
+    """Two replicas begin at once and wait for the same user: the second sees what the first left."""
+    ada = uuid4()
+    kernels = [await billing.kernel() for _ in range(2)]
+    await (await billing.reader(kernels[0], "user-events")).hear(registered(ada))
+    await deposit(kernels[0], ada, 400)
+    async with held(billing.database.owner_url, ONE_KEY, str(ada)) as key:
+        wishes = [asyncio.ensure_future(withdraw(kernel, ada, 300)) for kernel in kernels]
+        wishes += [asyncio.ensure_future(deposit(kernel, ada, 1)) for kernel in kernels]
+        await key.keeps_waiting(sessions=2)
+    answers = await asyncio.gather(*wishes)
+    assert sorted(answer.status for answer in answers) == [201, 201, 201, 409]
+    assert balance(billing.database, ada) == 102
+    assert_in_sequence(billing.database)
+
+
+async def test_what_goes_out_first_was_decided_first_whoever_began_first(billing: Replicas) -> None:
+    """A transaction that began earlier and got the key later does not have the lower outbox position."""
+    ada = uuid4()
+    here, there = await billing.kernel(), await billing.kernel()
+    orders = await billing.reader(here)
+    await (await billing.reader(here, "user-events")).hear(registered(ada))
+    partition = "SELECT FROM positions WHERE topic = 'order-events' FOR UPDATE"
+    async with held(billing.database.owner_url, partition) as position:
+        order = orders.put(an_event(ordered(ada, 1)))
+        await position.keeps_waiting(sessions=1)
+        await deposit(there, ada, 1)
+    await order
+    types = [headers["ce_type"] for _, headers, _ in published(billing.database)]
+    assert types == ["AccountCreated", "MoneyDeposited", "PaymentConfirmed"]
+    assert_in_sequence(billing.database)
+
+
 def assert_in_sequence(database: Database) -> None:
     """Per key the outbox is in the order of decisions, and no number is there twice."""
     numbers: dict[str, list[int]] = {}
@@ -425,6 +497,22 @@ async def test_of_those_who_want_one_name_one_gets_it(users: Replicas, processes
         assert {answer.body for answer in raced if answer.status == 409} == {taken.__name__.encode()}
         assert [answer.status for answer in alone] == [201] * 3
     assert users.database.count("users") == users.database.count("outbox") == 40
+
+
+async def test_whoever_wants_the_same_name_is_decided_after_the_other_not_beside(
+    users: Replicas, refusals: list[Exception]
+) -> None:
+    """What the first took is there to be seen: nothing is left to the database's constraint."""
+    kernel = await users.kernel(run=False)
+    wishes = [
+        Register(cause=Cause.root(uuid4()), user_id=uuid4(), login="ada", email=f"ada-{number}@example.com")
+        for number in range(2)
+    ]
+    asked = [asyncio.ensure_future(kernel.ask(wish, answered)) for wish in wishes]
+    await asyncio.sleep(0)  # they are in the queue now
+    users.run(kernel)
+    assert [answer.status for answer in await asyncio.gather(*asked)] == [201, 409]
+    assert refusals == []
 
 
 # Trouble becomes data.
@@ -552,6 +640,24 @@ async def test_no_user_takes_over_anothers_row(billing: Replicas, together: bool
     assert billing.database.rows("SELECT user_id FROM payments") == [(ada,)]
     assert parked(billing.database) == [(str(eve), "database", 1)]
     assert kernel.trouble is None
+
+
+# Nobody is told before it is committed.
+
+
+async def test_nobody_is_answered_before_the_commit(billing: Replicas) -> None:
+    """What was decided cannot be written yet: neither who asked nor the consumer hears of it."""
+    ada = uuid4()
+    kernel = await billing.kernel()
+    users, orders = await billing.reader(kernel, "user-events"), await billing.reader(kernel)
+    await users.hear(registered(ada))
+    async with held(billing.database.owner_url, "LOCK TABLE journal IN SHARE MODE") as journal:
+        asked = asyncio.ensure_future(deposit(kernel, ada, 1))
+        heard = orders.put(an_event(ordered(ada, 1)))
+        await journal.keeps_waiting(sessions=1)
+        assert not asked.done() and not heard.done()
+    assert (await asked).status == 201
+    await heard
 
 
 # The database away.
