@@ -10,6 +10,7 @@ from typer.rich_utils import rich_format_error
 from choreo.bench import bench
 from choreo.demo import demo
 from choreo.dlq import app as dlq
+from choreo.doctor import doctor
 from choreo.errors import UsageError
 from choreo.provision import provision
 from choreo.up import up
@@ -27,6 +28,7 @@ app.command()(provision)
 app.command()(demo)
 app.command()(bench)
 app.add_typer(dlq, name="dlq")
+app.command()(doctor)
 
 
 def main() -> NoReturn:

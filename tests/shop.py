@@ -16,6 +16,7 @@ from billing_service.app import build as build_billing
 from chassis.runtime import Runtime
 from chassis.settings import SERVICES, Settings
 from choreo.client import Customer
+from choreo.installation import Installation
 from embedded.kafka import Kafka
 from embedded.postgres import Postgres
 from embedded.topics import declare_topics
@@ -98,6 +99,12 @@ class Shop:
         seen = await self.runtimes[service].kernel.waiters.until(str(customer.id), PATIENCE, look, enough)
         assert enough(seen), f"not within {PATIENCE} s: {seen}"
         return seen
+
+    @property
+    def installation(self) -> Installation:
+        """As an operator's tools find it."""
+        urls = {name: self.settings.database_url_of(name) or "" for name in SERVICES}
+        return Installation(self.settings, urls)
 
     def rows(self, service: str, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Straight from a service's database."""

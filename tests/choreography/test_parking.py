@@ -12,7 +12,6 @@ from billing_service.evolve import evolve
 from billing_service.state import Billing
 from choreo.client import Customer
 from choreo.dlq import Desk, Outcome
-from choreo.installation import Installation
 from events.catalog import TOPICS
 from events.codec import Headers, Record, encode
 from events.envelope import Event
@@ -170,10 +169,8 @@ async def retried(shop: Shop) -> list[Outcome]:
 @asynccontextmanager
 async def a_desk(shop: Shop) -> AsyncIterator[Desk]:
     """Where an operator works on parked events."""
-    urls = {name: shop.settings.database_url_of(name) or "" for name in shop.owner_urls}
-    installation = Installation(shop.settings, urls)
-    async with installation.engines() as engines:
-        yield Desk(installation, engines)
+    async with shop.installation.engines() as engines:
+        yield Desk(shop.installation, engines)
 
 
 @asynccontextmanager

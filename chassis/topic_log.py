@@ -1,0 +1,65 @@
+"""The log as it is in Kafka, held against what a service has read of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from chassis.positions import Place, Position
+
+_PATIENCE = 5.0
+
+
+class LogMismatch(Exception):
+    """What this service has read is not the log that is there. The message says which and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionLog:
+    begin: Position
+    """Where somebody who never read it starts; with the ids of topic and cluster."""
+    earliest: int
+    latest: int
+    """The offset the next record will get."""
+
+
+def describe(admin: AdminClient, topics: Sequence[str]) -> Mapping[Place, PartitionLog]:
+    """Every partition of these topics. Blocks; raises KafkaException."""
+    cluster_id = admin.describe_cluster(request_timeout=_PATIENCE).result().cluster_id
+    described = admin.describe_topics(TopicCollection(list(topics)), request_timeout=_PATIENCE)
+    places = {}
+    for topic, future in described.items():
+        description = future.result()
+        for info in description.partitions:
+            places[topic, info.id] = Position(topic, info.id, 0, str(description.topic_id), cluster_id)
+
+    def ends(spec: Any) -> dict[Place, int]:
+        asked = {TopicPartition(topic, partition): spec for topic, partition in places}
+        found = admin.list_offsets(asked, request_timeout=_PATIENCE)
+        return {(at.topic, at.partition): future.result().offset for at, future in found.items()}
+
+    earliest, latest = ends(OffsetSpec.earliest()), ends(OffsetSpec.latest())
+    return {place: PartitionLog(begin, earliest[place], latest[place]) for place, begin in places.items()}
+
+
+def compare(service: str, there: PartitionLog, known: Position | None) -> None:
+    """Raises `LogMismatch` where the log is another one, or lacks what has not been read."""
+    place = f"{there.begin.topic}[{there.begin.partition}]"
+    next_offset = known.next_offset if known else 0
+    if known and (known.topic_id, known.cluster_id) != (there.begin.topic_id, there.begin.cluster_id):
+        raise LogMismatch(
+            f"{place} is not the log that {service} has read: its topic or cluster was made anew. "
+            "Restore the old one, or rebuild the service's database from this one"
+        )
+    if next_offset < there.earliest:
+        raise LogMismatch(
+            f"{place} begins at offset {there.earliest}, and {service} has read only up to {next_offset}: "
+            "what lies between is lost. Restore the topic, or rebuild the service's database from the rest"
+        )
+    if next_offset > there.latest:
+        raise LogMismatch(
+            f"{place} ends at offset {there.latest}, and {service} has read up to {next_offset}: "
+            "the log was cut or restored from an older copy. Restore the newer one"
+        )

@@ -1,0 +1,213 @@
+"""What there is to say about a system's health, each with what to do where a person is needed."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import httpx
+import psycopg
+from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, ResourceType
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from chassis import positions
+from chassis.db import Connection, raw_connection
+from chassis.depths import Depth, read_depths
+from chassis.positions import Place, Position
+from chassis.service import Service
+from chassis.topic_log import LogMismatch, PartitionLog, compare, describe
+from choreo.installation import Installation
+from embedded.ports import LOOPBACK
+from embedded.topics import FOREVER
+from events.catalog import SOURCE_OF_TYPE, TOPICS
+
+LONG = 60.0
+"""Seconds after which what is still unfinished needs a person."""
+_PATIENCE = 5.0
+
+_GRANTS = """/* grants.missing: what the running service may not do and must, and may do and must not */
+SELECT relname, privilege,
+    description LIKE 'append-only%%' AND privilege IN ('UPDATE', 'DELETE') AS forbidden
+FROM pg_class
+CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
+LEFT JOIN pg_description ON objoid = pg_class.oid AND objsubid = 0
+WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname <> 'alembic_version'
+AND has_table_privilege(pg_class.oid, privilege)
+    = coalesce(description LIKE 'append-only%%' AND privilege IN ('UPDATE', 'DELETE'), false)
+ORDER BY relname, privilege"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    about: str
+    """A topic or a service."""
+    check: str
+    says: str
+    cure: str = ""
+    """What a person should do; empty where all is well."""
+
+    @property
+    def needs_a_person(self) -> bool:
+        return bool(self.cure)
+
+
+async def examine(installation: Installation) -> list[Finding]:
+    """Topics first, then services. What cannot be asked is a finding, too; nothing is raised."""
+    prefix = installation.settings.topic_prefix
+    topics = [prefix + topic for topic in TOPICS.values()]
+    findings: list[Finding] = []
+    log: Mapping[Place, PartitionLog] = {}
+    try:
+        admin = AdminClient({"bootstrap.servers": installation.bootstrap, "log_level": 0})
+        log = await asyncio.to_thread(describe, admin, topics)
+        findings += await asyncio.to_thread(_topics, admin, topics, log)
+        old = await asyncio.to_thread(_written_before, admin, log, time.time() - LONG)
+    except KafkaException as error:
+        reason = error.args[0].str()
+        cure = "start it, or correct KAFKA_BOOTSTRAP_SERVERS; topics that are missing: choreo provision"
+        findings.append(Finding("Kafka", "answers", f"{installation.bootstrap}: {reason}", cure))
+        old = {}
+    async with installation.engines() as engines, httpx.AsyncClient(timeout=_PATIENCE) as http:
+        for name, engine in engines.items():
+            port = installation.settings.port_of(name)
+            findings.append(await _ready(http, name, port))
+            findings += await _service(installation.service(name), engine, prefix, log, old)
+    return findings
+
+
+def _topics(admin: AdminClient, topics: Sequence[str], log: Mapping[Place, PartitionLog]) -> list[Finding]:
+    first = admin.list_offsets(
+        {TopicPartition(*place): OffsetSpec.for_timestamp(0) for place in log}, request_timeout=_PATIENCE
+    )
+    times: dict[str, list[int]] = {}
+    for place, found in first.items():
+        if (timestamp := found.result().timestamp) >= 0:
+            times.setdefault(place.topic, []).append(timestamp)
+    resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
+    configs = admin.describe_configs(resources, request_timeout=_PATIENCE)
+    findings = []
+    for resource, config in configs.items():
+        topic, settings = resource.name, config.result()
+        parts = {partition: there for (name, partition), there in log.items() if name == topic}
+        count = sum(there.latest - there.earliest for there in parts.values())
+        since = f"since {_utc(min(times[topic]))}" if topic in times else "nothing yet"
+        findings.append(Finding(topic, "holds", f"{count} records in {len(parts)} partitions, {since}"))
+        lost = {number: there.earliest for number, there in parts.items() if there.earliest}
+        if lost:
+            where = ", ".join(f"[{number}] before {offset}" for number, offset in sorted(lost.items()))
+            findings.append(
+                Finding(topic, "replayable", f"records are gone: {where}", "restore the topic from a copy")
+            )
+        else:
+            findings.append(Finding(topic, "replayable", "from its first record"))
+        wrong = {name: settings[name].value for name in FOREVER if settings[name].value != FOREVER[name]}
+        if wrong:
+            told = ", ".join(f"{name}={value}" for name, value in wrong.items())
+            must = ", ".join(f"{name}={FOREVER[name]}" for name in wrong)
+            findings.append(Finding(topic, "retention", f"forgets facts: {told}", f"set {must} on it"))
+        else:
+            findings.append(Finding(topic, "retention", "for ever"))
+    return findings
+
+
+def _written_before(admin: AdminClient, log: Mapping[Place, PartitionLog], time: float) -> dict[Place, int]:
+    """Up to which offset each partition had been written at that time, in seconds since the epoch."""
+    spec = OffsetSpec.for_timestamp(int(1000 * time))
+    asked = admin.list_offsets({TopicPartition(*place): spec for place in log}, request_timeout=_PATIENCE)
+    offsets = {(place.topic, place.partition): found.result().offset for place, found in asked.items()}
+    return {place: offset if offset >= 0 else log[place].latest for place, offset in offsets.items()}
+
+
+async def _ready(http: httpx.AsyncClient, name: str, port: int) -> Finding:
+    try:
+        answer = await http.get(f"http://{LOOPBACK}:{port}/health/ready")
+    except httpx.TransportError:
+        return Finding(name, "ready", f"nobody answers on port {port}", "start it: choreo up")
+    parts = answer.json().get("parts", {})
+    said = "; ".join(f"{part}: {told['detail']}" for part, told in parts.items() if told["status"] != "ok")
+    if answer.status_code == 200:
+        return Finding(name, "ready", "works")
+    return Finding(name, "ready", said or f"answered {answer.status_code}", "see what it says, and its log")
+
+
+async def _service(
+    service: Service[object],
+    engine: AsyncEngine,
+    prefix: str,
+    log: Mapping[Place, PartitionLog],
+    old: Mapping[Place, int],
+) -> list[Finding]:
+    name = service.name
+    heard = sorted({prefix + TOPICS[SOURCE_OF_TYPE[fact.__name__]] for fact in service.hears})
+    try:
+        async with raw_connection(engine) as conn:
+            depths = await read_depths(conn, service.waiting)
+            read = {position.place: position for position in await positions.read(conn, heard)}
+            grants = await _grants(conn)
+    except (SQLAlchemyError, psycopg.Error, OSError) as error:
+        reason = str(error).splitlines()[0] or repr(error)
+        return [Finding(name, "database", reason, "see that it runs and that its URL is right")]
+    findings = [_reads(name, topic, log, read, old) for topic in heard] if log else []
+    findings.append(
+        _age(name, "unpublished", depths.unpublished, "see that Kafka runs and what its log says")
+    )
+    if service.waiting:
+        what = service.waiting.what
+        findings.append(_age(name, f"waiting: {what}", depths.waiting, "see docs/operations.md, Waiting"))
+    findings.append(_age(name, "parked", depths.parked, "choreo dlq ls", long=0))
+    findings.append(_granted(name, grants))
+    return findings
+
+
+def _reads(
+    name: str,
+    topic: str,
+    log: Mapping[Place, PartitionLog],
+    read: Mapping[Place, Position],
+    old: Mapping[Place, int],
+) -> Finding:
+    """Whether it has read this topic, and whether this is the topic it has read."""
+    places = [place for place in log if place[0] == topic]
+    try:
+        for place in places:
+            compare(name, log[place], read.get(place))
+    except LogMismatch as mismatch:
+        return Finding(name, f"reads {topic}", str(mismatch), "see docs/operations.md, Another log")
+    next_offset = {place: read[place].next_offset if place in read else 0 for place in places}
+    lag = sum(log[place].latest - next_offset[place] for place in places)
+    late = any(next_offset[place] < old[place] for place in places)
+    says = f"lag {lag}" + (f", some of it longer than {LONG:.0f} s" if late else "")
+    return Finding(name, f"reads {topic}", says, f"see whether {name} is ready, and its log" if late else "")
+
+
+def _age(name: str, check: str, depth: Depth, cure: str, long: float = LONG) -> Finding:
+    count, since = depth
+    if not count or since is None:
+        return Finding(name, check, "none")
+    age = (datetime.now(UTC) - since).total_seconds()
+    return Finding(name, check, f"{count}, the oldest for {age:.0f} s", cure if age > long else "")
+
+
+async def _grants(conn: Connection) -> Sequence[tuple[str, str, bool]]:
+    return await (await conn.execute(_GRANTS.encode())).fetchall()
+
+
+def _granted(name: str, wrong: Sequence[tuple[str, str, bool]]) -> Finding:
+    if not wrong:
+        return Finding(name, "grants", "as they must be")
+    told = [
+        f"{privilege} on {table} {'is too much' if forbidden else 'is missing'}"
+        for table, privilege, forbidden in wrong
+    ]
+    return Finding(name, "grants", ", ".join(told), f"as owner of the tables, put it right for role {name}")
+
+
+def _utc(ms: int) -> str:
+    return (
+        datetime.fromtimestamp(ms / 1000, UTC)
+        .isoformat(sep=" ", timespec="seconds")
+        .replace("+00:00", " UTC")
+    )
