@@ -2,28 +2,27 @@
 
 import asyncio
 import json
-import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import asdict
-from email.message import EmailMessage
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 import httpx
 import psutil
+import psycopg
 import typer
 from aiokafka.errors import KafkaError
-from rich.console import Console
-from rich.markup import escape
 
 from choreo import story
 from choreo.client import Customer
 from choreo.errors import read_settings
-from choreo.story import Stage, Unexpected
+from choreo.hops import Way, ways
+from choreo.journals import JournalReader
+from choreo.screens import JsonScreen, Screen, TextScreen
+from choreo.story import PATIENCE, Stage, Unexpected
 from choreo.throwaway import ThrowawaySystem, asked_to_stop
-from choreo.timeline import Asked, EventReader, RecordingTransport, Seen, Timeline, clock, in_causal_order
+from choreo.timeline import Asked, EventReader, RecordingTransport, Seen, Timeline, in_causal_order
 from embedded.home import Home
 from embedded.mail import read_maildir
 from embedded.process import Unavailable
@@ -31,14 +30,12 @@ from events.catalog import TOPICS
 
 T = TypeVar("T")
 
-_UUID = re.compile(r"([0-9a-f]{8})(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_BEGINNING = r"\1…"
-
 
 def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line instead.")] = False,
 ) -> None:
-    """Play the story and print it: each request, and beneath it the events it caused, as read from Kafka.
+    """Play the story and print it: each request, and beneath it the events it caused, as read from Kafka,
+    with what each service did with them and how long every hop took.
 
     On the running system of this CHOREO_HOME and CHOREO_PORT_BASE; where none runs, on one that is started
     for the purpose and gone afterwards. Exits 1 if the system does not do what the story says.
@@ -73,11 +70,11 @@ async def the_story(acts: "Acts") -> None:
     ):
         await acts.scene(money_case, bob)
     await acts.scene(story.nobody_elses, ada, bob)
-    acts.mails(ada)
+    await acts.mails(ada)
 
 
 async def perform(
-    play: Callable[["Acts"], Awaitable[None]], facts: Mapping[str, Any], screen: "Screen"
+    play: Callable[["Acts"], Awaitable[None]], facts: Mapping[str, Any], screen: Screen
 ) -> bool:
     """Whether every expectation held. `facts` are those of run.json. Raises `Unavailable`."""
     try:
@@ -96,6 +93,7 @@ async def perform(
                 for name in facts["ports"]
             }
             acts = Acts(Stage(services, events), timeline, facts, screen)
+            screen.legend()
             await play(acts)
             screen.end(f"The story holds: {acts.held} expectations, {acts.numbers} scenes.", held=True)
             return True
@@ -115,8 +113,9 @@ async def perform(
 class Acts:
     """Plays scenes and shows each when it is over, whether its expectations held or not."""
 
-    def __init__(self, stage: Stage, timeline: Timeline, facts: Mapping[str, Any], screen: "Screen") -> None:
+    def __init__(self, stage: Stage, timeline: Timeline, facts: Mapping[str, Any], screen: Screen) -> None:
         self._stage, self._timeline, self._facts, self._screen = stage, timeline, facts, screen
+        self._journals: JournalReader | None = JournalReader(facts["owner_urls"])
         self._said: list[str] = []
         self.held = self.numbers = 0
         stage.held = self._said.append
@@ -125,28 +124,47 @@ class Acts:
         self.numbers += 1
         self._screen.title(self.numbers, (scene.__doc__ or scene.__name__).splitlines()[0])
         try:
-            return await scene(self._stage, *people)
-        finally:
-            self._show()
+            played = await scene(self._stage, *people)
+        except Exception:
+            await self._show(patience=0)
+            raise
+        await self._show(patience=PATIENCE)
+        return played
 
-    def _show(self) -> None:
-        shown: set[UUID] = set()
-        for asked in self._timeline.take():
-            self._screen.request(asked)
-            if asked.flow and asked.flow not in shown:
-                shown.add(asked.flow)
-                events = self._stage.events.of(asked.flow)
-                types = {event.id: event.type for event in events}
-                for depth, event in in_causal_order(events):
-                    cause = types.get(event.cause) if event.cause else None
-                    because = cause or f"{asked.method} {asked.path}"
-                    self._screen.event(event, depth, because, 1000 * (event.at - asked.at))
+    async def _show(self, patience: float) -> None:
+        """`patience`: seconds in which every service must have read what is shown."""
+        asked = self._timeline.take()
+        flows = {request.flow: self._stage.events.of(request.flow) for request in asked if request.flow}
+        told = await self._ways([event for events in flows.values() for event in events], patience)
+        for request in asked:
+            self._screen.request(request)
+            if request.flow:
+                self._show_flow(request, flows.pop(request.flow, []), told)
         for what in self._said:
             self._screen.holds(what)
         self.held += len(self._said)
         self._said.clear()
 
-    def mails(self, customer: Customer) -> None:
+    def _show_flow(self, asked: Asked, events: Sequence[Seen], told: Mapping[UUID, Way]) -> None:
+        types = {event.id: event.type for event in events}
+        for depth, event in in_causal_order(events):
+            cause = types.get(event.cause) if event.cause else None
+            because = cause or f"{asked.method} {asked.path}"
+            after_ms = max(0.0, 1000 * (event.at.timestamp() - asked.at))
+            self._screen.event(told[event.id], depth, because, after_ms)
+
+    async def _ways(self, events: Sequence[Seen], patience: float) -> dict[UUID, Way]:
+        """Told from Kafka alone where the databases cannot be read from here."""
+        if self._journals and events:
+            try:
+                return ways(events, await self._journals.read(events, patience))
+            except psycopg.Error as error:
+                self._journals = None
+                why = str(error).partition("\n")[0]
+                self._screen.note(f"The services' databases cannot be read, so hops are not told: {why}")
+        return ways(events, {})
+
+    async def mails(self, customer: Customer) -> None:
         """What was sent to the customer, where the mail server is the system's own."""
         if self._facts["maildir"] is None:
             self._screen.note(f"The mails went to {self._facts['smtp_url']}: look there.")
@@ -156,78 +174,7 @@ class Acts:
         for mail in mails:
             self._screen.mail(mail)
         self._stage.expect("every notification of Ada's was mailed once", len(mails), 3)
-        self._show()
-
-
-class JsonScreen:
-    """One JSON object per line; `kind` says what it is about."""
-
-    def title(self, number: int, text: str) -> None:
-        self._print("scene", number=number, title=text)
-
-    def request(self, asked: Asked) -> None:
-        told = asdict(asked) | {"at": clock(asked.at), "ms": round(asked.ms, 1)}
-        self._print("request", **(told | {"flow": str(asked.flow) if asked.flow else None}))
-
-    def event(self, event: Seen, depth: int, because: str, after_ms: float) -> None:
-        told = asdict(event) | {"at": clock(event.at), "depth": depth, "because_of": because}
-        self._print("event", **told, after_ms=round(after_ms, 1))
-
-    def holds(self, what: str) -> None:
-        self._print("expectation", says=what, holds=True)
-
-    def mail(self, mail: EmailMessage) -> None:
-        told = {name.lower().replace("-", "_"): mail[name] for name in ("To", "Subject", "Message-ID")}
-        self._print("mail", **told, text=mail.get_content())
-
-    def note(self, text: str) -> None:
-        self._print("note", says=text)
-
-    def end(self, text: str, *, held: bool) -> None:
-        self._print("end", says=text, holds=held)
-
-    def _print(self, kind: str, **facts: Any) -> None:
-        print(json.dumps({"kind": kind, **facts}, default=str), flush=True)
-
-
-class TextScreen:
-    """For people: in colour on a terminal, plain elsewhere."""
-
-    def __init__(self) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
-
-    def title(self, number: int, text: str) -> None:
-        self._console.print(f"\n[bold]{number}. {escape(text)}[/]")
-
-    def request(self, asked: Asked) -> None:
-        colour = "green" if asked.status < 400 else "yellow"
-        again = f"  (asked {asked.times} times)" if asked.times > 1 else ""
-        what = escape(f"{asked.service:<13}{asked.method:<5}{_UUID.sub(_BEGINNING, asked.path)}")
-        self._console.print(f"  {what:<46} [{colour}]{asked.status}[/] {asked.ms:7.1f} ms{again}")
-
-    def event(self, event: Seen, depth: int, because: str, after_ms: float) -> None:
-        name = f"{'   ' * depth}└─ {event.type}"
-        place = escape(f"{event.topic}[{event.partition}] @{event.offset}")
-        self._console.print(
-            f"    [cyan]{name:<28}[/] {place:<28} +{after_ms:6.1f} ms  [dim]because of {escape(because)}[/]"
-        )
-
-    def holds(self, what: str) -> None:
-        self._console.print(f"    [green]✓[/] [dim]{escape(what)}[/]")
-
-    def mail(self, mail: EmailMessage) -> None:
-        self._console.print(f"\n  [bold]Mail to {escape(mail['To'])}: {escape(mail['Subject'])}[/]")
-        for line in mail.get_content().splitlines():
-            self._console.print(f"    {escape(line)}")
-
-    def note(self, text: str) -> None:
-        self._console.print(escape(text))
-
-    def end(self, text: str, *, held: bool) -> None:
-        self._console.print(f"\n[bold {'green' if held else 'red'}]{escape(text)}[/]")
-
-
-Screen = JsonScreen | TextScreen
+        await self._show(patience=PATIENCE)
 
 
 @contextmanager

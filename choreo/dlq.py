@@ -14,7 +14,6 @@ import typer
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -40,7 +39,7 @@ app = typer.Typer(
 
 GroupOption = Annotated[str | None, typer.Option("--group", metavar="ID", help="Only this group, see ls.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 
 
 @app.command("ls")
@@ -53,19 +52,13 @@ def ls(group: GroupOption = None, as_json: AsJson = False) -> None:
     if not groups:
         print("Nothing is parked.")
         return
-    table = Table("group", "service", "event", "keys", "behind", "since (UTC)", "error", box=None)
     for found in groups:
         where = f" ({found.head.place})" if found.head.place else ""
-        table.add_row(
-            found.id,
-            found.service,
-            found.head.type or "-",
-            str(len(found.queues)),
-            str(found.behind),
-            f"{found.since:%Y-%m-%d %H:%M:%S}",
-            found.head.error + where,
+        print(f"{found.id}  {found.service} {found.head.type or 'record'}: {found.head.error}{where}")
+        print(
+            f"          keys {len(found.queues)}, queued behind them {found.behind}, "
+            f"since {found.since:%Y-%m-%d %H:%M:%S} UTC"
         )
-    Console(highlight=False, markup=False).print(table)
     print("\n`choreo dlq show --group ID` prints the events, `choreo dlq retry --group ID` takes them again.")
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -13,6 +13,10 @@ import httpx
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from events.codec import Record, Undecodable, UnknownType, decode
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
+_APPENDED = 1
+"""Of Kafka's types of timestamp that which the broker gives; the other is the writer's."""
 
 
 @dataclass
@@ -40,13 +44,19 @@ class Seen:
 
     id: UUID
     type: str
+    source: str
+    key: str
+    sequence: int
+    """Its step number at its source, per key."""
     topic: str
     partition: int
     offset: int
     flow: UUID
     cause: UUID | None
-    at: float
-    """When it was decided, in seconds since the epoch."""
+    at: datetime
+    """When it was decided."""
+    appended_at: datetime | None
+    """When Kafka took it, in whole milliseconds; None where the topic does not keep that."""
     data: dict[str, Any]
 
 
@@ -124,7 +134,7 @@ class EventReader:
         while True:
             for records in (await self._consumer.getmany(timeout_ms=200)).values():
                 for record in records:
-                    if seen := _seen(record):
+                    if seen := event_in(record):
                         self._flows.setdefault(seen.flow, []).append(seen)
             self._arrived.set()
 
@@ -148,10 +158,18 @@ class Timeline:
         return taken
 
 
+def occurrences(events: Iterable[Seen]) -> dict[UUID, list[Seen]]:
+    """By event: where it lies, the first offset first. Events are in the order they were decided in."""
+    found: dict[UUID, list[Seen]] = {}
+    for event in sorted(events, key=lambda event: (event.at, event.sequence, event.offset)):
+        found.setdefault(event.id, []).append(event)
+    return found
+
+
 def in_causal_order(events: Iterable[Seen]) -> Iterator[tuple[int, Seen]]:
     """Each event after the one it follows from, with its depth; the same event twice only once."""
-    found = {event.id: event for event in sorted(events, key=lambda event: event.at, reverse=True)}
-    ordered = sorted(found.values(), key=lambda event: event.at)
+    found = occurrences(events)
+    ordered = [first for first, *_ in found.values()]
 
     def below(cause: UUID | None, depth: int) -> Iterator[tuple[int, Seen]]:
         for event in ordered:
@@ -167,7 +185,8 @@ def clock(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _seen(record: Any) -> Seen | None:
+def event_in(record: Any) -> Seen | None:
+    """The event of a record as aiokafka gives it; None where it is none that this program knows."""
     try:
         event = decode(Record(record.key, record.value, list(record.headers)))
     except (UnknownType, Undecodable):
@@ -175,12 +194,16 @@ def _seen(record: Any) -> Seen | None:
     return Seen(
         event.id,
         event.type,
+        event.source,
+        event.key,
+        event.sequence,
         record.topic,
         record.partition,
         record.offset,
         event.correlation_id,
         event.causation_id,
-        event.time.timestamp(),
+        event.time,
+        _EPOCH + timedelta(milliseconds=record.timestamp) if record.timestamp_type == _APPENDED else None,
         event.data.model_dump(mode="json"),
     )
 

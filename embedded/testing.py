@@ -32,11 +32,11 @@ def kafka_for_tests() -> Iterator[Kafka]:
 
 
 @contextmanager
-def postgres_for_tests() -> Iterator[Postgres]:
-    """A running Postgres. Call from the main thread."""
+def postgres_for_tests(settings: dict[str, str] | None = None) -> Iterator[Postgres]:
+    """A running Postgres; `settings` win over its usual ones. Call from the main thread."""
     with tempfile.TemporaryDirectory(prefix="choreo-") as directory:
         Path(directory).chmod(0o711)  # where we are root Postgres is somebody else
-        postgres = Postgres(Path(directory) / "postgres")
+        postgres = Postgres(Path(directory) / "postgres", settings=settings)
         try:
             postgres.start()
             postgres.wait_ready()

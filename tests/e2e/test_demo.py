@@ -2,20 +2,33 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 import psutil
 import pytest
+from aiokafka import AIOKafkaProducer
 
 from choreo import story
-from choreo.client import Customer
-from choreo.demo import Acts, JsonScreen, perform
-from choreo.story import Stage
+from choreo.client import Customer, registration
+from choreo.demo import Acts, perform
+from choreo.screens import JsonScreen, TextScreen
+from choreo.story import PATIENCE, Stage
 from choreo.throwaway import ThrowawaySystem
+from choreo.timeline import Seen
+from events.catalog import TOPICS
+from events.codec import Record, encode
+from events.envelope import derived_id
+from events.order import OrderCreated
+from tests.component.alone import an_event
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,6 +38,12 @@ def system() -> Iterator[ThrowawaySystem]:
     with ThrowawaySystem() as system:
         system.start()
         yield system
+
+
+@pytest.fixture(scope="module")
+def lines(system: ThrowawaySystem) -> list[dict[str, Any]]:
+    """What it prints, where a system runs."""
+    return lines_of(demo(system.home, system.port_base))
 
 
 def demo(home: Path, port_base: int, **more: str) -> "subprocess.Popen[str]":
@@ -62,8 +81,7 @@ def caused_by(lines: list[dict[str, Any]], method: str, path: str) -> list[list[
     ]
 
 
-def test_it_tells_the_story_in_causal_order_on_the_running_system(system: ThrowawaySystem) -> None:
-    lines = lines_of(demo(system.home, system.port_base))
+def test_it_tells_the_story_in_causal_order_on_the_running_system(lines: list[dict[str, Any]]) -> None:
     assert lines[-1] == {"kind": "end", "says": lines[-1]["says"], "holds": True}
 
     (registered, taken, *_) = caused_by(lines, "POST", "/users")
@@ -84,6 +102,94 @@ def test_it_tells_the_story_in_causal_order_on_the_running_system(system: Throwa
     assert len({(line["topic"], line["partition"], line["offset"]) for line in events}) == len(events)
     subjects = [line["subject"].partition(":")[0] for line in lines if line["kind"] == "mail"]
     assert subjects == ["Good news", "Sorry", "Good news"]
+
+
+def test_it_tells_what_each_service_did_and_how_long_every_hop_took(lines: list[dict[str, Any]]) -> None:
+    (ordered, *_) = [line["flow"] for line in lines if line.get("path") == "/orders" and line["flow"]]
+    events = [line for line in lines if line["kind"] == "event" and line["flow"] == ordered]
+    assert [(event["type"], event["decided"]["service"], event["decided"]["input"]) for event in events] == [
+        ("OrderCreated", "order", "PlaceOrder"),
+        ("PaymentConfirmed", "billing", "OrderCreated"),
+        ("NotificationSent", "notification", "RecordDelivery"),
+    ]
+    assert [set(hops_of(event["decided"])) for event in events] == [
+        {"queue", "transaction", "outbox"},
+        {"outbox"},
+        {"waited", "queue", "transaction", "outbox"},
+    ]
+    heard = [[heard for heard in event["heard"] if heard["outcome"] != "skipped"] for event in events]
+    assert [[(one["service"], one["outcome"], one["leads_to"]) for one in each] for each in heard] == [
+        [("billing", "applied", ["PaymentConfirmed"])],
+        [("order", "applied", []), ("notification", "applied", [])],
+        [],
+    ]
+    for told in (told for each in heard for told in each):
+        assert set(hops_of(told)) == {"broker", "consumer", "transaction"}
+    for told in (told for event in events for told in (event["decided"], *event["heard"])):
+        assert all(ms >= 0 for ms in hops_of(told).values()), told
+
+
+async def test_it_tells_of_what_waits_what_is_queued_and_what_lies_there_twice(
+    system: ThrowawaySystem, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Orders of strangers: one whose account never came, twice; one behind a record that is no event."""
+    waiting, queued = uuid4(), uuid4()
+
+    async def strange(stage: Stage) -> None:
+        """Strangers order"""
+        answer = await stage.services["user"].post("/users", json=registration(uuid4().hex))
+        flow = UUID(answer.headers["Flow-Id"])
+        topic = system.run_file["topic_prefix"] + TOPICS["order"]
+        async with AIOKafkaProducer(bootstrap_servers=system.run_file["bootstrap"]) as producer:
+            await producer.send_and_wait(topic, b"no event", str(queued).encode())
+            for record in (order_of(who, flow) for who in (waiting, waiting, queued)):
+                await producer.send_and_wait(topic, record.value, record.key, headers=record.headers)
+        await stage.events.until(flow, lambda events: types_of(events)["OrderCreated"] == 3, PATIENCE)
+
+    async def play(acts: Acts) -> None:
+        await acts.scene(strange)
+
+    assert await perform(play, system.run_file, JsonScreen())
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    done = {
+        line["key"]: [heard["outcome"] for heard in line["heard"] if heard["service"] == "billing"]
+        for line in lines
+        if line["kind"] == "event" and line["type"] == "OrderCreated"
+    }
+    assert done == {str(waiting): ["waiting", "duplicate"], str(queued): ["queued"]}
+
+
+async def test_where_the_databases_cannot_be_read_it_says_so_and_tells_the_rest(
+    system: ThrowawaySystem, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def play(acts: Acts) -> None:
+        await acts.scene(story.first_step)
+
+    away = {**system.run_file["owner_urls"], "billing": "postgresql://nobody@127.0.0.1:1/nothing"}
+    assert await perform(play, {**system.run_file, "owner_urls": away}, JsonScreen())
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    (note,) = [line["says"] for line in lines if line["kind"] == "note"]
+    assert note.startswith("The services' databases cannot be read, so hops are not told: ")
+    events = [(line["type"], line["decided"], line["heard"]) for line in lines if line["kind"] == "event"]
+    assert events == [("UserRegistered", None, []), ("AccountCreated", None, [])]
+
+
+async def test_the_readme_shows_what_it_prints(
+    system: ThrowawaySystem, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """But for figures and ids, and for what of a scene the README leaves out."""
+
+    async def play(acts: Acts) -> None:
+        ada = await acts.scene(story.signed_in, await acts.scene(story.first_step))
+        for scene in (story.account_appears, story.top_up, story.paid):
+            await acts.scene(scene, ada)
+
+    assert await perform(play, system.run_file, TextScreen())
+    printed = [without_figures(line) for line in capsys.readouterr().out.splitlines()]
+    _, _, rest = (ROOT / "README.md").read_text().partition("`make demo` ")
+    shown = rest.split("```")[1].splitlines()[1:]
+    assert len(shown) > 8
+    assert [line for line in shown if without_figures(line) not in printed] == []
 
 
 def test_where_none_runs_it_starts_one_and_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -114,6 +220,30 @@ async def test_an_expectation_that_does_not_hold_is_told_in_a_sentence(
         "holds": False,
     }
     assert next(line["type"] for line in lines if line["kind"] == "event") == "UserRegistered"
+
+
+def order_of(stranger: UUID, flow: UUID) -> Record:
+    """As the order service would send it, in somebody else's flow."""
+    order = OrderCreated(
+        order_id=derived_id("order", stranger),
+        user_id=stranger,
+        price=100,
+        description=None,
+        decide_by=datetime.now(UTC),
+    )
+    return encode(replace(an_event(order, id=derived_id("event", stranger)), correlation_id=flow))
+
+
+def types_of(events: list[Seen]) -> Counter[str]:
+    return Counter(event.type for event in events)
+
+
+def hops_of(told: dict[str, Any]) -> dict[str, float]:
+    return {name.removesuffix("_ms"): ms for name, ms in told.items() if name.endswith("_ms")}
+
+
+def without_figures(line: str) -> str:
+    return " ".join(re.sub(r"<?[0-9]+(\.[0-9]+)?", "#", line).split())
 
 
 def _names(process: psutil.Process, path: Path) -> bool:
