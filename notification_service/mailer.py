@@ -29,7 +29,8 @@ from notification_service.state import Notifications
 
 SENDER = "The Shop <shop@choreo.invalid>"
 _AT_ONCE = 100
-_LEASE = timedelta(seconds=60)
+_LEASE = timedelta(seconds=10)
+"""So long waits what was being mailed when its mailer died. Renewed while it is alive."""
 _POLL = 1.0
 _PAUSE = 1.0
 _LONGEST_PAUSE = timedelta(minutes=5)
@@ -52,7 +53,7 @@ SELECT id, user_id, email, subject, text, event_id, correlation_id, trace_id, at
 FROM taken JOIN notifications ON id = notification_id JOIN recipients USING (user_id)
 ORDER BY created_at"""
 
-_PUT_OFF = """/* leases.put_off: the mail server may take it later */
+_UNTIL = """/* leases.until: nobody takes these before then */
 UPDATE leases SET leased_until = %s WHERE notification_id = ANY(%b::uuid[])"""
 
 _DROP = """/* leases.drop: the outcome is recorded in the same transaction */
@@ -132,6 +133,7 @@ class Mailer:
         """Sends over one connection, records all outcomes together; whatever is not settled is put off."""
         settled: dict[UUID, bool] = {}
         server = aiosmtplib.SMTP(**self._server)
+        holding = asyncio.ensure_future(self._hold(mails))
         try:
             await server.connect()
             for mail in mails:
@@ -146,6 +148,8 @@ class Mailer:
             await asyncio.gather(
                 *(self._record(mail, settled[mail.id]) for mail in mails if mail.id in settled)
             )
+            holding.cancel()
+            await asyncio.wait([holding])
             unsettled = [mail for mail in mails if mail.id not in settled]
             if unsettled:
                 await self._put_off(unsettled)
@@ -184,8 +188,20 @@ class Mailer:
     async def _put_off(self, mails: Sequence[Mail]) -> None:
         attempts = max(mail.attempts for mail in mails)
         pause = min(timedelta(seconds=2.0 ** min(attempts, 10)), _LONGEST_PAUSE)
+        await self._lease(mails, self._clock() + pause)
+
+    async def _hold(self, mails: Sequence[Mail]) -> None:
+        """Runs until cancelled. Keeps what is being mailed from everybody else, however slow the server is."""
+        while True:
+            await asyncio.sleep(_LEASE.total_seconds() / 3)
+            try:
+                await self._lease(mails, self._clock() + _LEASE)
+            except Exception as error:
+                log.warning("cannot hold what is being mailed", error=str(error) or repr(error))
+
+    async def _lease(self, mails: Sequence[Mail], until: datetime) -> None:
         async with raw_connection(self._engine) as conn:
-            await conn.execute(_PUT_OFF, [self._clock() + pause, [mail.id for mail in mails]])
+            await conn.execute(_UNTIL, [until, [mail.id for mail in mails]])
             await conn.commit()
 
 

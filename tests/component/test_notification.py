@@ -1,7 +1,9 @@
 """The notification service alone: what is heard is stored for its user, address or not."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from uuid import uuid4
 
 import pytest
@@ -13,9 +15,10 @@ from choreo.client import Customer
 from embedded.postgres import Postgres
 from events.billing import PaymentConfirmed, PaymentRejected
 from events.user import UserRegistered
+from notification_service import mailer
 from notification_service.mailer import Mailer
 from tests.component.alone import Alone, alone, assert_closed_to_strangers, assert_problem
-from tests.shop import PATIENCE
+from tests.shop import PATIENCE, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -110,18 +113,54 @@ class Stuck:
         return "250 taken"
 
 
+async def test_what_a_slow_server_takes_its_time_for_nobody_else_mails(
+    desk: Alone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease is short, so that what a dead mailer held is free soon; a living one renews it."""
+    monkeypatch.setattr(mailer, "_LEASE", timedelta(seconds=0.3))
+    ada = await desk.customer()
+    await desk.hear(paid(ada), paid(ada), paid(ada))
+    stuck = Stuck(f"{ada.login}@example.com")
+    async with a_mail_server(stuck) as url:
+        await desk.hear(UserRegistered(user_id=ada.id, login=ada.login, email=stuck.address))
+        mailing = asyncio.ensure_future(a_mailer(desk, url, clock.now).run())
+        async with asyncio.timeout(PATIENCE):
+            await stuck.thinking.wait()
+        ended = leased_until(desk)
+        await eventually(lambda: asyncio.to_thread(leased_until, desk), lambda until: until > ended)
+        other = a_mailer(desk, url, lambda: ended + timedelta(milliseconds=1))
+        assert [mail for mail in await other._take() if mail.user_id == ada.id] == []
+        mailing.cancel()
+        await asyncio.wait([mailing])
+
+
+def leased_until(desk: Alone) -> datetime:
+    ((until,),) = desk.database.rows("SELECT max(leased_until) FROM leases")
+    assert isinstance(until, datetime)
+    return until
+
+
+def a_mailer(desk: Alone, url: str, now: Callable[[], datetime]) -> Mailer:
+    return Mailer(desk.runtime.kernel, desk.runtime.engine, url, now)
+
+
+@asynccontextmanager
+async def a_mail_server(handler: Stuck) -> AsyncIterator[str]:
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: SMTP(handler, loop=loop), "127.0.0.1", 0)
+    yield f"smtp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server.close()
+
+
 async def test_what_was_sent_is_recorded_when_the_mailer_is_told_to_stop(desk: Alone) -> None:
     ada = await desk.customer()
     await desk.hear(paid(ada), paid(ada), paid(ada))
     stuck = Stuck(f"{ada.login}@example.com")
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: SMTP(stuck, loop=loop), "127.0.0.1", 0)
-    url = f"smtp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    await desk.hear(UserRegistered(user_id=ada.id, login=ada.login, email=stuck.address))
-    mailing = asyncio.ensure_future(Mailer(desk.runtime.kernel, desk.runtime.engine, url, clock.now).run())
-    async with asyncio.timeout(PATIENCE):
-        await stuck.thinking.wait()
-        mailing.cancel()
-        await asyncio.wait([mailing])
-    server.close()
+    async with a_mail_server(stuck) as url:
+        await desk.hear(UserRegistered(user_id=ada.id, login=ada.login, email=stuck.address))
+        mailing = asyncio.ensure_future(a_mailer(desk, url, clock.now).run())
+        async with asyncio.timeout(PATIENCE):
+            await stuck.thinking.wait()
+            mailing.cancel()
+            await asyncio.wait([mailing])
     assert sorted(told["status"] for told in await ada.notifications()) == ["pending", "sent", "sent"]
