@@ -191,7 +191,7 @@ class Mailer:
         await self._lease(mails, self._clock() + pause)
 
     async def _hold(self, mails: Sequence[Mail]) -> None:
-        """Runs until cancelled. Keeps what is being mailed from everybody else, however slow the server is."""
+        """Runs until cancelled. Nobody else takes what is being mailed, however slow the server is."""
         while True:
             await asyncio.sleep(_LEASE.total_seconds() / 3)
             try:
