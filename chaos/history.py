@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Row = Mapping[str, Any]
+"""By column. Ids are strings, times carry a zone, JSON is parsed."""
 Place = tuple[str, int]
 """Topic and partition."""
 
