@@ -13,6 +13,21 @@ from embedded.testing import kafka_for_tests, postgres_for_tests
 from tests.shop import Shop, a_shop
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--without",
+        metavar="GUARD",
+        help="take a guard of the delivery promise out, to see which tests notice (docs/delivery.md)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if guard := config.getoption("--without"):
+        from tests.removals.guards import take_out  # here, as the ordinary run has no use for it
+
+        take_out(guard)
+
+
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[Kafka]:
     with kafka_for_tests() as kafka:

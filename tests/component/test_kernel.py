@@ -243,6 +243,7 @@ async def test_a_fact_heard_twice_applies_once(billing: Replicas, together: bool
     assert types.count(outcome) == 1
     assert billing.database.count("payments") == 1
     assert balance(billing.database, ada) == (0 if together else 300_00)
+    assert parked(billing.database) == []
     assert next_offsets(billing.database)["order-events", 0] == again_at + 1
 
 
@@ -329,8 +330,7 @@ async def test_a_repeat_within_a_batch_is_recognised_before_the_database_refuses
     event = an_event(ordered(ada, 1))
     heard = [users.put(an_event(registered(ada))), orders.put(event), orders.put(event)]
     asked = [asyncio.ensure_future(deposit(kernel, ada, 1, "once")) for _ in range(2)]
-    await asyncio.sleep(0)  # they are in the queue now, behind the facts
-    billing.run(kernel)
+    billing.run(kernel)  # begins when all of them are in the queue
     first, again = await asyncio.gather(*asked)
     await asyncio.gather(*heard)
     assert first == again
@@ -509,8 +509,7 @@ async def test_whoever_wants_the_same_name_is_decided_after_the_other_not_beside
         for number in range(2)
     ]
     asked = [asyncio.ensure_future(kernel.ask(wish, answered)) for wish in wishes]
-    await asyncio.sleep(0)  # they are in the queue now
-    users.run(kernel)
+    users.run(kernel)  # begins when both are in the queue
     assert [answer.status for answer in await asyncio.gather(*asked)] == [201, 409]
     assert refusals == []
 
@@ -642,19 +641,25 @@ async def test_no_user_takes_over_anothers_row(billing: Replicas, together: bool
     assert kernel.trouble is None
 
 
-# Nobody is told before it is committed.
+# All of it or nothing, and nobody is told before.
 
 
-async def test_nobody_is_answered_before_the_commit(billing: Replicas) -> None:
-    """What was decided cannot be written yet: neither who asked nor the consumer hears of it."""
+@pytest.mark.parametrize("table", ["accounts", "ledger", "journal", "outbox", "positions"])
+async def test_what_is_decided_is_committed_together_and_only_then_told(
+    billing: Replicas, table: str
+) -> None:
+    """While one table cannot be written, nothing is to be seen in the others, and nobody is answered."""
     ada = uuid4()
     kernel = await billing.kernel()
     users, orders = await billing.reader(kernel, "user-events"), await billing.reader(kernel)
     await users.hear(registered(ada))
-    async with held(billing.database.owner_url, "LOCK TABLE journal IN SHARE MODE") as journal:
-        asked = asyncio.ensure_future(deposit(kernel, ada, 1))
-        heard = orders.put(an_event(ordered(ada, 1)))
-        await journal.keeps_waiting(sessions=1)
+    before = written(billing.database), balance(billing.database, ada), next_offsets(billing.database)
+    async with held(billing.database.owner_url, f"LOCK TABLE {table} IN SHARE MODE") as lock:
+        asked = asyncio.ensure_future(deposit(kernel, ada, 400))
+        heard = orders.put(an_event(ordered(ada, 300)))
+        await lock.keeps_waiting(sessions=1)
+        there = written(billing.database), balance(billing.database, ada), next_offsets(billing.database)
+        assert there == before
         assert not asked.done() and not heard.done()
     assert (await asked).status == 201
     await heard

@@ -1,9 +1,9 @@
 """The relay between a real outbox and a real Kafka: everything, in order, byte for byte, at least once."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from chassis import outbox
-from chassis.db import make_engine, raw_connection
+from chassis.db import Connection, make_engine, raw_connection
 from chassis.health import NotReady
 from chassis.meter import Meter
 from chassis.outbox import Unpublished
@@ -23,7 +23,7 @@ from embedded.ports import LOOPBACK, free_ports
 from embedded.postgres import Postgres
 from embedded.topics import declare_topics
 from events.billing import MoneyDeposited
-from events.codec import Record, decode
+from events.codec import Record
 from tests.component.alone import Database, a_database, an_event
 from tests.shop import PATIENCE, eventually
 
@@ -45,14 +45,19 @@ class Post:
             self.topic, PARTITIONS, self.engine, bootstrap or self.bootstrap, Meter(CollectorRegistry())
         )
 
-    async def decide(self, users: list[UUID], each: int, first: int = 1) -> list[Unpublished]:
-        """So many facts of each user in one commit, the users taking turns; as they lie in the outbox."""
+    def facts(self, users: list[UUID], each: int, first: int = 1) -> list[Unpublished]:
+        """So many facts of each user, the users taking turns."""
         rows = []
         for number in range(first, first + each):
             for user in users:
                 fact = MoneyDeposited(entry_id=uuid4(), user_id=user, amount=number, balance=number)
                 event = an_event(fact, sequence=number)
                 rows.append(outbox.unpublished(event, partition_of(event.key, PARTITIONS)))
+        return rows
+
+    async def decide(self, users: list[UUID], each: int, first: int = 1) -> list[Unpublished]:
+        """Such facts in one commit; as they lie in the outbox."""
+        rows = self.facts(users, each, first)
         async with raw_connection(self.engine) as conn:
             await outbox.add(conn, rows)
             await conn.commit()
@@ -64,15 +69,17 @@ class Post:
 
         await eventually(left, lambda number: number == 0)
 
-    async def arrived(self, count: int) -> list[Place]:
-        """What is on the topic, once so many different events are: partition and record, in order."""
+    async def arrived(self) -> list[Place]:
+        """All that is on the topic now: partition and record, in order."""
         consumer = AIOKafkaConsumer(bootstrap_servers=self.bootstrap, auto_offset_reset="earliest")
         await consumer.start()
         try:
-            consumer.assign([TopicPartition(self.topic, partition) for partition in range(PARTITIONS)])
+            partitions = [TopicPartition(self.topic, partition) for partition in range(PARTITIONS)]
+            consumer.assign(partitions)
+            count = sum((await consumer.end_offsets(partitions)).values())
             places: list[Place] = []
             async with asyncio.timeout(PATIENCE):
-                while len({decode(record).id for _, record in places}) < count:
+                while len(places) < count:
                     for tp, messages in (await consumer.getmany(timeout_ms=1000)).items():
                         places += [
                             (tp.partition, Record(message.key, message.value, list(message.headers)))
@@ -122,7 +129,7 @@ async def test_facts_arrive_in_order_and_byte_for_byte(post: Post) -> None:
     decided = await post.decide(users, 40)
     async with running(post.relay()):
         await post.emptied()
-    places = await post.arrived(len(decided))
+    places = await post.arrived()
     assert len(places) == len(decided), "without trouble nothing repeats"
     assert_first_occurrences_in_order(places, decided)
 
@@ -139,49 +146,94 @@ async def test_it_is_woken_by_news(post: Post) -> None:
         relay.wake()
         await post.emptied()
         assert await relay.probe() == "answers"
-    assert_first_occurrences_in_order(await post.arrived(5), decided)
+    assert_first_occurrences_in_order(await post.arrived(), decided)
 
 
-async def test_a_fact_stays_in_the_outbox_until_kafka_has_acknowledged_it(
-    post: Post, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Kafka has it already, and the acknowledgement is on its way: the row is still there."""
+@dataclass
+class SlowKafka:
+    """Every batch reaches the topic; that it did is told to the relay only when the test says so."""
+
+    delivered: asyncio.Event = field(default_factory=asyncio.Event)
+    acknowledge: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def holds_a_batch(self) -> None:
+        async with asyncio.timeout(PATIENCE):
+            await self.delivered.wait()
+
+
+@pytest.fixture
+def slow_kafka(monkeypatch: pytest.MonkeyPatch) -> SlowKafka:
+    slow = SlowKafka()
     send_batch = AIOKafkaProducer.send_batch
-    delivered, acknowledge = asyncio.Event(), asyncio.Event()
 
-    async def slow(producer: Any, *args: Any, **kwargs: Any) -> Awaitable[Any]:
+    async def send(producer: Any, *args: Any, **kwargs: Any) -> Awaitable[Any]:
         acknowledged = await send_batch(producer, *args, **kwargs)
 
         async def wait() -> Any:
             result = await acknowledged
-            delivered.set()
-            await acknowledge.wait()
+            slow.delivered.set()
+            await slow.acknowledge.wait()
             return result
 
         return wait()
 
-    monkeypatch.setattr(AIOKafkaProducer, "send_batch", slow)
+    monkeypatch.setattr(AIOKafkaProducer, "send_batch", send)
+    return slow
+
+
+async def test_a_fact_stays_in_the_outbox_until_kafka_has_acknowledged_it(
+    post: Post, slow_kafka: SlowKafka
+) -> None:
+    """Kafka has it already, and the acknowledgement is on its way: the row is still there."""
     decided = await post.decide([uuid4()], 3)
     async with running(post.relay()):
-        await asyncio.wait_for(delivered.wait(), PATIENCE)
-        assert len(await post.arrived(3)) == 3
+        await slow_kafka.holds_a_batch()
+        assert len(await post.arrived()) == 3
         assert post.database.count("outbox") == 3
-        acknowledge.set()
+        slow_kafka.acknowledge.set()
         await post.emptied()
-    assert_first_occurrences_in_order(await post.arrived(3), decided)
+    assert_first_occurrences_in_order(await post.arrived(), decided)
+
+
+async def test_a_fact_that_is_committed_after_younger_ones_were_published_is_published_too(
+    post: Post, slow_kafka: SlowKafka
+) -> None:
+    """A slow transaction took the lower position. It commits while Kafka acknowledges the higher ones."""
+    ada, eve = two_users_of_one_partition()
+    late = post.facts([ada], 2)
+    async with raw_connection(post.engine) as slow:
+        await outbox.add(slow, late)
+        early = await post.decide([eve], 2)
+        async with running(post.relay()):
+            await slow_kafka.holds_a_batch()
+            await slow.commit()
+            slow_kafka.acknowledge.set()
+            await post.emptied()
+    assert_first_occurrences_in_order(await post.arrived(), early + late)
+
+
+def two_users_of_one_partition() -> tuple[UUID, UUID]:
+    one = uuid4()
+    there = partition_of(str(one), PARTITIONS)
+    return one, next(user for user in iter(uuid4, None) if partition_of(str(user), PARTITIONS) == there)
 
 
 async def test_after_an_error_the_same_facts_come_first_again(
     post: Post, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some batches are lost on the way, of others only the acknowledgement. Nothing is lost or overtaken."""
+    """Some batches are lost on the way, of others only the acknowledgement. Nothing is lost, and nothing is
+    overtaken by what was decided meanwhile.
+    """
     send_batch = AIOKafkaProducer.send_batch
     calls = 0
+    users = [uuid4() for _ in range(12)]  # enough for every partition
+    decided = await post.decide(users, 5)
 
     async def lossy(producer: Any, *args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
+        nonlocal calls, decided
         calls += 1
         if calls == 2:
+            decided += await post.decide(users, 5, first=6)
             raise ConnectionError("lost on the way there")
         acknowledged = await send_batch(producer, *args, **kwargs)
         if calls == 4:
@@ -190,12 +242,10 @@ async def test_after_an_error_the_same_facts_come_first_again(
         return acknowledged
 
     monkeypatch.setattr(AIOKafkaProducer, "send_batch", lossy)
-    users = [uuid4() for _ in range(12)]  # enough for every partition
-    decided = await post.decide(users, 5)
     async with running(post.relay()):
         await post.emptied()
     assert calls > PARTITIONS + 1
-    assert_first_occurrences_in_order(await post.arrived(len(decided)), decided)
+    assert_first_occurrences_in_order(await post.arrived(), decided)
 
 
 async def test_two_relays_on_one_outbox(post: Post) -> None:
@@ -216,11 +266,11 @@ async def test_two_relays_on_one_outbox(post: Post) -> None:
         decided += await post.decide(users, 50, first=251)
         second.wake()
         await post.emptied()
-    assert_first_occurrences_in_order(await post.arrived(len(decided)), decided)
+    assert_first_occurrences_in_order(await post.arrived(), decided)
 
 
 async def test_one_relay_at_a_time_owns_a_partition(post: Post) -> None:
-    """While one relay holds the shards, another one publishes nothing, whatever it is told."""
+    """While one relay holds the shards, another one gets none and publishes nothing, whatever it is told."""
     held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = "
     held += "(SELECT oid FROM pg_database WHERE datname = current_database())"
     owner, other = post.relay(), post.relay()
@@ -231,15 +281,33 @@ async def test_one_relay_at_a_time_owns_a_partition(post: Post) -> None:
 
     async with running(owner):
         await eventually(locks, lambda number: number == PARTITIONS)
+        got = shards_it_gets(other)
         async with running(other):
+            async with asyncio.timeout(PATIENCE):
+                assert await got == []
             decided = await post.decide([uuid4() for _ in range(12)], 20)
             owner.wake()
             other.wake()
             await post.emptied()
             assert await locks() == PARTITIONS
     await eventually(locks, lambda number: number == 0)
-    places = await post.arrived(len(decided))
+    places = await post.arrived()
     assert len(places) == len(decided), "nobody published twice"
+
+
+def shards_it_gets(relay: Relay) -> "asyncio.Future[list[int]]":
+    """When it asks for the first time."""
+    first: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+    own = relay._own
+
+    async def ask(conn: Connection, owned: Sequence[int]) -> list[int]:
+        found = await own(conn, owned)
+        if not first.done():
+            first.set_result(found)
+        return found
+
+    relay._own = ask  # type: ignore[method-assign]
+    return first
 
 
 async def test_a_relay_that_began_without_kafka_publishes_once_it_is_there(post: Post) -> None:
@@ -258,7 +326,7 @@ async def test_a_relay_that_began_without_kafka_publishes_once_it_is_there(post:
         assert post.database.count("outbox") == len(decided)
         async with forwarding(port, post.bootstrap):
             await post.emptied()
-    assert_first_occurrences_in_order(await post.arrived(len(decided)), decided)
+    assert_first_occurrences_in_order(await post.arrived(), decided)
 
 
 @asynccontextmanager
@@ -299,7 +367,8 @@ async def test_a_topic_of_another_shape_gets_nothing(post: Post) -> None:
     relay._check_partitions = look  # type: ignore[method-assign]
     await post.decide([uuid4()], 1)
     async with running(relay):
-        await asyncio.wait_for(checked, PATIENCE)
+        async with asyncio.timeout(PATIENCE):
+            await checked
         with pytest.raises(Exception, match="has 3 partitions and CHOREO_PARTITIONS says 4"):
             async with _producer(post.bootstrap) as producer:
                 await check(producer)

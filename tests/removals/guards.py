@@ -1,0 +1,467 @@
+"""The guards of the delivery promise, each with a way to take it out of this process.
+
+What is left without a guard is no wreck: it is what a plausible design without that thought would do. So
+whatever then goes wrong is what the guard is there for. `docs/delivery.md` lists them; `--without GUARD`
+takes one out before any test is read.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from uuid import UUID, uuid4
+from weakref import WeakKeyDictionary
+
+import pytest
+
+from billing_service import decide as billing
+from billing_service.commands import DecidePayment
+from billing_service.state import Billing
+from chassis import consumer, journal, keys, outbox, parked, positions, relay, routes, step
+from chassis import tables as chassis_tables
+from chassis import transaction as transactions
+from chassis.consumer import Consumer
+from chassis.db import Connection
+from chassis.inputs import Asked, Failed, Heard, Input
+from chassis.kernel import Kernel, _resolve
+from chassis.outbox import Unpublished
+from chassis.relay import Relay
+from chassis.transaction import Transaction, Work
+from events.billing import PaymentRejected
+from events.decider import Decision
+from events.fact import Fact
+from notification_service import evolve as notifications
+from order_service import api as orders
+from user_service import api as users
+
+Patch = pytest.MonkeyPatch
+
+KERNEL = "tests/component/test_kernel.py"
+RELAY = "tests/component/test_relay.py"
+CONSUMER = "tests/choreography/test_consumer.py"
+
+
+@dataclass(frozen=True)
+class Guard:
+    name: str
+    take_out: Callable[[Patch], None]
+    noticed_by: str
+    """A test that fails without it."""
+
+    @property
+    def without(self) -> str:
+        """What happens instead, in a sentence."""
+        return (self.take_out.__doc__ or "").strip()
+
+
+def take_out(name: str) -> None:
+    """For the rest of this process."""
+    if name not in GUARDS:
+        raise pytest.UsageError(f"there is no guard {name!r}, only {', '.join(GUARDS)}")
+    GUARDS[name].take_out(Patch())
+
+
+# Every input takes effect exactly once.
+
+
+def journal_is_not_asked(patch: Patch) -> None:
+    """Nothing was ever seen before; writing it down once more is no error."""
+
+    async def nothing(conn: Connection, ids: Collection[UUID]) -> dict[UUID, journal.Seen]:
+        return {}
+
+    async def add(conn: Connection, entries: Sequence[journal.Entry]) -> None:
+        before = {seen.id for seen in (await seen(conn, [entry.id for entry in entries])).values()}
+        await add_new(conn, [entry for entry in entries if entry.id not in before])
+
+    seen, add_new = journal.seen, journal.add
+    patch.setattr(journal, "seen", nothing)
+    patch.setattr(journal, "add", add)
+
+
+def batch_forgets(patch: Patch) -> None:
+    """What a batch holds twice is decided twice in it."""
+    record = Transaction._record
+
+    def forget(self: Transaction[Any], work: Work[Any], input: Input, entry: journal.Entry) -> None:
+        record(self, work, input, entry)
+        del work.seen[input.id]
+
+    patch.setattr(Transaction, "_record", forget)
+
+
+def any_offset_is_the_next(patch: Patch) -> None:
+    """Every record is taken for the next of its partition."""
+    take_heard = Transaction._take_heard
+
+    def take(self: Transaction[Any], work: Work[Any], heard: Heard) -> None:
+        work.expected[heard.topic, heard.partition] = heard.offset
+        take_heard(self, work, heard)
+
+    patch.setattr(Transaction, "_take_heard", take)
+    patch.setattr(transactions, "_is_due", lambda heard, expected: heard.concerns)
+
+
+def position_is_committed_first(patch: Patch) -> None:
+    """The position is committed, then what was read is handled."""
+    write = Transaction.write
+
+    async def advance_and_write(self: Transaction[Any], conn: Connection, work: Work[Any]) -> None:
+        await positions.advance(conn, work.advanced)
+        await conn.commit()
+        await write(self, conn, work)
+
+    patch.setattr(Transaction, "write", advance_and_write)
+
+
+def kafka_says_where_to_begin(patch: Patch) -> None:
+    """A session of the consumer begins at the offsets its group has committed."""
+    patch.delattr(consumer._FaustConsumer, "seek_to_committed")
+
+
+def command_ids_are_random(patch: Patch) -> None:
+    """A request gets a new command id each time it comes."""
+    patch.setattr(routes, "derived_id", random_id)
+
+
+def decisions_have_random_ids(patch: Patch) -> None:
+    """Deciding the same again gives events, payments, accounts and notifications other ids."""
+    for module in (step, billing):
+        patch.setattr(module, "event_id", random_id)
+    for other in (billing, orders, users, notifications):
+        patch.setattr(other, "derived_id", random_id)
+
+
+def random_id(*parts: object) -> UUID:
+    return uuid4()
+
+
+# Told only once it is committed, published if and only if it was.
+
+
+def outbox_beside_the_transaction(patch: Patch) -> None:
+    """Facts go into the outbox after the commit, in a transaction of their own."""
+    write = Transaction.write
+
+    async def write_twice(self: Transaction[Any], conn: Connection, work: Work[Any]) -> None:
+        facts, work.unpublished = work.unpublished, []
+        await write(self, conn, work)
+        await conn.commit()
+        await outbox.add(conn, facts)
+        work.unpublished = facts
+
+    patch.setattr(Transaction, "write", write_twice)
+
+
+def answered_when_decided(patch: Patch) -> None:
+    """Whoever asked over HTTP is answered as soon as it is decided."""
+    write = Transaction.write
+
+    async def answer_and_write(self: Transaction[Any], conn: Connection, work: Work[Any]) -> None:
+        for input, answer in work.answers:
+            if isinstance(input, Asked):
+                _resolve(input, answer)
+        await write(self, conn, work)
+
+    patch.setattr(Transaction, "write", answer_and_write)
+
+
+def acknowledged_when_taken(patch: Patch) -> None:
+    """A record is acknowledged to Kafka as soon as the kernel has it."""
+
+    class Acknowledged:
+        message: Any = None
+
+        def ack(self) -> bool:
+            return False
+
+    async def listen(self: Consumer, stream: Any, *, ended: Any) -> None:
+        async for event in stream.noack().events():
+            await self._kernel.room()
+            heard = self._heard(event.message)
+            heard.done.add_done_callback(partial(consumer._finished, event=Acknowledged(), ended=ended))
+            self._kernel.hear(heard)
+            event.ack()
+
+    patch.setattr(Consumer, "_listen", listen)
+
+
+# One key, one order.
+
+
+def keys_are_not_locked(patch: Patch) -> None:
+    """The rows of the keys are read, not locked."""
+    patch.setattr(keys, "_LOCK", keys._LOCK.replace("FOR UPDATE", ""))
+
+
+def loaded_before_the_lock(patch: Patch) -> None:
+    """State is loaded first and the keys are locked then."""
+    lock_and_load, load = Transaction.lock_and_load, Transaction._load
+    loaded: WeakKeyDictionary[Connection, dict[str, Any]] = WeakKeyDictionary()
+
+    async def load_and_lock(self: Transaction[Any], conn: Connection, batch: Sequence[Input]) -> Work[Any]:
+        loaded[conn] = await load(self, conn, batch)
+        return await lock_and_load(self, conn, batch)
+
+    async def as_loaded(self: Transaction[Any], conn: Connection, inputs: Sequence[Input]) -> dict[str, Any]:
+        return loaded.pop(conn)
+
+    patch.setattr(Transaction, "lock_and_load", load_and_lock)
+    patch.setattr(Transaction, "_load", as_loaded)
+
+
+def numbered_before_the_lock(patch: Patch) -> None:
+    """A key's sequence is read first and its row is locked then."""
+    lock = keys.lock
+
+    async def read_and_lock(conn: Connection, wanted: Collection[str]) -> dict[str, int]:
+        found = await conn.execute("SELECT key, sequence FROM keys WHERE key = ANY(%s)", [list(wanted)])
+        before: dict[str, int] = dict(await found.fetchall())
+        return await lock(conn, wanted) | before
+
+    patch.setattr(keys, "lock", read_and_lock)
+
+
+def outbox_positions_are_reserved(patch: Patch) -> None:
+    """Positions in the outbox are drawn when a transaction begins, before anything is locked."""
+    lock_and_load = Transaction.lock_and_load
+    reserved: WeakKeyDictionary[Connection, list[int]] = WeakKeyDictionary()
+    columns = [column.name for column in chassis_tables.outbox.columns]
+    insert = (
+        f"INSERT INTO outbox ({', '.join(columns)}) OVERRIDING SYSTEM VALUE"
+        f" VALUES ({', '.join(f'%({column})s' for column in columns)})"
+    ).encode()
+
+    async def reserve_first(self: Transaction[Any], conn: Connection, batch: Sequence[Input]) -> Work[Any]:
+        found = await conn.execute(
+            "SELECT nextval(pg_get_serial_sequence('outbox', 'position')) FROM generate_series(1, %s)",
+            [10 * len(batch)],
+        )
+        reserved[conn] = [position for (position,) in await found.fetchall()]
+        return await lock_and_load(self, conn, batch)
+
+    async def add(conn: Connection, rows: Sequence[Unpublished]) -> None:
+        for row in rows:
+            values = {column: getattr(row, column) for column in columns}
+            await conn.execute(insert, values | {"position": reserved[conn].pop(0)})
+
+    patch.setattr(Transaction, "lock_and_load", reserve_first)
+    patch.setattr(outbox, "add", add)
+
+
+def names_share_a_batch(patch: Patch) -> None:
+    """Commands that want the same name are decided in one batch, from one look at who has it."""
+
+    def take(self: Kernel[Any]) -> list[Input]:
+        batch = [input for input in self._queue if not input.done.done()]
+        self._queue.clear()
+        self._room.set()
+        return batch
+
+    patch.setattr(Kernel, "_take", take)
+
+
+# What cannot go on now.
+
+
+def unknown_customers_are_rejected(patch: Patch) -> None:
+    """Billing rejects an order at once if it does not know the account."""
+    decide = billing._decide_payment
+
+    def decide_at_once(command: DecidePayment, state: Billing) -> Decision:
+        if state.account is not None:
+            return decide(command, state)
+        payment = state.payments[command.order_id]
+        rejected: list[Fact] = [
+            PaymentRejected(
+                order_id=payment.order_id,
+                user_id=payment.user_id,
+                amount=payment.amount,
+                reason="insufficient_funds",
+                balance=0,
+            )
+        ]
+        return rejected
+
+    patch.setattr(billing, "_decide_payment", decide_at_once)
+
+
+def nothing_queues_behind_the_parked(patch: Patch) -> None:
+    """Later events of a key go on while an earlier one is parked."""
+
+    async def nobody(conn: Connection, keys: Collection[str]) -> set[str]:
+        return set()
+
+    park = Transaction._park
+
+    def park_alone(self: Transaction[Any], work: Work[Any], heard: Heard, *why: Any) -> None:
+        park(self, work, heard, *why)
+        work.blocked.discard(heard.key)
+
+    patch.setattr(parked, "blocked", nobody)
+    patch.setattr(Transaction, "_park", park_alone)
+
+
+def refused_together(patch: Patch) -> None:
+    """When the database refuses a batch, all of it is refused."""
+
+    async def give_up(self: Kernel[Any], batch: list[Input], error: Exception) -> None:
+        for input in batch:
+            if isinstance(input, Asked):
+                _resolve(input, Failed(str(error)))
+            else:
+                input.refused = error
+        await self._finish([input for input in batch if isinstance(input, Heard)])
+
+    patch.setattr(Kernel, "_isolate", give_up)
+
+
+# From the outbox to Kafka.
+
+
+def removed_up_to_a_mark(patch: Patch) -> None:
+    """The outbox is emptied up to the highest acknowledged position of these partitions."""
+    remove = """DELETE FROM outbox WHERE position <= %s
+    AND partition IN (SELECT partition FROM outbox WHERE position = ANY(%s))"""
+
+    async def remove_up_to(conn: Connection, positions: Sequence[int]) -> None:
+        await conn.execute(remove, [max(positions), list(positions)])
+
+    patch.setattr(outbox, "remove", remove_up_to)
+
+
+def removed_when_sent(patch: Patch) -> None:
+    """A row leaves the outbox when it is sent, not when Kafka has acknowledged it."""
+    publish = Relay._publish
+
+    async def remove_and_publish(
+        self: Relay, conn: Connection, producer: Any, rows: Sequence[Unpublished]
+    ) -> None:
+        await outbox.remove(conn, [row.position for row in rows])
+        await publish(self, conn, producer, rows)
+
+    patch.setattr(Relay, "_publish", remove_and_publish)
+
+
+def every_relay_owns_every_shard(patch: Patch) -> None:
+    """The lock on a shard is a shared one: every relay gets it."""
+    patch.setattr(relay, "_OWN", relay._OWN.replace("pg_try_advisory_lock", "pg_try_advisory_lock_shared"))
+
+
+def failed_facts_come_later(patch: Patch) -> None:
+    """After an error the relay goes on with the next facts and comes back to these when there are no more."""
+    lowest = outbox.lowest
+    tried: set[int] = set()
+
+    async def next_ones(conn: Connection, partitions: Collection[int], limit: int) -> list[Unpublished]:
+        rows = await lowest(conn, partitions, limit)
+        rows = [row for row in rows if row.position not in tried] or rows
+        tried.update(row.position for row in rows)
+        return rows
+
+    patch.setattr(outbox, "lowest", next_ones)
+
+
+BILLING = "tests/component/test_billing.py"
+
+_ALL = (
+    Guard(
+        "journal",
+        journal_is_not_asked,
+        f"{KERNEL}::test_a_whole_topic_again_changes_nothing",
+    ),
+    Guard(
+        "batch-repeat",
+        batch_forgets,
+        f"{KERNEL}::test_a_repeat_within_a_batch_is_recognised_before_the_database_refuses_it",
+    ),
+    Guard("next-offset", any_offset_is_the_next, f"{KERNEL}::test_a_gap_is_refused_and_writes_nothing"),
+    Guard(
+        "position-with-effect",
+        position_is_committed_first,
+        f"{KERNEL}::test_what_is_decided_is_committed_together_and_only_then_told[journal]",
+    ),
+    Guard(
+        "postgres-position",
+        kafka_says_where_to_begin,
+        f"{CONSUMER}::test_reading_begins_where_postgres_says_whatever_kafka_was_told",
+    ),
+    Guard(
+        "command-id",
+        command_ids_are_random,
+        f"{BILLING}::test_the_same_request_again_gets_the_same_answer",
+    ),
+    Guard(
+        "derived-id",
+        decisions_have_random_ids,
+        f"{KERNEL}::test_ids_and_bytes_are_derived_from_the_inputs",
+    ),
+    Guard(
+        "outbox-in-transaction",
+        outbox_beside_the_transaction,
+        f"{KERNEL}::test_what_is_decided_is_committed_together_and_only_then_told[outbox]",
+    ),
+    Guard(
+        "answer-after-commit",
+        answered_when_decided,
+        f"{KERNEL}::test_what_is_decided_is_committed_together_and_only_then_told[positions]",
+    ),
+    Guard(
+        "acknowledge-after-commit",
+        acknowledged_when_taken,
+        f"{CONSUMER}::test_a_record_is_acknowledged_to_kafka_only_after_its_commit",
+    ),
+    Guard(
+        "key-lock",
+        keys_are_not_locked,
+        f"{KERNEL}::test_what_is_decided_from_is_not_older_than_the_lock",
+    ),
+    Guard(
+        "lock-before-load",
+        loaded_before_the_lock,
+        f"{KERNEL}::test_what_is_decided_from_is_not_older_than_the_lock",
+    ),
+    Guard(
+        "locked-sequence",
+        numbered_before_the_lock,
+        f"{KERNEL}::test_what_is_decided_from_is_not_older_than_the_lock",
+    ),
+    Guard(
+        "outbox-position",
+        outbox_positions_are_reserved,
+        f"{KERNEL}::test_what_goes_out_first_was_decided_first_whoever_began_first",
+    ),
+    Guard(
+        "names-apart",
+        names_share_a_batch,
+        f"{KERNEL}::test_whoever_wants_the_same_name_is_decided_after_the_other_not_beside",
+    ),
+    Guard(
+        "waiting",
+        unknown_customers_are_rejected,
+        "tests/unit/test_billing.py::test_an_order_before_its_account_waits",
+    ),
+    Guard(
+        "parked-queue",
+        nothing_queues_behind_the_parked,
+        f"{KERNEL}::test_what_is_no_event_is_parked_and_its_key_queues_behind_it",
+    ),
+    Guard("halving", refused_together, f"{KERNEL}::test_what_the_database_refuses_stands_alone"),
+    Guard(
+        "exact-removal",
+        removed_up_to_a_mark,
+        f"{RELAY}::test_a_fact_that_is_committed_after_younger_ones_were_published_is_published_too",
+    ),
+    Guard(
+        "removal-after-acknowledgement",
+        removed_when_sent,
+        f"{RELAY}::test_a_fact_stays_in_the_outbox_until_kafka_has_acknowledged_it",
+    ),
+    Guard("one-owner", every_relay_owns_every_shard, f"{RELAY}::test_one_relay_at_a_time_owns_a_partition"),
+    Guard(
+        "oldest-first",
+        failed_facts_come_later,
+        f"{RELAY}::test_after_an_error_the_same_facts_come_first_again",
+    ),
+)
+GUARDS = {guard.name: guard for guard in _ALL}
