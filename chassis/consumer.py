@@ -4,30 +4,40 @@ Faust brings records and holds the place in the group; where reading begins is P
 session starts from `positions`, and a record that is not the next of its partition ends the session: the
 assignment is thrown away and everything starts over from there. (One seek under Faust's prefetch would leave
 its agent waiting for ever.) Kafka's committed offsets are advisory.
+
+Whether the log is the one that was read is looked at when a session begins, at every assignment, when Kafka
+says that what is next is not there, and every `_WATCH` seconds. A fetch names its topic and not the topic's
+id: where a topic is made anew so quickly that Kafka never says it is gone, and gets as many records as were
+read, what comes after those is applied until the next look.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
 import aiokafka
 import faust
+import psycopg
 import structlog
-from confluent_kafka import KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from aiokafka.consumer import fetcher
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode.supervisors import CrashingSupervisor
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from chassis import clock, positions
 from chassis.db import raw_connection
+from chassis.header_names import AnyRecords
 from chassis.health import Part
 from chassis.inputs import Heard, PositionGap, read
 from chassis.kernel import Kernel
+from chassis.meter import Meter
 from chassis.positions import Place, Position
+from chassis.topic_log import LogMismatch, PartitionLog, compare, describe
 from events.codec import Record, UnknownType
 from events.fact import Fact
 
@@ -36,18 +46,18 @@ Hears = Mapping[str, frozenset[type[Fact]]]
 
 _FETCH_WAIT_MS = 50
 """Faust has 1500: a partition that is not part of the fetch under way would wait that long."""
+_WATCH = 5.0
 _PAUSE = 1.0
 _PATIENCE = 5.0
+
+_DATABASE_AWAY = (psycopg.Error, SQLAlchemyError)
+_KAFKA_AWAY = (KafkaException, aiokafka.errors.KafkaError, OSError, TimeoutError)
 
 log = structlog.get_logger()
 
 
 class ConsumerDied(Exception):
     """Consumption ended for a reason that waiting does not mend."""
-
-
-class LogMismatch(Exception):
-    """What this service has read is not the log that is there. The message says which and what to do."""
 
 
 class Consumer:
@@ -61,6 +71,7 @@ class Consumer:
         bootstrap: str,
         group: str,
         part: Part,
+        meter: Meter,
     ) -> None:
         self._service = service
         self._hears = hears
@@ -69,6 +80,7 @@ class Consumer:
         self._bootstrap = bootstrap
         self._group = group
         self._part = part
+        self._meter = meter
 
     async def run(self) -> None:
         """Runs until cancelled. Kafka or the database away is waited out; raises `ConsumerDied` otherwise."""
@@ -81,8 +93,10 @@ class Consumer:
                 self._say(f"starting over from the positions: {gap}")
             except ConsumerDied:
                 raise
+            except _DATABASE_AWAY as error:
+                self._say(f"the database cannot say how far was read: {type(error).__name__}")
             except Exception as error:
-                self._say(f"Kafka at {self._bootstrap} cannot be read: {error or repr(error)}")
+                self._say(f"Kafka at {self._bootstrap} cannot be read: {str(error) or repr(error)}")
             await asyncio.sleep(_PAUSE)
 
     def _say(self, trouble: str) -> None:
@@ -98,26 +112,30 @@ class Consumer:
         app.agent(app.topic(*self._hears), supervisor_strategy=CrashingSupervisor)(
             partial(self._listen, ended=ended)
         )
+        watch = asyncio.ensure_future(self._watch_log())
         try:
             await app.start()
             self._part.ready("reads " + ", ".join(sorted(self._hears)))
-            watch = asyncio.ensure_future(app.wait_until_stopped())
-            await asyncio.wait({watch, ended}, return_when=asyncio.FIRST_COMPLETED)
-            watch.cancel()
-            if ended.done():
-                ended.result()
+            stopped = asyncio.ensure_future(app.wait_until_stopped())
+            await asyncio.wait({stopped, ended, watch}, return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+            for end in (ended, watch):
+                if end.done():
+                    end.result()
             raise self._verdict(app)
         finally:
-            if not ended.done():
-                ended.cancel()
+            ended.cancel()
+            watch.cancel()
             await _stop(app)
 
-    def _verdict(self, app: faust.App) -> Exception:
+    def _verdict(self, app: faust.App) -> BaseException:
         reason = app.crash_reason
-        if self._kernel.trouble or isinstance(
-            reason, KafkaException | aiokafka.errors.KafkaError | OSError | TimeoutError
-        ):
-            return ConnectionError(str(reason) or repr(reason))
+        if isinstance(reason, aiokafka.errors.OffsetOutOfRangeError):
+            return PositionGap(f"Kafka does not have what is next: {reason}")
+        if isinstance(reason, (LogMismatch, *_DATABASE_AWAY, *_KAFKA_AWAY)):
+            return reason
+        if self._kernel.trouble:
+            return ConnectionError(repr(reason))
         return ConsumerDied(f"Faust stopped: {reason!r}")
 
     async def _listen(self, stream: "_Stream", *, ended: "asyncio.Future[None]") -> None:
@@ -142,23 +160,50 @@ class Consumer:
         )
 
     async def _next_offsets(self, places: set[Place]) -> dict[Place, int]:
-        async with raw_connection(self._engine) as conn:
-            known = {row.place: row.next_offset for row in await positions.read(conn, list(self._hears))}
-        return {place: known[place] for place in places}
+        """Where to begin with what Kafka has just assigned. Raises `LogMismatch`."""
+        known = await self._check_log()
+        return {place: known.get(place, 0) for place in places}
 
-    async def _check_log(self) -> None:
-        """Holds the positions against the log. New partitions are begun at 0.
+    async def _watch_log(self) -> None:
+        """Raises `LogMismatch` when the log is not the one that was read any more."""
+        while True:
+            await asyncio.sleep(_WATCH)
+            try:
+                await self._check_log()
+            except (*_DATABASE_AWAY, *_KAFKA_AWAY) as error:  # the health page has parts that say so
+                log.debug("cannot look at the log", error=repr(error))
 
-        Raises `LogMismatch` where the log is another one, or lacks what has not been read.
+    async def _check_log(self) -> dict[Place, int]:
+        """Holds the positions against the log, measures the lag, and gives the next offsets.
+
+        New partitions are begun at 0. The positions are read before the log is looked at: what is read and
+        written meanwhile is never taken for a log that was cut. Raises `LogMismatch` where the log is another
+        one, or lacks what has not been read.
         """
-        cluster = await asyncio.to_thread(_describe, self._bootstrap, sorted(self._hears))
         async with raw_connection(self._engine) as conn:
             known = {row.place: row for row in await positions.read(conn, list(self._hears))}
-            for place, there in cluster.items():
-                _compare(self._service, there, known.get(place))
-            missing = [there.begin for place, there in cluster.items() if place not in known]
-            await positions.begin(conn, missing)
-            await conn.commit()
+        there = await asyncio.to_thread(_look, self._bootstrap, sorted(self._hears))
+        self._measure_lag(known, there)
+        for place, partition in there.items():
+            compare(self._service, partition, known.get(place))
+        missing = [partition.begin for place, partition in there.items() if place not in known]
+        if missing:
+            async with raw_connection(self._engine) as conn:
+                await positions.begin(conn, missing)
+                await conn.commit()
+        return {place: position.next_offset for place, position in known.items()}
+
+    def _measure_lag(self, known: Mapping[Place, Position], there: Mapping[Place, PartitionLog]) -> None:
+        lag = dict.fromkeys(self._hears, 0)
+        for place, partition in there.items():
+            read = known[place].next_offset if place in known else 0
+            lag[partition.begin.topic] += max(0, partition.latest - read)
+        for topic, records in lag.items():
+            self._meter.lag.labels(topic).set(records)
+
+
+def _look(bootstrap: str, topics: list[str]) -> Mapping[Place, PartitionLog]:
+    return describe(AdminClient({"bootstrap.servers": bootstrap, "log_level": 0}), topics)
 
 
 def _finished(done: "asyncio.Future[None]", *, event: "_Event", ended: "asyncio.Future[None]") -> None:
@@ -180,56 +225,6 @@ async def _stop(app: faust.App) -> None:
         log.warning("Faust did not stop tidily", error=repr(error))
 
 
-# The log as it is.
-
-
-@dataclass(frozen=True, slots=True)
-class _Partition:
-    begin: Position
-    earliest: int
-    latest: int
-
-
-def _describe(bootstrap: str, topics: list[str]) -> dict[Place, _Partition]:
-    """Every partition of these topics, with the ids of topic and cluster. Blocks; raises KafkaException."""
-    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
-    cluster_id = admin.describe_cluster(request_timeout=_PATIENCE).result().cluster_id
-    described = admin.describe_topics(TopicCollection(topics), request_timeout=_PATIENCE)
-    places = {}
-    for topic, future in described.items():
-        description = future.result()
-        for info in description.partitions:
-            places[topic, info.id] = Position(topic, info.id, 0, str(description.topic_id), cluster_id)
-
-    def ends(spec: Any) -> dict[Place, int]:
-        asked = {TopicPartition(topic, partition): spec for topic, partition in places}
-        found = admin.list_offsets(asked, request_timeout=_PATIENCE)
-        return {(at.topic, at.partition): future.result().offset for at, future in found.items()}
-
-    earliest, latest = ends(OffsetSpec.earliest()), ends(OffsetSpec.latest())
-    return {place: _Partition(begin, earliest[place], latest[place]) for place, begin in places.items()}
-
-
-def _compare(service: str, there: _Partition, known: Position | None) -> None:
-    place = f"{there.begin.topic}[{there.begin.partition}]"
-    next_offset = known.next_offset if known else 0
-    if known and (known.topic_id, known.cluster_id) != (there.begin.topic_id, there.begin.cluster_id):
-        raise LogMismatch(
-            f"{place} is not the log that {service} has read: its topic or cluster was made anew. "
-            "Restore the old one, or rebuild the service's database from this one"
-        )
-    if next_offset < there.earliest:
-        raise LogMismatch(
-            f"{place} begins at offset {there.earliest}, and {service} has read only up to {next_offset}: "
-            "what lies between is lost. Restore the topic, or rebuild the service's database from the rest"
-        )
-    if next_offset > there.latest:
-        raise LogMismatch(
-            f"{place} ends at offset {there.latest}, and {service} has read up to {next_offset}: "
-            "the log was cut or restored from an older copy. Restore the newer one"
-        )
-
-
 # Faust, as far as it has to be told.
 
 
@@ -243,7 +238,7 @@ class _FaustApp(faust.App):  # type: ignore[misc]
             broker_commit_interval=1.0,
             broker_heartbeat_interval=1.0,
             broker_session_timeout=6.0,
-            consumer_auto_offset_reset="earliest",
+            consumer_auto_offset_reset="none",
             agent_supervisor=CrashingSupervisor,
             key_serializer="raw",
             value_serializer="raw",
@@ -263,9 +258,19 @@ class _FaustApp(faust.App):  # type: ignore[misc]
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     def _create_worker_consumer(self, transport: Any) -> Any:
+        fetcher.MemoryRecords = AnyRecords
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = _FETCH_WAIT_MS
         return consumer
+
+    async def _fetch_records(self, *args: Any, **kwargs: Any) -> Any:
+        """Until Faust has sought, aiokafka goes by Kafka's offsets: there may be none, or nothing there."""
+        try:
+            return await super()._fetch_records(*args, **kwargs)
+        except (aiokafka.errors.NoOffsetForPartitionError, aiokafka.errors.OffsetOutOfRangeError):
+            if self.consumer.flow_active:
+                raise
+            return {}
 
 
 class _FaustConsumer(driver.Consumer):  # type: ignore[misc]

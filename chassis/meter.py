@@ -37,6 +37,12 @@ class Meter:
             "waiting_things", "What lacks something that is still to come.", registry=registry
         )
         self.waiting_age = Gauge("waiting_oldest_seconds", "Age of the oldest of them.", registry=registry)
+        self.lag = Gauge(
+            "consumer_lag_records",
+            "Records of a topic this service has not read.",
+            ("topic",),
+            registry=registry,
+        )
         self._size = Histogram(
             "transaction_inputs", "Inputs that shared a transaction.", buckets=_SIZES, registry=registry
         )

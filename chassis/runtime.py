@@ -106,6 +106,7 @@ class Runtime(Generic[S]):
                 bootstrap=bootstrap,
                 group=f"{prefix}{self.service}-service",
                 part=self.health.part("consumer"),
+                meter=self.meter,
             )
             self.jobs.append(self.consumer.run)
         keys = HeardKeys(self.engine, self.kernel.waiters, clock.now, lags=self._lags)

@@ -1,10 +1,11 @@
 """The log as it is in Kafka, held against what a service has read of it."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import TopicCollection, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from chassis.positions import Place, Position
@@ -26,12 +27,12 @@ class PartitionLog:
 
 
 def describe(admin: AdminClient, topics: Sequence[str]) -> Mapping[Place, PartitionLog]:
-    """Every partition of these topics. Blocks; raises KafkaException."""
+    """Every partition of these topics. Blocks; raises KafkaException, `LogMismatch` where a topic is gone."""
     cluster_id = admin.describe_cluster(request_timeout=_PATIENCE).result().cluster_id
     described = admin.describe_topics(TopicCollection(list(topics)), request_timeout=_PATIENCE)
     places = {}
     for topic, future in described.items():
-        description = future.result()
+        description = _described(topic, future)
         for info in description.partitions:
             places[topic, info.id] = Position(topic, info.id, 0, str(description.topic_id), cluster_id)
 
@@ -42,6 +43,17 @@ def describe(admin: AdminClient, topics: Sequence[str]) -> Mapping[Place, Partit
 
     earliest, latest = ends(OffsetSpec.earliest()), ends(OffsetSpec.latest())
     return {place: PartitionLog(begin, earliest[place], latest[place]) for place, begin in places.items()}
+
+
+def _described(topic: str, future: "Future[Any]") -> Any:
+    try:
+        return future.result()
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise
+        raise LogMismatch(
+            f"the topic {topic} is not there: restore it, or make it if there never was one"
+        ) from None
 
 
 def compare(service: str, there: PartitionLog, known: Position | None) -> None:

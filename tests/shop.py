@@ -50,6 +50,12 @@ class Shop:
 
     async def start(self, *names: str) -> None:
         """Returns once they are ready."""
+        await self.begin(*names)
+        for name in names:
+            await self.ready(name)
+
+    async def begin(self, *names: str) -> None:
+        """Returns before they are ready, which they may never be."""
         for name in names:
             stack = AsyncExitStack()
             runtime, app = BUILDS[name](self.settings)
@@ -59,8 +65,6 @@ class Shop:
             self.clients[name] = await stack.enter_async_context(client)
             self.runtimes[name] = runtime
             self._stacks[name] = stack
-        for name in names:
-            await self.ready(name)
 
     async def ready(self, name: str) -> None:
         await eventually(
