@@ -4,11 +4,11 @@ BIN := .venv/bin
 STAMP := .venv/installed
 PYTHONS := $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11
 
-.PHONY: help run test demo check bench
+.PHONY: help run test demo check bench chaos
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make run | test | demo | check | bench; for more: .venv/bin/choreo --help'
+	@echo 'make run | test | demo | check | bench | chaos; for more: .venv/bin/choreo --help'
 
 run: $(STAMP)
 	@exec $(BIN)/choreo up
@@ -16,7 +16,7 @@ run: $(STAMP)
 test: $(STAMP)
 	@exec $(BIN)/python -m pytest $(ARGS)
 
-demo bench: $(STAMP)
+demo bench chaos: $(STAMP)
 	@exec $(BIN)/choreo $@ $(ARGS)
 
 check: $(STAMP)

@@ -5,8 +5,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from benchmarks.progress import Progress
 from benchmarks.resources import cpu_seconds, memory
+from choreo.progress import Progress
 from choreo.throwaway import ThrowawaySystem
 
 

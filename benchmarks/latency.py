@@ -9,8 +9,8 @@ from uuid import UUID
 from benchmarks.connection import Connection
 from benchmarks.load import Placed, open_loop, schedule
 from benchmarks.observe import Applied, Journals
-from benchmarks.progress import Progress
 from benchmarks.users import OrderMaker
+from choreo.progress import Progress
 
 RATE = 50.0
 _WARM_UP_SECONDS = 5.0

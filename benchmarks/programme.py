@@ -10,11 +10,11 @@ import uvloop
 from benchmarks.idle import at_rest, start_up
 from benchmarks.latency import latency
 from benchmarks.observe import Journals
-from benchmarks.progress import Progress
 from benchmarks.report import show
 from benchmarks.resources import machine
 from benchmarks.sustained import sustained
 from benchmarks.users import Refused, register_users
+from choreo.progress import Progress
 from choreo.throwaway import ThrowawaySystem
 from embedded.process import Unavailable
 

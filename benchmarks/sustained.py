@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from benchmarks.load import ClosedLoop
 from benchmarks.observe import OUTCOMES, Applied, Journals
-from benchmarks.progress import Progress
 from benchmarks.resources import cpu_seconds
 from benchmarks.users import OrderMaker
+from choreo.progress import Progress
 
 CONNECTIONS = 64
 WINDOW = 500

@@ -8,6 +8,7 @@ from typer.exceptions import TyperException
 from typer.rich_utils import rich_format_error
 
 from choreo.bench import bench
+from choreo.chaos import chaos
 from choreo.demo import demo
 from choreo.dlq import app as dlq
 from choreo.doctor import doctor
@@ -27,6 +28,7 @@ app.command()(up)
 app.command()(provision)
 app.command()(demo)
 app.command()(bench)
+app.command()(chaos)
 app.add_typer(dlq, name="dlq")
 app.command()(doctor)
 

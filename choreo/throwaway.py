@@ -7,7 +7,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -38,7 +38,9 @@ class ThrowawaySystem:
     should this very process be killed, the system stops and only its directory is left.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, up: Sequence[str] = ("choreo.cli", "up", "--json")) -> None:
+        """`up` is the module that is run, and its arguments."""
+        self._up = up
         self.port_base = free_port_base()
         self._child: Child | None = None
 
@@ -53,7 +55,7 @@ class ThrowawaySystem:
             self.stop()
         finally:
             # Where the home's path is too long for a socket, Postgres had its socket elsewhere.
-            shutil.rmtree(Postgres(self.home / "data" / "postgres").socket_directory, ignore_errors=True)
+            shutil.rmtree(self._postgres.socket_directory, ignore_errors=True)
             self._directory.cleanup()
 
     def start(self) -> float:
@@ -63,8 +65,8 @@ class ThrowawaySystem:
         started = time.monotonic()
         self._child = Child(
             "choreo up",
-            [sys.executable, "-m", "choreo.cli", "up", "--json"],
-            log=self.home.parent / "up.log",
+            [sys.executable, "-m", *self._up],
+            log=self.log,
             env=outer | own | {"PYTHONUNBUFFERED": "1"},
             death_signal=signal.SIGTERM,
         )
@@ -84,11 +86,31 @@ class ThrowawaySystem:
             self._child.wait_or_kill(_STOP_WITHIN)
         return time.monotonic() - started
 
+    def kill(self) -> None:
+        """SIGKILL to `choreo up`, with which its parts go. It may be started again at once."""
+        assert self._child is not None, "start() comes first"
+        self._child.kill()
+
+    @property
+    def log(self) -> Path:
+        """What `choreo up` printed."""
+        return self.home.parent / "up.log"
+
     @property
     def run_file(self) -> dict[str, Any]:
         """Where its parts are to be reached, while it runs."""
         facts: dict[str, Any] = json.loads((self.home / "run.json").read_text())
         return facts
+
+    @property
+    def admin_url(self) -> str:
+        """Postgres' superuser."""
+        return self._postgres.admin_url
+
+    @property
+    def _postgres(self) -> Postgres:
+        """Knows where everything of the server's is. Not for starting it."""
+        return Postgres(self.home / "data" / "postgres", secrets_file=self.home / "secrets" / "postgres.json")
 
     @property
     def supervisor_pid(self) -> int:

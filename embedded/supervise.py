@@ -15,7 +15,12 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _STOP_WITHIN = 9.0
 _STOP_ONE_GROUP_WITHIN = 4.5
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
-_STEADY_AFTER = 60.0
+_STEADY_AFTER = 10.0
+"""Seconds after which a part that is ready counts as sound again: its next end is another story.
+
+What is broken ends while it starts, or soon after it is ready, and is tried ever more rarely. Were this
+longer, a part that is killed every half minute would be punished for what it did not do.
+"""
 _READY_AGAIN_WITHIN = 60.0
 
 
@@ -28,7 +33,7 @@ class _Watched:
     part: Part
     group: int
     since: float
-    up: bool = False
+    up_since: float | None = None
     failures: int = 0
     again_at: float | None = None
 
@@ -100,7 +105,7 @@ class Supervisor:
         elif one.part.exit_code is not None:
             if not one.part.try_again():
                 self._plan_restart(one, f"ended by itself (exit {one.part.exit_code})")
-        elif not one.up:
+        elif one.up_since is None:
             if one.part.ready():
                 self._is_ready(one)
             elif now > one.since + _READY_AGAIN_WITHIN:
@@ -108,10 +113,11 @@ class Supervisor:
                 self._plan_restart(one, "did not become ready")
 
     def _plan_restart(self, one: _Watched, what: str) -> None:
-        if one.up and time.monotonic() > one.since + _STEADY_AFTER:
+        now = time.monotonic()
+        if one.up_since is not None and now > one.up_since + _STEADY_AFTER:
             one.failures = 0
         pause = min(_FIRST_PAUSE * 2**one.failures, _LONGEST_PAUSE)
-        one.up, one.failures, one.again_at = False, one.failures + 1, time.monotonic() + pause
+        one.up_since, one.failures, one.again_at = None, one.failures + 1, now + pause
         self._say(f"{one.part.name} {what}; starting it again in {pause:g} s (see {one.part.running.log})")
 
     def _start_again(self, one: _Watched) -> None:
@@ -122,9 +128,9 @@ class Supervisor:
             self._plan_restart(one, f"cannot be started: {error}")
 
     def _is_ready(self, one: _Watched) -> None:
-        one.up = True
+        one.up_since = time.monotonic()
         again = " again" if one.failures else ""
-        self._say(f"{one.part.name} is ready{again} after {time.monotonic() - one.since:.1f} s")
+        self._say(f"{one.part.name} is ready{again} after {one.up_since - one.since:.1f} s")
         self._on_change(one.part)
 
     def _stop_all(self) -> None:

@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -49,6 +50,33 @@ def test_a_part_that_dies_is_started_again_with_a_line(tmp_path: Path) -> None:
     assert said[1].startswith("shop ended by itself (exit -9); starting it again in 0.5 s")
     assert said[2].startswith("shop is ready again after")
     assert part.exit_code is not None
+
+
+@pytest.mark.parametrize(("steady_after", "pauses"), [(60.0, ["0.01", "0.02"]), (0.0, ["0.01", "0.01"])])
+def test_the_pause_doubles_until_a_part_was_ready_for_some_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steady_after: float, pauses: list[str]
+) -> None:
+    monkeypatch.setattr(supervise, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(supervise, "_STEADY_AFTER", steady_after)
+    said: list[str] = []
+    times_ready = 0
+
+    def on_change(part: Part) -> None:
+        nonlocal times_ready
+        times_ready += 1
+        if times_ready == 3:
+            raise Enough
+        (tmp_path / "shop.log").write_text("")
+        part.kill()
+
+    part = program(tmp_path, "shop")
+    with pytest.raises(Enough), Supervisor(said.append, on_change) as system:
+        system.start(part)
+        system.wait(part)
+        system.watch()
+
+    found = [re.search("again in (.+) s", line) for line in said]
+    assert [match[1] for match in found if match] == pauses
 
 
 @pytest.mark.parametrize("number", supervise.STOP_SIGNALS)

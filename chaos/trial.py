@@ -1,0 +1,123 @@
+"""One system, put through one fault after another under load, and judged by its whole history after each."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from random import Random
+
+import psycopg
+from confluent_kafka import KafkaException
+
+from chaos import evidence
+from chaos.drain import drain
+from chaos.faults import PATIENCE, Fault, NotInTime
+from chaos.history import History, Request
+from chaos.judge import Violation, judge, repeats
+from chaos.load import Load, Rates
+from choreo.throwaway import ThrowawaySystem
+from embedded.part import AnswersHttp
+from embedded.process import Unavailable
+
+_BEFORE, _AFTERWARDS = 25, 15
+"""So many requests are answered before a fault strikes, and after everything is ready again."""
+_REQUESTS_WITHIN = 60.0
+_LOOK_AGAIN = 0.05
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one fault. What is counted is what came about during it."""
+
+    fault: Fault
+    requests: Mapping[str, int]
+    """By what their customers know: ok, failed, unknown."""
+    attempts: int
+    """How often these were sent."""
+    events: int
+    repeats: int
+    """Records that had been on their topic before."""
+    repeated_mails: int
+    recovery: float
+    """Seconds from when nothing was in the way any more until everything was handled."""
+    violations: tuple[Violation, ...]
+    gave_up: bool
+    """The fault could not be put right: what follows would only show it again."""
+
+
+class Trial:
+    def __init__(self, system: ThrowawaySystem, seed: int, rates: Rates | None = None) -> None:
+        """The system runs already, and nobody else uses it."""
+        self.system, self.seed = system, seed
+        self.journal = system.home.parent / "requests.ndjson"
+        self.history = History([], {}, {}, [])
+        """As it was last judged."""
+        self._load = Load(system.run_file["urls"], seed, self.journal, rates)
+        self._repeats = repeats(self.history)
+        self._chance = Random(seed)
+        self.violations: set[Violation] = set()
+        """All that were found so far."""
+
+    def put_through(self, fault: Fault) -> Outcome:
+        """Strikes under load, lets everything come to rest, and judges all there is since the beginning."""
+        before = self.history
+        trouble: list[Violation] = []
+        since = time.monotonic()
+        try:
+            with self._load.running():
+                self._requests_end(_BEFORE)
+                since = fault.strike(self.system, self._chance)
+                self._services_are_ready(since + PATIENCE)
+                self._requests_end(_AFTERWARDS)
+        except (NotInTime, Unavailable) as error:
+            trouble.append(Violation("I7", str(error)))
+        gave_up = bool(trouble)
+        facts = self.system.run_file
+        trouble += [Violation("I7", what) for what in drain(facts, since + PATIENCE)]
+        recovery = time.monotonic() - since
+        try:
+            self.history = evidence.collect(facts, tuple(self._load.requests))
+        except (psycopg.Error, KafkaException, TimeoutError) as error:
+            trouble.append(Violation("I7", f"the evidence cannot be read: {error}"))
+            gave_up = True
+        requests = self.history.requests[len(before.requests) :]
+        violations = [*trouble, *_refusals(requests), *judge(self.history)]
+        new = tuple(violation for violation in violations if violation not in self.violations)
+        self.violations.update(new)
+        repeated_before, self._repeats = self._repeats, repeats(self.history)
+        return Outcome(
+            fault,
+            requests=Counter(request.outcome for request in requests),
+            attempts=sum(request.sent for request in requests),
+            events=len(self.history.records) - len(before.records),
+            repeats=self._repeats.records - repeated_before.records,
+            repeated_mails=self._repeats.mails - repeated_before.mails,
+            recovery=recovery,
+            violations=new,
+            gave_up=gave_up,
+        )
+
+    def _requests_end(self, count: int) -> None:
+        """Returns when so many more were answered or given up."""
+        enough = self._load.ended + count
+        deadline = time.monotonic() + _REQUESTS_WITHIN
+        while self._load.ended < enough:
+            if time.monotonic() > deadline:
+                raise NotInTime(f"not even {count} requests came to an end in {_REQUESTS_WITHIN:.0f} s")
+            time.sleep(_LOOK_AGAIN)
+
+    def _services_are_ready(self, deadline: float) -> None:
+        for service, port in self.system.run_file["ports"].items():
+            ready = AnswersHttp(port, "/health/ready")
+            while not ready():
+                if time.monotonic() > deadline:
+                    raise NotInTime(f"{service} was not ready within {PATIENCE:.0f} s")
+                time.sleep(_LOOK_AGAIN)
+
+
+def _refusals(requests: Iterable[Request]) -> Iterator[Violation]:
+    """Nothing that is asked for here may be refused; an account may be late."""
+    for request in requests:
+        if request.outcome == "failed" and request.status != 404:
+            told = f"{request.kind} {request.marker} was answered {request.status}"
+            yield Violation("contract", f"{told}, and there was nothing wrong with it")

@@ -1,0 +1,20 @@
+"""`choreo up` as it is, but for services that have failpoints: `python -m chaos.up`."""
+
+import sys
+
+from choreo.errors import read_settings
+from choreo.up import Reporter, System
+from embedded.process import Unavailable
+
+
+class Endangered(System):
+    def command(self, service: str) -> list[str]:
+        return [sys.executable, "-m", "chaos.service", service]
+
+
+if __name__ == "__main__":
+    try:
+        Endangered(read_settings(), Reporter(as_json=True)).run(fresh=False)
+    except Unavailable as error:
+        print(f"choreo: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
