@@ -83,10 +83,11 @@ class Log:
         await _done(self._admin.delete_records([TopicPartition(*self.place, offset)]))
 
     async def tell_group(self, offset: int) -> None:
-        """Kafka believes that billing has read so far."""
+        """Kafka believes that billing has read so far. It lets nobody say so while billing reads."""
         group = f"{self.shop.settings.topic_prefix}billing-service"
         offsets = [ConsumerGroupTopicPartitions(group, [TopicPartition(*self.place, offset)])]
-        await _done(self._admin.alter_consumer_group_offsets(offsets))
+        (told,) = await _done(self._admin.alter_consumer_group_offsets(offsets))
+        assert [at.error for at in told.topic_partitions] == [None]
 
     async def there(self) -> PartitionLog:
         return (await asyncio.to_thread(describe, self._admin, [self.topic]))[self.place]
@@ -353,9 +354,8 @@ def valued(record: Record, header: str, value: bytes | None) -> Record:
     return replace(record, headers=[*others, (header, value)])
 
 
-async def _done(futures: Mapping[Any, "Future[Any]"]) -> None:
-    for future in futures.values():
-        await asyncio.wrap_future(future)
+async def _done(futures: Mapping[Any, "Future[Any]"]) -> list[Any]:
+    return [await asyncio.wrap_future(future) for future in futures.values()]
 
 
 def _spoiled(batch: bytes) -> bytearray:

@@ -269,8 +269,11 @@ class Process:
     async def _die(self, death: str) -> None:
         """In the middle of a transaction, if there is one."""
         self._death = death
-        under_way = asyncio.gather(*self._under_way, return_exceptions=True)
-        await asyncio.wait([self._running, under_way], return_when=asyncio.FIRST_COMPLETED)
+        ends: set[asyncio.Future[Any]] = {
+            self._running,
+            asyncio.gather(*self._under_way, return_exceptions=True),
+        }
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         self._death = None
         await self._stop()
 
