@@ -100,6 +100,8 @@ def killed(part: str, by: signal.Signals = signal.SIGKILL) -> Fault:
 def stopped(service: str) -> Fault:
     def strike(system: ThrowawaySystem, chance: Random) -> float:
         members = _members(system, service)
+        if not members:
+            raise NotInTime(f"{service} is in no group")
         with _suspended(_pid(system, service)):
             _until(
                 lambda: not members & _members(system, service),

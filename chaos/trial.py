@@ -60,8 +60,31 @@ class Trial:
 
     def put_through(self, fault: Fault) -> Outcome:
         """Strikes under load, lets everything come to rest, and judges all there is since the beginning."""
-        before = self.history
-        trouble: list[Violation] = []
+        before, repeats_before = self.history, self._repeats
+        since, not_in_time = self._strike(fault)
+        undone = drain(self.system.run_file, since + PATIENCE)
+        recovery = time.monotonic() - since
+        unread = self._collect()
+        self._repeats = repeats(self.history)
+        requests = self.history.requests[len(before.requests) :]
+        found = [Violation("I7", told) for told in (*not_in_time, *undone, *unread)]
+        found += [*_refusals(requests), *judge(self.history)]
+        new = tuple(violation for violation in found if violation not in self.violations)
+        self.violations.update(new)
+        return Outcome(
+            fault,
+            requests=Counter(request.outcome for request in requests),
+            attempts=sum(request.sent for request in requests),
+            events=len(self.history.records) - len(before.records),
+            repeats=self._repeats.records - repeats_before.records,
+            repeated_mails=self._repeats.mails - repeats_before.mails,
+            recovery=recovery,
+            violations=new,
+            gave_up=bool(not_in_time or unread),
+        )
+
+    def _strike(self, fault: Fault) -> tuple[float, list[str]]:
+        """Since when (monotonic) nothing is in the way any more, and what did not happen in time."""
         since = time.monotonic()
         try:
             with self._load.running():
@@ -70,32 +93,16 @@ class Trial:
                 self._services_are_ready(since + PATIENCE)
                 self._requests_end(_AFTERWARDS)
         except (NotInTime, Unavailable) as error:
-            trouble.append(Violation("I7", str(error)))
-        gave_up = bool(trouble)
-        facts = self.system.run_file
-        trouble += [Violation("I7", what) for what in drain(facts, since + PATIENCE)]
-        recovery = time.monotonic() - since
+            return since, [str(error)]
+        return since, []
+
+    def _collect(self) -> list[str]:
+        """Why the evidence cannot be read; otherwise it is the history from now on."""
         try:
-            self.history = evidence.collect(facts, tuple(self._load.requests))
+            self.history = evidence.collect(self.system.run_file, tuple(self._load.requests))
         except (psycopg.Error, KafkaException, TimeoutError) as error:
-            trouble.append(Violation("I7", f"the evidence cannot be read: {error}"))
-            gave_up = True
-        requests = self.history.requests[len(before.requests) :]
-        violations = [*trouble, *_refusals(requests), *judge(self.history)]
-        new = tuple(violation for violation in violations if violation not in self.violations)
-        self.violations.update(new)
-        repeated_before, self._repeats = self._repeats, repeats(self.history)
-        return Outcome(
-            fault,
-            requests=Counter(request.outcome for request in requests),
-            attempts=sum(request.sent for request in requests),
-            events=len(self.history.records) - len(before.records),
-            repeats=self._repeats.records - repeated_before.records,
-            repeated_mails=self._repeats.mails - repeated_before.mails,
-            recovery=recovery,
-            violations=new,
-            gave_up=gave_up,
-        )
+            return [f"the evidence cannot be read: {error}"]
+        return []
 
     def _requests_end(self, count: int) -> None:
         """Returns when so many more were answered or given up."""
