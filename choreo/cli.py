@@ -1,8 +1,10 @@
 """The command line: thin verbs. A new one is an import and a line below."""
 
+import logging
 import sys
 from typing import NoReturn
 
+import structlog
 import typer
 from typer.exceptions import TyperException
 from typer.rich_utils import rich_format_error
@@ -35,6 +37,11 @@ app.command()(doctor)
 
 def main() -> NoReturn:
     """Exits with what the verb says; 64 for wrong usage, 69 where something it needs is not to be had."""
+    # What the services' code has to say while a verb runs it: only what is wrong, and beside the output.
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
     try:
         # Not standalone: there typer itself exits with 2 for wrong usage, and verbs give 2 another meaning.
         sys.exit(app(standalone_mode=False))

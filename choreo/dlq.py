@@ -17,7 +17,7 @@ from rich.progress import track
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from chassis import clock, log, parked
+from chassis import clock, parked
 from chassis.db import raw_connection
 from chassis.meter import Meter
 from chassis.parked import Parked
@@ -183,7 +183,6 @@ class Desk:
 def _run(work: Callable[[Desk], Awaitable[T]]) -> T:
     """Raises `Unavailable` where the databases are not to be had."""
     installation = find_installation()
-    log.configure("choreo", "ERROR")
 
     async def at_the_desk() -> T:
         async with _desk(installation) as desk:

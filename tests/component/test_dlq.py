@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from billing_service.store import SHELVES
@@ -78,6 +79,7 @@ def shelf(postgres: Postgres, templates: dict[str, str], monkeypatch: pytest.Mon
         urls = {service: database.runtime_url for service, database in databases.items()}
         installation = Installation(Settings(partitions=3), urls)
         monkeypatch.setattr(dlq, "find_installation", lambda: installation)
+        stack.enter_context(capture_logs())  # which the command line keeps from printing
         yield Shelf(databases)
 
 
