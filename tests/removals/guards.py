@@ -115,7 +115,14 @@ def position_is_committed_first(patch: Patch) -> None:
 
 
 def kafka_says_where_to_begin(patch: Patch) -> None:
-    """A session of the consumer begins at the offsets its group has committed."""
+    """A session of the consumer begins where its group has committed, or else at the first record."""
+    init = consumer._FaustApp.__init__
+
+    def begin_at_the_first(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        self.conf.consumer_auto_offset_reset = "earliest"
+
+    patch.setattr(consumer._FaustApp, "__init__", begin_at_the_first)
     patch.delattr(consumer._FaustConsumer, "seek_to_committed")
 
 
