@@ -1,7 +1,6 @@
 """`choreo demo`: the mission's story as a timeline of requests and of the events they caused."""
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 import httpx
-import psutil
 import psycopg
 import typer
 from aiokafka.errors import KafkaError
@@ -18,12 +16,12 @@ from choreo import story
 from choreo.client import Customer
 from choreo.errors import read_settings
 from choreo.hops import Way, ways
+from choreo.installation import running_system
 from choreo.journals import JournalReader
 from choreo.screens import JsonScreen, Screen, TextScreen
 from choreo.story import PATIENCE, Stage, Unexpected
 from choreo.throwaway import ThrowawaySystem, asked_to_stop
 from choreo.timeline import Asked, EventReader, RecordingTransport, Seen, Timeline, in_causal_order
-from embedded.home import Home
 from embedded.mail import read_maildir
 from embedded.process import Unavailable
 from events.catalog import TOPICS
@@ -180,7 +178,7 @@ class Acts:
 @contextmanager
 def _a_system(screen: Screen) -> Iterator[Mapping[str, Any]]:
     """What run.json says of the system that runs, or of one of our own."""
-    facts = _running_system()
+    facts = running_system(read_settings())
     if facts is not None:
         screen.note(f"Playing on the running system at {facts['urls']['order']}.")
         yield facts
@@ -190,11 +188,3 @@ def _a_system(screen: Screen) -> Iterator[Mapping[str, Any]]:
         screen.note(f"It was ready after {system.start():.1f} s.")
         yield system.run_file
         screen.note("Stopping it, and deleting what it kept.")
-
-
-def _running_system() -> dict[str, Any] | None:
-    try:
-        facts: dict[str, Any] = json.loads((Home(read_settings()).path / "run.json").read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return facts if psutil.pid_exists(facts["pid"]) else None
