@@ -48,7 +48,8 @@ class NotInTime(Exception):
 Strike = Callable[[ThrowawaySystem, Random], float]
 """Does harm, and leaves off. Returns the moment (monotonic) since when nothing is in the way any more.
 
-What was killed is there again by then. Raises `NotInTime` or `Unavailable`.
+What was killed is there again by then; where that is everything, it has said that it is ready.
+Raises `NotInTime` or `Unavailable`.
 """
 
 
@@ -186,9 +187,8 @@ def everything_killed() -> Fault:
     def strike(system: ThrowawaySystem, chance: Random) -> float:
         time.sleep(chance.random())
         system.kill()
-        again = time.monotonic()
         system.start()
-        return again
+        return time.monotonic()
 
     sentence = "choreo up gets SIGKILL, all parts go with it, and it is started again on its data"
     return Fault("kill-everything", sentence, strike, kills=1)

@@ -27,6 +27,7 @@ from events.catalog import SOURCE_OF_TYPE, TOPICS
 LONG = 60.0
 """Seconds after which what is still unfinished needs a person."""
 _PATIENCE = 5.0
+_ASK_AGAIN = 0.1
 
 _GRANTS = """/* grants.missing: what the running service may not do and must, and may do and must not */
 SELECT relname, privilege,
@@ -60,22 +61,41 @@ async def examine(installation: Installation) -> list[Finding]:
     topics = [prefix + topic for topic in TOPICS.values()]
     findings: list[Finding] = []
     log: Mapping[Place, PartitionLog] = {}
+    old: Mapping[Place, int] = {}
     try:
         admin = AdminClient({"bootstrap.servers": installation.bootstrap, "log_level": 0})
-        log = await asyncio.to_thread(describe, admin, topics)
-        findings += await asyncio.to_thread(_topics, admin, topics, log)
-        old = await asyncio.to_thread(_written_before, admin, log, time.time() - LONG)
+        findings, log, old = await asyncio.to_thread(_ask_kafka, admin, topics)
+    except LogMismatch as missing:
+        findings.append(
+            Finding("Kafka", "topics", str(missing), "restore it; a new cluster: choreo provision")
+        )
     except KafkaException as error:
         reason = error.args[0].str()
-        cure = "start it, or correct KAFKA_BOOTSTRAP_SERVERS; topics that are missing: choreo provision"
+        cure = "start it, or correct KAFKA_BOOTSTRAP_SERVERS"
         findings.append(Finding("Kafka", "answers", f"{installation.bootstrap}: {reason}", cure))
-        old = {}
     async with installation.engines() as engines, httpx.AsyncClient(timeout=_PATIENCE) as http:
         for name, engine in engines.items():
             port = installation.settings.port_of(name)
             findings.append(await _ready(http, name, port))
             findings += await _service(installation.service(name), engine, prefix, log, old)
     return findings
+
+
+def _ask_kafka(
+    admin: AdminClient, topics: Sequence[str]
+) -> tuple[list[Finding], Mapping[Place, PartitionLog], Mapping[Place, int]]:
+    """The findings, the log as it is, and `_written_before`. Again where the cluster refuses for a moment
+    only, as it does while the leader of a partition is new.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            log = describe(admin, topics)
+            return _topics(admin, topics, log), log, _written_before(admin, log, time.time() - LONG)
+        except (KafkaException, LogMismatch):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_ASK_AGAIN)
 
 
 def _topics(admin: AdminClient, topics: Sequence[str], log: Mapping[Place, PartitionLog]) -> list[Finding]:

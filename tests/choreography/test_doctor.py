@@ -150,6 +150,16 @@ async def test_a_topic_that_forgets_or_is_another_one_needs_a_person(busy: Shop)
     assert "is not the log that billing has read" in found["billing", "reads order-events"].says
 
 
+async def test_a_topic_that_is_gone_needs_a_person(busy: Shop) -> None:
+    await busy.stop()
+    admin = AdminClient({"bootstrap.servers": busy.settings.kafka_bootstrap_servers})
+    topic = busy.settings.topic_prefix + TOPICS["notification"]
+    await asyncio.to_thread(admin.delete_topics([topic])[topic].result)
+    found = await troubles(busy)
+    assert set(found) == {("Kafka", "topics")}
+    assert f"the topic {topic} is not there" in found["Kafka", "topics"].says
+
+
 async def test_databases_and_kafka_that_are_away_are_findings_too(closed_shop: Shop) -> None:
     away = closed_shop.settings.model_copy(update={"kafka_bootstrap_servers": "127.0.0.1:1"})
     urls = dict.fromkeys(closed_shop.owner_urls, "postgresql://nobody@127.0.0.1:1/nothing")
