@@ -15,10 +15,10 @@ from chassis.runtime import Runtime
 from chassis.service import Service, Waiting
 from chassis.settings import Settings
 from chassis.step import Decider
-from events.order import OrderCreated
+from events.order import OrderCancelled, OrderCreated
 from events.user import SigningKeyPublished, UserRegistered
 
-HEARS = (UserRegistered, SigningKeyPublished, OrderCreated)
+HEARS = (UserRegistered, SigningKeyPublished, OrderCreated, OrderCancelled)
 
 
 def decider(settings: Settings) -> Decider[Billing]:

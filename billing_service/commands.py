@@ -26,6 +26,13 @@ class DecidePayment(UserCommand):
     order_id: UUID
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UndoPayment(UserCommand):
+    """Its order is cancelled."""
+
+    order_id: UUID
+
+
 @dataclass(frozen=True, slots=True)
 class NoAccount(Refusal):
     """The account is not there yet: the registration is on its way, or there was none."""

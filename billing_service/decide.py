@@ -1,6 +1,8 @@
 """The only place where money is decided about. An order for exactly the balance is paid."""
 
 from datetime import datetime
+from typing import Literal
+from uuid import UUID
 
 from billing_service.commands import (
     DecidePayment,
@@ -8,14 +10,16 @@ from billing_service.commands import (
     InsufficientFunds,
     NoAccount,
     OpenAccount,
+    UndoPayment,
     Withdraw,
 )
-from billing_service.state import Account, Billing
+from billing_service.state import Account, Billing, Payment
 from events.billing import (
     AccountCreated,
     MoneyDeposited,
     MoneyWithdrawn,
     PaymentConfirmed,
+    PaymentRefunded,
     PaymentRejected,
 )
 from events.decider import Command, Decision
@@ -31,6 +35,8 @@ def decide(command: Command, state: Billing, now: datetime, *, currency: str) ->
             return [] if account else [_account_created(command, currency)]
         case DecidePayment():
             return _decide_payment(command, state)
+        case UndoPayment():
+            return _undo_payment(command, state)
         case Deposit() | Withdraw():
             return NoAccount() if account is None else _decide_movement(command, account)
     raise TypeError(f"billing cannot decide {command!r}")
@@ -51,24 +57,55 @@ def _decide_payment(command: DecidePayment, state: Billing) -> Decision:
     if account is None or payment.outcome != "waiting":
         return []
     if account.balance < payment.amount:
-        return [
-            PaymentRejected(
-                order_id=payment.order_id,
-                user_id=payment.user_id,
-                amount=payment.amount,
-                reason="insufficient_funds",
-                balance=account.balance,
-            )
-        ]
+        return [_rejected(payment, "insufficient_funds", account.balance)]
     return [
         PaymentConfirmed(
-            payment_id=derived_id("payment", payment.order_id),
+            payment_id=_payment_id(payment),
             order_id=payment.order_id,
             user_id=payment.user_id,
             amount=payment.amount,
             balance=account.balance - payment.amount,
         )
     ]
+
+
+def _undo_payment(command: UndoPayment, state: Billing) -> Decision:
+    """What was taken goes back, once. What still waits is never paid."""
+    balance = state.account.balance if state.account else 0
+    if command.order_id not in state.payments:
+        raise LookupError(f"order {command.order_id} was cancelled, and nobody has asked for its payment")
+    payment = state.payments[command.order_id]
+    match payment.outcome:
+        case "waiting":
+            return [_rejected(payment, "order_cancelled", balance)]
+        case "confirmed":
+            return [
+                PaymentRefunded(
+                    payment_id=_payment_id(payment),
+                    order_id=payment.order_id,
+                    user_id=payment.user_id,
+                    amount=payment.amount,
+                    balance=balance + payment.amount,
+                )
+            ]
+        case "rejected" | "refunded":
+            return []
+
+
+def _rejected(
+    payment: Payment, reason: Literal["insufficient_funds", "order_cancelled"], balance: int
+) -> PaymentRejected:
+    return PaymentRejected(
+        order_id=payment.order_id,
+        user_id=payment.user_id,
+        amount=payment.amount,
+        reason=reason,
+        balance=balance,
+    )
+
+
+def _payment_id(payment: Payment) -> UUID:
+    return derived_id("payment", payment.order_id)
 
 
 def _account_created(command: OpenAccount, currency: str) -> AccountCreated:

@@ -10,6 +10,7 @@ from events.billing import (
     MoneyDeposited,
     MoneyWithdrawn,
     PaymentConfirmed,
+    PaymentRefunded,
     PaymentRejected,
 )
 from events.envelope import Event
@@ -51,6 +52,9 @@ def evolve(state: Billing, event: Event[Fact]) -> Billing:
             return _moved(state, event, fact, "payment", gain=-fact.amount, order_id=fact.order_id)
         case PaymentRejected() as fact:
             return _with_payment(state, replace(state.payments[fact.order_id], outcome="rejected"))
+        case PaymentRefunded() as fact:
+            state = _with_payment(state, replace(state.payments[fact.order_id], outcome="refunded"))
+            return _moved(state, event, fact, "refund", gain=fact.amount, order_id=fact.order_id)
         case SigningKeyPublished() as fact:
             return replace(state, signing_keys={**state.signing_keys, fact.kid: fact})
     return state
@@ -63,8 +67,8 @@ def _with_payment(state: Billing, payment: Payment) -> Billing:
 def _moved(
     state: Billing,
     event: Event[Fact],
-    fact: MoneyDeposited | MoneyWithdrawn | PaymentConfirmed,
-    kind: Literal["deposit", "withdrawal", "payment"],
+    fact: MoneyDeposited | MoneyWithdrawn | PaymentConfirmed | PaymentRefunded,
+    kind: Literal["deposit", "withdrawal", "payment", "refund"],
     gain: int,
     order_id: UUID | None = None,
 ) -> Billing:

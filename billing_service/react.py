@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from billing_service.commands import DecidePayment, OpenAccount
+from billing_service.commands import DecidePayment, OpenAccount, UndoPayment
 from billing_service.state import Billing, Payment
 from events.billing import AccountCreated
 from events.decider import Command
 from events.envelope import Event
 from events.fact import Fact
-from events.order import OrderCreated
+from events.order import OrderCancelled, OrderCreated
 from events.user import UserRegistered
 
 
@@ -18,6 +18,8 @@ def react(event: Event[Fact], state: Billing) -> Sequence[Command]:
             return [OpenAccount(cause=event.cause, user_id=user_id)]
         case OrderCreated(order_id=order_id):
             return [_decide(state.payments[order_id])]
+        case OrderCancelled(user_id=user_id, order_id=order_id):
+            return [UndoPayment(cause=event.cause, user_id=user_id, order_id=order_id)]
         case AccountCreated():
             waiting = [payment for payment in state.payments.values() if payment.outcome == "waiting"]
             return [_decide(payment) for payment in sorted(waiting, key=lambda payment: payment.step)]

@@ -26,7 +26,7 @@ class Payment:
     order_id: UUID
     user_id: UUID
     amount: int
-    outcome: Literal["waiting", "confirmed", "rejected"]
+    outcome: Literal["waiting", "confirmed", "rejected", "refunded"]
     step: int
     """Orders that wait are decided in this order."""
     event_id: UUID

@@ -6,7 +6,6 @@ Not judged, because topics and tables cannot say it:
   or a lost lease between the mail server's answer and its record; `repeats` counts them.
 * the wording of notifications. They have to name the order, its money and the balance.
 * which id a notification has. It has to be the same in its row, its fact and its mails.
-* what becomes of a payment's row when it is refunded.
 
 A key with events that are parked or were dropped, in any service, is excepted everywhere from what asks for
 completeness: something of it is yet to be done. What must never happen must not happen to it either.

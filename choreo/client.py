@@ -63,6 +63,9 @@ class Customer:
         prefer = {"Prefer": f"wait={wait}"} if wait else {}
         return await self.post("order", "/orders", {"price": price}, key, prefer)
 
+    async def cancel(self, order_id: str, key: str | None = None) -> httpx.Response:
+        return await self.post("order", f"/orders/{order_id}/cancel", {}, key)
+
     async def orders(self) -> list[Json]:
         """Newest first."""
         return list((await self.get("order", "/orders")).raise_for_status().json()["items"])

@@ -7,7 +7,7 @@ from chassis.runtime import Runtime
 from chassis.service import Service, Waiting
 from chassis.settings import Settings
 from chassis.step import Decider
-from events.billing import PaymentConfirmed, PaymentRejected
+from events.billing import PaymentConfirmed, PaymentRefunded, PaymentRejected
 from events.user import SigningKeyPublished, UserRegistered
 from notification_service import api
 from notification_service.decide import SERVICE, decide
@@ -18,7 +18,7 @@ from notification_service.react import react
 from notification_service.state import Notifications
 from notification_service.store import SHELVES
 
-HEARS = (UserRegistered, SigningKeyPublished, PaymentConfirmed, PaymentRejected)
+HEARS = (UserRegistered, SigningKeyPublished, PaymentConfirmed, PaymentRejected, PaymentRefunded)
 
 
 def decider() -> Decider[Notifications]:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from events.billing import PaymentConfirmed, PaymentRejected
+from events.billing import PaymentConfirmed, PaymentRefunded, PaymentRejected
 from events.envelope import Event, derived_id
 from events.fact import Fact
 from events.notification import NotificationFailed, NotificationKind, NotificationSent
@@ -22,6 +22,12 @@ def evolve(state: Notifications, event: Event[Fact]) -> Notifications:
         case PaymentRejected(reason="insufficient_funds") as fact:
             pending = _pending(event, fact, "order_rejected", texts.order_rejected(fact))
             return _with_notification(state, pending)
+        case PaymentRejected(reason="order_cancelled") as fact:
+            pending = _pending(event, fact, "order_cancelled", texts.order_cancelled(fact))
+            return _with_notification(state, pending)
+        case PaymentRefunded() as fact:
+            pending = _pending(event, fact, "order_refunded", texts.order_refunded(fact))
+            return _with_notification(state, pending)
         case NotificationSent() as fact:
             notification = state.notifications[fact.notification_id]
             return _with_notification(state, replace(notification, status="sent", sent_at=event.time))
@@ -38,7 +44,10 @@ def _with_notification(state: Notifications, notification: Notification) -> Noti
 
 
 def _pending(
-    event: Event[Fact], fact: PaymentConfirmed | PaymentRejected, kind: NotificationKind, text: Text
+    event: Event[Fact],
+    fact: PaymentConfirmed | PaymentRejected | PaymentRefunded,
+    kind: NotificationKind,
+    text: Text,
 ) -> Notification:
     return Notification(
         id=derived_id("notification", fact.order_id, kind),

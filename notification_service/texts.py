@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from events.billing import PaymentConfirmed, PaymentRejected
+from events.billing import PaymentConfirmed, PaymentRefunded, PaymentRejected
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,25 @@ def order_rejected(fact: PaymentRejected) -> Text:
         text=f"We are sorry that your order {fact.order_id} for {amount} could not be paid: "
         f"your account holds {balance}, which is {missing} too little.\n"
         f"Nothing was taken from it. Once you have topped it up, please order again.\n",
+    )
+
+
+def order_cancelled(fact: PaymentRejected) -> Text:
+    """Before it was paid, by the user or because its time was up."""
+    amount, balance = money(fact.amount), money(fact.balance)
+    return Text(
+        subject=f"Your order for {amount} is cancelled",
+        text=f"Your order {fact.order_id} for {amount} was cancelled before it was paid.\n"
+        f"Nothing was taken from your account, which holds {balance}.\n",
+    )
+
+
+def order_refunded(fact: PaymentRefunded) -> Text:
+    amount, balance = money(fact.amount), money(fact.balance)
+    return Text(
+        subject=f"Your order for {amount} is cancelled and refunded",
+        text=f"Your order {fact.order_id} for {amount} was cancelled after it was paid.\n"
+        f"The money is back: your account now holds {balance}.\n",
     )
 
 

@@ -12,12 +12,12 @@ from chassis.body import Body
 from chassis.inputs import Decided
 from chassis.money import Amount, Money
 from chassis.pages import Page
-from chassis.problems import not_found
-from chassis.routes import KeyedCause, Paging, PreferredWait, Router, User, Wait
+from chassis.problems import Problem, not_found
+from chassis.routes import KeyedCause, Paging, PreferredWait, Router, User, Wait, problem
 from chassis.runtime import Runtime
 from events.envelope import derived_id
 from order_service import queries
-from order_service.commands import PlaceOrder
+from order_service.commands import AlreadyOver, CancelOrder, NoSuchOrder, PlaceOrder
 from order_service.state import Order, Orders, Status
 
 
@@ -68,6 +68,25 @@ def router(runtime: Runtime[Orders]) -> Router:
             if row is not None and _is_decided(row):
                 return Answer(201, Answer.json(201, _view(row)).body, answer.headers)
         return answer
+
+    @routes.post(
+        "/orders/{id}/cancel",
+        status_code=202,
+        response_model=OrderView,
+        responses={409: problem("it is already rejected, cancelled or refunded")},
+    )
+    async def cancel(user: User, cause: KeyedCause, id: UUID) -> Answer:
+        """Cancels the order. If it was paid the money comes back soon, and it is `refunded` then."""
+
+        def cancelled(decided: Decided) -> Answer:
+            match decided.refusal:
+                case NoSuchOrder():
+                    return not_found().answer()
+                case AlreadyOver(status):
+                    return Problem(409, f"already_{status}", f"This order is already {status}.").answer()
+            return Answer.json(202, _view(decided.state.orders[id]))
+
+        return await runtime.ask(CancelOrder(cause=cause, user_id=user.user_id, order_id=id), cancelled)
 
     @routes.get("/orders/{id}")
     async def one(user: User, id: UUID, wait: Wait) -> OrderView:

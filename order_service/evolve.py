@@ -24,6 +24,9 @@ def evolve(state: Orders, event: Event[Fact]) -> Orders:
                 updated_at=event.time,
                 decide_by=fact.decide_by,
                 step=event.step,
+                event_id=event.id,
+                correlation_id=event.correlation_id,
+                trace_id=event.trace_id,
             )
             return _with_order(state, order)
         case PaymentConfirmed() as fact:

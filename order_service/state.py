@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
+from events.envelope import Cause
 from events.user import SigningKeyPublished
 
 RejectionReason = Literal["insufficient_funds", "order_cancelled"]
@@ -56,10 +57,18 @@ class Order:
     """The time of the latest fact about it."""
     decide_by: datetime
     step: int
+    event_id: UUID
+    correlation_id: UUID
+    trace_id: str
     payment: Literal["undecided", "confirmed", "rejected"] = "undecided"
     rejection_reason: RejectionReason | None = None
     cancel_reason: CancelReason | None = None
     refunded: bool = False
+
+    @property
+    def cause(self) -> Cause:
+        """The OrderCreated that an expiry follows from, however long it had to wait."""
+        return Cause(self.event_id, self.correlation_id, self.trace_id, is_event=True)
 
     @property
     def situation(self) -> Situation:

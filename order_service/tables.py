@@ -17,6 +17,9 @@ orders = Table(
     Column("updated_at", timestamp(), nullable=False),
     Column("decide_by", timestamp(), nullable=False),
     Column("step", BigInteger, nullable=False),
+    Column("event_id", Uuid, nullable=False),
+    Column("correlation_id", Uuid, nullable=False),
+    Column("trace_id", Text, nullable=False),
     Column("payment", Text, nullable=False),
     Column("rejection_reason", Text),
     Column("cancel_reason", Text),
@@ -24,5 +27,5 @@ orders = Table(
     Column("status", Text, nullable=False),
     Column("reason", Text),
     Index("orders_of_user", "user_id", "step"),
-    Index("orders_undecided", "created_at", postgresql_where=text("status = 'created'")),
+    Index("orders_undecided", "decide_by", postgresql_where=text("status = 'created'")),
 )

@@ -11,9 +11,9 @@ from chaos.judging.log import SOURCE_OF, Event, Log, read_log
 HEARS: Mapping[str, frozenset[str]] = {
     "user": frozenset(),
     "order": frozenset({"SigningKeyPublished", "PaymentConfirmed", "PaymentRejected", "PaymentRefunded"}),
-    "billing": frozenset({"UserRegistered", "SigningKeyPublished", "OrderCreated"}),
+    "billing": frozenset({"UserRegistered", "SigningKeyPublished", "OrderCreated", "OrderCancelled"}),
     "notification": frozenset(
-        {"UserRegistered", "SigningKeyPublished", "PaymentConfirmed", "PaymentRejected"}
+        {"UserRegistered", "SigningKeyPublished", "PaymentConfirmed", "PaymentRejected", "PaymentRefunded"}
     ),
 }
 """Which facts each service applies, besides its own."""

@@ -14,6 +14,10 @@ Id = tuple[Any, ...]
 Rows = dict[Id, dict[str, Any]]
 
 OUTCOMES = ("PaymentConfirmed", "PaymentRejected")
+"""Of an order's payment: one of them, once."""
+
+TOLD = (*OUTCOMES, "PaymentRefunded")
+"""What a user gets a notification about."""
 
 GAIN: Mapping[str, int] = {
     "MoneyDeposited": +1,
@@ -49,9 +53,12 @@ class Table:
 
 
 def notification_kind(outcome: Event) -> str:
-    """What the notification about an outcome is called."""
-    if outcome.type == "PaymentConfirmed":
-        return "order_confirmed"
+    """What the notification about an outcome or a refund is called."""
+    match outcome.type:
+        case "PaymentConfirmed":
+            return "order_confirmed"
+        case "PaymentRefunded":
+            return "order_refunded"
     cancelled = outcome.data["reason"] == "order_cancelled"
     return "order_cancelled" if cancelled else "order_rejected"
 
@@ -124,6 +131,9 @@ def _order(created: Event, about: list[Event]) -> dict[str, Any]:
         "updated_at": max(event.time for event in (created, *about)),
         "decide_by": moment(created.data["decide_by"]),
         "step": created.sequence,
+        "event_id": created.id,
+        "correlation_id": created.flow,
+        "trace_id": created.trace,
         "payment": payment,
         "rejection_reason": rejection_reason,
         "cancel_reason": cancel_reason,
@@ -151,15 +161,17 @@ def _accounts(log: Log, _: Steps) -> Rows:
 
 
 def _payments(log: Log, steps: Steps) -> Rows:
-    outcomes = _by_order(log.of(*OUTCOMES))
+    about = _by_order(log.of(*TOLD))
     rows: Rows = {}
     for event in log.of("OrderCreated"):
-        decided = {outcome.type for outcome in outcomes.get(event.data["order_id"], [])}
+        decided = {fact.type for fact in about.get(event.data["order_id"], [])}
         rows[event.data["order_id"],] = {
             "order_id": event.data["order_id"],
             "user_id": event.key,
             "amount": event.data["price"],
-            "outcome": "confirmed"
+            "outcome": "refunded"
+            if "PaymentRefunded" in decided
+            else "confirmed"
             if "PaymentConfirmed" in decided
             else "rejected"
             if "PaymentRejected" in decided
@@ -209,7 +221,7 @@ def _notifications(log: Log, steps: Steps) -> Rows:
         for event in log.of("NotificationFailed", "NotificationSent")
     }
     rows: Rows = {}
-    for event in log.of(*OUTCOMES):
+    for event in log.of(*TOLD):
         id = event.data["order_id"], notification_kind(event)
         end = told.get(id)
         sent = end is not None and end.type == "NotificationSent"

@@ -1,10 +1,12 @@
-"""I2: every order has one outcome, every payment at most one refund. I3: every outcome is told once."""
+"""I2: every order has one outcome, and is refunded once where it was paid and cancelled.
+I3: every outcome and every refund is told once.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from chaos.judging.case import Case, names
-from chaos.judging.fold import OUTCOMES, notification_kind
+from chaos.judging.fold import TOLD, notification_kind
 from chaos.judging.log import Event, Log
 
 
@@ -18,6 +20,7 @@ def are_single(case: Case) -> Iterator[str]:
         for outcome in outcomes:
             yield from _fits(outcome, orders.get(id))
     yield from _refunds_are_single(case.log)
+    yield from _status_and_money_agree(case)
 
 
 def _fits(outcome: Event, order: Event | None) -> Iterator[str]:
@@ -44,8 +47,21 @@ def _refunds_are_single(log: Log) -> Iterator[str]:
             yield f"payment {payment} is refunded {count} times"
 
 
+def _status_and_money_agree(case: Case) -> Iterator[str]:
+    """Of an order that was paid the money is back if and only if it is cancelled."""
+    refunds = {event.data["order_id"]: event for event in case.log.of("PaymentRefunded")}
+    cancels = {event.data["order_id"]: event for event in case.log.of("OrderCancelled")}
+    for paid in case.log.of("PaymentConfirmed"):
+        id = paid.data["order_id"]
+        if id in cancels and id not in refunds and paid.key not in case.excepted:
+            yield f"order {id} of {paid.key} is cancelled, was paid by {paid.name}, and is not refunded"
+    for id, refund in refunds.items():
+        if id not in cancels:
+            yield f"{refund.name} gives back the money for order {id}, which nobody cancelled"
+
+
 def are_told_once(case: Case) -> Iterator[str]:
-    due = {(event.data["order_id"], notification_kind(event)): event.key for event in case.log.of(*OUTCOMES)}
+    due = {(event.data["order_id"], notification_kind(event)): event.key for event in case.log.of(*TOLD)}
     rows = case.rows("notification", "notifications")
     ends = case.log.of("NotificationSent", "NotificationFailed")
     for what, told in (

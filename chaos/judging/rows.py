@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from chaos.judging.case import HEARS, Case
-from chaos.judging.fold import OUTCOMES, TABLES, Id, Table, money
+from chaos.judging.fold import TABLES, TOLD, Id, Table, money
 
 
 def follow_from_the_log(case: Case) -> Iterator[str]:
@@ -42,7 +42,7 @@ def _differences(case: Case, table: Table, steps: Mapping[tuple[str, str], int])
 def _texts_name_what_they_tell(case: Case) -> Iterator[str]:
     for row in case.rows("notification", "notifications"):
         told = case.by_id.get(row["event_id"])
-        if told is None or told.type not in OUTCOMES:
+        if told is None or told.type not in TOLD:
             continue
         amount, balance = money(told.data["amount"]), money(told.data["balance"])
         for column, words in (("subject", [amount]), ("text", [told.data["order_id"], amount, balance])):

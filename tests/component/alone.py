@@ -194,7 +194,12 @@ ROUTES = {
         ("POST", "/account/withdrawals"),
         ("GET", "/account/entries"),
     ],
-    "order": [("POST", "/orders"), ("GET", "/orders"), ("GET", f"/orders/{uuid4()}")],
+    "order": [
+        ("POST", "/orders"),
+        ("GET", "/orders"),
+        ("GET", f"/orders/{uuid4()}"),
+        ("POST", f"/orders/{uuid4()}/cancel"),
+    ],
     "notification": [("GET", "/notifications"), ("GET", f"/notifications/{uuid4()}")],
 }
 """What needs a token."""

@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from choreo.client import Customer
 from embedded.postgres import Postgres
-from events.order import OrderCreated
+from events.order import OrderCancelled, OrderCreated
 from events.user import UserRegistered
 from tests.component.alone import (
     NEVER,
@@ -46,6 +46,10 @@ def registered(customer: Customer) -> UserRegistered:
 
 def order(customer: Customer, price: int) -> OrderCreated:
     return OrderCreated(order_id=uuid4(), user_id=customer.id, price=price, description=None, decide_by=NEVER)
+
+
+def cancelled(order: OrderCreated) -> OrderCancelled:
+    return OrderCancelled(order_id=order.order_id, user_id=order.user_id, reason="by_user")
 
 
 async def balance_of(customer: Customer) -> str:
@@ -134,6 +138,41 @@ async def test_an_order_heard_before_its_user_waits_for_the_account(billing: Alo
     await billing.hear(registered(customer))
     assert billing.database.rows(query, early.order_id) == [("rejected",)]
     assert await balance_of(customer) == "0.00"
+
+
+async def test_the_money_of_a_cancelled_order_comes_back(billing: Alone) -> None:
+    customer = await holder(billing, "400")
+    paid, refused = order(customer, 100_00), order(customer, 500_00)
+    await billing.hear(paid, refused, cancelled(paid), cancelled(refused))
+    refund, payment, deposit = await entries_of(customer)
+    assert (refund["kind"], refund["amount"], refund["balance"]) == ("refund", "100.00", "400.00")
+    assert (payment["kind"], payment["amount"], payment["balance"]) == ("payment", "100.00", "300.00")
+    assert refund["order_id"] == payment["order_id"] == str(paid.order_id)
+    assert await balance_of(customer) == deposit["balance"] == "400.00"
+    query = "SELECT outcome FROM payments WHERE order_id = ANY(%s) ORDER BY step"
+    assert billing.database.rows(query, [paid.order_id, refused.order_id]) == [("refunded",), ("rejected",)]
+
+
+async def test_an_order_cancelled_before_its_account_is_there_is_never_paid(billing: Alone) -> None:
+    early = await billing.customer()
+    waiting, other = order(early, 1), order(early, 1)
+    await billing.hear(waiting, other, cancelled(waiting), registered(early))
+    query = "SELECT value FROM outbox WHERE key = %s ORDER BY position"
+    facts = [orjson.loads(value) for (value,) in billing.database.rows(query, str(early.id))]
+    assert [(fact.get("order_id"), fact.get("reason")) for fact in facts] == [
+        (str(waiting.order_id), "order_cancelled"),
+        (None, None),
+        (str(other.order_id), "insufficient_funds"),
+    ]
+
+
+async def test_a_cancel_of_an_order_never_heard_of_is_parked(billing: Alone) -> None:
+    """It cannot come first: both travel under one key on one topic. If it does a person has to look."""
+    customer = await holder(billing, "400")
+    await billing.hear(cancelled(order(customer, 1)))
+    query = "SELECT reason, error FROM parked WHERE key = %s"
+    ((reason, error),) = billing.database.rows(query, str(customer.id))
+    assert reason == "handler" and "nobody has asked for its payment" in error
 
 
 async def test_the_same_request_again_gets_the_same_answer(billing: Alone) -> None:

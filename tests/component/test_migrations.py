@@ -1,5 +1,6 @@
 """Migrated tables are the tables the code names, and a running service may do no more than it needs."""
 
+import asyncio
 from collections.abc import Iterator
 from importlib import import_module
 
@@ -14,10 +15,14 @@ from chassis import tables as chassis_tables
 from chassis.migrate import migrate
 from chassis.settings import SERVICES
 from embedded.postgres import Postgres
-from tests.component.alone import Database, a_database
+from tests.component.alone import Database, a_database, alone
 
 _LEG = """INSERT INTO ledger (entry_id, side, user_id, kind, amount, balance, at, step)
 VALUES (gen_random_uuid(), 'customer', gen_random_uuid(), 'deposit', 1, 1, now(), 1)"""
+
+_BEFORE_EXPIRY = """
+ALTER TABLE orders DROP COLUMN event_id, DROP COLUMN correlation_id, DROP COLUMN trace_id;
+UPDATE alembic_version SET version_num = 'order_0002' WHERE version_num LIKE 'order_%'"""
 
 
 def tables_of(service: str) -> MetaData:
@@ -82,6 +87,21 @@ def test_migrating_again_changes_nothing(service: str, database: Database) -> No
     rows = database.rows("SELECT * FROM alembic_version ORDER BY 1")
     migrate(service, database.owner_url, service)
     assert database.rows("SELECT * FROM alembic_version ORDER BY 1") == rows
+
+
+async def test_orders_placed_before_orders_could_expire_know_what_that_follows_from(
+    postgres: Postgres, templates: dict[str, str]
+) -> None:
+    everything = "SELECT * FROM orders ORDER BY id"
+    async with alone("order", postgres, templates) as orders:
+        for customer in (await orders.customer(), await orders.customer()):
+            await asyncio.gather(*(customer.order("1") for _ in range(3)))
+        today = orders.database.rows(everything)
+        with psycopg.connect(orders.database.owner_url) as conn:
+            conn.execute(_BEFORE_EXPIRY.encode())
+        migrate("order", orders.database.owner_url, "order")
+        assert orders.database.rows(everything) == today
+    assert len(today) == 6
 
 
 @pytest.mark.parametrize("service", ["billing"])

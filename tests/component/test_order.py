@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from choreo.client import Customer, Json
 from embedded.postgres import Postgres
-from events.billing import PaymentConfirmed, PaymentRejected
+from events.billing import PaymentConfirmed, PaymentRefunded, PaymentRejected
 from tests.component.alone import (
     Alone,
     alone,
@@ -39,6 +39,10 @@ def refused(order: Json) -> PaymentRejected:
     return PaymentRejected(
         order_id=order_id, user_id=user_id, amount=100_00, reason="insufficient_funds", balance=1
     )
+
+
+def refunded(order: Json) -> PaymentRefunded:
+    return PaymentRefunded(**paid(order).model_dump())
 
 
 async def placed(shop: Alone, customer: Customer) -> Json:
@@ -127,6 +131,83 @@ async def test_one_key_one_order_however_often_at_once(shop: Alone) -> None:
     assert len({(answer.status_code, answer.content, answer.headers["Flow-Id"]) for answer in answers}) == 1
     assert len(await ada.orders()) == 1
     assert_problem(await ada.order("200", key="lamp"), 422, "idempotency_key_reused")
+
+
+async def test_an_order_is_cancelled_at_once(shop: Alone) -> None:
+    ada = await shop.customer()
+    order = (await ada.order("100")).json()
+    answer = await ada.cancel(order["id"])
+    assert answer.status_code == 202
+    cancelled = answer.json()
+    changed = {"status": "cancelled", "reason": "by_user", "updated_at": cancelled["updated_at"]}
+    assert cancelled == order | changed
+    assert cancelled["updated_at"] > order["updated_at"]
+    assert (await ada.get("order", f"/orders/{order['id']}", wait=30)).json() == cancelled
+    query = "SELECT headers, value FROM outbox WHERE key = %s ORDER BY position"
+    _, (headers, value) = shop.database.rows(query, str(ada.id))
+    event = dict(orjson.loads(headers))
+    assert (event["ce_type"], event["ce_correlationid"]) == ("OrderCancelled", answer.headers["Flow-Id"])
+    assert orjson.loads(value) == {"order_id": order["id"], "user_id": str(ada.id), "reason": "by_user"}
+
+
+async def test_a_paid_order_is_cancelled_and_refunded_once_billing_says_so(shop: Alone) -> None:
+    ada = await shop.customer()
+    order = (await ada.order("100")).json()
+    await shop.hear(paid(order))
+    assert (await ada.cancel(order["id"])).json()["status"] == "cancelled"
+    await shop.hear(refunded(order))
+    (found,) = await ada.orders()
+    assert (found["status"], found["reason"]) == ("refunded", "by_user")
+
+
+async def test_what_is_over_cannot_be_cancelled(shop: Alone) -> None:
+    ada = await shop.customer()
+    over = {status: (await ada.order("100")).json() for status in ("rejected", "cancelled", "refunded")}
+    await shop.hear(refused(over["rejected"]), paid(over["refunded"]))
+    for status in ("cancelled", "refunded"):
+        assert (await ada.cancel(over[status]["id"])).status_code == 202
+    await shop.hear(refunded(over["refunded"]))
+    before = await ada.orders()
+    for status, order in over.items():
+        assert_problem(await ada.cancel(order["id"]), 409, f"already_{status}")
+    assert await ada.orders() == before
+
+
+async def test_one_key_one_cancel_however_often_at_once(shop: Alone) -> None:
+    ada = await shop.customer()
+    order = (await ada.order("100")).json()
+    answers = await asyncio.gather(*(ada.cancel(order["id"], key="changed my mind") for _ in range(50)))
+    assert {(answer.status_code, answer.content, answer.headers["Flow-Id"]) for answer in answers} == {
+        (202, answers[0].content, answers[0].headers["Flow-Id"])
+    }
+    assert (await ada.cancel(order["id"], key="another")).status_code == 409
+
+
+async def test_of_many_cancels_at_once_one_counts(shop: Alone) -> None:
+    ada = await shop.customer()
+    order = (await ada.order("100")).json()
+    answers = await asyncio.gather(*(ada.cancel(order["id"]) for _ in range(20)))
+    assert sorted(answer.status_code for answer in answers) == [202, *19 * [409]]
+
+
+async def test_other_peoples_orders_cannot_be_cancelled(shop: Alone) -> None:
+    ada, eve = await shop.customer(), await shop.customer()
+    order = (await ada.order("100")).json()
+    other, missing = await asyncio.gather(eve.cancel(order["id"]), eve.cancel(str(uuid4())))
+    assert_problem(other, 404, "not_found")
+    assert other.content == missing.content
+    assert_problem(await eve.cancel("not-an-id"), 404, "not_found")
+    assert await ada.orders() == [order]
+
+
+async def test_a_cancel_needs_a_key(shop: Alone) -> None:
+    ada = await shop.customer()
+    order = (await ada.order("100")).json()
+    headers = {"Authorization": f"Bearer {ada.token}"}
+    answer = await shop.http.post(f"/orders/{order['id']}/cancel", headers=headers)
+    assert_problem(answer, 400, "idempotency_key_missing")
+    answer = await shop.http.post(f"/orders/{order['id']}/cancel", headers=headers | {"Idempotency-Key": "k"})
+    assert answer.status_code == 202, "and no body"
 
 
 async def test_orders_page_by_page_newest_first(shop: Alone) -> None:

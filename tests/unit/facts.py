@@ -1,6 +1,6 @@
 """Facts to write histories with: Ada's, whose orders are numbered. Money is minor units."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
@@ -27,13 +27,15 @@ def order_id(number: int) -> UUID:
     return derived_id("order", number)
 
 
-def order_created(number: int = 1, price: int = 100_00) -> OrderCreated:
+def order_created(
+    number: int = 1, price: int = 100_00, decide_by: datetime = START + timedelta(days=1)
+) -> OrderCreated:
     return OrderCreated(
         order_id=order_id(number),
         user_id=ADA,
         price=price,
         description=None,
-        decide_by=START + timedelta(days=1),
+        decide_by=decide_by,
     )
 
 

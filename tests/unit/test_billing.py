@@ -20,8 +20,10 @@ from tests.unit.facts import (
     account,
     confirmed,
     deposited,
+    order_cancelled,
     order_created,
     order_id,
+    refunded,
     registered,
     rejected,
     withdrawn,
@@ -138,6 +140,41 @@ def test_a_payment_once_decided_stays_decided() -> None:
     paid = rich.heard(order_created())
     assert [type(fact) for fact in paid.decided] == [PaymentConfirmed]
     paid.when(*react(event(order_created(), 1), paid.state)).then_nothing()
+
+
+def test_an_order_cancelled_while_it_waits_is_rejected_as_cancelled_and_never_paid() -> None:
+    waiting = billing.heard(order_created(1), order_created(2))
+    spec = waiting.heard(order_cancelled(1)).then(rejected(1, reason="order_cancelled", balance=0))
+    assert spec.state.payments[order_id(1)].outcome == "rejected"
+    assert spec.history[-1].causation_id == spec.history[-2].id, "it follows from the cancel"
+    spec.heard(registered).then(account, rejected(2))
+
+
+def test_an_order_cancelled_after_it_was_paid_is_refunded() -> None:
+    paid = rich.heard(order_created(price=100_00))
+    assert balance_of(paid) == 300_00
+    spec = paid.heard(order_cancelled()).then(refunded(amount=100_00, balance=400_00))
+    assert balance_of(spec) == 400_00
+    assert spec.state.payments[order_id(1)].outcome == "refunded"
+    customer, shop = (spec.state.ledger[spec.history[-1].id, side] for side in ("customer", "shop"))
+    assert (customer.amount, shop.amount) == (100_00, -100_00)
+    for leg in (customer, shop):
+        assert (leg.kind, leg.order_id, leg.balance) == ("refund", order_id(1), 400_00)
+
+
+def test_a_payment_is_refunded_once() -> None:
+    once = rich.heard(order_created(), order_cancelled())
+    once.heard(order_cancelled(reason="expired")).then_nothing()
+
+
+def test_a_rejected_payment_is_left_as_it_is_when_its_order_is_cancelled() -> None:
+    spec = rich.heard(order_created(price=400_01)).heard(order_cancelled()).then_nothing()
+    assert spec.state.payments[order_id(1)].outcome == "rejected"
+
+
+def test_a_cancel_of_an_order_nobody_asked_to_pay_raises() -> None:
+    with pytest.raises(LookupError, match=f"order {order_id(1)} was cancelled"):
+        rich.heard(order_cancelled())
 
 
 def test_every_leg_says_when_and_for_what() -> None:

@@ -12,7 +12,7 @@ from notification_service.evolve import evolve
 from notification_service.react import react
 from notification_service.state import Notification, Notifications, Recipient
 from notification_service.texts import money
-from tests.unit.facts import ADA, confirmed, order_id, registered, rejected
+from tests.unit.facts import ADA, confirmed, order_id, refunded, registered, rejected
 from tests.unit.spec import Spec
 
 notifications = Spec(Decider(SERVICE, decide, evolve, react), Notifications())
@@ -49,9 +49,21 @@ def test_a_rejected_order_is_told_sorrily_and_with_what_is_missing() -> None:
     assert "holds 300.00" in row.text and "200.00 too little" in row.text
 
 
-def test_a_rejection_for_a_cancel_is_not_told_as_lack_of_money() -> None:
-    spec = notifications.heard(rejected(reason="order_cancelled")).then_nothing()
-    assert "order_rejected" not in {row.kind for row in spec.state.notifications.values()}
+def test_an_order_cancelled_before_it_was_paid_is_told_as_such_and_not_as_lack_of_money() -> None:
+    row = only(notifications.heard(rejected(amount=500_00, balance=300_00, reason="order_cancelled")))
+    assert row.id == derived_id("notification", order_id(1), "order_cancelled")
+    assert (row.kind, row.status) == ("order_cancelled", "pending")
+    assert "cancelled" in row.subject and "500.00" in row.subject
+    assert str(order_id(1)) in row.text and "500.00" in row.text and "holds 300.00" in row.text
+    assert "too little" not in row.text
+
+
+def test_a_refund_is_told_with_what_is_there_again() -> None:
+    spec = notifications.given(confirmed()).heard(refunded(amount=100_00, balance=400_00)).then_nothing()
+    row = spec.state.notifications[derived_id("notification", order_id(1), "order_refunded")]
+    assert (row.kind, row.status, len(spec.state.notifications)) == ("order_refunded", "pending", 2)
+    assert "refunded" in row.subject and "100.00" in row.subject
+    assert str(order_id(1)) in row.text and "100.00" in row.text and "holds 400.00" in row.text
 
 
 def test_a_notification_does_not_wait_for_its_user() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from chassis.step import Decider
 from events.fact import Fact
 from events.order import OrderCreated
-from order_service.commands import PlaceOrder
+from order_service.commands import AlreadyOver, CancelOrder, ExpireOrder, NoSuchOrder, NotDue, PlaceOrder
 from order_service.decide import SERVICE, decide
 from order_service.evolve import evolve
 from order_service.react import react
@@ -52,7 +52,72 @@ def test_an_order_is_taken_and_says_until_when_it_is_decided() -> None:
         updated_at=orders.now,
         decide_by=orders.now + timedelta(seconds=30),
         step=1,
+        event_id=spec.history[-1].id,
+        correlation_id=request().id,
+        trace_id=request().trace_id,
     )
+
+
+def cancel(number: int = 1) -> CancelOrder:
+    return CancelOrder(cause=request(2), user_id=ADA, order_id=order_id(number))
+
+
+def expire(spec: Spec[Orders]) -> ExpireOrder:
+    order = only(spec)
+    return ExpireOrder(cause=order.cause, user_id=ADA, order_id=order.id)
+
+
+def due(*facts: Fact) -> Spec[Orders]:
+    """An order whose time is up, and what was heard about it in the meantime."""
+    return orders.given(order_created(decide_by=START + timedelta(seconds=2)), *facts)
+
+
+@pytest.mark.parametrize("facts", [[], [confirmed()]], ids=["undecided", "paid"])
+def test_an_order_can_be_cancelled_before_and_after_it_is_paid(facts: list[Fact]) -> None:
+    spec = placed.given(*facts).when(cancel()).then(order_cancelled(reason="by_user"))
+    assert (only(spec).status, only(spec).reason) == ("cancelled", "by_user")
+    assert spec.history[-1].correlation_id == request(2).id, "a cancel begins a flow of its own"
+
+
+def test_a_cancelled_order_cannot_be_cancelled_again() -> None:
+    placed.given(order_cancelled()).when(cancel()).then_refused(AlreadyOver("cancelled"))
+    placed.given(order_cancelled(reason="expired")).when(cancel()).then_refused(AlreadyOver("cancelled"))
+    placed.given(order_cancelled(), rejected(reason="order_cancelled")).when(cancel()).then_refused(
+        AlreadyOver("cancelled")
+    )
+
+
+def test_a_rejected_order_cannot_be_cancelled() -> None:
+    placed.given(rejected()).when(cancel()).then_refused(AlreadyOver("rejected"))
+
+
+def test_a_refunded_order_cannot_be_cancelled() -> None:
+    spec = placed.given(order_cancelled(), confirmed(), refunded()).when(cancel())
+    spec.then_refused(AlreadyOver("refunded"))
+
+
+def test_an_order_nobody_placed_cannot_be_cancelled() -> None:
+    placed.when(cancel(2)).then_refused(NoSuchOrder())
+
+
+def test_an_order_nobody_has_decided_about_expires_when_its_time_is_up() -> None:
+    spec = due().when(expire(due())).then(order_cancelled(reason="expired"))
+    assert (only(spec).status, only(spec).reason) == ("cancelled", "expired")
+
+
+def test_an_expiry_follows_from_the_order_and_goes_on_with_its_flow() -> None:
+    placed, cancelled = due().when(expire(due())).history
+    assert (cancelled.causation_id, cancelled.correlation_id) == (placed.id, placed.correlation_id)
+
+
+def test_an_order_does_not_expire_before_its_time() -> None:
+    early = orders.given(order_created(decide_by=START + timedelta(seconds=3)))
+    early.when(expire(early)).then_refused(NotDue(decide_by=START + timedelta(seconds=3)))
+
+
+@pytest.mark.parametrize("fact", [confirmed(), rejected(), order_cancelled(), refunded()])
+def test_an_order_that_is_decided_does_not_expire(fact: Fact) -> None:
+    due(fact).when(expire(due())).then_nothing()
 
 
 by_user, expired = order_cancelled(reason="by_user"), order_cancelled(reason="expired")

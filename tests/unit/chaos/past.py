@@ -27,7 +27,8 @@ _HEARD_BY = {
     "OrderCreated": ("billing",),
     "PaymentConfirmed": ("order", "notification"),
     "PaymentRejected": ("order", "notification"),
-    "PaymentRefunded": ("order",),
+    "PaymentRefunded": ("order", "notification"),
+    "OrderCancelled": ("billing",),
 }
 
 Row = dict[str, Any]
@@ -133,6 +134,7 @@ class Past:
             updated_at=fact.time,
             decide_by=decide_by,
             step=fact.sequence,
+            **fact.origin,
             payment="undecided",
             rejection_reason=None,
             cancel_reason=None,
@@ -168,8 +170,10 @@ class Past:
         )
         row |= {"rejection_reason": reason, "updated_at": fact.time}
         if row["payment"] == "undecided":
-            row |= {"payment": "rejected", "status": "rejected", "reason": reason}
+            row |= {"payment": "rejected"}
             self.row("billing", "payments", order_id=order)["outcome"] = "rejected"
+        if row["status"] == "created":
+            row |= {"status": "rejected", "reason": reason}
         self.tell(order, "order_rejected" if reason == "insufficient_funds" else "order_cancelled", fact)
 
     def cancel(self, order: str, reason: str = "by_user") -> None:
@@ -185,6 +189,8 @@ class Past:
         fact = self.move("PaymentRefunded", user, "refund", "shop", price, payment_id=payment, order_id=order)
         row |= {"refunded": True, "status": "refunded", "reason": row["cancel_reason"]}
         row |= {"updated_at": fact.time}
+        self.row("billing", "payments", order_id=order)["outcome"] = "refunded"
+        self.tell(order, "order_refunded", fact)
 
     def move(
         self, type: str, user: str, kind: str, other: str, gain: int, *, id: str | None = None, **data: str

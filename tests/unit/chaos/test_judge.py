@@ -41,7 +41,9 @@ def test_whatever_customers_do_can_be_a_good_history(past: Story) -> None:
     cancelled = past.place(bob, 1, "cancelled before it was paid")
     past.cancel(cancelled)
     past.reject(cancelled, "order_cancelled")
-    past.row("order", "orders", id=cancelled).update(status="cancelled", reason="by_user")
+    crossed = past.place(bob, 999_00, "cancelled while its rejection was on its way")
+    past.cancel(crossed, "expired")
+    past.reject(crossed)
     past.withdraw(bob, 60_00)
     past.order(bob, 40_00, "for exactly the balance")
     past.cancel(past.first)
@@ -173,13 +175,32 @@ def test_an_order_for_exactly_the_balance_that_is_rejected_breaks_i2(past: Story
 
 
 def test_a_payment_that_is_refunded_twice_breaks_i2(past: Story) -> None:
+    past.cancel(past.first)
     past.refund(past.first)
     assert broken(past) == set()
+    past.refund(past.first)
+    assert broken(past) == {"I2", "I3"}, "and it is told twice"
+
+
+def test_a_paid_order_that_is_cancelled_and_not_refunded_breaks_i2(past: Story) -> None:
+    past.cancel(past.first)
+    assert broken(past) == {"I2"}
+
+
+def test_a_refund_of_an_order_nobody_cancelled_breaks_i2(past: Story) -> None:
     past.refund(past.first)
     assert broken(past) == {"I2"}
 
 
+def test_a_refund_nobody_was_told_of_breaks_i3(past: Story) -> None:
+    past.cancel(past.first)
+    past.refund(past.first)
+    past.remove("notification", "notifications", order_id=past.first, kind="order_refunded")
+    assert broken(past) == {"I3", "I5"}
+
+
 def test_a_refund_of_a_payment_never_made_breaks_i2(past: Story) -> None:
+    past.cancel(past.first)
     past.refund(past.first)
     refunded = past.find("PaymentRefunded")
     past.put(refunded, with_data(refunded, payment_id=past.new_id()))
@@ -312,6 +333,9 @@ def test_a_negative_balance_in_a_rejection_breaks_i4(past: Story) -> None:
         ("order", "orders", "updated_at", None),
         ("order", "orders", "decide_by", None),
         ("order", "orders", "step", 7),
+        ("order", "orders", "event_id", None),
+        ("order", "orders", "correlation_id", None),
+        ("order", "orders", "trace_id", None),
         ("order", "orders", "payment", "undecided"),
         ("order", "orders", "rejection_reason", "order_cancelled"),
         ("order", "orders", "cancel_reason", "expired"),
