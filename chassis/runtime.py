@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import structlog
@@ -32,11 +33,13 @@ from chassis.kernel import Kernel
 from chassis.key_source import HeardKeys
 from chassis.meter import Meter
 from chassis.metrics import Metrics
+from chassis.news import News
 from chassis.problems import Problem, internal_error, unavailable
 from chassis.relay import Relay, partition_of
 from chassis.routes import Router
 from chassis.service import Service
 from chassis.settings import Settings
+from chassis.topic_log import describe_at
 from events.catalog import SOURCE_OF_TYPE, TOPICS
 from events.decider import Command
 from events.fact import Fact
@@ -84,7 +87,7 @@ class Runtime(Generic[S]):
             service.decider,
             service.shelves,
             self.engine,
-            partition_of=lambda key: partition_of(key, settings.partitions),
+            partition_of=self.partition_of,
             clock=clock.now,
             meter=self.meter,
         )
@@ -118,6 +121,20 @@ class Runtime(Generic[S]):
         """The answer to a command, which names the flow that follows from it."""
         answer = await self.kernel.ask(command, respond, fingerprint=fingerprint(body), aside=aside)
         return answer.with_headers({"Flow-Id": str(command.cause.correlation_id)})
+
+    def news_of(self, other: str) -> News:
+        """Of what another service publishes, which this one hears."""
+        topic = self.settings.topic_prefix + TOPICS[other]
+        return News(
+            self.service,
+            topic,
+            self.engine,
+            describe=partial(describe_at, _required(self.settings.kafka_bootstrap_servers), [topic]),
+            partition_of=self.partition_of,
+        )
+
+    def partition_of(self, key: str) -> int:
+        return partition_of(key, self.settings.partitions)
 
     def app(self, *routers: Router) -> FastAPI:
         return create_app(

@@ -24,6 +24,7 @@ class Settings(BaseSettings):
     port_base: int = Field(8000, ge=1024, le=60000)
     home: Path | None = None
     currency: str = Field("EUR", pattern=r"^[A-Z]{3}$")
+    decide_within: float = Field(30, ge=0.01, description="seconds an order may stay undecided")
     partitions: int = Field(12, ge=1, le=1000, description="per topic; fixed once topics exist")
     topic_prefix: str = Field("", description="keeps tests on one broker apart")
     kafka_bootstrap_servers: str | None = Field(None, validation_alias=_plain("KAFKA_BOOTSTRAP_SERVERS"))

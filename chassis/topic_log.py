@@ -56,6 +56,11 @@ def _described(topic: str, future: "Future[Any]") -> Any:
         ) from None
 
 
+def describe_at(bootstrap: str, topics: Sequence[str]) -> Mapping[Place, PartitionLog]:
+    """The same for who asks rarely: with a client that is gone afterwards."""
+    return describe(AdminClient({"bootstrap.servers": bootstrap, "log_level": 0}), topics)
+
+
 def compare(service: str, there: PartitionLog, known: Position | None) -> None:
     """Raises `LogMismatch` where the log is another one, or lacks what has not been read."""
     place = f"{there.begin.topic}[{there.begin.partition}]"

@@ -1,0 +1,90 @@
+"""Ends the orders that nobody has decided about in time.
+
+An order is due when its `decide_by` has passed and nothing that billing had said by then is still to be
+heard. Its expiry is a journaled command whose id is derived from the order: however many processes ask, and
+however often, it is decided once.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from chassis.answer import Answer
+from chassis.inputs import Decided, Failed
+from chassis.kernel import Kernel
+from chassis.news import News
+from events.envelope import derived_id
+from order_service import queries
+from order_service.commands import ExpireOrder, NotDue
+from order_service.queries import Due
+from order_service.state import Orders
+
+_AT_ONCE = 500
+_PATIENCE = 5.0
+"""Seconds a round waits for what is still to be heard."""
+_PAUSE = 1.0
+
+log = structlog.get_logger()
+
+
+class Expiry:
+    """Asks nothing of anybody while no order's time is up: it knows until when it may sleep."""
+
+    def __init__(
+        self,
+        kernel: Kernel[Orders],
+        engine: AsyncEngine,
+        news: News,
+        clock: Callable[[], datetime],
+        deadline: timedelta,
+    ) -> None:
+        self._kernel = kernel
+        self._engine = engine
+        self._news = news
+        self._clock = clock
+        self._deadline = deadline
+
+    async def run(self) -> None:
+        """Runs until cancelled. Kafka or the database away is waited out; meanwhile nothing expires."""
+        while True:
+            try:
+                pause = await self.round()
+            except Exception as error:
+                log.warning("nothing can expire, trying again", error=str(error) or repr(error))
+                pause = _PAUSE
+            await asyncio.sleep(pause)
+
+    async def round(self) -> float:
+        """Expires what is due. Seconds until there may be something again."""
+        now = self._clock()
+        pause = await self._until_next(now)
+        if pause > 0:
+            return pause
+        read = await self._news.read(_PATIENCE)
+        async for page in queries.undecided(self._engine, due=now, at_once=_AT_ONCE):
+            known = await self._news.known({str(order.user_id) for order in page}, read)
+            await self._expire([order for order in page if str(order.user_id) in known])
+        return _PAUSE
+
+    async def _until_next(self, now: datetime) -> float:
+        """Seconds. Whatever is placed from now on is not due before the deadline is over."""
+        first = await queries.next_deadline(self._engine)
+        left = self._deadline if first is None else min(first - now, self._deadline)
+        return left.total_seconds()
+
+    async def _expire(self, orders: Sequence[Due]) -> None:
+        await asyncio.gather(*map(self._expire_one, orders))
+
+    async def _expire_one(self, order: Due) -> None:
+        command = ExpireOrder(cause=order.cause, user_id=order.user_id, order_id=order.id)
+        with suppress(Failed):  # logged there; the others go on
+            await self._kernel.ask(command, _answer, id=derived_id("expiry", order.id))
+
+
+def _answer(decided: Decided) -> Answer:
+    """That it is too early is no decision: it is not remembered, so that it can be asked again."""
+    return Answer(425 if isinstance(decided.refusal, NotDue) else 204, b"")
