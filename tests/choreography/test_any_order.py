@@ -44,6 +44,7 @@ async def hurried(closed_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Shop:
     return closed_shop
 
 
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module")  # threads of Kafka's clients do
 @given(st.lists(scripts, min_size=8, max_size=16))
 @settings(
     max_examples=10,

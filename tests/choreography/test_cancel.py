@@ -12,7 +12,7 @@ from embedded.kafka import Kafka
 from order_service.expiry import Expiry
 from tests.choreography.ending import ending, introduce, published, settled, stranger
 from tests.law import breaches
-from tests.shop import Shop, eventually
+from tests.shop import PATIENCE, Shop, eventually
 
 
 async def kinds_told(customer: Customer) -> list[str]:
@@ -193,7 +193,8 @@ async def test_with_the_broker_away_nothing_expires(
     kafka.kill()
     try:
         order = (await ada.order("100.00")).json()
-        await tried.wait()
+        async with asyncio.timeout(PATIENCE):
+            await tried.wait()
         assert (await ada.get("order", f"/orders/{order['id']}")).json()["status"] == "created"
     finally:
         kafka.start()
