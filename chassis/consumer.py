@@ -22,7 +22,6 @@ import psycopg
 import structlog
 from aiokafka.consumer import fetcher
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode.supervisors import CrashingSupervisor
@@ -37,7 +36,7 @@ from chassis.inputs import Heard, PositionGap, read
 from chassis.kernel import Kernel
 from chassis.meter import Meter
 from chassis.positions import Place, Position
-from chassis.topic_log import LogMismatch, PartitionLog, compare, describe
+from chassis.topic_log import LogMismatch, PartitionLog, compare, describe_at
 from events.codec import Record, UnknownType
 from events.fact import Fact
 
@@ -182,7 +181,7 @@ class Consumer:
         """
         async with raw_connection(self._engine) as conn:
             known = {row.place: row for row in await positions.read(conn, list(self._hears))}
-        there = await asyncio.to_thread(_look, self._bootstrap, sorted(self._hears))
+        there = await asyncio.to_thread(describe_at, self._bootstrap, sorted(self._hears))
         self._measure_lag(known, there)
         for place, partition in there.items():
             compare(self._service, partition, known.get(place))
@@ -200,10 +199,6 @@ class Consumer:
             lag[partition.begin.topic] += max(0, partition.latest - read)
         for topic, records in lag.items():
             self._meter.lag.labels(topic).set(records)
-
-
-def _look(bootstrap: str, topics: list[str]) -> Mapping[Place, PartitionLog]:
-    return describe(AdminClient({"bootstrap.servers": bootstrap, "log_level": 0}), topics)
 
 
 def _finished(done: "asyncio.Future[None]", *, event: "_Event", ended: "asyncio.Future[None]") -> None:

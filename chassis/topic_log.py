@@ -57,7 +57,7 @@ def _described(topic: str, future: "Future[Any]") -> Any:
 
 
 def describe_at(bootstrap: str, topics: Sequence[str]) -> Mapping[Place, PartitionLog]:
-    """The same for who asks rarely: with a client that is gone afterwards."""
+    """The same with a client of its own, which is gone afterwards."""
     return describe(AdminClient({"bootstrap.servers": bootstrap, "log_level": 0}), topics)
 
 

@@ -10,16 +10,22 @@ from uuid import UUID, uuid4
 import orjson
 import pytest
 import pytest_asyncio
+from prometheus_client import CollectorRegistry
 
-from chassis import clock
+from chassis import clock, parked
+from chassis.db import raw_connection
+from chassis.meter import Meter
 from chassis.news import News
 from chassis.positions import Place, Position
+from chassis.retry import drop, retry
 from chassis.topic_log import LogMismatch, PartitionLog
+from chassis.transaction import Transaction
 from choreo.client import Customer, Json
 from embedded.postgres import Postgres
 from events.billing import PaymentConfirmed
-from order_service import expiry
+from order_service import app, expiry
 from order_service.expiry import Expiry
+from order_service.store import SHELVES
 from tests.component.alone import Alone, alone
 from tests.shop import PATIENCE
 
@@ -87,6 +93,21 @@ class Desk:
         order: Json = (await customer.order("100")).json()
         self.hands.ahead += DEADLINE
         return order
+
+    async def mend(self, customer: Customer) -> None:
+        """A person drops the first of what is parked of theirs, and has the rest taken again."""
+        runtime, key = self.alone.runtime, str(customer.id)
+        transaction = Transaction(
+            app.decider(runtime.settings),
+            SHELVES,
+            partition_of=runtime.partition_of,
+            clock=self.hands,
+            meter=Meter(CollectorRegistry()),
+        )
+        async with raw_connection(runtime.engine) as conn:
+            (first, *_) = await parked.of_key(conn, key)
+        await drop(runtime.engine, first)
+        await retry(transaction, runtime.engine, app.HEARS, key)
 
     async def hear(self, *facts: Any) -> None:
         """What lies in the log is read."""
@@ -217,6 +238,13 @@ async def test_what_is_parked_is_not_known_and_keeps_nobody_elses_order(
     await desk.expiry().round()
     assert [await status_of(ada, one) for one in theirs] == 3 * [("created", None)]
     assert await status_of(eve, order) == ("cancelled", "expired")
+    await desk.mend(ada)
+    await desk.expiry().round()
+    assert [await status_of(ada, one) for one in theirs] == [
+        ("confirmed", None),
+        ("cancelled", "expired"),
+        ("cancelled", "expired"),
+    ]
 
 
 async def test_with_another_log_nothing_expires(desk: Desk) -> None:
