@@ -37,12 +37,12 @@ from chassis.settings import Settings
 from chassis.shelf import Shelf, ShelvesByKey
 from chassis.step import hear, obey
 from embedded.postgres import Postgres
-from events.billing import PaymentConfirmed, PaymentRejected
+from events.billing import PaymentConfirmed, PaymentRefunded, PaymentRejected
 from events.codec import Record, decode
 from events.decider import Command
 from events.envelope import Cause, Event
 from events.fact import Fact
-from events.order import OrderCreated
+from events.order import OrderCancelled, OrderCreated
 from events.user import UserRegistered
 from notification_service.app import service as notification
 from order_service.app import service as order
@@ -89,21 +89,33 @@ def billings(plan: Plan) -> Happened:
 
 
 def billings_with_requests(plan: Plan) -> Happened:
-    """Odd turns are deposits, but for every third, which is a withdrawal; even ones are orders."""
+    """Odd turns are deposits, but for every third, which is a withdrawal; even ones are orders.
+
+    Every second order is cancelled, after all were placed.
+    """
     people = _people(plan)
     orders = [_ordered(people[who], amount) for who, amount in plan[::2]]
+    cancels = [
+        OrderCancelled(order_id=order.order_id, user_id=order.user_id, reason="by_user")
+        for order in orders[::2]
+    ]
     wishes: list[Command] = [
         kind(cause=Cause.root(uuid4()), user_id=people[who], amount=amount)
         for (who, amount), kind in zip(plan[1::2], [Deposit, Deposit, Withdraw] * len(plan), strict=False)
     ]
-    return Happened(people, _events([*map(_registered, people), *orders]), asked=wishes)
+    return Happened(people, _events([*map(_registered, people), *orders, *cancels]), asked=wishes)
 
 
 def notifications(plan: Plan) -> Happened:
-    """Everybody registers, and payments are decided."""
+    """Everybody registers, and payments are decided. What was paid is refunded if its amount is even."""
     people = _people(plan)
     payments = [_decided(people[who], uuid4(), number) for who, number in plan]
-    return Happened(people, _events([*map(_registered, people), *payments]))
+    refunds = [
+        PaymentRefunded(**paid.model_dump())
+        for paid in payments
+        if isinstance(paid, PaymentConfirmed) and paid.amount % 2 == 0
+    ]
+    return Happened(people, _events([*map(_registered, people), *payments, *refunds]))
 
 
 def orders(plan: Plan) -> Happened:
@@ -505,11 +517,10 @@ def test_notifications_end_as_if_all_had_come_in_order(
     to_tell = [
         fact.data.order_id
         for fact in happened.facts
-        if isinstance(fact.data, PaymentConfirmed)
-        or (isinstance(fact.data, PaymentRejected) and fact.data.reason == "insufficient_funds")
+        if isinstance(fact.data, PaymentConfirmed | PaymentRejected | PaymentRefunded)
     ]
     told = [row.order_id for row in outcome.rows["notifications"]]
-    assert Counter(told) == Counter(to_tell), "exactly one for each outcome"
+    assert Counter(told) == Counter(to_tell), "exactly one for each outcome and each refund"
 
 
 @calm
@@ -544,9 +555,17 @@ def test_whatever_is_asked_meanwhile_money_is_conserved(
         own = [leg for leg in legs if (leg.user_id, leg.side) == (account.user_id, "customer")]
         assert account.balance == sum(leg.amount for leg in own)
         assert all(leg.balance >= 0 for leg in own)
-    assert {payment.outcome for payment in outcome.rows["payments"]} <= {"confirmed", "rejected"}
+    cancelled = {fact.data.order_id for fact in happened.facts if isinstance(fact.data, OrderCancelled)}
+    for payment in outcome.rows["payments"]:
+        given_up = payment.order_id in cancelled
+        kept = sum(leg.amount for leg in legs if (leg.order_id, leg.side) == (payment.order_id, "shop"))
+        assert kept == (payment.amount if payment.outcome == "confirmed" else 0)
+        assert payment.outcome in ({"refunded", "rejected"} if given_up else {"confirmed", "rejected"})
     assert_nothing_is_decided_without_an_account(outcome)
 
 
 def assert_nothing_is_decided_without_an_account(outcome: Outcome) -> None:
-    assert {events[0].type for events in outcome.decided.values()} == {"AccountCreated"}
+    """But that an order which was cancelled is not paid."""
+    for events in outcome.decided.values():
+        decided = [event.type for event in events if getattr(event.data, "reason", "") != "order_cancelled"]
+        assert decided[0] == "AccountCreated"
