@@ -65,6 +65,7 @@ async def the_story(acts: "Acts") -> None:
         story.said_twice,
         story.bad_amounts,
         story.to_the_last_minor_unit,
+        story.changes_their_mind,
     ):
         await acts.scene(money_case, bob)
     await acts.scene(story.nobody_elses, ada, bob)

@@ -198,6 +198,27 @@ async def to_the_last_minor_unit(stage: Stage, bob: Customer) -> None:
     await stage.causes(withdrawal, "MoneyWithdrawn")
 
 
+async def changes_their_mind(stage: Stage, bob: Customer) -> None:
+    """He orders for 20.00, and cancels it when it is paid"""
+    order = (await order_becomes(stage, bob, "20.00", "confirmed")).json()["id"]
+    cancelled = await bob.cancel(order)
+    stage.expect("a cancel is answered 202", cancelled.status_code, 202)
+    stage.expect("the order is cancelled at once", cancelled.json()["status"], "cancelled")
+    await stage.causes(cancelled, "OrderCancelled", "PaymentRefunded", "NotificationSent")
+    await stage.eventually(
+        "it becomes refunded",
+        lambda: bob.get("order", f"/orders/{order}"),
+        lambda answer: answer.json()["status"] == "refunded",
+    )
+    await balance_is(stage, bob, "50.00")
+    refund = (await entries(bob))[0]
+    stage.expect("the entry says so", (refund["kind"], refund["order_id"]), ("refund", order))
+    told, *_ = await notified(stage, bob, 5)
+    _tells(stage, told, "order_refunded", order)
+    again = await bob.cancel(order)
+    stage.expect("it cannot be cancelled again: 409", again.status_code, 409)
+
+
 async def nobody_elses(stage: Stage, ada: Customer, bob: Customer) -> None:
     """Bob asks for what is Ada's"""
     order, told = (await ada.orders())[0], (await ada.notifications())[0]

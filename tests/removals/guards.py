@@ -24,6 +24,7 @@ from chassis.consumer import Consumer
 from chassis.db import Connection
 from chassis.inputs import Asked, Failed, Heard, Input
 from chassis.kernel import Kernel, _resolve
+from chassis.news import News
 from chassis.outbox import Unpublished
 from chassis.relay import Relay
 from chassis.transaction import Transaction, Work
@@ -32,6 +33,7 @@ from events.decider import Decision
 from events.fact import Fact
 from notification_service import evolve as notifications
 from order_service import api as orders
+from tests.shop import PARTITIONS
 from user_service import api as users
 
 Patch = pytest.MonkeyPatch
@@ -293,6 +295,15 @@ def unknown_customers_are_rejected(patch: Patch) -> None:
     patch.setattr(billing, "_decide_payment", decide_at_once)
 
 
+def deadlines_wait_for_nothing(patch: Patch) -> None:
+    """An order expires as soon as its time is up, whatever has not been heard yet."""
+
+    async def everything(self: News, seconds: float) -> frozenset[int]:
+        return frozenset(range(PARTITIONS))
+
+    patch.setattr(News, "read", everything)
+
+
 def nothing_queues_behind_the_parked(patch: Patch) -> None:
     """Later events of a key go on while an earlier one is parked."""
 
@@ -447,6 +458,12 @@ _ALL = (
         "waiting",
         unknown_customers_are_rejected,
         "tests/unit/test_billing.py::test_an_order_before_its_account_waits",
+    ),
+    Guard(
+        "news",
+        deadlines_wait_for_nothing,
+        "tests/component/test_expiry.py"
+        "::test_an_order_that_was_decided_in_time_does_not_expire_however_late_that_is_heard",
     ),
     Guard(
         "parked-queue",
