@@ -11,6 +11,8 @@ Row = Mapping[str, Any]
 """By column. Ids are strings, times carry a zone, JSON is parsed."""
 Place = tuple[str, int]
 """Topic and partition."""
+Kind = Literal["register", "deposit", "order", "cancel"]
+"""Of a request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +35,15 @@ class Request:
     never learned which; it has its effect once or not at all.
     """
 
-    kind: Literal["register", "deposit", "order"]
+    kind: Kind
     marker: str
-    """Unique, and found again in the fact: the login; the order's description; a deposit's entry has none."""
+    """Unique, and found again in the fact: the login; the order's description; the id of the order that is
+    cancelled. A deposit's entry has none.
+    """
     user_id: str | None
     """Whose; of a registration the one it made, once that is known."""
     amount: int
-    """Of a deposit unique among those of its user."""
+    """Of a deposit unique among those of its user; of a cancel 0."""
     invoked: float
     """Seconds since the epoch."""
     returned: float | None = None

@@ -1,4 +1,4 @@
-"""Customers who register, pay in and order, come what may: an open loop, and a journal of what they saw.
+"""Customers who register, pay in, order and cancel, come what may: an open loop, with a journal.
 
 They behave as good clients do. A request that was not answered is sent again under the same idempotency key
 until it is; after a minute they give up and do not know. Some are impatient and never ask twice.
@@ -20,7 +20,7 @@ from uuid import uuid4
 
 import httpx
 
-from chaos.history import Request
+from chaos.history import Kind, Request
 from choreo.client import PASSWORD, registration
 
 _TIMEOUT = 6.0
@@ -36,7 +36,11 @@ _RECENT = 30
 _BASKETS = (1, 1, 1, 3)
 """How many orders a customer places at once."""
 _DEPOSITS, _PRICES = range(10_00, 60_00), range(1_00, 40_00)
-_PLACES = {"deposit": ("billing", "/account/deposits"), "order": ("order", "/orders")}
+_PLACES = {
+    "deposit": ("billing", "/account/deposits"),
+    "order": ("order", "/orders"),
+    "cancel": ("order", "/orders/{marker}/cancel"),
+}
 
 Verdict = Literal["ok", "no", "not yet", "lost"]
 """`no` and `not yet`: this attempt had no effect. `lost`: nobody knows whether it had, or will have."""
@@ -50,6 +54,7 @@ class Rates:
     registrations: float = 2.0
     deposits: float = 6.0
     orders: float = 20.0
+    cancels: float = 3.0
 
 
 @dataclass
@@ -58,16 +63,24 @@ class _Customer:
     token: str
     amounts: set[int] = field(default_factory=set)
     """Of the deposits so far: no two are alike, so that each is found again in the log."""
+    orders: deque[str] = field(default_factory=lambda: deque(maxlen=_RECENT))
+    """The latest that nobody has cancelled yet, by their ids."""
 
 
 def verdict(request: Request, answer: httpx.Response) -> Verdict:
     """What an answer says about the attempt that got it."""
     if answer.is_success:
         return "ok"
-    under_way = answer.status_code == 409 and request.kind != "register"
-    if answer.is_server_error or answer.status_code == 429 or under_way:
+    if answer.status_code == 409 and not _says_no(request.kind, answer):
+        return "lost"
+    if answer.is_server_error or answer.status_code == 429:
         return "lost"
     return "not yet" if "Retry-After" in answer.headers else "no"
+
+
+def _says_no(kind: Kind, conflict: httpx.Response) -> bool:
+    """A 409 may also say that the request is under way."""
+    return kind == "register" or (kind == "cancel" and "already_" in conflict.json()["type"])
 
 
 class Load:
@@ -112,6 +125,7 @@ class Load:
                 tasks.create_task(self._arrivals(self._rates.registrations, self._register, tasks)),
                 tasks.create_task(self._arrivals(self._rates.deposits, self._deposit, tasks)),
                 tasks.create_task(self._arrivals(basket_rate, self._fill_a_basket, tasks)),
+                tasks.create_task(self._arrivals(self._rates.cancels, self._cancel, tasks)),
             ]
             await enough.wait()
             for arrival in arrivals:
@@ -163,28 +177,39 @@ class Load:
         too_dear = self._chance.random() < _TOO_DEAR
         price = 90_000_00 if too_dear else self._chance.choice(_PRICES)
         marker = f"order {self._seed}-{next(self._numbers)}"
-        await self._post(customer, "order", marker, price, {"price": _decimal(price), "description": marker})
+        body = {"price": _decimal(price), "description": marker}
+        request = await self._post(customer, "order", marker, price, body)
+        if request.id:
+            customer.orders.append(request.id)
+
+    async def _cancel(self) -> None:
+        """An order that is paid, rejected or still on its way."""
+        customers = [customer for customer in self._customers if customer.orders]
+        if customers:
+            customer = self._chance.choice(customers)
+            order = self._chance.choice(customer.orders)
+            customer.orders.remove(order)
+            await self._post(customer, "cancel", order, 0, {})
 
     # How they ask.
 
     async def _post(
         self,
         customer: _Customer,
-        kind: Literal["deposit", "order"],
+        kind: Literal["deposit", "order", "cancel"],
         marker: str,
         amount: int,
         body: Mapping[str, str],
-    ) -> None:
+    ) -> Request:
         service, path = _PLACES[kind]
         headers = {"Authorization": f"Bearer {customer.token}", "Idempotency-Key": uuid4().hex}
         request = self._begin(kind, marker, customer.id, amount)
-        url = f"{self._urls[service]}{path}"
-        met = await self._ask(request, lambda: self._http.post(url, json=body, headers=headers))
+        url = f"{self._urls[service]}{path.format(marker=marker)}"
+        met = await self._ask(request, lambda: self._http.post(url, json=body or None, headers=headers))
         self._end(request, met)
+        return request
 
-    def _begin(
-        self, kind: Literal["register", "deposit", "order"], marker: str, user_id: str | None, amount: int
-    ) -> Request:
+    def _begin(self, kind: Kind, marker: str, user_id: str | None, amount: int) -> Request:
         request = Request(kind, marker, user_id, amount, invoked=time.time())
         self.requests.append(request)
         return request

@@ -7,7 +7,7 @@ from chaos.history import Request
 from chaos.judging.case import Case, names
 from chaos.judging.log import Event
 
-_ID_IN = {"register": "user_id", "deposit": "entry_id", "order": "order_id"}
+_ID_IN = {"register": "user_id", "deposit": "entry_id", "order": "order_id", "cancel": "order_id"}
 _EFFECTS = {"ok": (1, 1), "failed": (0, 0), "unknown": (0, 1)}
 """At least and at most so many."""
 
@@ -16,8 +16,9 @@ Wish = tuple[object, ...]
 
 def have_their_effect(case: Case) -> Iterator[str]:
     facts: dict[Wish, list[Event]] = defaultdict(list)
-    for event in case.log.of("UserRegistered", "MoneyDeposited", "OrderCreated"):
-        facts[_granted(event)].append(event)
+    for event in case.log.of("UserRegistered", "MoneyDeposited", "OrderCreated", "OrderCancelled"):
+        if event.data.get("reason") != "expired":
+            facts[_granted(event)].append(event)
     for request in case.history.requests:
         yield from _has_its_effect(request, facts.get(_wished(request), []))
     wishes = set(map(_wished, case.history.requests))
@@ -39,6 +40,8 @@ def _granted(event: Event) -> Wish:
             return "register", event.data["login"]
         case "MoneyDeposited":
             return "deposit", event.key, event.data["amount"]
+        case "OrderCancelled":
+            return "cancel", event.data["order_id"]
     return "order", event.data["description"]
 
 

@@ -51,7 +51,9 @@ def created(id: str = "order-id") -> httpx.Response:
         ("deposit", httpx.Response(404), "no"),
         ("order", httpx.Response(401), "no"),
         ("order", httpx.Response(422), "no"),
-        ("order", httpx.Response(409), "lost"),
+        ("order", httpx.Response(409, json={"type": "urn:choreo:problem:in_flight"}), "lost"),
+        ("cancel", httpx.Response(409, json={"type": "urn:choreo:problem:in_flight"}), "lost"),
+        ("cancel", httpx.Response(409, json={"type": "urn:choreo:problem:already_rejected"}), "no"),
         ("register", httpx.Response(409), "no"),
         ("order", httpx.Response(500), "lost"),
         ("order", httpx.Response(503, headers=LATER), "lost"),
@@ -120,12 +122,12 @@ def test_customers_ask_until_they_know_and_keep_a_journal(
     client = partial(httpx.AsyncClient, transport=httpx.MockTransport(service.answer))
     monkeypatch.setattr(httpx, "AsyncClient", client)
     urls = dict.fromkeys(("user", "order", "billing"), "http://shop.test")
-    customers = Load(urls, 1, tmp_path / "requests.ndjson", Rates(200, 200, 200))
+    customers = Load(urls, 1, tmp_path / "requests.ndjson", Rates(200, 200, 200, 200))
     with customers.running():
         deadline = time.monotonic() + 20
         while customers.ended < 100 and time.monotonic() < deadline:
             pass
-    assert {request.kind for request in customers.requests} == {"register", "deposit", "order"}
+    assert {request.kind for request in customers.requests} == {"register", "deposit", "order", "cancel"}
     assert {(request.outcome, request.sent) for request in customers.requests} == {("ok", 2)}
     registered = [request for request in customers.requests if request.kind == "register"]
     assert [request.user_id for request in registered] == [f"id of {it.marker}" for it in registered]

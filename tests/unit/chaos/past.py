@@ -7,10 +7,10 @@ import json
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
-from chaos.history import History, Place, Record, Request
+from chaos.history import History, Kind, Place, Record, Request
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 PARTITIONS = 2
@@ -179,8 +179,11 @@ class Past:
     def cancel(self, order: str, reason: str = "by_user") -> None:
         row = self.row("order", "orders", id=order)
         user = row["user_id"]
+        if reason == "by_user":
+            self.ask("cancel", order, user, 0, id=order)
         fact = self.publish("OrderCancelled", user, order_id=order, user_id=user, reason=reason)
-        row |= {"cancel_reason": reason, "updated_at": fact.time, "status": "cancelled", "reason": reason}
+        row |= {"cancel_reason": reason, "updated_at": fact.time, "reason": reason}
+        row["status"] = "refunded" if row["refunded"] else "cancelled"
 
     def refund(self, order: str) -> None:
         row = self.row("order", "orders", id=order)
@@ -302,9 +305,7 @@ class Past:
         row["sequence"] += 1
         return int(row["sequence"])
 
-    def ask(
-        self, kind: Literal["register", "deposit", "order"], marker: str, user: str, amount: int, id: str
-    ) -> None:
+    def ask(self, kind: Kind, marker: str, user: str, amount: int, id: str) -> None:
         self.requests.append(Request(kind, marker, user, amount, 0.0, 1.0, "ok", 201, id, 1))
 
     def new_id(self) -> str:

@@ -433,32 +433,42 @@ def test_a_key_that_was_only_locked_has_no_fact(past: Story) -> None:
 
 # I6
 
-
-@pytest.mark.parametrize("kind", ["register", "deposit", "order"])
-def test_an_answered_request_that_is_in_no_topic_breaks_i6(past: Story, kind: str) -> None:
-    lost = next(request for request in past.requests if request.kind == kind)
-    past.requests.append(replace(lost, marker="lost", amount=1, id=past.new_id()))
-    assert broken(past) == {"I6"}
+KINDS = ["register", "deposit", "order", "cancel"]
 
 
-@pytest.mark.parametrize("kind", ["register", "deposit", "order"])
-def test_an_answer_that_named_another_id_breaks_i6(past: Story, kind: str) -> None:
-    next(request for request in past.requests if request.kind == kind).id = past.new_id()
-    assert broken(past) == {"I6"}
+@pytest.fixture
+def full(past: Story) -> Story:
+    """With a request of every kind."""
+    past.cancel(past.first)
+    past.refund(past.first)
+    return past
 
 
-@pytest.mark.parametrize("kind", ["register", "deposit", "order"])
-def test_a_failed_request_with_an_effect_breaks_i6(past: Story, kind: str) -> None:
-    request = next(request for request in past.requests if request.kind == kind)
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answered_request_that_is_in_no_topic_breaks_i6(full: Story, kind: str) -> None:
+    lost = next(request for request in full.requests if request.kind == kind)
+    full.requests.append(replace(lost, marker="lost", amount=1, id=full.new_id()))
+    assert broken(full) == {"I6"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_that_named_another_id_breaks_i6(full: Story, kind: str) -> None:
+    next(request for request in full.requests if request.kind == kind).id = full.new_id()
+    assert broken(full) == {"I6"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_failed_request_with_an_effect_breaks_i6(full: Story, kind: str) -> None:
+    request = next(request for request in full.requests if request.kind == kind)
     request.outcome, request.id = "failed", None
-    assert broken(past) == {"I6"}
+    assert broken(full) == {"I6"}
 
 
-@pytest.mark.parametrize("kind", ["register", "deposit", "order"])
-def test_a_request_of_unknown_end_may_have_its_effect(past: Story, kind: str) -> None:
-    request = next(request for request in past.requests if request.kind == kind)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_request_of_unknown_end_may_have_its_effect(full: Story, kind: str) -> None:
+    request = next(request for request in full.requests if request.kind == kind)
     request.outcome, request.id = "unknown", None
-    assert broken(past) == set()
+    assert broken(full) == set()
 
 
 @pytest.mark.parametrize("outcome", ["failed", "unknown"])
@@ -472,23 +482,24 @@ TWICE: dict[str, Callable[[Story], object]] = {
     "register": lambda past: past.register("Ada"),
     "deposit": lambda past: past.deposit(past.ada, 400_00),
     "order": lambda past: past.order(past.ada, 300_00, "first"),
+    "cancel": lambda past: past.cancel(past.first),
 }
 
 
 @pytest.mark.parametrize("outcome", ["ok", "unknown"])
 @pytest.mark.parametrize("kind", TWICE)
-def test_a_request_with_two_effects_breaks_i6(past: Story, kind: str, outcome: str) -> None:
-    TWICE[kind](past)
-    past.requests.pop()
-    request = next(request for request in past.requests if request.kind == kind)
+def test_a_request_with_two_effects_breaks_i6(full: Story, kind: str, outcome: str) -> None:
+    TWICE[kind](full)
+    full.requests.pop()
+    request = next(request for request in full.requests if request.kind == kind)
     request.outcome = outcome  # type: ignore[assignment]
-    assert broken(past) == {"I6"}
+    assert broken(full) == {"I6"}
 
 
-@pytest.mark.parametrize("kind", ["register", "deposit", "order"])
-def test_a_fact_that_nobody_asked_for_breaks_i6(past: Story, kind: str) -> None:
-    past.requests = [request for request in past.requests if request.kind != kind]
-    assert broken(past) == {"I6"}
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fact_that_nobody_asked_for_breaks_i6(full: Story, kind: str) -> None:
+    full.requests = [request for request in full.requests if request.kind != kind]
+    assert broken(full) == {"I6"}
 
 
 def test_an_order_without_a_description_is_none_of_ours(past: Story) -> None:
