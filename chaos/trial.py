@@ -114,12 +114,12 @@ class Trial:
             time.sleep(_LOOK_AGAIN)
 
     def _services_are_ready(self, deadline: float) -> None:
-        for service, port in self.system.run_file["ports"].items():
-            ready = AnswersHttp(port, "/health/ready")
-            while not ready():
-                if time.monotonic() > deadline:
-                    raise NotInTime(f"{service} was not ready within {PATIENCE:.0f} s")
-                time.sleep(_LOOK_AGAIN)
+        for service, ports in self.system.run_file["own_ports"].items():
+            for ready in [AnswersHttp(port, "/health/ready") for port in ports]:
+                while not ready():
+                    if time.monotonic() > deadline:
+                        raise NotInTime(f"{service} was not ready within {PATIENCE:.0f} s")
+                    time.sleep(_LOOK_AGAIN)
 
 
 def _refusals(requests: Iterable[Request]) -> Iterator[Violation]:

@@ -14,7 +14,7 @@ class Endangered(System):
 
 if __name__ == "__main__":
     try:
-        Endangered(read_settings(), Reporter(as_json=True)).run(fresh=False)
+        Endangered(read_settings(), Reporter(as_json=True)).run(fresh=False, counts={})
     except Unavailable as error:
         print(f"choreo: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

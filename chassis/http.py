@@ -211,6 +211,19 @@ class Edge:
         write("request", method=method, route=template, status=status, ms=round(seconds * 1000, 2))
 
 
+def operations_alone(app: ASGIApp, port: int) -> ASGIApp:
+    """The app, which answers nothing but health and metrics to whoever came by `port`."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        by_port = scope["type"] == "http" and scope["server"][1] == port
+        if by_port and scope["path"] not in _QUIET:
+            await _Reply(send).give(problems.of_status(404).answer())
+        else:
+            await app(scope, receive, send)
+
+    return answer
+
+
 class _Reply:
     """The way out. `status` is 0 until an answer has begun."""
 

@@ -27,7 +27,7 @@ from chassis.consumer import Consumer, Hears
 from chassis.db import make_engine, raw_connection
 from chassis.depths import read_depths
 from chassis.health import Health
-from chassis.http import create_app
+from chassis.http import create_app, operations_alone
 from chassis.inputs import Aside, Failed, KeyReused, Respond, Unavailable
 from chassis.kernel import Kernel
 from chassis.key_source import HeardKeys
@@ -209,10 +209,10 @@ async def _serve(
     name: str, build: Callable[[Settings], tuple[Runtime[Any], FastAPI]], settings: Settings
 ) -> bool:
     runtime, app = build(settings)
+    shared = _listening(name, settings.port_of(name), settings.http_fd)
+    own = _listening(name, settings.own_port_of(name), settings.own_http_fd)
     config = uvicorn.Config(
-        app,
-        host="127.0.0.1",
-        port=settings.port_of(name),
+        operations_alone(app, own.getsockname()[1]),
         http="httptools",
         lifespan="off",
         log_config=None,
@@ -223,7 +223,6 @@ async def _serve(
         timeout_graceful_shutdown=3,
     )
     server = uvicorn.Server(config)
-    handed_over = None if settings.http_fd is None else [socket.socket(fileno=settings.http_fd)]
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn stops serving and then raises the signal once more: there is still the rest to be stopped.
         signal.signal(number, lambda *_: None)
@@ -237,8 +236,18 @@ async def _serve(
             server.should_exit = True
 
         died.add_done_callback(give_up)
-        await server.serve(sockets=handed_over)
+        await server.serve(sockets=[shared, own])
         return not died.done()
+
+
+def _listening(name: str, port: int, handed_over: int | None) -> socket.socket:
+    """The socket handed over. A process that nobody supervises binds its port itself."""
+    if handed_over is not None:
+        return socket.socket(fileno=handed_over)
+    try:
+        return socket.create_server(("127.0.0.1", port))
+    except OSError as error:
+        sys.exit(f"{name}: {error.strerror}")
 
 
 async def _cancel(task: "asyncio.Future[None]") -> None:

@@ -34,10 +34,15 @@ class Settings(BaseSettings):
     billing_database_url: str | None = Field(None, validation_alias=_plain("BILLING_DATABASE_URL"))
     notification_database_url: str | None = Field(None, validation_alias=_plain("NOTIFICATION_DATABASE_URL"))
     http_fd: int | None = Field(None, description="a listening socket handed over by the supervisor")
+    own_http_fd: int | None = Field(None, description="the same, for this process's own port")
     log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
 
     def port_of(self, service: str) -> int:
         return self.port_base + 1 + SERVICES.index(service)
+
+    def own_port_of(self, service: str, replica: int = 1) -> int:
+        """Where the n-th process of a service, counted from 1, answers for itself."""
+        return self.port_of(service) + 100 * replica
 
     def database_url_of(self, service: str) -> str | None:
         url: str | None = getattr(self, f"{service}_database_url")

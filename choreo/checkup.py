@@ -20,6 +20,7 @@ from chassis.positions import Place, Position
 from chassis.service import Service
 from chassis.topic_log import LogMismatch, PartitionLog, compare, describe
 from choreo.installation import Installation
+from choreo.replicas import Replica, replicas_of
 from embedded.ports import LOOPBACK
 from embedded.topics import FOREVER
 from events.catalog import SOURCE_OF_TYPE, TOPICS
@@ -75,8 +76,9 @@ async def examine(installation: Installation) -> list[Finding]:
         findings.append(Finding("Kafka", "answers", f"{installation.bootstrap}: {reason}", cure))
     async with installation.engines() as engines, httpx.AsyncClient(timeout=_PATIENCE) as http:
         for name, engine in engines.items():
-            port = installation.settings.port_of(name)
-            findings.append(await _ready(http, name, port))
+            ports = installation.own_ports.get(name) or [installation.settings.port_of(name)]
+            for replica, port in zip(replicas_of({name: len(ports)}), ports, strict=True):
+                findings.append(await _ready(http, replica, port))
             findings += await _service(installation.service(name), engine, prefix, log, old)
     return findings
 
@@ -141,16 +143,17 @@ def _written_before(admin: AdminClient, log: Mapping[Place, PartitionLog], time:
     return {place: offset if offset >= 0 else log[place].latest for place, offset in offsets.items()}
 
 
-async def _ready(http: httpx.AsyncClient, name: str, port: int) -> Finding:
+async def _ready(http: httpx.AsyncClient, replica: Replica, port: int) -> Finding:
+    name, check = replica.service, "ready" if replica.number == 1 else f"ready: {replica.name}"
     try:
         answer = await http.get(f"http://{LOOPBACK}:{port}/health/ready")
     except httpx.TransportError:
-        return Finding(name, "ready", f"nobody answers on port {port}", "start it: choreo up")
+        return Finding(name, check, f"nobody answers on port {port}", "start it: choreo up")
     parts = answer.json().get("parts", {})
     said = "; ".join(f"{part}: {told['detail']}" for part, told in parts.items() if told["status"] != "ok")
     if answer.status_code == 200:
-        return Finding(name, "ready", "works")
-    return Finding(name, "ready", said or f"answered {answer.status_code}", "see what it says, and its log")
+        return Finding(name, check, "works")
+    return Finding(name, check, said or f"answered {answer.status_code}", "see what it says, and its log")
 
 
 async def _service(

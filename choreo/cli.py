@@ -16,6 +16,7 @@ from choreo.dlq import app as dlq
 from choreo.doctor import doctor
 from choreo.errors import UsageError
 from choreo.provision import provision
+from choreo.scale import scale
 from choreo.up import up
 from embedded.process import Unavailable
 
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.callback()(lambda: None)
 app.command()(up)
+app.command()(scale)
 app.command()(provision)
 app.command()(demo)
 app.command()(bench)

@@ -1,9 +1,9 @@
 """The system a tool works on: the one that runs from this home, or the parts the environment names."""
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -24,6 +24,8 @@ class Installation:
     """As the running services have them."""
     database_urls: Mapping[str, str]
     """By service, as its runtime role."""
+    own_ports: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Where each process of a service answers for itself; unknown where `choreo up` does not run them."""
 
     @property
     def bootstrap(self) -> str:
@@ -65,7 +67,7 @@ def find_installation() -> Installation:
             "partitions": facts["partitions"],
             "currency": facts["currency"],
         }
-        return Installation(settings.model_copy(update=told), facts["runtime_urls"])
+        return Installation(settings.model_copy(update=told), facts["runtime_urls"], facts["own_ports"])
     urls = {name: settings.database_url_of(name) for name in SERVICES}
     if settings.kafka_bootstrap_servers and all(urls.values()):
         return Installation(settings, {name: url for name, url in urls.items() if url})

@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -15,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from chassis.migrate import migrate
 from chassis.settings import SERVICES, Settings
 from choreo.errors import read_settings
+from choreo.replicas import Replica, read_counts, replicas_of
 from embedded.home import Home, cache_directory
 from embedded.kafka import Kafka
 from embedded.part import AnswersHttp, Part, Program, accepts_connections
@@ -29,13 +32,16 @@ from events.catalog import TOPICS
 def up(
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete all data first; keeps downloads.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line instead.")] = False,
+    replicas: Annotated[
+        str, typer.Option(help="Processes of each service, as order=2,billing=3; otherwise one.")
+    ] = "",
 ) -> None:
     """Start Kafka, Postgres and the four services; stay until Ctrl-C.
 
     What KAFKA_BOOTSTRAP_SERVERS, the four *_DATABASE_URL and SMTP_URL name is used instead of started.
     """
-    settings = read_settings()
-    System(settings, Reporter(as_json)).run(fresh)
+    counts = read_counts(replicas)
+    System(read_settings(), Reporter(as_json)).run(fresh, counts)
 
 
 class Reporter:
@@ -67,29 +73,35 @@ class System:
     settings: Settings
     report: Reporter
     parts: dict[str, Part] = field(default_factory=dict)
+    replicas: dict[Replica, socket.socket] = field(default_factory=dict)
+    """Each with the socket of its own port."""
     owner_urls: dict[str, str] = field(default_factory=dict)
     runtime_urls: dict[str, str] = field(default_factory=dict)
     bootstrap: str = ""
     smtp_url: str = ""
 
-    def run(self, fresh: bool) -> None:
+    def run(self, fresh: bool, counts: Mapping[str, int]) -> None:
+        """`counts` says of which services there is more than one process."""
         external_databases = _external_databases(self.settings)
         self.home = Home(self.settings)
-        with self.home.held(), ExitStack() as sockets:
+        with self.home.held(), ExitStack() as self.sockets:
+            self.home.take_wish()
             if fresh:
                 self.home.forget_data()
-            listening = {
-                service: sockets.enter_context(listen(self.settings.port_of(service), service))
+            self.listening = {
+                service: self.sockets.enter_context(listen(self.settings.port_of(service), service))
                 for service in SERVICES
             }
+            for replica in replicas_of(dict.fromkeys(SERVICES, 1) | dict(counts)):
+                self._open(replica)
             try:
                 with Supervisor(self.report.say, on_change=lambda part: self._write_run_file()) as system:
                     self._start_infrastructure(system, external_databases)
-                    services = [self._service(name, listening[name].fileno()) for name in SERVICES]
+                    services = [self._service(replica) for replica in self.replicas]
                     system.start(*services)
                     system.wait(*services)
                     self.report.ready(self._urls())
-                    system.watch()
+                    system.watch(lambda: self._scale(system))
             finally:
                 self.home.remove_run_file()
         self.report.say("Everything is stopped.")
@@ -164,31 +176,66 @@ class System:
         """What runs this service."""
         return [sys.executable, "-m", f"{service}_service"]
 
-    def _service(self, name: str, http_fd: int) -> Program:
+    def _open(self, replica: Replica) -> None:
+        """Its own port; Unavailable if taken."""
+        port = self.settings.own_port_of(replica.service, replica.number)
+        self.replicas[replica] = self.sockets.enter_context(listen(port, replica.name))
+
+    def _scale(self, system: Supervisor) -> None:
+        """Does what `choreo scale` asks for, if it does."""
+        counts = self.home.take_wish()
+        if counts is None:
+            return
+        wanted = set(replicas_of(counts))
+        there = {replica for replica in self.replicas if replica.service in counts}
+        surplus = sorted(there - wanted)
+        system.end(*[self.parts.pop(replica.name) for replica in surplus])
+        for replica in surplus:
+            self.replicas.pop(replica).close()
+        try:
+            for replica in sorted(wanted - there):
+                self._open(replica)
+                system.add(self._service(replica))
+        except Unavailable as error:
+            self.report.say(str(error))
+        self._write_run_file()
+
+    def _service(self, replica: Replica) -> Program:
+        name, own = replica.service, self.replicas[replica]
+        handed_over = [self.listening[name].fileno(), own.fileno()]
         others = {f"{service.upper()}_DATABASE_URL" for service in SERVICES} | {"SMTP_URL"}
         env = {key: value for key, value in os.environ.items() if key not in others} | {
             "KAFKA_BOOTSTRAP_SERVERS": self.bootstrap,
             f"{name.upper()}_DATABASE_URL": self.runtime_urls[name],
             "CHOREO_PORT_BASE": str(self.settings.port_base),
-            "CHOREO_HTTP_FD": str(http_fd),
+            "CHOREO_HTTP_FD": str(handed_over[0]),
+            "CHOREO_OWN_HTTP_FD": str(handed_over[1]),
             "PYTHONUNBUFFERED": "1",
         }
         if name == "notification":
             env["SMTP_URL"] = self.smtp_url
         service = Program(
-            name,
+            replica.name,
             self.command(name),
-            log=self.home.logs / f"{name}.log",
-            probe=AnswersHttp(self.settings.port_of(name), "/health/ready"),
+            log=self.home.logs / f"{replica.name}.log",
+            probe=AnswersHttp(own.getsockname()[1], "/health/ready"),
             env=env,
-            pass_fds=[http_fd],
+            pass_fds=handed_over,
         )
-        self.parts[name] = service
+        self.parts[replica.name] = service
         return service
 
     def _urls(self) -> dict[str, str]:
         urls = {name: f"http://{LOOPBACK}:{self.settings.port_of(name)}" for name in SERVICES}
         return urls | {"kafka": self.bootstrap, "mail": self.smtp_url, "logs": str(self.home.logs)}
+
+    def _own_ports(self) -> dict[str, list[int]]:
+        """Of each service's processes, in their order."""
+        ports: dict[str, list[int]] = {}
+        for replica in sorted(self.replicas):
+            port = self.settings.own_port_of(replica.service, replica.number)
+            ports.setdefault(replica.service, []).append(port)
+        return ports
 
     def _write_run_file(self) -> None:
         self.home.write_run_file(
@@ -205,6 +252,7 @@ class System:
                 "maildir": str(self.home.maildir) if "mail" in self.parts else None,
                 "urls": self._urls(),
                 "ports": {name: self.settings.port_of(name) for name in SERVICES},
+                "own_ports": self._own_ports(),
                 "pids": {name: part.pid for name, part in self.parts.items()},
             }
         )

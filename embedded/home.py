@@ -29,6 +29,7 @@ class Home:
         self.secrets = self.path / "secrets"
         self.logs = self.path / "logs"
         self._run_file = self.path / "run.json"
+        self._wish = self.path / "scale.json"
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -61,6 +62,21 @@ class Home:
         with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(facts, file, indent=2)
         aside.replace(self._run_file)
+
+    def leave_wish(self, counts: Mapping[str, int]) -> None:
+        """For the system that runs: of which services there shall be how many processes."""
+        aside = self._wish.with_suffix(".new")
+        aside.write_text(json.dumps(counts))
+        aside.replace(self._wish)
+
+    def take_wish(self) -> dict[str, int] | None:
+        """What was wished for last and not taken yet."""
+        try:
+            counts: dict[str, int] = json.loads(self._wish.read_text())
+        except FileNotFoundError:
+            return None
+        self._wish.unlink()
+        return counts
 
     def remove_run_file(self) -> None:
         self._run_file.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Self
@@ -80,6 +80,10 @@ class Supervisor:
     def start(self, *parts: Part) -> None:
         """Start these without waiting. What is started together is stopped together."""
         self._groups += 1
+        self.add(*parts)
+
+    def add(self, *parts: Part) -> None:
+        """Start these, too; they are stopped together with those started last."""
         for part in parts:
             self._watched.append(_Watched(part, self._groups, since=time.monotonic()))
             part.start()
@@ -89,11 +93,22 @@ class Supervisor:
         watched = {id(one.part): one for one in self._watched}
         wait_ready(parts, timeout, lambda part: self._is_ready(watched[id(part)]))
 
-    def watch(self) -> None:
-        """Start again whatever ends, after a pause that doubles each time. Returns never: see the class."""
+    def end(self, *parts: Part) -> None:
+        """Stop these, and watch them no more. Meanwhile nobody looks after the others."""
+        self._stop(parts, deadline=time.monotonic() + _STOP_WITHIN)
+        self._watched = [one for one in self._watched if one.part not in parts]
+        for part in parts:
+            self._say(f"{part.name} is stopped")
+
+    def watch(self, look: Callable[[], None] = lambda: None) -> None:
+        """Start again whatever ends, after a pause that doubles each time. Returns never: see the class.
+
+        `look` is called five times a second, and may `add` and `end` parts.
+        """
         while not self._asked_to_stop:
             for one in self._watched:
                 self._look_after(one)
+            look()
             time.sleep(0.2)
         raise _Stop
 
@@ -137,15 +152,18 @@ class Supervisor:
         deadline = time.monotonic() + _STOP_WITHIN
         for group in range(self._groups, 0, -1):
             parts = [one.part for one in self._watched if one.group == group and one.part.child]
-            for part in parts:
-                part.ask_to_stop()
-            group_deadline = min(deadline, time.monotonic() + _STOP_ONE_GROUP_WITHIN)
-            while any(part.exit_code is None for part in parts):
-                if self._impatient or time.monotonic() > group_deadline:
-                    break
-                time.sleep(0.02)
-            for part in parts:
-                self._kill(part, timeout=max(0.1, deadline - time.monotonic()))
+            self._stop(parts, deadline)
+
+    def _stop(self, parts: Sequence[Part], deadline: float) -> None:
+        for part in parts:
+            part.ask_to_stop()
+        group_deadline = min(deadline, time.monotonic() + _STOP_ONE_GROUP_WITHIN)
+        while any(part.exit_code is None for part in parts):
+            if self._impatient or time.monotonic() > group_deadline:
+                break
+            time.sleep(0.02)
+        for part in parts:
+            self._kill(part, timeout=max(0.1, deadline - time.monotonic()))
 
     def _kill(self, part: Part, timeout: float) -> None:
         """Goes on where the process cannot end yet: the others must be stopped all the same."""

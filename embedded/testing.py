@@ -47,10 +47,11 @@ def postgres_for_tests(settings: dict[str, str] | None = None) -> Iterator[Postg
 
 def free_port_base() -> int:
     """A value for CHOREO_PORT_BASE under which a whole system finds its ports free."""
+    services = [100 * replica + number for replica in range(4) for number in range(1, 5)]
     while True:
         base = random.randrange(10_000, 30_000, 100)
         try:
-            for offset in (1, 2, 3, 4, 25, 1092, 1093):
+            for offset in (*services, 25, 1092, 1093):
                 require_free(base + offset, "a test")
         except Unavailable:
             continue

@@ -32,13 +32,15 @@ def _own_signals() -> Iterator[None]:
 def settings(postgres: Postgres, templates: dict[str, str]) -> Iterator[Settings]:
     with (
         a_database("order", postgres, templates) as database,
-        socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.create_server(("127.0.0.1", 0)) as shared,
+        socket.create_server(("127.0.0.1", 0)) as own,
     ):
         (nowhere,) = free_ports(1)
         yield Settings(
             order_database_url=database.runtime_url,
             kafka_bootstrap_servers=f"127.0.0.1:{nowhere}",
-            http_fd=listening.dup().detach(),
+            http_fd=shared.dup().detach(),
+            own_http_fd=own.dup().detach(),
         )
 
 

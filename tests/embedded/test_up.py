@@ -33,7 +33,7 @@ class Ready(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
 server = http.server.HTTPServer(("", 0), Ready, bind_and_activate=False)
-server.socket = socket.socket(fileno=int(os.environ["CHOREO_HTTP_FD"]))
+server.socket = socket.socket(fileno=int(os.environ["CHOREO_OWN_HTTP_FD"]))
 print(" ".join(sorted(name for name in os.environ if name.endswith("_URL"))), flush=True)
 server.serve_forever()
 """
