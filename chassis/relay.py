@@ -3,7 +3,8 @@
 A shard is a partition of the service's topic, with one owner by advisory lock. The owner has one batch per
 partition on its way, always the oldest facts there are, and takes the next when it is acknowledged; after an
 error the same ones come first again. The lock is no fence, so a record may repeat, byte for byte; first
-occurrences are in order. Woken by the commit that decided something; a slow poll is the net underneath.
+occurrences are in order. Woken by the commit that decided something, in this process or in another, whose
+relay passes it on if it does not own every shard; a slow poll is the net underneath.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from aiokafka.partitioner import murmur2
+from psycopg import Notify
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from chassis import outbox
@@ -36,6 +38,12 @@ _LOCK_CLASS = 0x0B0C
 _OWN = """/* relay.own: the shards nobody else relays */
 SELECT partition FROM unnest(%b::int[]) AS partition WHERE pg_try_advisory_lock(%s, partition)"""
 
+_LISTEN = """/* relay.listen: to the other processes of this service */
+LISTEN relay"""
+
+_TELL = """/* relay.tell: to whoever owns the shard, something was decided here */
+NOTIFY relay"""
+
 log = structlog.get_logger()
 
 
@@ -54,9 +62,12 @@ class Relay:
         self._bootstrap = bootstrap
         self._meter = meter
         self._news = asyncio.Event()
+        self._decided = False
         self._producer: AIOKafkaProducer | None = None
 
     def wake(self) -> None:
+        """Something was decided in this process."""
+        self._decided = True
         self._news.set()
 
     async def probe(self) -> str:
@@ -88,23 +99,41 @@ class Relay:
         try:
             await self._producer.start()
             await self._check_partitions(self._producer)
+            conn.add_notify_handler(lambda notify: self._heard(conn, notify))
+            await conn.execute(_LISTEN)
             owned: list[int] = []
             while True:
                 if len(owned) < self._partitions:
                     owned += await self._own(conn, owned)
+                decided, self._decided = self._decided, False
                 self._news.clear()
+                if decided and len(owned) < self._partitions:
+                    await conn.execute(_TELL)
                 rows = await outbox.lowest(conn, owned, _ROUND) if owned else []
                 if rows:
                     await self._publish(conn, self._producer, rows)
                 else:
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(_POLL):
-                            await self._news.wait()
+                    await self._wait(conn)
         finally:
             producer, self._producer = self._producer, None
             with suppress(Exception):
                 async with asyncio.timeout(_PAUSE):
                     await producer.stop()
+
+    def _heard(self, conn: Connection, notify: Notify) -> None:
+        if notify.pid != conn.info.backend_pid:
+            self._news.set()
+
+    async def _wait(self, conn: Connection) -> None:
+        """For news, or until it is time to look all the same. What it was the next statement reads."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(conn.fileno(), self._news.set)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_POLL):
+                    await self._news.wait()
+        finally:
+            loop.remove_reader(conn.fileno())
 
     async def _check_partitions(self, producer: AIOKafkaProducer) -> None:
         there = await producer.partitions_for(self._topic)

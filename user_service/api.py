@@ -110,7 +110,7 @@ def public_router(runtime: Runtime[Users], signer: Signer, passwords: Passwords)
                 not await passwords.matches(known.password_hash if known else None, login.password)
                 or not known
             ):
-                await attempt.failed()
+                attempt.failed()
                 raise unauthorized("Login or password is wrong.")
             await attempt.succeeded()
         return TokenView(access_token=await signer.token(known.id))

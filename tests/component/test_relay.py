@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from chassis import outbox
+from chassis import outbox, relay
 from chassis.db import Connection, make_engine, raw_connection
 from chassis.health import NotReady
 from chassis.meter import Meter
@@ -293,6 +293,25 @@ async def test_one_relay_at_a_time_owns_a_partition(post: Post) -> None:
     await eventually(locks, lambda number: number == 0)
     places = await post.arrived()
     assert len(places) == len(decided), "nobody published twice"
+
+
+async def test_what_another_process_decided_is_published_at_once(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It owns no shard. Nobody looks by himself for as long as the test has patience."""
+    owner, other = post.relay(), post.relay()
+    got = shards_it_gets(owner)
+    async with running(owner):
+        async with asyncio.timeout(PATIENCE):
+            assert len(await got) == PARTITIONS
+        monkeypatch.setattr(relay, "_POLL", 10 * PATIENCE)
+        async with running(other):
+            decided: list[Unpublished] = []
+            for number in range(1, 5):
+                decided += await post.decide([uuid4() for _ in range(3)], 1, first=number)
+                other.wake()
+                await post.emptied()
+    assert_first_occurrences_in_order(await post.arrived(), decided)
 
 
 def shards_it_gets(relay: Relay) -> "asyncio.Future[list[int]]":

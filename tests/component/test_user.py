@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 from uuid import uuid4
 
@@ -12,7 +13,8 @@ import pytest
 import pytest_asyncio
 from jwt import PyJWK
 
-from chassis import auth
+from chassis import auth, clock
+from chassis.problems import Problem
 from choreo.client import PASSWORD, Customer, registration
 from embedded.postgres import Postgres
 from tests.component.alone import (
@@ -22,7 +24,7 @@ from tests.component.alone import (
     assert_problem,
     assert_refused_at,
 )
-from user_service.login_limit import MOST_FAILURES
+from user_service.login_limit import MOST_FAILURES, LoginLimit
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -263,6 +265,23 @@ async def test_attempts_at_once_are_counted_one_by_one(users: Alone) -> None:
     answers = await asyncio.gather(*(log_in(users, ada.login, "wrong") for _ in range(12)))
     statuses = sorted(answer.status_code for answer in answers)
     assert statuses == [401] * MOST_FAILURES + [429] * (12 - MOST_FAILURES)
+
+
+async def test_attempts_at_several_processes_are_counted_together(users: Alone) -> None:
+    """Each begins before any other is decided."""
+    limits = [LoginLimit(users.runtime.engine, clock.now) for _ in range(MOST_FAILURES + 2)]
+    login = a_login()
+    async with AsyncExitStack() as attempts:
+        looked_at = [
+            await attempts.enter_async_context(limit.attempt(login, "127.0.0.1"))
+            for limit in limits[:MOST_FAILURES]
+        ]
+        for limit in limits[MOST_FAILURES:]:
+            with pytest.raises(Problem, match="429 too_many_attempts"):
+                await attempts.enter_async_context(limit.attempt(login, "127.0.0.1"))
+        looked_at[0].failed()
+    query = "SELECT count(*) FROM failed_logins WHERE login_key = %s"
+    assert users.database.rows(query, login.casefold()) == [(1,)], "what nobody looked at is no failure"
 
 
 async def test_an_unknown_login_is_answered_like_a_wrong_password(users: Alone) -> None:
