@@ -18,7 +18,8 @@ import psycopg
 from confluent_kafka.admin import AdminClient
 
 from chaos.failpoints import MOMENTS, Moment, file_of
-from chassis.settings import SERVICES
+from chassis.settings import SERVICES, Settings
+from choreo.scale import scale_to
 from choreo.throwaway import ThrowawaySystem
 from embedded.part import AnswersHttp, Program
 from embedded.testing import free_port_base
@@ -183,6 +184,19 @@ def zombie(service: str) -> Fault:
     return Fault(f"zombie-{service}", sentence, strike, stops=1)
 
 
+def scaled(*services: str) -> Fault:
+    """Partitions, relay shards, mails and connections are divided anew, twice."""
+
+    def strike(system: ThrowawaySystem, chance: Random) -> float:
+        settings = Settings(port_base=system.port_base, home=system.home)
+        scale_to(settings, dict.fromkeys(services, 3))
+        time.sleep(_TOGETHER_SECONDS + chance.random())
+        scale_to(settings, dict.fromkeys(services, 1))
+        return time.monotonic()
+
+    return Fault("scale", f"from one process each to three and back: {', '.join(services)}", strike)
+
+
 def everything_killed() -> Fault:
     def strike(system: ThrowawaySystem, chance: Random) -> float:
         time.sleep(chance.random())
@@ -222,6 +236,7 @@ FAULTS: tuple[Fault, ...] = tuple(
             broker_stopped(),
             stopped("billing"),
             joined("billing", signal.SIGKILL),
+            scaled("order", "billing"),
             everything_killed(),
         ],
     )

@@ -1,10 +1,12 @@
 """`choreo scale`: more or fewer processes of a service, while the system runs."""
 
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
+from chassis.settings import Settings
 from choreo.errors import UsageError, read_settings
 from choreo.installation import running_system
 from choreo.replicas import read_counts, replicas_of
@@ -29,7 +31,12 @@ def scale(
     wanted = read_counts(counts)
     if not wanted:
         raise UsageError("Say of which service there shall be how many, as order=3.")
-    settings = read_settings()
+    for service, count in scale_to(read_settings(), wanted).items():
+        print(f"{service}: {wanted[service]}, all ready; before {count}")
+
+
+def scale_to(settings: Settings, wanted: Mapping[str, int]) -> dict[str, int]:
+    """How many there were, of the same services. Raises `Unavailable`, also where it takes too long."""
     home = Home(settings)
     before = _own_ports(home, running_system(settings))
     for replica in replicas_of(wanted):
@@ -44,7 +51,7 @@ def scale(
             ready = AnswersHttp(port, "/health/ready")
             while not ready():
                 _pause(deadline, f"A process of {service} is not ready on port {port}")
-        print(f"{service}: {count}, all ready; before {len(before[service])}", flush=True)
+    return {service: len(before[service]) for service in wanted}
 
 
 def _own_ports(home: Home, facts: dict[str, Any] | None) -> dict[str, list[int]]:

@@ -79,6 +79,26 @@ def test_the_pause_doubles_until_a_part_was_ready_for_some_time(
     assert [match[1] for match in found if match] == pauses
 
 
+def test_while_it_watches_parts_come_and_go(tmp_path: Path) -> None:
+    said: list[str] = []
+    first, second = program(tmp_path, "first"), program(tmp_path, "second")
+
+    def look() -> None:
+        if second.child is None:
+            system.add(second)
+        elif any(line.startswith("second is ready") for line in said):
+            system.end(second)
+            assert (first.exit_code, second.exit_code) == (None, -signal.SIGTERM)
+            raise Enough
+
+    with pytest.raises(Enough), Supervisor(said.append) as system:
+        system.start(first)
+        system.wait(first)
+        system.watch(look)
+    assert said[-1] == "second is stopped"
+    assert first.exit_code is not None
+
+
 @pytest.mark.parametrize("number", supervise.STOP_SIGNALS)
 def test_a_signal_stops_everything_without_an_exception(tmp_path: Path, number: signal.Signals) -> None:
     parts = [program(tmp_path, "first"), program(tmp_path, "second")]

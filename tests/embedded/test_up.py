@@ -142,7 +142,7 @@ def test_a_second_system_is_refused_and_the_first_goes_on(place: Place) -> None:
 
 
 def test_killed_with_sigkill_it_leaves_no_process_and_starts_again_on_its_data(place: Place) -> None:
-    with place.running() as system:
+    with place.running("--replicas", "billing=2") as system:
         expected = processes(place.run_file())
         urls = place.run_file()["owner_urls"]
         system.kill()
@@ -155,6 +155,41 @@ def test_killed_with_sigkill_it_leaves_no_process_and_starts_again_on_its_data(p
         assert place.run_file()["owner_urls"] != urls
 
 
+def test_each_of_several_processes_has_a_name_a_log_and_a_port_and_all_stop(place: Place) -> None:
+    with place.running("--replicas", "order=3,user=2") as system:
+        facts = place.run_file()
+        named = {*SERVICES, "user-2", "order-2", "order-3"}
+        assert set(facts["pids"]) == {"kafka", "postgres", "mail"} | named
+        assert facts["own_ports"]["order"] == [place.port_base + 2 + 100 * number for number in (1, 2, 3)]
+        assert {file.stem for file in (place.home / "logs").iterdir()} >= named
+        expected = processes(facts)
+        system.send_signal(signal.SIGINT)
+        assert system.wait(30) == 0
+        assert_all_end(expected)
+
+
+def test_a_running_system_gets_more_processes_and_fewer(place: Place) -> None:
+    def scale(counts: str) -> str:
+        said, error = place.choreo("scale", counts).communicate(timeout=120)
+        assert error == ""
+        return said
+
+    with place.running() as system:
+        before = place.run_file()
+        assert scale("order=3,user=2") == "order: 3, all ready; before 1\nuser: 2, all ready; before 1\n"
+        more = place.run_file()
+        assert more["pids"].keys() - before["pids"].keys() == {"order-2", "order-3", "user-2"}
+        assert scale("order=2") == "order: 2, all ready; before 3\n"
+        assert not psutil.pid_exists(more["pids"]["order-3"])
+        with closing(socket.create_server((LOOPBACK, more["own_ports"]["order"][2]))):
+            code, sentence = place.refusal("scale", "order=3")
+        assert (code, "needed for order-3" in sentence) == (69, True)
+        psutil.Process(more["pids"]["order-2"]).kill()
+        wait_for_line(system, "order-2 ended by itself (exit -9)")
+        wait_for_line(system, "order-2 is ready again")
+        assert place.run_file()["pids"].items() >= before["pids"].items(), "the others went on"
+
+
 def test_a_part_that_dies_is_started_again(place: Place) -> None:
     with place.running() as system:
         for part, name in (("order", "order"), ("postgres", "Postgres"), ("kafka", "Kafka")):
@@ -163,7 +198,7 @@ def test_a_part_that_dies_is_started_again(place: Place) -> None:
             wait_for_line(system, f"{name} is ready again")
 
 
-@pytest.mark.parametrize("offset", [3, 25, 1092])
+@pytest.mark.parametrize("offset", [3, 25, 103, 1092])
 def test_a_taken_port_is_named_and_nothing_is_left_running(place: Place, offset: int) -> None:
     port = place.port_base + offset
     with closing(socket.create_server((LOOPBACK, port))):
@@ -185,6 +220,13 @@ def test_a_taken_port_is_named_and_nothing_is_left_running(place: Place, offset:
         (["up"], {"CHOREO_HOME": "/dev/null/home"}, 69, "choose another place with CHOREO_HOME"),
         (["up"], {"CHOREO_PORT_BASE": "high"}, 69, "CHOREO_PORT_BASE is not usable"),
         (["provision"], {}, 69, "KAFKA_BOOTSTRAP_SERVERS is not set"),
+        (["scale", "order=2"], {}, 69, "No system runs from"),
+        (["scale", ""], {}, 64, "as order=3"),
+        (["up", "--replicas", "orders=2"], {}, 64, "not one of user, order, billing, notification"),
+        (["up", "--replicas", "order=0"], {}, 64, "there may be 1 to 9 processes"),
+        (["up", "--replicas", "order=10"], {}, 64, "there may be 1 to 9 processes"),
+        (["up", "--replicas", "order=two"], {}, 64, "there may be 1 to 9 processes"),
+        (["up", "--replicas", "order=2,order=3"], {}, 64, "order is named twice"),
     ],
 )
 def test_a_wrong_call_is_told_what_to_correct(

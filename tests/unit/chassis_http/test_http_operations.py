@@ -10,6 +10,7 @@ from openapi_spec_validator import validate
 
 from chassis import log
 from chassis.health import NotReady
+from chassis.http import operations_alone
 from chassis.problems import Problem
 from user_service.passwords import MOST_QUEUED, Passwords
 
@@ -51,6 +52,18 @@ async def test_readiness_names_each_part(toy: Any, client: httpx.AsyncClient) ->
     assert away.json()["parts"]["database"] == {"status": "failing", "detail": "connection refused"}
     assert "password" not in away.text
     assert (await client.get("/health/live")).status_code == 200
+
+
+@pytest.mark.asyncio
+async def test_the_port_of_one_process_has_health_and_metrics_alone(toy: Any) -> None:
+    transport = httpx.ASGITransport(operations_alone(toy.app, 8102))
+    async with httpx.AsyncClient(transport=transport) as client:
+        for path in ("/health/live", "/health/ready", "/metrics"):
+            assert (await client.get(f"http://127.0.0.1:8102{path}")).status_code == 200
+        for path in ("/openapi.json", "/docs"):
+            assert (await client.get(f"http://127.0.0.1:8002{path}")).status_code == 200
+            refused = await client.get(f"http://127.0.0.1:8102{path}")
+            assert (refused.status_code, refused.json()["type"]) == (404, "urn:choreo:problem:not_found")
 
 
 @pytest.mark.asyncio

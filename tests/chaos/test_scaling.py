@@ -1,0 +1,107 @@
+"""Several processes of a service, on one real system, and what becomes of it when one of them is killed."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from random import Random
+from threading import Event, Semaphore
+
+import pytest
+
+from chaos.faults import killed
+from chaos.programme import keep_evidence
+from chaos.trial import Trial
+from chassis.settings import SERVICES, Settings
+from choreo.checkup import examine
+from choreo.installation import Installation
+from choreo.throwaway import ThrowawaySystem
+from embedded.ports import LOOPBACK
+from tests.shop import PATIENCE
+
+CLIENTS = 8
+REPLICAS = "user=2,order=3,notification=2"
+
+
+@pytest.fixture(scope="module")
+def system() -> Iterator[ThrowawaySystem]:
+    with ThrowawaySystem(("choreo.cli", "up", "--json", "--replicas", REPLICAS)) as system:
+        system.start()
+        yield system
+
+
+class Knocking:
+    """Clients who come to one port again and again, each time by a new connection."""
+
+    def __init__(self, port: int) -> None:
+        self.met: Counter[str] = Counter()
+        """Statuses and errors."""
+        self._port, self._enough, self._ended = port, Event(), Semaphore(0)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        with ThreadPoolExecutor(CLIENTS) as threads:
+            clients = [threads.submit(self._client) for _ in range(CLIENTS)]
+            try:
+                yield
+            finally:
+                self._enough.set()
+        for client in clients:
+            client.result()
+
+    def goes_on(self) -> None:
+        """Every client may have been at it since this was called."""
+        while self._ended.acquire(blocking=False):
+            pass
+        for _ in range(3 * CLIENTS):
+            assert self._ended.acquire(timeout=PATIENCE)
+
+    def _client(self) -> None:
+        while not self._enough.is_set():
+            connection = HTTPConnection(LOOPBACK, self._port, timeout=PATIENCE)
+            try:
+                connection.request("GET", "/health/live")
+                self.met[str(connection.getresponse().status)] += 1
+            except OSError as error:
+                self.met[type(error).__name__] += 1
+            finally:
+                connection.close()
+                self._ended.release()
+
+
+def test_the_doctor_asks_each_of_them(system: ThrowawaySystem) -> None:
+    settings, facts = Settings(port_base=system.port_base), system.run_file
+    told = settings.model_copy(update={"kafka_bootstrap_servers": facts["bootstrap"]})
+    installation = Installation(told, facts["runtime_urls"], facts["own_ports"])
+    found = asyncio.run(examine(installation))
+    asked = {(finding.about, finding.check) for finding in found if finding.check.startswith("ready")}
+    several = {("user", "ready: user-2"), ("order", "ready: order-2"), ("order", "ready: order-3")}
+    assert asked == {(service, "ready") for service in SERVICES} | several | {
+        ("notification", "ready: notification-2")
+    }
+    assert not [finding for finding in found if finding.needs_a_person]
+
+
+@pytest.mark.parametrize("name", ["order", "order-2", "order-3", "billing"])
+def test_a_restart_refuses_no_connection(system: ThrowawaySystem, name: str) -> None:
+    """What the killed process had accepted is cut. Others answer the rest; where there is none, it waits."""
+    clients = Knocking(system.run_file["ports"][name.partition("-")[0]])
+    with clients.running():
+        clients.goes_on()
+        killed(name).strike(system, Random(1))
+        clients.goes_on()
+    cut = clients.met.pop("ConnectionResetError", 0) + clients.met.pop("RemoteDisconnected", 0)
+    assert clients.met.keys() == {"200"}
+    assert cut <= CLIENTS
+
+
+def test_every_promise_holds_when_each_of_several_is_killed(system: ThrowawaySystem) -> None:
+    """So the one whose relay owns the shards is among them."""
+    trial = Trial(system, seed=1)
+    for name in ("order", "order-2", "order-3", "user", "notification"):
+        outcome = trial.put_through(killed(name))
+        if outcome.violations:
+            print(f"The evidence is in {keep_evidence(trial)}")
+        assert outcome.violations == ()
