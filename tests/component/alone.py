@@ -170,20 +170,27 @@ async def alone(
     service: str, postgres: Postgres, templates: dict[str, str], *, consuming: bool = False
 ) -> AsyncIterator[Alone]:
     """`consuming`: the consumer runs, too, and finds no Kafka. Otherwise the test hands over the records."""
-    (closed_port,) = free_ports(1)
     with a_database(service, postgres, templates) as database:
-        urls: dict[str, Any] = {f"{service}_database_url": database.runtime_url}
-        settings = Settings(
-            kafka_bootstrap_servers=f"127.0.0.1:{closed_port}", smtp_url=None, partitions=3, **urls
-        )
-        runtime, app = BUILDS[service](settings)
-        if hasattr(runtime, "consumer") and not consuming:
-            runtime.jobs.remove(runtime.consumer.run)
-        transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
-        client = httpx.AsyncClient(transport=transport, base_url=f"http://{service}.test", timeout=60)
-        async with runtime.running() as died, client:
-            yield Alone(service, runtime, app, client, database)
-            assert not died.done(), "a job died"
+        async with a_process(service, database, consuming=consuming) as process:
+            yield process
+
+
+@asynccontextmanager
+async def a_process(service: str, database: Database, *, consuming: bool = False) -> AsyncIterator[Alone]:
+    """One of perhaps several on this database, at once or one after the other."""
+    (closed_port,) = free_ports(1)
+    urls: dict[str, Any] = {f"{service}_database_url": database.runtime_url}
+    settings = Settings(
+        kafka_bootstrap_servers=f"127.0.0.1:{closed_port}", smtp_url=None, partitions=3, **urls
+    )
+    runtime, app = BUILDS[service](settings)
+    if hasattr(runtime, "consumer") and not consuming:
+        runtime.jobs.remove(runtime.consumer.run)
+    transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
+    client = httpx.AsyncClient(transport=transport, base_url=f"http://{service}.test", timeout=60)
+    async with runtime.running() as died, client:
+        yield Alone(service, runtime, app, client, database)
+        assert not died.done(), "a job died"
 
 
 ROUTES = {
