@@ -11,7 +11,7 @@ from benchmarks.connection import Connection
 
 OUTCOMES = ("PaymentConfirmed", "PaymentRejected")
 
-_APPLIED = re.compile(rb'^kernel_inputs_total\{kind="fact",outcome="applied"\} ([0-9.e+]+)', re.MULTILINE)
+_APPLIED = re.compile(rb'^facts_heard_total\{outcome="applied",type="\w+"\} ([0-9.e+]+)', re.MULTILINE)
 
 _WHEN = """/* bench.when: at which moment the transaction was committed that applied each flow's input */
 SELECT correlation_id, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM journal
@@ -44,8 +44,7 @@ class Applied:
 
     async def _read(self) -> int:
         answer = await self._connection.request("GET", "/metrics")
-        found = _APPLIED.search(answer.body)
-        return int(float(found[1])) if found else 0
+        return sum(int(float(number)) for number in _APPLIED.findall(answer.body))
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ class Kernel(Generic[S]):
         """Called after every commit that moved a key."""
         self.trouble: str | None = None
         """Why the database cannot be used right now."""
-        self._transaction = Transaction(decider, shelves, partition_of=partition_of, clock=clock, meter=meter)
+        self._transaction = Transaction(decider, shelves, partition_of=partition_of, clock=clock)
         self._engine = engine
         self._clock = clock
         self._meter = meter
@@ -178,6 +178,7 @@ class Kernel(Generic[S]):
         log.error("refused by the database", input=str(input.id), key=input.key, error=str(error))
         match input:
             case Asked():
+                self._meter.count(commands={(type(input.command).__name__, "failed"): 1})
                 _resolve(input, Failed(str(error)))
             case Heard() if input.refused:
                 raise error  # not even parking it is possible
@@ -229,7 +230,7 @@ class Kernel(Generic[S]):
             callback()
         for callback in self.on_commit if work.moved else ():
             callback()
-        self._meter.facts.inc(len(work.unpublished))
+        self._meter.count(work.commands, work.heard, work.decided)
 
 
 def _resolve(input: Input, answer: Answer | Exception | None) -> None:

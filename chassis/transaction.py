@@ -3,6 +3,7 @@
 Nothing here begins or ends a transaction; that, and trying again, is its caller's.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,7 +15,6 @@ from chassis import journal, keys, outbox, parked, positions
 from chassis.answer import Answer
 from chassis.db import Connection
 from chassis.inputs import Aside, Asked, Decided, Failed, Heard, Input, KeyReused, PositionGap
-from chassis.meter import Meter
 from chassis.positions import Place
 from chassis.shelf import Shelves
 from chassis.step import Decider, hear, obey
@@ -44,6 +44,10 @@ class Work(Generic[S]):
     to_park: list[parked.Parked] = field(default_factory=list)
     asides: list[tuple[Aside, Decided]] = field(default_factory=list)
     answers: list[tuple[Input, Answer | Exception | None]] = field(default_factory=list)
+    commands: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    """By type and outcome; likewise `heard`. Counted for the metrics, once all is committed."""
+    heard: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    decided: Counter[tuple[str, ...]] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.after = dict(self.before)
@@ -63,13 +67,11 @@ class Transaction(Generic[S]):
         *,
         partition_of: Callable[[str], int],
         clock: Callable[[], datetime],
-        meter: Meter,
     ) -> None:
         self._decider = decider
         self._shelves = shelves
         self._partition_of = partition_of
         self._clock = clock
-        self._meter = meter
 
     async def lock_and_load(self, conn: Connection, batch: Sequence[Input]) -> Work[S]:
         """Locks first and reads afterwards: one statement for both would read what was before its wait."""
@@ -116,13 +118,13 @@ class Transaction(Generic[S]):
             return
         work.answers.append((heard, None))
         if heard.offset < expected:
-            self._meter.inputs.labels("fact", "stale").inc()
+            _count(work, heard, "stale")
             return
         work.expected[place] = work.advanced[place] = heard.offset + 1
         if not heard.concerns:
-            self._meter.inputs.labels("fact", "skipped").inc()
+            _count(work, heard, "skipped")
         elif heard.id in work.seen:
-            self._meter.inputs.labels("fact", "duplicate").inc()
+            _count(work, heard, "duplicate")
         elif heard.key in work.blocked:
             self._park(work, heard, "queued", "queued behind an earlier event of its key")
         elif heard.event is None or heard.refused:
@@ -148,12 +150,14 @@ class Transaction(Generic[S]):
         work.after[heard.key] = step.state
         work.sequences[heard.key] = work.moved[heard.key] = step.sequence
         work.unpublished += unpublished
+        for own in step.events:
+            work.decided[own.type,] += 1
         return step.events
 
     def _take_asked(self, work: Work[S], asked: Asked) -> None:
         before = work.seen.get(asked.id)
         if before is not None:
-            self._meter.inputs.labels("command", "duplicate").inc()
+            _count(work, asked, "duplicate")
             same = before.fingerprint == asked.fingerprint
             work.answers.append((asked, before.answer if same else KeyReused()))
             return
@@ -165,13 +169,13 @@ class Transaction(Generic[S]):
             answer = asked.respond(decided)
         except Exception as error:
             log.exception("a handler raised", command=type(asked.command).__name__, id=str(asked.id))
-            self._meter.inputs.labels("command", "failed").inc()
+            _count(work, asked, "failed")
             work.answers.append((asked, Failed(repr(error))))
             return
         work.answers.append((asked, answer))
         outcome = "refused" if step.refusal else "applied"
         if not (answer.status < 300 or answer.status == 409):
-            self._meter.inputs.labels("command", outcome).inc()
+            _count(work, asked, outcome)
             return
         self._record(
             work,
@@ -186,6 +190,8 @@ class Transaction(Generic[S]):
             work.after[asked.key] = step.state
             work.sequences[asked.key] = work.moved[asked.key] = step.sequence
             work.unpublished += unpublished
+            for event in step.events:
+                work.decided[event.type,] += 1
         if asked.aside:
             work.asides.append((asked.aside, decided))
 
@@ -209,7 +215,7 @@ class Transaction(Generic[S]):
 
     def _record(self, work: Work[S], input: Input, entry: journal.Entry) -> None:
         """The same input later in this batch is a repeat."""
-        self._meter.inputs.labels(entry.kind, entry.outcome).inc()
+        _count(work, input, entry.outcome)
         log.debug(entry.outcome, id=entry.id, type=entry.type, key=entry.key, flow=entry.correlation_id)
         work.entries.append(entry)
         work.seen[input.id] = journal.Seen(
@@ -230,6 +236,14 @@ class Transaction(Generic[S]):
         await positions.advance(conn, work.advanced)
         for aside, decided in work.asides:
             await aside(conn, decided)
+
+
+def _count(work: Work[S], input: Input, outcome: str) -> None:
+    match input:
+        case Asked():
+            work.commands[type(input.command).__name__, outcome] += 1
+        case Heard():
+            work.heard[input.event.type if input.event else "other", outcome] += 1
 
 
 def _is_due(heard: Heard, expected: dict[Place, int]) -> bool:

@@ -11,7 +11,6 @@ from typing import Annotated, Any, TypeVar
 import orjson
 import psycopg
 import typer
-from prometheus_client import CollectorRegistry
 from rich.console import Console
 from rich.progress import track
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,7 +18,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from chassis import clock, parked
 from chassis.db import raw_connection
-from chassis.meter import Meter
 from chassis.parked import Parked
 from chassis.relay import partition_of
 from chassis.retry import Retried, drop, retry
@@ -174,7 +172,6 @@ class Desk:
             service.shelves,
             partition_of=lambda key: partition_of(key, partitions),
             clock=clock.now,
-            meter=Meter(CollectorRegistry()),
         )
         engine = self._engines[queue.service]
         return Outcome(queue, await retry(transaction, engine, service.hears, queue.key, dry_run=dry_run))

@@ -10,11 +10,9 @@ from uuid import UUID, uuid4
 import orjson
 import pytest
 import pytest_asyncio
-from prometheus_client import CollectorRegistry
 
 from chassis import clock, parked
 from chassis.db import raw_connection
-from chassis.meter import Meter
 from chassis.news import News
 from chassis.positions import Place, Position
 from chassis.retry import drop, retry
@@ -102,7 +100,6 @@ class Desk:
             SHELVES,
             partition_of=runtime.partition_of,
             clock=self.hands,
-            meter=Meter(CollectorRegistry()),
         )
         async with raw_connection(runtime.engine) as conn:
             (first, *_) = await parked.of_key(conn, key)

@@ -7,14 +7,12 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from billing_service.app import HEARS
 from billing_service.state import Billing
 from billing_service.store import SHELVES
 from chassis import clock, parked
 from chassis.db import raw_connection
-from chassis.meter import Meter
 from chassis.parked import Parked
 from chassis.relay import partition_of
 from chassis.retry import Retried, drop, retry
@@ -72,7 +70,6 @@ class Desk:
             SHELVES,
             partition_of=lambda key: partition_of(key, 3),
             clock=now,
-            meter=Meter(CollectorRegistry()),
         )
         return await retry(transaction, self.engine, hears, str(key), dry_run=dry_run)
 
