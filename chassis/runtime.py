@@ -209,8 +209,8 @@ async def _serve(
     name: str, build: Callable[[Settings], tuple[Runtime[Any], FastAPI]], settings: Settings
 ) -> bool:
     runtime, app = build(settings)
-    shared = _listening(name, settings.port_of(name), settings.http_fd)
-    own = _listening(name, settings.own_port_of(name), settings.own_http_fd)
+    shared = _listening(name, settings, settings.port_of(name), settings.http_fd)
+    own = _listening(name, settings, settings.own_port_of(name), settings.own_http_fd)
     config = uvicorn.Config(
         operations_alone(app, own.getsockname()[1]),
         http="httptools",
@@ -240,12 +240,12 @@ async def _serve(
         return not died.done()
 
 
-def _listening(name: str, port: int, handed_over: int | None) -> socket.socket:
+def _listening(name: str, settings: Settings, port: int, handed_over: int | None) -> socket.socket:
     """The socket handed over. A process that nobody supervises binds its port itself."""
     if handed_over is not None:
         return socket.socket(fileno=handed_over)
     try:
-        return socket.create_server(("127.0.0.1", port))
+        return socket.create_server((settings.http_host, port))
     except OSError as error:
         sys.exit(f"{name}: {error.strerror}")
 

@@ -33,6 +33,7 @@ class Settings(BaseSettings):
     order_database_url: str | None = Field(None, validation_alias=_plain("ORDER_DATABASE_URL"))
     billing_database_url: str | None = Field(None, validation_alias=_plain("BILLING_DATABASE_URL"))
     notification_database_url: str | None = Field(None, validation_alias=_plain("NOTIFICATION_DATABASE_URL"))
+    http_host: str = Field("127.0.0.1", description="where a service listens that was handed no socket")
     http_fd: int | None = Field(None, description="a listening socket handed over by the supervisor")
     own_http_fd: int | None = Field(None, description="the same, for this process's own port")
     log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")

@@ -15,6 +15,7 @@ from choreo.demo import demo
 from choreo.dlq import app as dlq
 from choreo.doctor import doctor
 from choreo.errors import UsageError
+from choreo.migrate import migrate
 from choreo.provision import provision
 from choreo.scale import scale
 from choreo.up import up
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.callback()(lambda: None)
 app.command()(up)
 app.command()(scale)
+app.command()(migrate)
 app.command()(provision)
 app.command()(demo)
 app.command()(bench)

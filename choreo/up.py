@@ -82,7 +82,7 @@ class System:
 
     def run(self, fresh: bool, counts: Mapping[str, int]) -> None:
         """`counts` says of which services there is more than one process."""
-        external_databases = _external_databases(self.settings)
+        databases = external_databases(self.settings)
         self.home = Home(self.settings)
         with self.home.held(), ExitStack() as self.sockets:
             self.home.take_wish()
@@ -96,7 +96,7 @@ class System:
                 self._open(replica)
             try:
                 with Supervisor(self.report.say, on_change=lambda part: self._write_run_file()) as system:
-                    self._start_infrastructure(system, external_databases)
+                    self._start_infrastructure(system, databases)
                     services = [self._service(replica) for replica in self.replicas]
                     system.start(*services)
                     system.wait(*services)
@@ -168,7 +168,7 @@ class System:
                 migrate(service, owner_url, service)
             else:
                 owner_url = runtime_url = external_databases[service]
-                _migrate_external(service, owner_url)
+                migrate_external(service, owner_url)
             self.owner_urls[service], self.runtime_urls[service] = owner_url, runtime_url
         self.report.say(f"databases are ready after {time.monotonic() - started:.1f} s")
 
@@ -262,15 +262,16 @@ def topic_names(settings: Settings) -> list[str]:
     return [settings.topic_prefix + topic for topic in TOPICS.values()]
 
 
-def _migrate_external(service: str, url: str) -> None:
+def migrate_external(service: str, url: str, runtime_role: str | None = None) -> None:
+    """`Unavailable`, naming the setting, where the database cannot be used."""
     try:
-        migrate(service, url)
+        migrate(service, url, runtime_role)
     except (SQLAlchemyError, psycopg.Error) as error:
         reason = str(error).splitlines()[0].partition(") ")[2] or type(error).__name__
         raise Unavailable(f"{service.upper()}_DATABASE_URL cannot be used: {reason}; correct it.") from error
 
 
-def _external_databases(settings: Settings) -> dict[str, str]:
+def external_databases(settings: Settings) -> dict[str, str]:
     """By service; empty if all are ours."""
     given = {service: url for service in SERVICES if (url := settings.database_url_of(service))}
     if given and len(given) < len(SERVICES):

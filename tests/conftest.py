@@ -7,9 +7,9 @@ import pytest
 
 from chassis.migrate import migrate
 from chassis.settings import SERVICES
-from embedded.kafka import Kafka
 from embedded.postgres import Postgres
-from embedded.testing import kafka_for_tests, postgres_for_tests
+from embedded.testing import postgres_for_tests
+from tests.brokers import BROKERS, Broker, broker, require_engine
 from tests.shop import Shop, a_shop
 
 
@@ -19,9 +19,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="GUARD",
         help="take a guard of the delivery promise out, to see which tests notice (docs/delivery.md)",
     )
+    parser.addoption("--broker", choices=BROKERS, default=BROKERS[0], help="whose Kafka the tests run on")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--broker") == "testcontainers":
+        require_engine()
     if guard := config.getoption("--without"):
         from tests.removals.guards import take_out  # here, as the ordinary run has no use for it
 
@@ -29,8 +32,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
-def kafka() -> Iterator[Kafka]:
-    with kafka_for_tests() as kafka:
+def kafka(pytestconfig: pytest.Config) -> Iterator[Broker]:
+    with broker(pytestconfig.getoption("--broker")) as kafka:
         yield kafka
 
 
@@ -52,7 +55,7 @@ def templates(postgres: Postgres) -> dict[str, str]:
 
 @pytest.fixture
 async def closed_shop(
-    kafka: Kafka, postgres: Postgres, templates: dict[str, str], tmp_path: Path
+    kafka: Broker, postgres: Postgres, templates: dict[str, str], tmp_path: Path
 ) -> AsyncIterator[Shop]:
     """Nothing runs yet."""
     async with a_shop(kafka, postgres, templates, tmp_path / "mail") as shop:

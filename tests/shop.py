@@ -17,12 +17,12 @@ from chassis.runtime import Runtime
 from chassis.settings import SERVICES, Settings
 from choreo.client import Customer
 from choreo.installation import Installation
-from embedded.kafka import Kafka
 from embedded.postgres import Postgres
 from embedded.topics import declare_topics
 from events.catalog import TOPICS
 from notification_service.app import build as build_notification
 from order_service.app import build as build_order
+from tests.brokers import Broker
 from user_service.app import build as build_user
 
 T = TypeVar("T")
@@ -126,7 +126,7 @@ async def eventually(look: Callable[[], Awaitable[T]], enough: Callable[[T], boo
 
 @asynccontextmanager
 async def a_shop(
-    kafka: Kafka, postgres: Postgres, templates: dict[str, str], maildir: Path
+    kafka: Broker, postgres: Postgres, templates: dict[str, str], maildir: Path
 ) -> AsyncIterator[Shop]:
     """Topics and databases of its own; nothing is running yet. `templates` are migrated databases."""
     name = f"t{uuid4().hex[:10]}"

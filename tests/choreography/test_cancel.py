@@ -8,8 +8,8 @@ import pytest
 from chassis.news import News
 from chassis.settings import SERVICES
 from choreo.client import Customer
-from embedded.kafka import Kafka
 from order_service.expiry import Expiry
+from tests.brokers import Broker
 from tests.choreography.ending import ending, introduce, published, settled, stranger
 from tests.law import breaches
 from tests.shop import PATIENCE, Shop, eventually
@@ -102,7 +102,7 @@ async def test_an_order_cancelled_while_billing_is_away_costs_nothing_once_it_is
     assert await kinds_told(eve) == ["order_rejected"]
 
 
-async def test_a_cancel_is_taken_while_kafka_is_away(shop: Shop, kafka: Kafka) -> None:
+async def test_a_cancel_is_taken_while_kafka_is_away(shop: Shop, kafka: Broker) -> None:
     ada = await shop.customer("400.00")
     kafka.kill()
     try:
@@ -174,7 +174,7 @@ async def _nothing_is_due(expiry: Expiry) -> float:
 
 
 async def test_with_the_broker_away_nothing_expires(
-    closed_shop: Shop, kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+    closed_shop: Shop, kafka: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = asyncio.Event()
     read = News.read

@@ -262,6 +262,8 @@ async def test_a_log_that_lost_its_end_with_the_power_stops_billing(
     looks_once: None, log: Log, kafka: Kafka
 ) -> None:
     """Kafka acknowledges what it has not yet on its disk; Postgres had it on its own."""
+    if not isinstance(kafka, Kafka):
+        pytest.skip("cuts files of the broker, which in a container are out of reach")
     file = kafka.directory / "data" / "-".join(map(str, log.place)) / f"{0:020}.log"
     size = file.stat().st_size
     await log.register(READ)

@@ -9,12 +9,12 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from chassis.auth import sign
 from chassis.settings import SERVICES
 from choreo.client import Customer
-from embedded.kafka import Kafka
 from embedded.mail import read_maildir
 from events.catalog import TOPICS
 from events.codec import encode
 from events.fact import Fact
 from events.user import UserRegistered
+from tests.brokers import Broker
 from tests.component.alone import an_event
 from tests.shop import PARTITIONS, Shop, eventually
 
@@ -97,7 +97,7 @@ async def test_every_topic_delivered_again_changes_nothing(shop: Shop) -> None:
 
 
 async def test_an_order_placed_while_kafka_is_down_is_taken_and_decided_once_it_is_back(
-    shop: Shop, kafka: Kafka
+    shop: Shop, kafka: Broker
 ) -> None:
     ada = await shop.customer("400.00")
     kafka.kill()

@@ -18,12 +18,12 @@ from chassis.health import NotReady
 from chassis.meter import Meter
 from chassis.outbox import Unpublished
 from chassis.relay import Relay, partition_of
-from embedded.kafka import Kafka
 from embedded.ports import LOOPBACK, free_ports
 from embedded.postgres import Postgres
 from embedded.topics import declare_topics
 from events.billing import MoneyDeposited
 from events.codec import Record
+from tests.brokers import Broker
 from tests.component.alone import Database, a_database, an_event
 from tests.shop import PATIENCE, eventually
 
@@ -91,7 +91,7 @@ class Post:
 
 
 @pytest.fixture
-async def post(kafka: Kafka, postgres: Postgres, templates: dict[str, str]) -> AsyncIterator[Post]:
+async def post(kafka: Broker, postgres: Postgres, templates: dict[str, str]) -> AsyncIterator[Post]:
     topic = f"t{uuid4().hex[:10]}-billing-events"
     await asyncio.to_thread(declare_topics, kafka.bootstrap, [topic], PARTITIONS)
     with a_database("billing", postgres, templates) as database:

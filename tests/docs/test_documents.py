@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -55,12 +54,3 @@ def test_decisions_are_numbered_and_listed() -> None:
     pages = [path.name for path in sorted(DECISIONS.glob("0*.md"))]
     assert [int(name[:4]) for name in pages] == list(range(1, len(pages) + 1))
     assert _LINK.findall((DECISIONS / "README.md").read_text()) == pages
-
-
-def test_the_composed_kafka_is_for_this_machine_only_and_keeps_facts_for_ever() -> None:
-    (kafka,) = yaml.safe_load((ROOT / "docker-compose.kafka.yml").read_text())["services"].values()
-    assert kafka["ports"] == ["127.0.0.1:9092:9092"]
-    settings = kafka["environment"]
-    assert all(isinstance(value, str) for value in settings.values()), "compose takes no bare numbers as text"
-    assert settings["KAFKA_LOG_RETENTION_MS"] == settings["KAFKA_LOG_RETENTION_BYTES"] == "-1"
-    assert settings["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"

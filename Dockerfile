@@ -1,0 +1,20 @@
+# One image for the four services and the command line: `python -m order_service`, `choreo provision`.
+
+FROM python:3.11.14-slim-trixie AS packages
+WORKDIR /app
+RUN python -m venv /venv
+# Only this file decides what is installed, so a change of code leaves this layer as it is.
+COPY requirements.lock .
+RUN /venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.lock
+COPY . .
+# Editable: migrations and schemas are read from the source tree.
+RUN /venv/bin/pip install --no-cache-dir --disable-pip-version-check --no-build-isolation --no-deps -e .
+
+FROM python:3.11.14-slim-trixie
+RUN useradd --system --no-create-home shop
+COPY --from=packages /venv /venv
+COPY --from=packages /app /app
+WORKDIR /app
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+USER shop
+CMD ["choreo", "--help"]

@@ -1,0 +1,14 @@
+-- A database and two roles per service: one owns the tables, the service itself may read and write them and
+-- no more (choreo migrate --grant). Run by psql as superuser, once. SERVICES_PASSWORD is everybody's password.
+
+\set ON_ERROR_STOP on
+\getenv password SERVICES_PASSWORD
+
+CREATE TEMPORARY TABLE services AS SELECT unnest(ARRAY['user', 'order', 'billing', 'notification']) AS name;
+
+SELECT format('CREATE ROLE %I LOGIN PASSWORD %L', role, :'password')
+FROM services, LATERAL (VALUES (name), (name || '_owner')) AS roles (role) \gexec
+
+SELECT format('CREATE DATABASE %I OWNER %I', name, name || '_owner') FROM services \gexec
+SELECT format('REVOKE ALL ON DATABASE %I FROM PUBLIC', name) FROM services \gexec
+SELECT format('GRANT CONNECT ON DATABASE %I TO %I', name, name) FROM services \gexec

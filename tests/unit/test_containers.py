@@ -1,0 +1,123 @@
+"""docker-compose.kafka.yml and Dockerfile, held against what they name. No Docker engine is needed."""
+
+import json
+import re
+import shutil
+import subprocess
+import tomllib
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+from typer.main import get_command
+
+from chassis.settings import SERVICES, Settings
+from choreo.cli import app
+
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "docker-compose.kafka.yml"
+COMPOSE: dict[str, Any] = yaml.safe_load(FILE.read_text())
+PARTS: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = {name: part for name, part in PARTS.items() if "build" in part}
+ONCE = {name for name, part in PARTS.items() if part["restart"].startswith("on-failure")}
+_DEFAULT = re.compile(r"\$\{\w+:-([^}]*)\}")
+
+
+def test_the_four_services_and_what_they_need_are_there() -> None:
+    assert set(PARTS) >= {*SERVICES, "kafka", "postgres", "mail", "migrate", "provision"}
+    assert {name for name, part in PARTS.items() if "profiles" in part} == {"prometheus", "grafana"}
+
+
+def test_kafka_can_be_started_alone_and_keeps_facts_for_ever() -> None:
+    kafka = PARTS["kafka"]
+    assert "depends_on" not in kafka and "profiles" not in kafka
+    assert kafka["ports"] == ["127.0.0.1:9092:9092"]
+    assert "HOST://127.0.0.1:9092" in kafka["environment"]["KAFKA_ADVERTISED_LISTENERS"].split(",")
+    settings = kafka["environment"]
+    assert settings["KAFKA_LOG_RETENTION_MS"] == settings["KAFKA_LOG_RETENTION_BYTES"] == "-1"
+    assert settings["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_is_pinned_published_on_loopback_and_says_when_it_works(name: str) -> None:
+    part = PARTS[name]
+    assert re.fullmatch(r"[\w./-]+:v?\d+\.\d[\w.-]*", part["image"]), "a version, not latest"
+    assert all(port.startswith("127.0.0.1:") for port in part.get("ports", []))
+    assert ("healthcheck" in part) == (name not in ONCE)
+    assert all(isinstance(value, str) for value in part.get("environment", {}).values())
+    for volume in part.get("volumes", []):
+        source = volume.split(":")[0]
+        assert (ROOT / source).exists() if source.startswith("./") else source in COMPOSE["volumes"]
+    for needed, how in part.get("depends_on", {}).items():
+        wanted = "service_completed_successfully" if needed in ONCE else "service_healthy"
+        assert needed in PARTS and how == {"condition": wanted}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_ours_run_a_command_that_exists_with_settings_that_exist(name: str) -> None:
+    match OURS[name]["command"]:
+        case ["python", "-m", module]:
+            assert find_spec(f"{module}.__main__")
+        case ["choreo", verb, *options]:
+            found = get_command(app).commands[verb]  # type: ignore[attr-defined]
+            assert set(options) <= {option for one in found.params for option in one.opts}
+        case other:
+            pytest.fail(f"nobody knows {other}")
+    for variable, value in OURS[name]["environment"].items():
+        assert variable in variables()
+        host = urlsplit(_DEFAULT.sub(r"\1", value) if "://" in value else f"//{value}").hostname
+        assert host in {*PARTS, "0.0.0.0"}
+
+
+def variables() -> set[str]:
+    """What `Settings` reads from the environment."""
+    return {
+        str(getattr(field.validation_alias, "choices", [f"CHOREO_{name.upper()}"])[0])
+        for name, field in Settings.model_fields.items()
+    }
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_waits_for_tables_and_topics_and_has_its_own_database_and_port(name: str) -> None:
+    part, port = PARTS[name], Settings().port_of(name)
+    assert set(part["depends_on"]) == {"migrate", "provision"}
+    assert part["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert f"http://127.0.0.1:{port}/health/ready" in part["healthcheck"]["test"][-1]
+    databases = {key: value for key, value in part["environment"].items() if key.endswith("_DATABASE_URL")}
+    assert list(databases) == [f"{name.upper()}_DATABASE_URL"]
+    url = urlsplit(_DEFAULT.sub(r"\1", *databases.values()))
+    assert (url.username, url.path) == (name, f"/{name}")
+    owner = urlsplit(_DEFAULT.sub(r"\1", PARTS["migrate"]["environment"][f"{name.upper()}_DATABASE_URL"]))
+    assert (owner.username, owner.path, owner.hostname) == (f"{name}_owner", url.path, url.hostname)
+
+
+def test_the_image_installs_what_is_locked_and_runs_as_nobody_special() -> None:
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    bases = [line.split()[1] for line in lines if line.startswith("FROM")]
+    assert all(re.fullmatch(r"python:3\.11\.\d+-slim-\w+", base) for base in bases)
+    install = next(
+        number for number, line in enumerate(lines) if "--require-hashes -r requirements.lock" in line
+    )
+    assert lines.index("COPY requirements.lock .") < install < lines.index("COPY . .")
+    assert [line for line in lines if line.startswith("USER")] == ["USER shop"]
+    left_out = set((ROOT / ".dockerignore").read_text().split())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = {name.strip("*") for name in project["tool"]["setuptools"]["packages"]["find"]["include"]}
+    assert not left_out & {*packages, "pyproject.toml", project["project"]["readme"]}
+
+
+def test_compose_reads_it() -> None:
+    """Its own reading is the better judge; it needs the compose client, not an engine."""
+    client = shutil.which("docker")
+    if not client or subprocess.run([client, "compose", "version"], capture_output=True).returncode:
+        pytest.skip("docker compose is not installed")
+    done = subprocess.run(
+        [client, "compose", "-f", FILE, "--profile", "observability", "config", "--format", "json"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(done.stdout)["services"]) == set(PARTS)
