@@ -19,6 +19,7 @@ from psycopg.rows import dict_row
 from psycopg.types.string import TextLoader
 
 from chaos.history import History, Place, Record, Request, Row
+from choreo.installation import observer_access
 from events.catalog import TOPICS
 
 _PATIENCE = 30.0
@@ -67,7 +68,7 @@ def _text(value: object) -> str:
 
 def end_offsets(facts: Mapping[str, Any]) -> dict[Place, int]:
     """Of all partitions of all topics, which are named without their prefix. Raises KafkaException."""
-    admin = AdminClient({"bootstrap.servers": facts["bootstrap"], "log_level": 0})
+    admin = AdminClient(observer_access(facts).confluent())
     places = [(topic, number) for topic in TOPICS.values() for number in range(facts["partitions"])]
     asked = {_at(facts, place): OffsetSpec.latest() for place in places}
     found = admin.list_offsets(asked, request_timeout=_PATIENCE).values()
@@ -78,10 +79,9 @@ def _records(facts: Mapping[str, Any], ends: Mapping[Place, int]) -> list[Record
     """Every record from the first offset up to these."""
     consumer = Consumer(
         {
-            "bootstrap.servers": facts["bootstrap"],
+            **observer_access(facts).confluent(),
             "group.id": "evidence",  # the client wants a name; who assigns himself joins no group
             "enable.auto.commit": False,
-            "log_level": 0,
         }
     )
     try:

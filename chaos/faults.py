@@ -19,6 +19,7 @@ from confluent_kafka.admin import AdminClient
 
 from chaos.failpoints import MOMENTS, Moment, file_of
 from chassis.settings import SERVICES, Settings
+from choreo.installation import observer_access
 from choreo.scale import scale_to
 from choreo.throwaway import ThrowawaySystem
 from embedded.part import AnswersHttp, Program
@@ -278,7 +279,7 @@ def _members(system: ThrowawaySystem, service: str) -> set[str]:
     """Whom Kafka counts as members of the service's group."""
     facts = system.run_file
     group = f"{facts['topic_prefix']}{service}-service"
-    admin = AdminClient({"bootstrap.servers": facts["bootstrap"], "log_level": 0})
+    admin = AdminClient(observer_access(facts).confluent())
     described = admin.describe_consumer_groups([group])[group].result(PATIENCE)
     return {member.member_id for member in described.members}
 
@@ -292,7 +293,7 @@ def _second_process(system: ThrowawaySystem, service: str) -> Iterator[Program]:
         "CHOREO_TOPIC_PREFIX": facts["topic_prefix"],
         "CHOREO_PARTITIONS": str(facts["partitions"]),
         "CHOREO_CURRENCY": facts["currency"],
-        "KAFKA_BOOTSTRAP_SERVERS": facts["bootstrap"],
+        **system.kafka_access(service).environment(),
         f"{service.upper()}_DATABASE_URL": facts["runtime_urls"][service],
         "SMTP_URL": facts["smtp_url"],
         "PYTHONUNBUFFERED": "1",

@@ -12,7 +12,7 @@ read, what comes after those is applied until the next look.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -30,9 +30,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from chassis import clock, positions
 from chassis.db import raw_connection
+from chassis.grants import AccessDenied, Grant
 from chassis.header_names import AnyRecords
 from chassis.health import Part
 from chassis.inputs import Heard, PositionGap, read
+from chassis.kafka_access import KafkaAccess
 from chassis.kernel import Kernel
 from chassis.meter import Meter
 from chassis.positions import Place, Position
@@ -67,8 +69,9 @@ class Consumer:
         kernel: Kernel[Any],
         engine: AsyncEngine,
         *,
-        bootstrap: str,
+        access: KafkaAccess,
         group: str,
+        needs: Collection[Grant],
         part: Part,
         meter: Meter,
     ) -> None:
@@ -76,8 +79,9 @@ class Consumer:
         self._hears = hears
         self._kernel = kernel
         self._engine = engine
-        self._bootstrap = bootstrap
+        self._access = access
         self._group = group
+        self._needs = needs
         self._part = part
         self._meter = meter
 
@@ -86,8 +90,8 @@ class Consumer:
         while True:
             try:
                 await self._session()
-            except LogMismatch as mismatch:
-                self._say(str(mismatch))
+            except (LogMismatch, AccessDenied) as told:
+                self._say(str(told))
             except PositionGap as gap:
                 self._say(f"starting over from the positions: {gap}")
             except ConsumerDied:
@@ -95,7 +99,7 @@ class Consumer:
             except _DATABASE_AWAY as error:
                 self._say(f"the database cannot say how far was read: {type(error).__name__}")
             except Exception as error:
-                self._say(f"Kafka at {self._bootstrap} cannot be read: {str(error) or repr(error)}")
+                self._say(f"Kafka at {self._access.bootstrap} cannot be read: {str(error) or repr(error)}")
             await asyncio.sleep(_PAUSE)
 
     def _say(self, trouble: str) -> None:
@@ -106,7 +110,7 @@ class Consumer:
     async def _session(self) -> None:
         """One assignment, from the positions on, until something ends it."""
         await self._check_log()
-        app = _FaustApp(self._group, self._bootstrap, self._next_offsets)
+        app = _FaustApp(self._group, self._access, self._next_offsets)
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         app.agent(app.topic(*self._hears), supervisor_strategy=CrashingSupervisor)(
             partial(self._listen, ended=ended)
@@ -131,7 +135,7 @@ class Consumer:
         reason = app.crash_reason
         if isinstance(reason, aiokafka.errors.OffsetOutOfRangeError):
             return PositionGap(f"Kafka does not have what is next: {reason}")
-        if isinstance(reason, (LogMismatch, *_DATABASE_AWAY, *_KAFKA_AWAY)):
+        if isinstance(reason, (LogMismatch, AccessDenied, *_DATABASE_AWAY, *_KAFKA_AWAY)):
             return reason
         if self._kernel.trouble:
             return ConnectionError(repr(reason))
@@ -164,7 +168,7 @@ class Consumer:
         return {place: known.get(place, 0) for place in places}
 
     async def _watch_log(self) -> None:
-        """Raises `LogMismatch` when the log is not the one that was read any more."""
+        """Raises what `_check_log` does, when the log is another one or a grant is taken away."""
         while True:
             await asyncio.sleep(_WATCH)
             try:
@@ -177,11 +181,11 @@ class Consumer:
 
         New partitions are begun at 0. The positions are read before the log is looked at: what is read and
         written meanwhile is never taken for a log that was cut. Raises `LogMismatch` where the log is another
-        one, or lacks what has not been read.
+        one, or lacks what has not been read, and `AccessDenied` where it may not be read.
         """
         async with raw_connection(self._engine) as conn:
             known = {row.place: row for row in await positions.read(conn, list(self._hears))}
-        there = await asyncio.to_thread(describe_at, self._bootstrap, sorted(self._hears))
+        there = await asyncio.to_thread(describe_at, self._access, sorted(self._hears), self._needs)
         self._measure_lag(known, there)
         for place, partition in there.items():
             compare(self._service, partition, known.get(place))
@@ -224,11 +228,12 @@ async def _stop(app: faust.App) -> None:
 
 
 class _FaustApp(faust.App):  # type: ignore[misc]
-    def __init__(self, group: str, bootstrap: str, next_offsets: Any) -> None:
+    def __init__(self, group: str, access: KafkaAccess, next_offsets: Any) -> None:
         self.next_offsets = next_offsets
         super().__init__(
             group,
-            broker=";".join(f"kafka://{server.strip()}" for server in bootstrap.split(",")),
+            broker=";".join(f"kafka://{server.strip()}" for server in access.bootstrap.split(",")),
+            broker_credentials=_credentials(access),
             autodiscover=False,
             broker_commit_interval=1.0,
             broker_heartbeat_interval=1.0,
@@ -249,6 +254,13 @@ class _FaustApp(faust.App):  # type: ignore[misc]
 
     def _new_transport(self) -> Any:
         return _Transport(self.conf.broker_consumer, self)
+
+
+def _credentials(access: KafkaAccess) -> Any:
+    if sasl := access.faust():
+        return faust.SASLCredentials(**sasl)
+    context = access.ssl_context
+    return faust.SSLCredentials(context) if context else None
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]

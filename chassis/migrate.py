@@ -10,8 +10,12 @@ from psycopg import sql
 _ROOT = Path(__file__).parent.parent
 
 
-def migrate(service: str, owner_url: str, runtime_role: str | None = None) -> None:
-    """Safe to repeat. `runtime_role` is let in as far as a running service needs, and no further."""
+def migrate(
+    service: str, owner_url: str, runtime_role: str | None = None, observer: str | None = None
+) -> None:
+    """Safe to repeat. `runtime_role` is let in as far as a running service needs, and no further; the role
+    `observer` may read what is no secret.
+    """
     config = Config()
     versions = [_ROOT / "chassis" / "migrations" / "versions", _ROOT / f"{service}_service" / "migrations"]
     config.set_main_option("script_location", str(_ROOT / "chassis" / "migrations"))
@@ -21,6 +25,8 @@ def migrate(service: str, owner_url: str, runtime_role: str | None = None) -> No
     command.upgrade(config, "heads")
     if runtime_role is not None:
         _grant(owner_url, runtime_role)
+    if observer is not None:
+        _show(owner_url, observer)
 
 
 def _grant(owner_url: str, role: str) -> None:
@@ -37,4 +43,16 @@ def _grant(owner_url: str, role: str) -> None:
         ).fetchall():
             conn.execute(
                 sql.SQL("REVOKE UPDATE, DELETE, TRUNCATE ON {} FROM {}").format(sql.Identifier(table), name)
+            )
+
+
+def _show(owner_url: str, role: str) -> None:
+    """Every table that is there by now. One by one, so that a secret one is not open even for a moment."""
+    with psycopg.connect(owner_url) as conn:
+        for (table,) in conn.execute(
+            "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace "
+            "AND coalesce(obj_description(oid, 'pg_class'), '') NOT LIKE 'secret%'"
+        ).fetchall():
+            conn.execute(
+                sql.SQL("GRANT SELECT ON {} TO {}").format(sql.Identifier(table), sql.Identifier(role))
             )

@@ -15,14 +15,16 @@ from operator import attrgetter
 
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.partitioner import murmur2
 from psycopg import Notify
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from chassis import outbox
 from chassis.db import Connection, own_connection
+from chassis.grants import AccessDenied, asking, require, writing
 from chassis.health import NotReady
+from chassis.kafka_access import KafkaAccess
 from chassis.meter import Meter
 from chassis.outbox import Unpublished
 
@@ -54,16 +56,17 @@ def partition_of(key: str, partitions: int) -> int:
 
 class Relay:
     def __init__(
-        self, topic: str, partitions: int, engine: AsyncEngine, bootstrap: str, meter: Meter
+        self, topic: str, partitions: int, engine: AsyncEngine, access: KafkaAccess, meter: Meter
     ) -> None:
         self._topic = topic
         self._partitions = partitions
         self._engine = engine
-        self._bootstrap = bootstrap
+        self._access = access
         self._meter = meter
         self._news = asyncio.Event()
         self._decided = False
         self._producer: AIOKafkaProducer | None = None
+        self._denied: AccessDenied | None = None
 
     def wake(self) -> None:
         """Something was decided in this process."""
@@ -72,8 +75,10 @@ class Relay:
 
     async def probe(self) -> str:
         """For the health page: whether Kafka answers this producer."""
+        if self._denied:
+            raise NotReady(f"{self._denied}; facts wait in the outbox")
         if self._producer is None or not await self._producer.client.force_metadata_update():
-            raise NotReady(f"Kafka at {self._bootstrap} does not answer; facts wait in the outbox")
+            raise NotReady(f"Kafka at {self._access.bootstrap} does not answer; facts wait in the outbox")
         return "answers"
 
     async def run(self) -> None:
@@ -85,19 +90,20 @@ class Relay:
                     await conn.execute("SET synchronous_commit = off")
                     await self._relay(conn)
             except Exception as error:
+                self._denied = error if isinstance(error, AccessDenied) else None
                 log.warning("relay trouble, trying again", error=str(error) or repr(error))
             await asyncio.sleep(_PAUSE)
 
     async def _relay(self, conn: Connection) -> None:
         self._producer = AIOKafkaProducer(
-            bootstrap_servers=self._bootstrap,
+            **self._access.aiokafka(),
             enable_idempotence=True,
             acks="all",
             max_batch_size=_BATCH_BYTES,
             request_timeout_ms=5000,
         )
         try:
-            await self._producer.start()
+            await self._begin(self._producer)
             await self._check_partitions(self._producer)
             conn.add_notify_handler(lambda notify: self._heard(conn, notify))
             await conn.execute(_LISTEN)
@@ -134,6 +140,20 @@ class Relay:
                     await self._news.wait()
         finally:
             loop.remove_reader(conn.fileno())
+    async def _begin(self, producer: AIOKafkaProducer) -> None:
+        """Raises `AccessDenied` where Kafka does not take our name, or does not let us write."""
+        try:
+            await producer.start()
+        except KafkaConnectionError:
+            if self._access.username:  # its text does not tell a wrong password from a Kafka that is away
+                await asyncio.to_thread(self._check_grants)
+            raise
+        await asyncio.to_thread(self._check_grants)
+        self._denied = None
+
+    def _check_grants(self) -> None:
+        with asking(self._access) as admin:
+            require(admin, self._access, writing(self._topic))
 
     async def _check_partitions(self, producer: AIOKafkaProducer) -> None:
         there = await producer.partitions_for(self._topic)

@@ -26,6 +26,7 @@ from chassis.body import fingerprint
 from chassis.consumer import Consumer, Hears
 from chassis.db import make_engine, raw_connection
 from chassis.depths import read_depths
+from chassis.grants import reading
 from chassis.health import Health
 from chassis.http import create_app, operations_alone
 from chassis.inputs import Aside, Failed, KeyReused, Respond, Unavailable
@@ -81,7 +82,8 @@ class Runtime(Generic[S]):
         self.health = Health()
         self.metrics = Metrics()
         self.meter = Meter(self.metrics.registry)
-        bootstrap = _required(settings.kafka_bootstrap_servers)
+        _required(settings.kafka_bootstrap_servers)
+        self._access = settings.kafka_access(self.service)
         prefix = settings.topic_prefix
         self.kernel = Kernel(
             service.decider,
@@ -92,7 +94,7 @@ class Runtime(Generic[S]):
             meter=self.meter,
         )
         self.relay = Relay(
-            prefix + TOPICS[self.service], settings.partitions, self.engine, bootstrap, self.meter
+            prefix + TOPICS[self.service], settings.partitions, self.engine, self._access, self.meter
         )
         self.jobs: list[Job] = [self.kernel.run, self.relay.run, self._measure]
         self.kernel.on_facts.append(self.relay.wake)
@@ -101,13 +103,15 @@ class Runtime(Generic[S]):
         topics = _by_topic(prefix, service.hears)
         self._hears_anything = bool(topics)
         if topics:
+            group = service.group(prefix)
             self.consumer = Consumer(
                 self.service,
                 topics,
                 self.kernel,
                 self.engine,
-                bootstrap=bootstrap,
-                group=f"{prefix}{self.service}-service",
+                access=self._access,
+                group=group,
+                needs=reading(topics, group),
                 part=self.health.part("consumer"),
                 meter=self.meter,
             )
@@ -129,7 +133,7 @@ class Runtime(Generic[S]):
             self.service,
             topic,
             self.engine,
-            describe=partial(describe_at, _required(self.settings.kafka_bootstrap_servers), [topic]),
+            describe=partial(describe_at, self._access, [topic]),
             partition_of=self.partition_of,
         )
 

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from chassis.grants import Grant, reading, writing
 from chassis.shelf import Shelves
 from chassis.step import Decider
+from events.catalog import SOURCE_OF_TYPE, TOPICS
 from events.fact import Fact
 
 S = TypeVar("S")
@@ -30,3 +32,14 @@ class Service(Generic[S]):
     @property
     def name(self) -> str:
         return self.decider.service
+
+    def heard_topics(self, prefix: str) -> list[str]:
+        return sorted({prefix + TOPICS[SOURCE_OF_TYPE[fact.__name__]] for fact in self.hears})
+
+    def group(self, prefix: str) -> str:
+        return f"{prefix}{self.name}-service"
+
+    def grants(self, prefix: str) -> frozenset[Grant]:
+        """What Kafka must let it do, and no more than that."""
+        heard = self.heard_topics(prefix)
+        return writing(prefix + TOPICS[self.name]) | (reading(heard, self.group(prefix)) if heard else set())

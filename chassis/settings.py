@@ -1,12 +1,18 @@
 """Every setting a process reads from its environment, in one place."""
 
 from pathlib import Path
+from typing import Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from chassis.kafka_access import KafkaAccess
 
 SERVICES = ("user", "order", "billing", "notification")
 """Their place in this tuple, counted from 1, is their port's offset from the port base."""
+
+OBSERVER = "observer"
+"""Who may see everything in Kafka and change nothing."""
 
 
 def _plain(name: str) -> AliasChoices:
@@ -28,6 +34,31 @@ class Settings(BaseSettings):
     partitions: int = Field(12, ge=1, le=1000, description="per topic; fixed once topics exist")
     topic_prefix: str = Field("", description="keeps tests on one broker apart")
     kafka_bootstrap_servers: str | None = Field(None, validation_alias=_plain("KAFKA_BOOTSTRAP_SERVERS"))
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", validation_alias=_plain("KAFKA_SECURITY_PROTOCOL")
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", validation_alias=_plain("KAFKA_SASL_MECHANISM")
+    )
+    kafka_ca_file: Path | None = Field(None, validation_alias=_plain("KAFKA_CA_FILE"))
+    kafka_username: str | None = Field(None, validation_alias=_plain("KAFKA_USERNAME"))
+    kafka_password: SecretStr | None = Field(None, validation_alias=_plain("KAFKA_PASSWORD"))
+    user_kafka_username: str | None = Field(None, validation_alias=_plain("USER_KAFKA_USERNAME"))
+    user_kafka_password: SecretStr | None = Field(None, validation_alias=_plain("USER_KAFKA_PASSWORD"))
+    order_kafka_username: str | None = Field(None, validation_alias=_plain("ORDER_KAFKA_USERNAME"))
+    order_kafka_password: SecretStr | None = Field(None, validation_alias=_plain("ORDER_KAFKA_PASSWORD"))
+    billing_kafka_username: str | None = Field(None, validation_alias=_plain("BILLING_KAFKA_USERNAME"))
+    billing_kafka_password: SecretStr | None = Field(None, validation_alias=_plain("BILLING_KAFKA_PASSWORD"))
+    notification_kafka_username: str | None = Field(
+        None, validation_alias=_plain("NOTIFICATION_KAFKA_USERNAME")
+    )
+    notification_kafka_password: SecretStr | None = Field(
+        None, validation_alias=_plain("NOTIFICATION_KAFKA_PASSWORD")
+    )
+    observer_kafka_username: str | None = Field(None, validation_alias=_plain("OBSERVER_KAFKA_USERNAME"))
+    observer_kafka_password: SecretStr | None = Field(
+        None, validation_alias=_plain("OBSERVER_KAFKA_PASSWORD")
+    )
     smtp_url: str | None = Field(None, validation_alias=_plain("SMTP_URL"))
     user_database_url: str | None = Field(None, validation_alias=_plain("USER_DATABASE_URL"))
     order_database_url: str | None = Field(None, validation_alias=_plain("ORDER_DATABASE_URL"))
@@ -48,3 +79,18 @@ class Settings(BaseSettings):
     def database_url_of(self, service: str) -> str | None:
         url: str | None = getattr(self, f"{service}_database_url")
         return url
+
+    def kafka_access(self, who: str | None = None) -> KafkaAccess:
+        """A service's, or the observer's; without a name of its own, or for nobody, the common one."""
+        username: str | None = getattr(self, f"{who}_kafka_username") if who else None
+        password: SecretStr | None = getattr(self, f"{who}_kafka_password") if who else None
+        if username is None:
+            username, password = self.kafka_username, self.kafka_password
+        return KafkaAccess(
+            self.kafka_bootstrap_servers or "",
+            self.kafka_security_protocol,
+            self.kafka_sasl_mechanism,
+            username or "",
+            password.get_secret_value() if password else "",
+            self.kafka_ca_file,
+        )

@@ -1,6 +1,6 @@
 """The log as it is in Kafka, held against what a service has read of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +8,8 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
+from chassis.grants import Grant, asking, require
+from chassis.kafka_access import KafkaAccess
 from chassis.positions import Place, Position
 
 _PATIENCE = 5.0
@@ -56,9 +58,15 @@ def _described(topic: str, future: "Future[Any]") -> Any:
         ) from None
 
 
-def describe_at(bootstrap: str, topics: Sequence[str]) -> Mapping[Place, PartitionLog]:
-    """The same with a client of its own, which is gone afterwards."""
-    return describe(AdminClient({"bootstrap.servers": bootstrap, "log_level": 0}), topics)
+def describe_at(
+    access: KafkaAccess, topics: Sequence[str], needed: Collection[Grant] = ()
+) -> Mapping[Place, PartitionLog]:
+    """The same with a client of its own, which is gone afterwards. Raises `AccessDenied` where a grant that
+    is needed is missing.
+    """
+    with asking(access) as admin:
+        require(admin, access, needed)
+        return describe(admin, topics)
 
 
 def compare(service: str, there: PartitionLog, known: Position | None) -> None:

@@ -16,14 +16,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from chassis import positions
 from chassis.db import Connection, raw_connection
 from chassis.depths import Depth, read_depths
+from chassis.grants import AccessDenied, Grant, asking
 from chassis.positions import Place, Position
 from chassis.service import Service
+from chassis.settings import SERVICES
 from chassis.topic_log import LogMismatch, PartitionLog, compare, describe
 from choreo.installation import Installation
 from choreo.replicas import Replica, replicas_of
+from choreo.kafka_grants import Unknowable, allowed, read_acls
 from embedded.ports import LOOPBACK
 from embedded.topics import FOREVER
-from events.catalog import SOURCE_OF_TYPE, TOPICS
+from events.catalog import TOPICS
 
 LONG = 60.0
 """Seconds after which what is still unfinished needs a person."""
@@ -64,8 +67,11 @@ async def examine(installation: Installation) -> list[Finding]:
     log: Mapping[Place, PartitionLog] = {}
     old: Mapping[Place, int] = {}
     try:
-        admin = AdminClient({"bootstrap.servers": installation.bootstrap, "log_level": 0})
-        findings, log, old = await asyncio.to_thread(_ask_kafka, admin, topics)
+        with asking(installation.kafka) as admin:
+            findings, log, old = await asyncio.to_thread(_ask_kafka, admin, topics)
+            findings += await asyncio.to_thread(_kafka_grants, admin, installation)
+    except AccessDenied as denied:
+        findings.append(Finding("Kafka", "answers", str(denied), "correct them"))
     except LogMismatch as missing:
         findings.append(
             Finding("Kafka", "topics", str(missing), "restore it; a new cluster: choreo provision")
@@ -73,7 +79,7 @@ async def examine(installation: Installation) -> list[Finding]:
     except KafkaException as error:
         reason = error.args[0].str()
         cure = "start it, or correct KAFKA_BOOTSTRAP_SERVERS"
-        findings.append(Finding("Kafka", "answers", f"{installation.bootstrap}: {reason}", cure))
+        findings.append(Finding("Kafka", "answers", f"{installation.kafka.bootstrap}: {reason}", cure))
     async with installation.engines() as engines, httpx.AsyncClient(timeout=_PATIENCE) as http:
         for name, engine in engines.items():
             ports = installation.own_ports.get(name) or [installation.settings.port_of(name)]
@@ -143,6 +149,32 @@ def _written_before(admin: AdminClient, log: Mapping[Place, PartitionLog], time:
     return {place: offset if offset >= 0 else log[place].latest for place, offset in offsets.items()}
 
 
+def _kafka_grants(admin: AdminClient, installation: Installation) -> list[Finding]:
+    """For each service whether Kafka lets it do its work, and nothing else with what is this system's."""
+    try:
+        acls = read_acls(admin)
+    except Unknowable as why:
+        return [Finding("Kafka", "grants", str(why), "grant it, or look yourself")]
+    if acls is None:
+        return [Finding("Kafka", "grants", "no authorizer: everybody may do everything")]
+    settings = installation.settings
+    by_service = {name: installation.service(name).grants(settings.topic_prefix) for name in SERVICES}
+    needed: dict[str, set[Grant]] = {}
+    for name, grants in by_service.items():  # several may have one name
+        needed.setdefault(settings.kafka_access(name).principal, set()).update(grants)
+    resources = {(grant.resource, grant.name) for grants in by_service.values() for grant in grants}
+    resources.add(("cluster", "kafka-cluster"))
+    findings = []
+    for name in SERVICES:
+        principal = settings.kafka_access(name).principal
+        may = allowed(acls, principal, resources)
+        told = [f"{grant} is missing" for grant in sorted(by_service[name] - may)]
+        told += [f"{grant} is too much" for grant in sorted(may - needed[principal])]
+        cure = f"choreo provision, or put it right for {principal}" if told else ""
+        findings.append(Finding(name, "Kafka grants", ", ".join(told) or "as they must be", cure))
+    return findings
+
+
 async def _ready(http: httpx.AsyncClient, replica: Replica, port: int) -> Finding:
     name, check = replica.service, "ready" if replica.number == 1 else f"ready: {replica.name}"
     try:
@@ -164,7 +196,7 @@ async def _service(
     old: Mapping[Place, int],
 ) -> list[Finding]:
     name = service.name
-    heard = sorted({prefix + TOPICS[SOURCE_OF_TYPE[fact.__name__]] for fact in service.hears})
+    heard = service.heard_topics(prefix)
     try:
         async with raw_connection(engine) as conn:
             depths = await read_depths(conn, service.waiting)

@@ -16,7 +16,7 @@ from choreo import story
 from choreo.client import Customer
 from choreo.errors import read_settings
 from choreo.hops import Way, ways
-from choreo.installation import running_system
+from choreo.installation import observer_access, running_system
 from choreo.journals import JournalReader
 from choreo.screens import JsonScreen, Screen, TextScreen
 from choreo.story import PATIENCE, Stage, Unexpected
@@ -80,7 +80,7 @@ async def perform(
         async with AsyncExitStack() as stack:
             timeline = Timeline()
             topics = [facts["topic_prefix"] + topic for topic in TOPICS.values()]
-            events = await stack.enter_async_context(EventReader(facts["bootstrap"], topics))
+            events = await stack.enter_async_context(EventReader(observer_access(facts), topics))
             services = {
                 name: await stack.enter_async_context(
                     httpx.AsyncClient(

@@ -4,16 +4,19 @@ import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import psutil
+from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from chassis.db import make_engine
+from chassis.kafka_access import KafkaAccess
 from chassis.service import Service
-from chassis.settings import SERVICES, Settings
+from chassis.settings import OBSERVER, SERVICES, Settings
 from choreo.errors import read_settings
+from choreo.principals import service_of
 from embedded.home import Home
 from embedded.process import Unavailable
 
@@ -28,13 +31,13 @@ class Installation:
     """Where each process of a service answers for itself; unknown where `choreo up` does not run them."""
 
     @property
-    def bootstrap(self) -> str:
-        return self.settings.kafka_bootstrap_servers or ""
+    def kafka(self) -> KafkaAccess:
+        """The observer's."""
+        return self.settings.kafka_access(OBSERVER)
 
     def service(self, name: str) -> Service[Any]:
         """As today's code has it."""
-        described: Service[Any] = import_module(f"{name}_service.app").service(self.settings)
-        return described
+        return service_of(name, self.settings)
 
     @asynccontextmanager
     async def engines(self) -> AsyncIterator[dict[str, AsyncEngine]]:
@@ -56,13 +59,24 @@ def running_system(settings: Settings) -> dict[str, Any] | None:
     return facts if psutil.pid_exists(facts["pid"]) else None
 
 
+def observer_access(facts: Mapping[str, Any]) -> KafkaAccess:
+    """To Kafka; `facts` are those of run.json."""
+    return KafkaAccess.from_told(json.loads(Path(facts["observer"]).read_text())["kafka"])
+
+
 def find_installation() -> Installation:
     """Unavailable, saying what to do, where there is none."""
     settings = read_settings()
     facts = running_system(settings)
     if facts is not None:
-        told = {
-            "kafka_bootstrap_servers": facts["bootstrap"],
+        kafka = observer_access(facts)
+        users = {f"{name}_kafka_username": username for name, username in facts["kafka_users"].items()}
+        told = users | {
+            "kafka_bootstrap_servers": kafka.bootstrap,
+            "kafka_security_protocol": kafka.protocol,
+            "kafka_sasl_mechanism": kafka.mechanism,
+            "kafka_ca_file": kafka.ca_file,
+            "observer_kafka_password": SecretStr(kafka.password),
             "topic_prefix": facts["topic_prefix"],
             "partitions": facts["partitions"],
             "currency": facts["currency"],

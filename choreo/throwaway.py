@@ -15,6 +15,8 @@ from typing import Any
 
 import typer
 
+from chassis.kafka_access import KafkaAccess
+from embedded.kafka import Kafka
 from embedded.postgres import Postgres
 from embedded.process import Child, Unavailable
 from embedded.testing import free_port_base
@@ -26,7 +28,6 @@ _NOT_HANDED_ON = (
     "CHOREO_HTTP_FD",
     "CHOREO_OWN_HTTP_FD",
     "CHOREO_TOPIC_PREFIX",
-    "KAFKA_BOOTSTRAP_SERVERS",
     "SMTP_URL",
     *(f"{service}_DATABASE_URL" for service in ("USER", "ORDER", "BILLING", "NOTIFICATION")),
 )
@@ -61,7 +62,11 @@ class ThrowawaySystem:
 
     def start(self) -> float:
         """Seconds from the start of the process until it said that all is ready. Raises `Unavailable`."""
-        outer = {name: value for name, value in os.environ.items() if name not in _NOT_HANDED_ON}
+        outer = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in _NOT_HANDED_ON and "KAFKA_" not in name
+        }
         own = {"CHOREO_HOME": str(self.home), "CHOREO_PORT_BASE": str(self.port_base)}
         started = time.monotonic()
         self._child = Child(
@@ -112,6 +117,15 @@ class ThrowawaySystem:
     def _postgres(self) -> Postgres:
         """Knows where everything of the server's is. Not for starting it."""
         return Postgres(self.home / "data" / "postgres", secrets_file=self.home / "secrets" / "postgres.json")
+
+    def kafka_access(self, name: str) -> KafkaAccess:
+        """A service's, or the admin's."""
+        port = self.port_base + 1092
+        home = self.home
+        kafka = Kafka(
+            home / "data" / "kafka", port, port + 1, cache=home, secrets_file=home / "secrets" / "kafka.json"
+        )
+        return kafka.admin if name == "admin" else kafka.user(name)
 
     @property
     def supervisor_pid(self) -> int:

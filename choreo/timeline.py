@@ -12,6 +12,7 @@ from uuid import UUID
 import httpx
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from chassis.kafka_access import KafkaAccess
 from events.codec import Record, Undecodable, UnknownType, decode
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
@@ -88,10 +89,10 @@ class RecordingTransport(httpx.AsyncBaseTransport):
 class EventReader:
     """Reads all topics from their present ends on. Joins no group and commits nothing. Use as a context."""
 
-    def __init__(self, bootstrap: str, topics: Sequence[str]) -> None:
+    def __init__(self, access: KafkaAccess, topics: Sequence[str]) -> None:
         self._consumer: _Consumer = AIOKafkaConsumer(
             *topics,
-            bootstrap_servers=bootstrap,
+            **access.aiokafka(),
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="latest",

@@ -9,24 +9,28 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import psycopg
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
+from chassis.kafka_access import KafkaAccess
 from chassis.migrate import migrate
-from chassis.settings import SERVICES, Settings
+from chassis.settings import OBSERVER, SERVICES, Settings
 from choreo.errors import read_settings
 from choreo.replicas import Replica, read_counts, replicas_of
+from choreo.principals import grants_of_all, topic_names
+from embedded.grants import admit
 from embedded.home import Home, cache_directory
 from embedded.kafka import Kafka
 from embedded.part import AnswersHttp, Part, Program, accepts_connections
 from embedded.ports import LOOPBACK, listen, require_free
 from embedded.postgres import Postgres
 from embedded.process import Unavailable
+from embedded.secrets import write_secret
 from embedded.supervise import Supervisor
 from embedded.topics import declare_topics
-from events.catalog import TOPICS
 
 
 def up(
@@ -77,6 +81,7 @@ class System:
     """Each with the socket of its own port."""
     owner_urls: dict[str, str] = field(default_factory=dict)
     runtime_urls: dict[str, str] = field(default_factory=dict)
+    kafka_access: dict[str, KafkaAccess] = field(default_factory=dict)
     bootstrap: str = ""
     smtp_url: str = ""
 
@@ -119,9 +124,13 @@ class System:
             system.wait(postgres)
         self._migrate(postgres, external_databases)
         system.wait(*[part for part in (mail, kafka) if part])
-        declare_topics(
-            self.bootstrap, topic_names(self.settings), self.settings.partitions, 1 if kafka else -1
-        )
+        admin = kafka.admin if kafka else self.settings.kafka_access()
+        declare_topics(admin, topic_names(self.settings), self.settings.partitions, 1 if kafka else -1)
+        if kafka:
+            admit(kafka, grants_of_all(self.settings))
+        for who in (*SERVICES, OBSERVER):
+            self.kafka_access[who] = kafka.user(who) if kafka else self.settings.kafka_access(who)
+        self._write_observer_file(postgres)
 
     def _kafka(self) -> Kafka:
         port, controller_port = self.settings.port_base + 1092, self.settings.port_base + 1093
@@ -133,6 +142,7 @@ class System:
             controller_port,
             cache=cache_directory(),
             log=self.home.logs / "kafka.log",
+            secrets_file=self.home.secrets / "kafka.json",
             say=self.report.say,
         )
         self.parts["kafka"] = kafka
@@ -165,7 +175,7 @@ class System:
         for service in SERVICES:
             if postgres:
                 owner_url, runtime_url = postgres.create_service(service)
-                migrate(service, owner_url, service)
+                migrate(service, owner_url, service, OBSERVER)
             else:
                 owner_url = runtime_url = external_databases[service]
                 migrate_external(service, owner_url)
@@ -204,8 +214,9 @@ class System:
         name, own = replica.service, self.replicas[replica]
         handed_over = [self.listening[name].fileno(), own.fileno()]
         others = {f"{service.upper()}_DATABASE_URL" for service in SERVICES} | {"SMTP_URL"}
-        env = {key: value for key, value in os.environ.items() if key not in others} | {
-            "KAFKA_BOOTSTRAP_SERVERS": self.bootstrap,
+        inherited = {key: value for key, value in os.environ.items() if key not in others}
+        env = {key: value for key, value in inherited.items() if "KAFKA_" not in key} | {
+            **self.kafka_access[name].environment(),
             f"{name.upper()}_DATABASE_URL": self.runtime_urls[name],
             "CHOREO_PORT_BASE": str(self.settings.port_base),
             "CHOREO_HTTP_FD": str(handed_over[0]),
@@ -236,6 +247,15 @@ class System:
             port = self.settings.own_port_of(replica.service, replica.number)
             ports.setdefault(replica.service, []).append(port)
         return ports
+    def _write_observer_file(self, postgres: Postgres | None) -> None:
+        """For debuggers and checkers: sees everything that is no secret, and changes nothing."""
+        databases = (
+            {name: postgres.observer_url(urlsplit(self.owner_urls[name]).path[1:]) for name in SERVICES}
+            if postgres
+            else {}
+        )
+        kafka = self.kafka_access[OBSERVER].told()
+        write_secret(self.home.observer_file, {"kafka": kafka, "databases": databases})
 
     def _write_run_file(self) -> None:
         self.home.write_run_file(
@@ -243,6 +263,8 @@ class System:
                 "pid": os.getpid(),
                 "port_base": self.settings.port_base,
                 "bootstrap": self.bootstrap,
+                "kafka_users": {who: access.username for who, access in self.kafka_access.items()},
+                "observer": str(self.home.observer_file),
                 "topic_prefix": self.settings.topic_prefix,
                 "partitions": self.settings.partitions,
                 "currency": self.settings.currency,
@@ -256,10 +278,6 @@ class System:
                 "pids": {name: part.pid for name, part in self.parts.items()},
             }
         )
-
-
-def topic_names(settings: Settings) -> list[str]:
-    return [settings.topic_prefix + topic for topic in TOPICS.values()]
 
 
 def migrate_external(service: str, url: str, runtime_role: str | None = None) -> None:

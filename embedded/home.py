@@ -1,8 +1,6 @@
 """Where one system keeps its state, and where all systems of a checkout keep what can be made again."""
 
 import fcntl
-import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +8,7 @@ from pathlib import Path
 
 from chassis.settings import Settings
 from embedded.process import Unavailable
+from embedded.secrets import write_secret
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
 _DEFAULT_PORT_BASE = 8000
@@ -27,6 +26,7 @@ class Home:
         self.postgres = self.path / "data" / "postgres"
         self.maildir = self.path / "data" / "mail"
         self.secrets = self.path / "secrets"
+        self.observer_file = self.secrets / "observer.json"
         self.logs = self.path / "logs"
         self._run_file = self.path / "run.json"
         self._wish = self.path / "scale.json"
@@ -58,10 +58,7 @@ class Home:
 
     def write_run_file(self, facts: Mapping[str, object]) -> None:
         """What debugging tools need to reach the running system; passwords too, so for its owner only."""
-        aside = self._run_file.with_suffix(".new")
-        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            json.dump(facts, file, indent=2)
-        aside.replace(self._run_file)
+        write_secret(self._run_file, facts)
 
     def leave_wish(self, counts: Mapping[str, int]) -> None:
         """For the system that runs: of which services there shall be how many processes."""

@@ -7,17 +7,31 @@ import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from chassis.kafka_access import KafkaAccess
 from embedded.kafka_runtime import Runtime, prepare
 from embedded.part import Part, signals_held
 from embedded.ports import LOOPBACK, free_ports, require_free
 from embedded.process import Child
+from embedded.secrets import Secrets
 
 _SETTINGS = {
     "process.roles": "broker,controller",
     "node.id": "1",
-    "inter.broker.listener.name": "PLAINTEXT",
+    "inter.broker.listener.name": "CLIENTS",
     "controller.listener.names": "CONTROLLER",
-    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "listener.security.protocol.map": "CLIENTS:SASL_PLAINTEXT,CONTROLLER:SASL_PLAINTEXT",
+    # Services have SCRAM users and ACLs. The admin, who makes those, and the nodes among themselves have a
+    # password in this file: it works before there are any users.
+    "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-512",
+    "sasl.mechanism.inter.broker.protocol": "PLAIN",
+    "sasl.mechanism.controller.protocol": "PLAIN",
+    "listener.name.controller.sasl.enabled.mechanisms": "PLAIN",
+    "listener.name.clients.scram-sha-512.sasl.jaas.config": (
+        "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+    ),
+    "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+    "allow.everyone.if.no.acl.found": "false",
+    "super.users": "User:admin",
     # Facts are kept for ever and carry the broker's time beside their own.
     "auto.create.topics.enable": "false",
     "log.retention.ms": "-1",
@@ -42,6 +56,11 @@ _SETTINGS = {
     "num.io.threads": "4",
 }
 
+_PASSWORD_LOGIN = (
+    "org.apache.kafka.common.security.plain.PlainLoginModule required "
+    'username="admin" password="{password}" user_admin="{password}";'
+)
+
 _LOGGING = """\
 status = error
 appender.out.type = Console
@@ -60,7 +79,8 @@ logger.denied.level = info
 class Kafka(Part):
     """Durable under `directory`: the cluster's id and every acknowledged record outlive a SIGKILL.
 
-    Listens on the loopback interface only. May be started again after it stopped or died. `settings` are
+    Listens on the loopback interface only, to nobody without a name and a password; these are in
+    `secrets_file`, readable by its owner only. May be started again after it stopped or died. `settings` are
     broker properties that win over those above.
     """
 
@@ -74,6 +94,7 @@ class Kafka(Part):
         *,
         cache: Path,
         log: Path | None = None,
+        secrets_file: Path | None = None,
         settings: Mapping[str, str] | None = None,
         say: Callable[[str], None] = lambda _: None,
         runtime: Runtime | None = None,
@@ -82,12 +103,22 @@ class Kafka(Part):
         self.directory, self.port, self.cache = directory, port, cache
         self.controller_port = controller_port or free_ports(1)[0]
         self.log = log or directory / "kafka.log"
+        self._secrets = Secrets(secrets_file or directory / "secrets.json")
         self._settings, self._say = settings or {}, say
         self._runtime, self._jvm_options = runtime, jvm_options
 
     @property
     def bootstrap(self) -> str:
         return f"{LOOPBACK}:{self.port}"
+
+    @property
+    def admin(self) -> KafkaAccess:
+        """May do everything."""
+        return KafkaAccess(self.bootstrap, "SASL_PLAINTEXT", "PLAIN", "admin", self._secrets["admin"])
+
+    def user(self, name: str) -> KafkaAccess:
+        """May do what it was granted, once `declare_users` has made it."""
+        return KafkaAccess(self.bootstrap, "SASL_PLAINTEXT", username=name, password=self._secrets[name])
 
     def prepare(self) -> Runtime:
         """At the first use of the cache: download Kafka and prepare it, which takes half a minute."""
@@ -115,10 +146,13 @@ class Kafka(Part):
         if not meta.exists():
             _write_aside(meta, f"version=1\ncluster.id={_id()}\ndirectory.id={_id()}\nnode.id=1\n")
         broker, controller = f"{LOOPBACK}:{self.port}", f"{LOOPBACK}:{self.controller_port}"
+        login = _PASSWORD_LOGIN.format(password=self._secrets["admin"])
         settings = _SETTINGS | {
             "log.dirs": str(data),
-            "listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
-            "advertised.listeners": f"PLAINTEXT://{broker}",
+            "listeners": f"CLIENTS://{broker},CONTROLLER://{controller}",
+            "advertised.listeners": f"CLIENTS://{broker}",
+            "listener.name.clients.plain.sasl.jaas.config": login,
+            "listener.name.controller.plain.sasl.jaas.config": login,
             "controller.quorum.voters": f"1@{controller}",
             **self._settings,
         }
@@ -160,6 +194,8 @@ def _id() -> str:
 
 
 def _write_aside(path: Path, text: str) -> None:
+    """Readable by the owner only: the admin's password is among the settings."""
     aside = path.with_suffix(".new")
+    aside.touch(mode=0o600)
     aside.write_text(text)
     aside.replace(path)

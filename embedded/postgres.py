@@ -1,9 +1,7 @@
 """A PostgreSQL server of our own, run as a child process; reached through a unix socket only."""
 
 import hashlib
-import json
 import os
-import secrets
 import shutil
 import signal
 import subprocess
@@ -17,8 +15,10 @@ import psutil
 import psycopg
 from psycopg import sql
 
+from chassis.settings import OBSERVER
 from embedded.part import Part, signals_held
 from embedded.process import Child, Unavailable, tied_to_this_process
+from embedded.secrets import Secrets
 from embedded.unprivileged import become_nobody, give_to_nobody
 
 _SUPERUSER = "postgres"
@@ -61,7 +61,7 @@ class Postgres(Part):
         self.log = log or directory / "postgres.log"
         self._locked_since: float | None = None
         self._data = self.directory / "data"
-        self._secrets = _Secrets(secrets_file or directory / "secrets.json")
+        self._secrets = Secrets(secrets_file or directory / "secrets.json")
         self._settings = _SETTINGS | (settings or {})
         self._bin = binaries()
         self._become = become_nobody(self._data, self._bin / "postgres")
@@ -128,19 +128,21 @@ class Postgres(Part):
         """A database for one service and URLs for its owner role and its runtime role. Safe to repeat.
 
         The owner `<name>_owner` migrates; the runtime role `<name>` may read and write rows of whatever the
-        owner makes, unless a migration takes that away. No other service's role may connect.
+        owner makes, unless a migration takes that away. The role `observer` may connect, too; migrations let
+        it read. No other service's role may connect.
         """
         owner, database = f"{name}_owner", database or f"choreo_{name}"
         names = {
             "owner": sql.Identifier(owner),
             "runtime": sql.Identifier(name),
+            "observer": sql.Identifier(OBSERVER),
             "database": sql.Identifier(database),
             "template": sql.Identifier(template),
         }
         with psycopg.connect(self.admin_url, autocommit=True) as admin:
             # Otherwise two callers at once would both find the role missing.
             admin.execute("SELECT pg_advisory_lock(hashtext('choreo_create_service'))")
-            for role in (owner, name):
+            for role in (owner, name, OBSERVER):
                 exists = admin.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone()
                 verb = sql.SQL("ALTER ROLE" if exists else "CREATE ROLE")
                 password = _hashed(admin, role, self._secrets[role])
@@ -151,11 +153,17 @@ class Postgres(Part):
                     sql.SQL("CREATE DATABASE {database} OWNER {owner} TEMPLATE {template}").format(**names)
                 )
             admin.execute(sql.SQL("REVOKE ALL ON DATABASE {database} FROM PUBLIC").format(**names))
-            admin.execute(sql.SQL("GRANT CONNECT ON DATABASE {database} TO {runtime}").format(**names))
+            admin.execute(
+                sql.SQL("GRANT CONNECT ON DATABASE {database} TO {runtime}, {observer}").format(**names)
+            )
         with psycopg.connect(self._url(_SUPERUSER, database), autocommit=True) as admin:
             for statement in _RIGHTS_INSIDE:
                 admin.execute(sql.SQL(statement).format(**names))
         return self._url(owner, database), self._url(name, database)
+
+    def observer_url(self, database: str) -> str:
+        """For looking into a service's database, all but its secrets; for changing nothing."""
+        return self._url(OBSERVER, database)
 
     def drop_database(self, database: str) -> None:
         """Also while somebody is connected. Safe to repeat."""
@@ -231,7 +239,7 @@ class Postgres(Part):
 _RIGHTS_INSIDE = (
     "ALTER SCHEMA public OWNER TO {owner}",
     "REVOKE ALL ON SCHEMA public FROM PUBLIC",
-    "GRANT USAGE ON SCHEMA public TO {runtime}",
+    "GRANT USAGE ON SCHEMA public TO {runtime}, {observer}",
     "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA public"
     " GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {runtime}",
     "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA public GRANT USAGE ON SEQUENCES TO {runtime}",
@@ -242,24 +250,6 @@ def _hashed(conn: psycopg.Connection, role: str, password: str) -> sql.Literal:
     """As the server stores it, so that no statement, and no log of statements, carries the password."""
     digest = conn.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256")
     return sql.Literal(digest.decode())
-
-
-class _Secrets:
-    """Passwords by role, made up when first asked for and written down before they are used."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __getitem__(self, role: str) -> str:
-        known: dict[str, str] = json.loads(self._path.read_text()) if self._path.exists() else {}
-        if role not in known:
-            known[role] = secrets.token_urlsafe(24)
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            aside = self._path.with_suffix(".new")
-            aside.touch(mode=0o600)
-            aside.write_text(json.dumps(known, indent=2) + "\n")
-            aside.replace(self._path)
-        return known[role]
 
 
 def binaries() -> Path:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from chassis.settings import OBSERVER, SERVICES
+from embedded.grants import admit
 from embedded.home import cache_directory
 from embedded.kafka import Kafka
 from embedded.ports import free_ports, require_free
@@ -18,13 +20,16 @@ from embedded.process import Unavailable
 
 @contextmanager
 def kafka_for_tests() -> Iterator[Kafka]:
-    """A running Kafka. Call from the main thread."""
+    """A running Kafka with a user for each service and the observer, who may do nothing yet. Call from the
+    main thread.
+    """
     with tempfile.TemporaryDirectory(prefix="choreo-") as directory:
         port, controller_port = free_ports(2)
         kafka = Kafka(Path(directory), port, controller_port, cache=cache_directory())
         try:
             kafka.start()
             kafka.wait_ready()
+            admit(kafka, dict.fromkeys((*SERVICES, OBSERVER), ()))
             yield kafka
         finally:
             if kafka.child:

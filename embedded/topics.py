@@ -7,6 +7,8 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 from confluent_kafka.cimpl import NewTopic
 
+from chassis.grants import AccessDenied, asking
+from chassis.kafka_access import KafkaAccess
 from embedded.process import Unavailable
 
 FOREVER = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}
@@ -15,7 +17,7 @@ _TIMEOUT = 15.0
 
 
 def declare_topics(
-    bootstrap: str, topics: Iterable[str], partitions: int, replication_factor: int = 1
+    access: KafkaAccess, topics: Iterable[str], partitions: int, replication_factor: int = 1
 ) -> list[str]:
     """Make the missing ones, check the others; returns those made. Safe to repeat and to race.
 
@@ -23,17 +25,21 @@ def declare_topics(
     (a key would move) or forgets records.
     """
     wanted = list(topics)
-    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     try:
-        existing = _partition_counts(admin)
-        missing = [topic for topic in wanted if topic not in existing]
-        made = _make(admin, [NewTopic(t, partitions, replication_factor, config=FOREVER) for t in missing])
-        _check_partitions(admin, wanted, partitions)
-        _check_retention(admin, wanted)
+        with asking(access) as admin:
+            existing = _partition_counts(admin)
+            missing = [topic for topic in wanted if topic not in existing]
+            made = _make(
+                admin, [NewTopic(t, partitions, replication_factor, config=FOREVER) for t in missing]
+            )
+            _check_partitions(admin, wanted, partitions)
+            _check_retention(admin, wanted)
+    except AccessDenied as denied:
+        raise Unavailable(f"{denied}.") from denied
     except KafkaException as error:
         raise Unavailable(
-            f"Topics could not be made or checked on {bootstrap}: {error.args[0].str()}. See that the "
-            f"cluster runs and that its principal may create and describe topics."
+            f"Topics could not be made or checked on {access.bootstrap}: {error.args[0].str()}. See that the "
+            f"cluster runs and that {access.principal} may create and describe topics."
         ) from error
     return made
 

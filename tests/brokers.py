@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import pytest
 import yaml
 
+from chassis.kafka_access import KafkaAccess
 from embedded.kafka import answers
 from embedded.ports import LOOPBACK, free_ports
 from embedded.process import Unavailable
@@ -25,13 +26,16 @@ class Broker(Protocol):
 
     @property
     def bootstrap(self) -> str: ...
+    @property
+    def admin(self) -> KafkaAccess: ...
+    def user(self, name: str) -> KafkaAccess: ...
     def start(self) -> None: ...
     def kill(self) -> None: ...
     def wait_ready(self) -> None: ...
 
 
 class KafkaInDocker:
-    """The broker of docker-compose.kafka.yml, on a free port of this machine."""
+    """The broker of docker-compose.kafka.yml, on a free port of this machine. It asks nobody for a name."""
 
     def __init__(self) -> None:
         kafka = yaml.safe_load(_COMPOSE.read_text())["services"]["kafka"]
@@ -45,6 +49,13 @@ class KafkaInDocker:
     @property
     def bootstrap(self) -> str:
         return f"{LOOPBACK}:{self._port}"
+
+    @property
+    def admin(self) -> KafkaAccess:
+        return KafkaAccess(self.bootstrap)
+
+    def user(self, name: str) -> KafkaAccess:
+        return self.admin
 
     def start(self) -> None:
         if self._made is None:

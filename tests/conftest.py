@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from chassis.migrate import migrate
-from chassis.settings import SERVICES
+from chassis.settings import OBSERVER, SERVICES
 from embedded.postgres import Postgres
 from embedded.testing import postgres_for_tests
 from tests.brokers import BROKERS, Broker, broker, require_engine
@@ -49,7 +49,7 @@ def templates(postgres: Postgres) -> dict[str, str]:
     names = {service: f"template_{service}" for service in SERVICES}
     for service, name in names.items():
         owner_url, _ = postgres.create_service(service, database=name)
-        migrate(service, owner_url, service)
+        migrate(service, owner_url, service, OBSERVER)
     return names
 
 

@@ -14,12 +14,14 @@ from aiosmtpd.smtp import SMTP
 
 from billing_service.app import build as build_billing
 from chassis.runtime import Runtime
-from chassis.settings import SERVICES, Settings
+from chassis.settings import OBSERVER, SERVICES, Settings
 from choreo.client import Customer
 from choreo.installation import Installation
+from choreo.principals import grants_of_all, topic_names
+from embedded.grants import admit
+from embedded.kafka import Kafka
 from embedded.postgres import Postgres
 from embedded.topics import declare_topics
-from events.catalog import TOPICS
 from notification_service.app import build as build_notification
 from order_service.app import build as build_order
 from tests.brokers import Broker
@@ -40,8 +42,9 @@ PARTITIONS = 3
 class Shop:
     """Services can be started and stopped one by one; what they keep stays."""
 
-    def __init__(self, settings: Settings, owner_urls: dict[str, str], maildir: Path) -> None:
+    def __init__(self, settings: Settings, kafka: Broker, owner_urls: dict[str, str], maildir: Path) -> None:
         self.settings = settings
+        self.kafka = kafka
         self.owner_urls = owner_urls
         self.maildir = maildir
         self.runtimes: dict[str, Runtime[Any]] = {}
@@ -136,20 +139,23 @@ async def a_shop(
         urls = postgres.create_service(service, database=f"{name}_{service}", template=templates[service])
         owner_urls[service], runtime_urls[f"{service}_database_url"] = urls
     mail_server, smtp_url = await _mail_server(maildir)
+    users: dict[str, Any] = {}
+    for who in (*SERVICES, OBSERVER):
+        users[f"{who}_kafka_username"] = kafka.user(who).username
+        users[f"{who}_kafka_password"] = kafka.user(who).password
     settings = Settings(
         kafka_bootstrap_servers=kafka.bootstrap,
+        kafka_security_protocol=kafka.admin.protocol,
         smtp_url=smtp_url,
         topic_prefix=f"{name}-",
         partitions=PARTITIONS,
         **runtime_urls,
+        **users,
     )
-    await asyncio.to_thread(
-        declare_topics,
-        kafka.bootstrap,
-        [settings.topic_prefix + topic for topic in TOPICS.values()],
-        PARTITIONS,
-    )
-    shop = Shop(settings, owner_urls, maildir)
+    await asyncio.to_thread(declare_topics, kafka.admin, topic_names(settings), PARTITIONS)
+    if isinstance(kafka, Kafka):  # one in Docker lets everybody do everything
+        await asyncio.to_thread(admit, kafka, grants_of_all(settings))
+    shop = Shop(settings, kafka, owner_urls, maildir)
     try:
         yield shop
     finally:

@@ -1,5 +1,6 @@
 """A failpoint is where its name says: a signing key is decided, published and heard, up to there."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,17 @@ from chaos.evidence import end_offsets
 from chaos.failpoints import Moment
 from chassis import consumer, journal, outbox
 from chassis.kernel import Kernel
+from chassis.settings import OBSERVER
 from tests.shop import Shop, eventually
 
 
 class Stranger:
     """Stands where the process would end, and sees what anybody could see then."""
 
-    def __init__(self, shop: Shop) -> None:
+    def __init__(self, shop: Shop, directory: Path) -> None:
         self._shop = shop
+        self._observer = directory / "observer.json"
+        self._observer.write_text(json.dumps({"kafka": shop.kafka.user(OBSERVER).told()}))
         self.seen: tuple[int, ...] = ()
 
     def look(self) -> None:
@@ -32,7 +36,7 @@ class Stranger:
     def published(self) -> int:
         settings = self._shop.settings
         facts = {
-            "bootstrap": settings.kafka_bootstrap_servers,
+            "observer": self._observer,
             "topic_prefix": settings.topic_prefix,
             "partitions": settings.partitions,
         }
@@ -62,7 +66,7 @@ async def test_the_process_ends_at_the_moment_named(
 ) -> None:
     for owner, name in ((journal, "add"), (outbox, "remove"), (Kernel, "_tell"), (consumer, "_finished")):
         monkeypatch.setattr(owner, name, getattr(owner, name))  # so that it is put back
-    stranger = Stranger(closed_shop)
+    stranger = Stranger(closed_shop, tmp_path)
     await _topics_are_known(stranger)
     monkeypatch.setattr(failpoints, "_die", stranger.look)
     failpoints.install("any", tmp_path)

@@ -62,7 +62,7 @@ async def published(shop: Shop, key: UUID | None = None) -> list[Event[Fact]]:
     """Every event of every topic, or of one key, each once; per topic and key in order."""
     ends = await _ends(shop)
     events: dict[UUID, Event[Fact]] = {}
-    async with AIOKafkaConsumer(bootstrap_servers=shop.settings.kafka_bootstrap_servers) as reader:
+    async with AIOKafkaConsumer(**shop.kafka.admin.aiokafka()) as reader:
         reader.assign(list(ends))
         await reader.seek_to_beginning()
         for place, end in ends.items():
@@ -76,7 +76,7 @@ async def published(shop: Shop, key: UUID | None = None) -> list[Event[Fact]]:
 async def _ends(shop: Shop) -> dict[TopicPartition, int]:
     topics = [shop.settings.topic_prefix + topic for topic in TOPICS.values()]
     places = [TopicPartition(topic, number) for topic in topics for number in range(PARTITIONS)]
-    async with AIOKafkaConsumer(bootstrap_servers=shop.settings.kafka_bootstrap_servers) as reader:
+    async with AIOKafkaConsumer(**shop.kafka.admin.aiokafka()) as reader:
         return dict(await reader.end_offsets(places))
 
 
@@ -90,7 +90,7 @@ def stranger(shop: Shop) -> Customer:
 async def introduce(shop: Shop, *strangers: Customer) -> None:
     """Their registrations are published."""
     topic = shop.settings.topic_prefix + TOPICS["user"]
-    async with AIOKafkaProducer(bootstrap_servers=shop.settings.kafka_bootstrap_servers) as producer:
+    async with AIOKafkaProducer(**shop.kafka.admin.aiokafka()) as producer:
         for who in strangers:
             fact = UserRegistered(user_id=who.id, login=who.login, email=f"{who.login}@example.com")
             record = encode(an_event(fact))

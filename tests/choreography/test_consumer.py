@@ -72,7 +72,7 @@ async def register(shop: Shop, user: UUID) -> None:
     fact = UserRegistered(user_id=user, login=f"ada-{user}", email=f"{user}@example.com")
     record = encode(an_event(fact))
     topic, partition = topic_partition(shop)
-    async with AIOKafkaProducer(bootstrap_servers=shop.settings.kafka_bootstrap_servers) as producer:
+    async with AIOKafkaProducer(**shop.kafka.admin.aiokafka()) as producer:
         await producer.send_and_wait(topic, record.value, record.key, partition, headers=record.headers)
 
 
@@ -102,7 +102,7 @@ async def beyond(shop: Shop) -> Offsets:
 async def in_the_group(shop: Shop) -> AsyncIterator[AIOKafkaConsumer]:
     """Knows the group's offsets; reads nothing and takes no partition from anybody."""
     member = AIOKafkaConsumer(
-        bootstrap_servers=shop.settings.kafka_bootstrap_servers,
+        **shop.kafka.admin.aiokafka(),
         group_id=f"{shop.settings.topic_prefix}billing-service",
         enable_auto_commit=False,
     )

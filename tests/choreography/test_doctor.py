@@ -122,7 +122,7 @@ async def test_a_service_that_may_too_little_or_too_much_needs_a_person(busy: Sh
 
 async def test_a_topic_that_forgets_or_is_another_one_needs_a_person(busy: Shop) -> None:
     await busy.stop()
-    admin = AdminClient({"bootstrap.servers": busy.settings.kafka_bootstrap_servers})
+    admin = AdminClient(busy.kafka.admin.confluent())
     user, order, billing = (
         busy.settings.topic_prefix + TOPICS[name] for name in ("user", "order", "billing")
     )
@@ -137,7 +137,7 @@ async def test_a_topic_that_forgets_or_is_another_one_needs_a_person(busy: Shop)
             done.result()
         for done in admin.delete_topics([order]).values():
             done.result()
-        declare_topics(busy.settings.kafka_bootstrap_servers or "", [order], PARTITIONS)
+        declare_topics(busy.kafka.admin, [order], PARTITIONS)
 
     await asyncio.to_thread(act)
     found = await troubles(busy)
@@ -152,7 +152,7 @@ async def test_a_topic_that_forgets_or_is_another_one_needs_a_person(busy: Shop)
 
 async def test_a_topic_that_is_gone_needs_a_person(busy: Shop) -> None:
     await busy.stop()
-    admin = AdminClient({"bootstrap.servers": busy.settings.kafka_bootstrap_servers})
+    admin = AdminClient(busy.kafka.admin.confluent())
     topic = busy.settings.topic_prefix + TOPICS["notification"]
     await asyncio.to_thread(admin.delete_topics([topic])[topic].result)
     found = await troubles(busy)

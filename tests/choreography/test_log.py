@@ -52,8 +52,8 @@ class Log:
         self.shop = shop
         self.topic = shop.settings.topic_prefix + TOPICS[of]
         self.place: Place = (self.topic, 0)
-        self._bootstrap = str(shop.settings.kafka_bootstrap_servers)
-        self._admin = AdminClient({"bootstrap.servers": self._bootstrap, "log_level": 0})
+        self._access = shop.kafka.admin
+        self._admin = AdminClient(self._access.confluent())
 
     # What happens to it.
 
@@ -63,7 +63,7 @@ class Log:
     async def append(self, records: Iterable[Record]) -> None:
         """As one batch."""
         async with AIOKafkaProducer(
-            bootstrap_servers=self._bootstrap, max_batch_size=2**22, max_request_size=2**22
+            **self._access.aiokafka(), max_batch_size=2**22, max_request_size=2**22
         ) as producer:
             batch = producer.create_batch()
             for record in records:
@@ -77,7 +77,7 @@ class Log:
         await _done(self._admin.delete_topics([self.topic]))
 
     async def make(self) -> None:
-        await asyncio.to_thread(declare_topics, self._bootstrap, [self.topic], PARTITIONS)
+        await asyncio.to_thread(declare_topics, self._access, [self.topic], PARTITIONS)
 
     async def forget_before(self, offset: int) -> None:
         await _done(self._admin.delete_records([TopicPartition(*self.place, offset)]))

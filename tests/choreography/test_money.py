@@ -122,7 +122,7 @@ async def test_an_order_placed_while_kafka_is_down_is_taken_and_decided_once_it_
 async def test_a_record_that_is_no_event_is_parked_and_the_rest_goes_on(shop: Shop) -> None:
     ada = await shop.customer("400.00")
     topic = shop.settings.topic_prefix + TOPICS["order"]
-    async with AIOKafkaProducer(bootstrap_servers=shop.settings.kafka_bootstrap_servers) as producer:
+    async with AIOKafkaProducer(**shop.kafka.admin.aiokafka()) as producer:
         await producer.send_and_wait(topic, b"\xff not json", key=b"nobody")
         await producer.send_and_wait(topic, b"{}", key=None, partition=1)
     assert (await ada.order("100.00", wait=10)).json()["status"] == "confirmed"
@@ -133,11 +133,11 @@ async def test_a_record_that_is_no_event_is_parked_and_the_rest_goes_on(shop: Sh
 
 async def _publish_again(shop: Shop) -> int:
     """Appends every record of every topic once more, byte for byte, in order. Gives their number."""
-    bootstrap = shop.settings.kafka_bootstrap_servers
+    access = shop.kafka.admin.aiokafka()
     ends = await _ends(shop)
     async with (
-        AIOKafkaConsumer(bootstrap_servers=bootstrap) as reader,
-        AIOKafkaProducer(bootstrap_servers=bootstrap) as writer,
+        AIOKafkaConsumer(**access) as reader,
+        AIOKafkaProducer(**access) as writer,
     ):
         reader.assign(list(ends))
         await reader.seek_to_beginning()
@@ -155,7 +155,7 @@ async def _ends(shop: Shop) -> dict[TopicPartition, int]:
     """How many records each partition of each topic holds."""
     topics = [shop.settings.topic_prefix + topic for topic in TOPICS.values()]
     places = [TopicPartition(topic, number) for topic in topics for number in range(PARTITIONS)]
-    async with AIOKafkaConsumer(bootstrap_servers=shop.settings.kafka_bootstrap_servers) as reader:
+    async with AIOKafkaConsumer(**shop.kafka.admin.aiokafka()) as reader:
         return dict(await reader.end_offsets(places))
 
 
@@ -194,7 +194,7 @@ async def _published(shop: Shop) -> None:
 async def _publish(shop: Shop, service: str, fact: Fact) -> None:
     """As if this service had decided it."""
     record = encode(an_event(fact))
-    async with AIOKafkaProducer(bootstrap_servers=shop.settings.kafka_bootstrap_servers) as producer:
+    async with AIOKafkaProducer(**shop.kafka.admin.aiokafka()) as producer:
         topic = shop.settings.topic_prefix + TOPICS[service]
         await producer.send_and_wait(topic, record.value, record.key, headers=record.headers)
 

@@ -177,9 +177,7 @@ async def a_desk(shop: Shop) -> AsyncIterator[Desk]:
 async def producing(shop: Shop) -> AsyncIterator[Callable[[Record], Awaitable[None]]]:
     """Sends to the order service's topic, where Kafka's own partitioner puts it."""
     topic = shop.settings.topic_prefix + TOPICS["order"]
-    async with AIOKafkaProducer(
-        bootstrap_servers=shop.settings.kafka_bootstrap_servers, max_request_size=2 << 20
-    ) as producer:
+    async with AIOKafkaProducer(**shop.kafka.admin.aiokafka(), max_request_size=2 << 20) as producer:
 
         async def send(record: Record) -> None:
             await producer.send_and_wait(topic, record.value, record.key, headers=record.headers)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from chassis import outbox, relay
 from chassis.db import Connection, make_engine, raw_connection
 from chassis.health import NotReady
+from chassis.kafka_access import KafkaAccess
 from chassis.meter import Meter
 from chassis.outbox import Unpublished
 from chassis.relay import Relay, partition_of
@@ -36,14 +37,13 @@ class Post:
     """An outbox and the topic its facts go to."""
 
     topic: str
-    bootstrap: str
+    access: KafkaAccess
     database: Database
     engine: AsyncEngine
 
     def relay(self, bootstrap: str | None = None) -> Relay:
-        return Relay(
-            self.topic, PARTITIONS, self.engine, bootstrap or self.bootstrap, Meter(CollectorRegistry())
-        )
+        access = replace(self.access, bootstrap=bootstrap or self.access.bootstrap)
+        return Relay(self.topic, PARTITIONS, self.engine, access, Meter(CollectorRegistry()))
 
     def facts(self, users: list[UUID], each: int, first: int = 1) -> list[Unpublished]:
         """So many facts of each user, the users taking turns."""
@@ -71,7 +71,7 @@ class Post:
 
     async def arrived(self) -> list[Place]:
         """All that is on the topic now: partition and record, in order."""
-        consumer = AIOKafkaConsumer(bootstrap_servers=self.bootstrap, auto_offset_reset="earliest")
+        consumer = AIOKafkaConsumer(**self.access.aiokafka(), auto_offset_reset="earliest")
         await consumer.start()
         try:
             partitions = [TopicPartition(self.topic, partition) for partition in range(PARTITIONS)]
@@ -93,10 +93,10 @@ class Post:
 @pytest.fixture
 async def post(kafka: Broker, postgres: Postgres, templates: dict[str, str]) -> AsyncIterator[Post]:
     topic = f"t{uuid4().hex[:10]}-billing-events"
-    await asyncio.to_thread(declare_topics, kafka.bootstrap, [topic], PARTITIONS)
+    await asyncio.to_thread(declare_topics, kafka.admin, [topic], PARTITIONS)
     with a_database("billing", postgres, templates) as database:
         engine = make_engine(database.runtime_url)
-        yield Post(topic, kafka.bootstrap, database, engine)
+        yield Post(topic, kafka.admin, database, engine)
         await engine.dispose()
 
 
@@ -343,7 +343,7 @@ async def test_a_relay_that_began_without_kafka_publishes_once_it_is_there(post:
         with pytest.raises(NotReady, match=f"Kafka at {LOOPBACK}:{port} does not answer"):
             await relay.probe()
         assert post.database.count("outbox") == len(decided)
-        async with forwarding(port, post.bootstrap):
+        async with forwarding(port, post.access.bootstrap):
             await post.emptied()
     assert_first_occurrences_in_order(await post.arrived(), decided)
 
@@ -372,7 +372,7 @@ async def forwarding(port: int, to: str) -> AsyncIterator[None]:
 
 async def test_a_topic_of_another_shape_gets_nothing(post: Post) -> None:
     """With another number of partitions keys would move: better nothing than the wrong place."""
-    relay = Relay(post.topic, PARTITIONS + 1, post.engine, post.bootstrap, Meter(CollectorRegistry()))
+    relay = Relay(post.topic, PARTITIONS + 1, post.engine, post.access, Meter(CollectorRegistry()))
     checked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     check: Callable[[Any], Awaitable[None]] = relay._check_partitions
 
@@ -389,14 +389,14 @@ async def test_a_topic_of_another_shape_gets_nothing(post: Post) -> None:
         async with asyncio.timeout(PATIENCE):
             await checked
         with pytest.raises(Exception, match="has 3 partitions and CHOREO_PARTITIONS says 4"):
-            async with _producer(post.bootstrap) as producer:
+            async with _producer(post.access) as producer:
                 await check(producer)
     assert post.database.count("outbox") == 1
 
 
 @asynccontextmanager
-async def _producer(bootstrap: str) -> AsyncIterator[AIOKafkaProducer]:
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap)
+async def _producer(access: KafkaAccess) -> AsyncIterator[AIOKafkaProducer]:
+    producer = AIOKafkaProducer(**access.aiokafka())
     await producer.start()
     try:
         yield producer

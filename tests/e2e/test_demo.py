@@ -140,7 +140,7 @@ async def test_it_tells_of_what_waits_what_is_queued_and_what_lies_there_twice(
         answer = await stage.services["user"].post("/users", json=registration(uuid4().hex))
         flow = UUID(answer.headers["Flow-Id"])
         topic = system.run_file["topic_prefix"] + TOPICS["order"]
-        async with AIOKafkaProducer(bootstrap_servers=system.run_file["bootstrap"]) as producer:
+        async with AIOKafkaProducer(**system.kafka_access("admin").aiokafka()) as producer:
             await producer.send_and_wait(topic, b"no event", str(queued).encode())
             for record in (order_of(who, flow) for who in (waiting, waiting, queued)):
                 await producer.send_and_wait(topic, record.value, record.key, headers=record.headers)

@@ -22,9 +22,9 @@ def broker() -> Iterator[Kafka]:
 
 
 def test_acknowledged_records_outlive_sigkill(broker: Kafka) -> None:
-    declare_topics(broker.bootstrap, ["kept"], partitions=1)
+    declare_topics(broker.admin, ["kept"], partitions=1)
     cluster = _cluster_id(broker)
-    producer = Producer({"bootstrap.servers": broker.bootstrap, "enable.idempotence": True})
+    producer = Producer(broker.admin.confluent() | {"enable.idempotence": True})
     producer.produce("kept", b"a fact")
     assert producer.flush(30) == 0
 
@@ -53,21 +53,21 @@ def test_a_paused_broker_is_not_ready(broker: Kafka) -> None:
 
 
 def test_topics_are_declared_once_and_for_ever(broker: Kafka) -> None:
-    assert declare_topics(broker.bootstrap, ["one", "two"], partitions=3) == ["one", "two"]
-    assert declare_topics(broker.bootstrap, ["one", "two"], partitions=3) == []
+    assert declare_topics(broker.admin, ["one", "two"], partitions=3) == ["one", "two"]
+    assert declare_topics(broker.admin, ["one", "two"], partitions=3) == []
 
 
 def test_a_topic_with_other_partitions_is_refused(broker: Kafka) -> None:
-    declare_topics(broker.bootstrap, ["narrow"], partitions=1)
+    declare_topics(broker.admin, ["narrow"], partitions=1)
     with pytest.raises(Unavailable, match=r"narrow has 1 partitions .* set CHOREO_PARTITIONS=1"):
-        declare_topics(broker.bootstrap, ["narrow"], partitions=12)
+        declare_topics(broker.admin, ["narrow"], partitions=12)
 
 
 def test_a_topic_that_forgets_is_refused(broker: Kafka) -> None:
-    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    admin = AdminClient(broker.admin.confluent())
     admin.create_topics([NewTopic("short", 1, 1, config={"retention.ms": "1000"})])["short"].result(30)
     with pytest.raises(Unavailable, match=r"short has retention.ms=1000 .* set retention.ms=-1"):
-        declare_topics(broker.bootstrap, ["short"], partitions=1)
+        declare_topics(broker.admin, ["short"], partitions=1)
 
 
 def test_a_taken_port_is_named(broker: Kafka, tmp_path: Path) -> None:
@@ -92,13 +92,11 @@ def test_without_network_the_first_start_says_so_and_leaves_nothing_half_done(
 
 
 def _cluster_id(kafka: Kafka) -> str:
-    return str(AdminClient({"bootstrap.servers": kafka.bootstrap}).list_topics(timeout=30).cluster_id)
+    return str(AdminClient(kafka.admin.confluent()).list_topics(timeout=30).cluster_id)
 
 
 def _first_record(kafka: Kafka, topic: str) -> bytes | None:
-    consumer = Consumer(
-        {"bootstrap.servers": kafka.bootstrap, "group.id": "reader", "auto.offset.reset": "earliest"}
-    )
+    consumer = Consumer(kafka.admin.confluent() | {"group.id": "reader", "auto.offset.reset": "earliest"})
     try:
         consumer.subscribe([topic])
         record = consumer.poll(30)

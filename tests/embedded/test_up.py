@@ -55,7 +55,11 @@ class Place:
         return facts
 
     def choreo(self, *arguments: str, **more: str) -> "subprocess.Popen[str]":
-        outer = {name: value for name, value in os.environ.items() if not name.endswith(("_URL", "_SERVERS"))}
+        outer = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.endswith("_URL") and "KAFKA_" not in name
+        }
         own = {"CHOREO_HOME": str(self.home), "CHOREO_PORT_BASE": str(self.port_base)}
         return subprocess.Popen(
             [sys.executable, "-m", "choreo.cli", *arguments],
