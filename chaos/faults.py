@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from random import Random
+from typing import Any
 
 import psycopg
 from confluent_kafka.admin import AdminClient
@@ -24,6 +25,7 @@ from choreo.scale import scale_to
 from choreo.throwaway import ThrowawaySystem
 from embedded.part import AnswersHttp, Program
 from embedded.testing import free_port_base
+from events.catalog import TOPICS
 
 PATIENCE = 30.0
 """Seconds after a fault within which all must be well again. That much is promised."""
@@ -142,6 +144,22 @@ def broker_stopped() -> Fault:
 
     sentence = f"kafka gets SIGSTOP, and SIGCONT after {_BROKER_STOPPED_SECONDS:.0f} s"
     return Fault("stop-kafka", sentence, strike, stops=1)
+
+
+def leader_killed() -> Fault:
+    """For a system of three brokers: one of them dies, and others lead its partitions until it is back."""
+
+    def strike(system: ThrowawaySystem, chance: Random) -> float:
+        time.sleep(chance.random())
+        part = f"kafka-{min(_leaders(system))}"
+        before = _pid(system, part)
+        os.kill(before, signal.SIGKILL)
+        _replaced(system, part, before)
+        _until(lambda: _all_in_sync(system), PATIENCE, f"{part} did not catch up with the others")
+        return time.monotonic()
+
+    sentence = "the broker that leads some partitions gets SIGKILL, is started again and catches up"
+    return Fault("kill-leader", sentence, strike, kills=1)
 
 
 def disconnected() -> Fault:
@@ -282,6 +300,22 @@ def _members(system: ThrowawaySystem, service: str) -> set[str]:
     admin = AdminClient(observer_access(facts).confluent())
     described = admin.describe_consumer_groups([group])[group].result(PATIENCE)
     return {member.member_id for member in described.members}
+
+
+def _partitions(system: ThrowawaySystem) -> list[Any]:
+    """Of all topics of the system, as Kafka describes them now."""
+    facts = system.run_file
+    told = AdminClient(observer_access(facts).confluent()).list_topics(timeout=PATIENCE).topics
+    topics = [told[facts["topic_prefix"] + topic] for topic in TOPICS.values()]
+    return [partition for topic in topics for partition in topic.partitions.values()]
+
+
+def _leaders(system: ThrowawaySystem) -> set[int]:
+    return {partition.leader for partition in _partitions(system)}
+
+
+def _all_in_sync(system: ThrowawaySystem) -> bool:
+    return all(len(partition.isrs) == len(partition.replicas) for partition in _partitions(system))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -125,7 +126,8 @@ class ThrowawaySystem:
         kafka = Kafka(
             home / "data" / "kafka", port, port + 1, cache=home, secrets_file=home / "secrets" / "kafka.json"
         )
-        return kafka.admin if name == "admin" else kafka.user(name)
+        access = kafka.admin if name == "admin" else kafka.user(name)
+        return replace(access, bootstrap=self.run_file["bootstrap"])
 
     @property
     def supervisor_pid(self) -> int:

@@ -18,9 +18,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from chassis.kafka_access import KafkaAccess
 from chassis.migrate import migrate
 from chassis.settings import OBSERVER, SERVICES, Settings
-from choreo.errors import read_settings
-from choreo.replicas import Replica, read_counts, replicas_of
+from choreo.errors import UsageError, read_settings
 from choreo.principals import grants_of_all, topic_names
+from choreo.replicas import Replica, read_counts, replicas_of
 from embedded.grants import admit
 from embedded.home import Home, cache_directory
 from embedded.kafka import Kafka
@@ -35,6 +35,10 @@ from embedded.topics import declare_topics
 
 def up(
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete all data first; keeps downloads.")] = False,
+    brokers: Annotated[
+        int | None,
+        typer.Option(help="1 or 3, for the first start: the data keeps the number. By default 1."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line instead.")] = False,
     replicas: Annotated[
         str, typer.Option(help="Processes of each service, as order=2,billing=3; otherwise one.")
@@ -45,7 +49,9 @@ def up(
     What KAFKA_BOOTSTRAP_SERVERS, the four *_DATABASE_URL and SMTP_URL name is used instead of started.
     """
     counts = read_counts(replicas)
-    System(read_settings(), Reporter(as_json)).run(fresh, counts)
+    if brokers not in (None, 1, 3):
+        raise UsageError("choreo up --brokers takes 1 or 3: one node, or as many as it takes to lose one.")
+    System(read_settings(), Reporter(as_json), brokers).run(fresh, counts)
 
 
 class Reporter:
@@ -76,6 +82,8 @@ class System:
 
     settings: Settings
     report: Reporter
+    brokers: int | None = None
+    """How many are asked for."""
     parts: dict[str, Part] = field(default_factory=dict)
     replicas: dict[Replica, socket.socket] = field(default_factory=dict)
     """Each with the socket of its own port."""
@@ -114,39 +122,59 @@ class System:
     def _start_infrastructure(self, system: Supervisor, external_databases: dict[str, str]) -> None:
         postgres = None if external_databases else self._postgres()
         mail = None if self.settings.smtp_url else self._mail()
-        kafka = None if self.settings.kafka_bootstrap_servers else self._kafka()
+        nodes = [] if self.settings.kafka_bootstrap_servers else self._kafka()
+        kafka = nodes[0] if nodes else None
         self.smtp_url = self.settings.smtp_url or f"smtp://{LOOPBACK}:{self.settings.port_base + 25}"
         self.bootstrap = kafka.bootstrap if kafka else self.settings.kafka_bootstrap_servers or ""
         if kafka:
             kafka.prepare()
-        system.start(*[part for part in (postgres, mail, kafka) if part])
+        system.start(*[part for part in (postgres, mail, *nodes) if part])
         if postgres:
             system.wait(postgres)
         self._migrate(postgres, external_databases)
-        system.wait(*[part for part in (mail, kafka) if part])
+        system.wait(*[part for part in (mail, *nodes) if part])
         admin = kafka.admin if kafka else self.settings.kafka_access()
-        declare_topics(admin, topic_names(self.settings), self.settings.partitions, 1 if kafka else -1)
+        declare_topics(admin, topic_names(self.settings), self.settings.partitions, len(nodes) or -1)
         if kafka:
             admit(kafka, grants_of_all(self.settings))
         for who in (*SERVICES, OBSERVER):
             self.kafka_access[who] = kafka.user(who) if kafka else self.settings.kafka_access(who)
         self._write_observer_file(postgres)
 
-    def _kafka(self) -> Kafka:
-        port, controller_port = self.settings.port_base + 1092, self.settings.port_base + 1093
-        require_free(port, "Kafka")
-        require_free(controller_port, "Kafka's controller")
-        kafka = Kafka(
-            self.home.kafka,
-            port,
-            controller_port,
-            cache=cache_directory(),
-            log=self.home.logs / "kafka.log",
-            secrets_file=self.home.secrets / "kafka.json",
-            say=self.report.say,
-        )
-        self.parts["kafka"] = kafka
-        return kafka
+    def _kafka(self) -> list[Kafka]:
+        """All its nodes: one, or three."""
+        count = self._broker_count()
+        first = self.settings.port_base + 1092
+        ports = [(first + 10 * n, first + 10 * n + 1) for n in range(count)]
+        nodes = []
+        for n, (port, controller_port) in enumerate(ports, start=1):
+            require_free(port, "Kafka")
+            require_free(controller_port, "Kafka's controller")
+            name = "kafka" if count == 1 else f"kafka-{n}"
+            node = Kafka(
+                self.home.kafka if count == 1 else self.home.kafka / str(n),
+                port,
+                controller_port,
+                cache=cache_directory(),
+                log=self.home.logs / f"{name}.log",
+                secrets_file=self.home.secrets / "kafka.json",
+                say=self.report.say,
+                node=n,
+                nodes=ports if count > 1 else (),
+            )
+            self.parts[name] = node
+            nodes.append(node)
+        return nodes
+
+    def _broker_count(self) -> int:
+        there = self.home.broker_count()
+        if there and self.brokers not in (None, there):
+            raise Unavailable(
+                f"The data in {self.home.path} is that of {there} broker{'s' if there > 1 else ''} and "
+                f"cannot be spread over {self.brokers}: leave --brokers away, choose another CHOREO_HOME, or "
+                f"start over with --fresh."
+            )
+        return there or self.brokers or 1
 
     def _postgres(self) -> Postgres:
         postgres = Postgres(

@@ -51,6 +51,10 @@ class Home:
                 ) from None
             yield
 
+    def broker_count(self) -> int:
+        """Of how many brokers there is data; 0 where there is none yet."""
+        return 1 if (self.kafka / "data").exists() else len(list(self.kafka.glob("[0-9]")))
+
     def forget_data(self) -> None:
         """Events, databases, mail and passwords. Only while held."""
         shutil.rmtree(self.path / "data", ignore_errors=True)

@@ -1,10 +1,10 @@
-"""A single Apache Kafka node (KRaft), run as a child process."""
+"""A node of Apache Kafka (KRaft), run as a child process: alone, or one of several."""
 
 import base64
 import socket
 import struct
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from chassis.kafka_access import KafkaAccess
@@ -16,7 +16,6 @@ from embedded.secrets import Secrets
 
 _SETTINGS = {
     "process.roles": "broker,controller",
-    "node.id": "1",
     "inter.broker.listener.name": "CLIENTS",
     "controller.listener.names": "CONTROLLER",
     "listener.security.protocol.map": "CLIENTS:SASL_PLAINTEXT,CONTROLLER:SASL_PLAINTEXT",
@@ -56,6 +55,23 @@ _SETTINGS = {
     "num.io.threads": "4",
 }
 
+_OF_SEVERAL = {
+    # What is acknowledged is on two of three nodes, so that one may be lost.
+    "min.insync.replicas": "2",
+    "default.replication.factor": "3",
+    "offsets.topic.replication.factor": "3",
+    "transaction.state.log.replication.factor": "3",
+    "transaction.state.log.min.isr": "2",
+    "share.coordinator.state.topic.replication.factor": "3",
+    "share.coordinator.state.topic.min.isr": "2",
+    # A leader that is gone is replaced within about two seconds instead of ten.
+    "broker.session.timeout.ms": "1500",
+    "broker.heartbeat.interval.ms": "300",
+    "controller.quorum.election.timeout.ms": "300",
+    "controller.quorum.fetch.timeout.ms": "600",
+    "replica.lag.time.max.ms": "3000",
+}
+
 _PASSWORD_LOGIN = (
     "org.apache.kafka.common.security.plain.PlainLoginModule required "
     'username="admin" password="{password}" user_admin="{password}";'
@@ -81,10 +97,9 @@ class Kafka(Part):
 
     Listens on the loopback interface only, to nobody without a name and a password; these are in
     `secrets_file`, readable by its owner only. May be started again after it stopped or died. `settings` are
-    broker properties that win over those above.
+    broker properties that win over those above. `nodes` are broker and controller port of every node, where
+    this is the `node`-th, counted from 1, of several; they share the directory above `directory`.
     """
-
-    name = "Kafka"
 
     def __init__(
         self,
@@ -99,9 +114,13 @@ class Kafka(Part):
         say: Callable[[str], None] = lambda _: None,
         runtime: Runtime | None = None,
         jvm_options: tuple[str, ...] = (),
+        node: int = 1,
+        nodes: Sequence[tuple[int, int]] = (),
     ) -> None:
         self.directory, self.port, self.cache = directory, port, cache
         self.controller_port = controller_port or free_ports(1)[0]
+        self._node, self._nodes = node, nodes or [(self.port, self.controller_port)]
+        self.name = f"Kafka {node}" if nodes else "Kafka"
         self.log = log or directory / "kafka.log"
         self._secrets = Secrets(secrets_file or directory / "secrets.json")
         self._settings, self._say = settings or {}, say
@@ -109,7 +128,7 @@ class Kafka(Part):
 
     @property
     def bootstrap(self) -> str:
-        return f"{LOOPBACK}:{self.port}"
+        return ",".join(f"{LOOPBACK}:{port}" for port, _ in self._nodes)
 
     @property
     def admin(self) -> KafkaAccess:
@@ -144,16 +163,20 @@ class Kafka(Part):
         data.mkdir(parents=True, exist_ok=True)
         meta = data / "meta.properties"
         if not meta.exists():
-            _write_aside(meta, f"version=1\ncluster.id={_id()}\ndirectory.id={_id()}\nnode.id=1\n")
+            ids = f"cluster.id={self._cluster_id()}\ndirectory.id={_id()}\nnode.id={self._node}"
+            _write_aside(meta, f"version=1\n{ids}\n")
         broker, controller = f"{LOOPBACK}:{self.port}", f"{LOOPBACK}:{self.controller_port}"
         login = _PASSWORD_LOGIN.format(password=self._secrets["admin"])
-        settings = _SETTINGS | {
+        voters = [f"{n}@{LOOPBACK}:{port}" for n, (_, port) in enumerate(self._nodes, start=1)]
+        settings = _SETTINGS | (_OF_SEVERAL if len(self._nodes) > 1 else {})
+        settings |= {
+            "node.id": str(self._node),
             "log.dirs": str(data),
             "listeners": f"CLIENTS://{broker},CONTROLLER://{controller}",
             "advertised.listeners": f"CLIENTS://{broker}",
             "listener.name.clients.plain.sasl.jaas.config": login,
             "listener.name.controller.plain.sasl.jaas.config": login,
-            "controller.quorum.voters": f"1@{controller}",
+            "controller.quorum.voters": ",".join(voters),
             **self._settings,
         }
         (self.directory / "log4j2.properties").write_text(_LOGGING)
@@ -161,6 +184,15 @@ class Kafka(Part):
         lines = (f"{name}={value}".replace("\\", "\\\\") for name, value in settings.items())
         _write_aside(properties, "\n".join(lines) + "\n")
         return properties
+
+    def _cluster_id(self) -> str:
+        """The same for all nodes."""
+        if len(self._nodes) == 1:
+            return _id()
+        file = self.directory.parent / "cluster.id"
+        if not file.exists():
+            _write_aside(file, _id())
+        return file.read_text()
 
 
 def answers(host: str, port: int, timeout: float = 1) -> bool:

@@ -56,7 +56,7 @@ def free_port_base() -> int:
     while True:
         base = random.randrange(10_000, 30_000, 100)
         try:
-            for offset in (*services, 25, 1092, 1093):
+            for offset in (*services, 25, *(1092 + 10 * node + port for node in range(3) for port in (0, 1))):
                 require_free(base + offset, "a test")
         except Unavailable:
             continue

@@ -49,14 +49,23 @@ def _partition_counts(admin: AdminClient) -> dict[str, int]:
 
 
 def _make(admin: AdminClient, topics: list[NewTopic]) -> list[str]:
-    made = []
-    for topic, done in (admin.create_topics(topics) if topics else {}).items():
-        try:
-            done.result(_TIMEOUT)
-            made.append(topic)
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise
+    """Again where there are fewer brokers than copies: of those just started some may be missing."""
+    deadline = time.monotonic() + _TIMEOUT
+    made: list[str] = []
+    while topics:
+        late = []
+        for name, done in admin.create_topics(topics).items():
+            try:
+                done.result(_TIMEOUT)
+                made.append(name)
+            except KafkaException as error:
+                code = error.args[0].code()
+                if code == KafkaError.INVALID_REPLICATION_FACTOR and time.monotonic() < deadline:
+                    late.append(name)
+                elif code != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise
+        topics = [topic for topic in topics if topic.topic in late]
+        time.sleep(0.1 if late else 0)
     return made
 
 

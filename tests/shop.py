@@ -46,6 +46,7 @@ class Shop:
         self.settings = settings
         self.kafka = kafka
         self.owner_urls = owner_urls
+        self.observer_urls: dict[str, str] = {}
         self.maildir = maildir
         self.runtimes: dict[str, Runtime[Any]] = {}
         self.clients: dict[str, httpx.AsyncClient] = {}
@@ -156,6 +157,7 @@ async def a_shop(
     if isinstance(kafka, Kafka):  # one in Docker lets everybody do everything
         await asyncio.to_thread(admit, kafka, grants_of_all(settings))
     shop = Shop(settings, kafka, owner_urls, maildir)
+    shop.observer_urls = {service: postgres.observer_url(f"{name}_{service}") for service in SERVICES}
     try:
         yield shop
     finally:
