@@ -32,6 +32,7 @@ PATIENCE = 30.0
 
 _REACHED_WITHIN = 20.0
 _EXPELLED_WITHIN = 20.0
+_CAUGHT_UP_WITHIN = 60.0
 _LOOK_AGAIN = 0.05
 _BROKER_STOPPED_SECONDS = 15.0
 _BROKER_AWAY_SECONDS = 1.0
@@ -155,7 +156,7 @@ def leader_killed() -> Fault:
         before = _pid(system, part)
         os.kill(before, signal.SIGKILL)
         _replaced(system, part, before)
-        _until(lambda: _all_in_sync(system), PATIENCE, f"{part} did not catch up with the others")
+        _until(lambda: _all_in_sync(system), _CAUGHT_UP_WITHIN, f"{part} did not catch up")
         return time.monotonic()
 
     sentence = "the broker that leads some partitions gets SIGKILL, is started again and catches up"

@@ -140,6 +140,7 @@ class Relay:
                     await self._news.wait()
         finally:
             loop.remove_reader(conn.fileno())
+
     async def _begin(self, producer: AIOKafkaProducer) -> None:
         """Raises `AccessDenied` where Kafka does not take our name, or does not let us write."""
         try:

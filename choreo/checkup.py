@@ -22,8 +22,8 @@ from chassis.service import Service
 from chassis.settings import SERVICES
 from chassis.topic_log import LogMismatch, PartitionLog, compare, describe
 from choreo.installation import Installation
-from choreo.replicas import Replica, replicas_of
 from choreo.kafka_grants import Unknowable, allowed, read_acls
+from choreo.replicas import Replica, replicas_of
 from embedded.ports import LOOPBACK
 from embedded.topics import FOREVER
 from events.catalog import TOPICS

@@ -275,6 +275,7 @@ class System:
             port = self.settings.own_port_of(replica.service, replica.number)
             ports.setdefault(replica.service, []).append(port)
         return ports
+
     def _write_observer_file(self, postgres: Postgres | None) -> None:
         """For debuggers and checkers: sees everything that is no secret, and changes nothing."""
         databases = (

@@ -1,6 +1,7 @@
 """Where one system keeps its state, and where all systems of a checkout keep what can be made again."""
 
 import fcntl
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -39,6 +39,16 @@ server.serve_forever()
 """
 
 
+WANTS_NOTHING = """
+class Nothing:
+    def grants(self, prefix):
+        return frozenset()
+
+def service(settings):
+    return Nothing()
+"""
+
+
 @dataclass
 class Place:
     """A home and ports of its own for one system."""
@@ -101,7 +111,11 @@ def wait_for_line(system: "subprocess.Popen[str]", text: str) -> None:
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     for service in SERVICES:
-        (tmp_path / f"{service}_service.py").write_text(STAND_IN)
+        package = tmp_path / f"{service}_service"
+        package.mkdir()
+        (package / "__init__.py").touch()
+        (package / "__main__.py").write_text(STAND_IN)
+        (package / "app.py").write_text(WANTS_NOTHING)
     return Place(tmp_path, free_port_base())
 
 
@@ -120,6 +134,10 @@ def test_starts_everything_hands_each_service_its_own_and_stops_cleanly(place: P
     with place.running() as system:
         facts = place.run_file()
         assert (place.home / "run.json").stat().st_mode & 0o777 == 0o600
+        observer = place.home / "secrets" / "observer.json"
+        assert observer.stat().st_mode & 0o777 == 0o600
+        password = json.loads(observer.read_text())["kafka"]["password"]
+        assert password not in (place.home / "run.json").read_text()
         assert set(facts["pids"]) == {"kafka", "postgres", "mail", *SERVICES}
         assert (place.home / "logs" / "billing.log").read_text().startswith("BILLING_DATABASE_URL\n")
         logged = (place.home / "logs" / "notification.log").read_text()
@@ -134,6 +152,18 @@ def test_starts_everything_hands_each_service_its_own_and_stops_cleanly(place: P
         assert system.wait(30) == 0
         assert_all_end(expected)
     assert not (place.home / "run.json").exists()
+
+
+def test_three_brokers_start_together_end_in_time_and_are_what_the_data_is_of(place: Place) -> None:
+    with place.running("--brokers", "3") as system:
+        facts = place.run_file()
+        assert {"kafka-1", "kafka-2", "kafka-3"} < set(facts["pids"])
+        expected = processes(facts)
+        system.send_signal(signal.SIGINT)
+        assert system.wait(30) == 0
+        assert_all_end(expected)
+    code, sentence = place.refusal("up", "--brokers", "1")
+    assert (code, "is that of 3 brokers and cannot be spread over 1" in sentence) == (69, True)
 
 
 def test_a_second_system_is_refused_and_the_first_goes_on(place: Place) -> None:

@@ -1,0 +1,47 @@
+"""`choreo provision` on a cluster that is there already: makes what it may, and names what it may not."""
+
+from uuid import uuid4
+
+import pytest
+
+from chassis.grants import observing
+from chassis.kafka_access import KafkaAccess
+from chassis.settings import OBSERVER, SERVICES, Settings
+from choreo.principals import topic_names
+from choreo.provision import provision
+from embedded.grants import admit
+from embedded.kafka import Kafka
+from embedded.process import Unavailable
+from embedded.topics import declare_topics
+
+
+def test_topics_and_grants_are_made_checked_or_named(
+    kafka: Kafka, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prefix = f"t{uuid4().hex[:10]}-"
+    monkeypatch.setenv("CHOREO_TOPIC_PREFIX", prefix)
+    monkeypatch.setenv("CHOREO_PARTITIONS", "1")
+    for who in (*SERVICES, OBSERVER):
+        monkeypatch.setenv(f"{who.upper()}_KAFKA_USERNAME", who)
+
+    def provided(access: KafkaAccess) -> list[str]:
+        for name, value in access.environment().items():
+            monkeypatch.setenv(name, value)
+        provision(replication_factor=1)
+        return capsys.readouterr().out.splitlines()
+
+    with pytest.raises(Unavailable, match="that User:billing may create and describe topics"):
+        provided(kafka.user("billing"))
+
+    topics = topic_names(Settings())
+    declare_topics(kafka.admin, topics, 1)
+    admit(kafka, {OBSERVER: observing(topics)})
+    needed = rf"Have these made: .*User:billing .*READ on group {prefix}billing-service"
+    with pytest.raises(Unavailable, match=needed):
+        provided(kafka.user(OBSERVER))
+
+    told = provided(kafka.admin)
+    assert f"{topics[0]}: as it must be" in told
+    assert f"User:billing READ on group {prefix}billing-service: made" in told
+    assert f"User:observer READ on topic {topics[0]}: as it must be" in told
+    assert all(line.endswith("as it must be") for line in provided(kafka.user(OBSERVER)))
