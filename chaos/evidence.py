@@ -13,12 +13,12 @@ from typing import Any
 import orjson
 import psycopg
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
 from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.string import TextLoader
 
 from chaos.history import History, Place, Record, Request, Row
+from chassis.topic_log import LATEST, offsets
 from choreo.installation import observer_access
 from events.catalog import TOPICS
 
@@ -68,11 +68,10 @@ def _text(value: object) -> str:
 
 def end_offsets(facts: Mapping[str, Any]) -> dict[Place, int]:
     """Of all partitions of all topics, which are named without their prefix. Raises KafkaException."""
-    admin = AdminClient(observer_access(facts).confluent())
-    places = [(topic, number) for topic in TOPICS.values() for number in range(facts["partitions"])]
-    asked = {_at(facts, place): OffsetSpec.latest() for place in places}
-    found = admin.list_offsets(asked, request_timeout=_PATIENCE).values()
-    return {place: future.result().offset for place, future in zip(places, found, strict=True)}
+    prefix: str = facts["topic_prefix"]
+    places = [(prefix + topic, number) for topic in TOPICS.values() for number in range(facts["partitions"])]
+    found = offsets(observer_access(facts), places, LATEST)
+    return {(topic.removeprefix(prefix), number): offset for (topic, number), offset in found.items()}
 
 
 def _records(facts: Mapping[str, Any], ends: Mapping[Place, int]) -> list[Record]:

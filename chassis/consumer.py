@@ -38,7 +38,7 @@ from chassis.kafka_access import KafkaAccess
 from chassis.kernel import Kernel
 from chassis.meter import Meter
 from chassis.positions import Place, Position
-from chassis.topic_log import LogMismatch, PartitionLog, compare, describe_at
+from chassis.topic_log import LogMismatch, PartitionLog, compare, describe
 from events.codec import Record, UnknownType
 from events.fact import Fact
 
@@ -185,7 +185,7 @@ class Consumer:
         """
         async with raw_connection(self._engine) as conn:
             known = {row.place: row for row in await positions.read(conn, list(self._hears))}
-        there = await asyncio.to_thread(describe_at, self._access, sorted(self._hears), self._needs)
+        there = await asyncio.to_thread(describe, self._access, sorted(self._hears), self._needs)
         self._measure_lag(known, there)
         for place, partition in there.items():
             compare(self._service, partition, known.get(place))

@@ -40,7 +40,7 @@ from chassis.relay import Relay, partition_of
 from chassis.routes import Router
 from chassis.service import Service
 from chassis.settings import Settings
-from chassis.topic_log import describe_at
+from chassis.topic_log import describe
 from events.catalog import SOURCE_OF_TYPE, TOPICS
 from events.decider import Command
 from events.fact import Fact
@@ -133,7 +133,7 @@ class Runtime(Generic[S]):
             self.service,
             topic,
             self.engine,
-            describe=partial(describe_at, self._access, [topic]),
+            describe=partial(describe, self._access, [topic]),
             partition_of=self.partition_of,
         )
 

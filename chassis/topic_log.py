@@ -1,17 +1,18 @@
 """The log as it is in Kafka, held against what a service has read of it."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
 
 from chassis.grants import Grant, asking, require
 from chassis.kafka_access import KafkaAccess
 from chassis.positions import Place, Position
 
+EARLIEST, LATEST = -2, -1
+"""Of a partition, instead of a time."""
 _PATIENCE = 5.0
 
 
@@ -28,23 +29,43 @@ class PartitionLog:
     """The offset the next record will get."""
 
 
-def describe(admin: AdminClient, topics: Sequence[str]) -> Mapping[Place, PartitionLog]:
-    """Every partition of these topics. Blocks; raises KafkaException, `LogMismatch` where a topic is gone."""
-    cluster_id = admin.describe_cluster(request_timeout=_PATIENCE).result().cluster_id
-    described = admin.describe_topics(TopicCollection(list(topics)), request_timeout=_PATIENCE)
-    places = {}
-    for topic, future in described.items():
-        description = _described(topic, future)
-        for info in description.partitions:
-            places[topic, info.id] = Position(topic, info.id, 0, str(description.topic_id), cluster_id)
+def describe(
+    access: KafkaAccess, topics: Sequence[str], needed: Collection[Grant] = ()
+) -> Mapping[Place, PartitionLog]:
+    """Every partition of these topics, by a client that is gone afterwards. Blocks.
 
-    def ends(spec: Any) -> dict[Place, int]:
-        asked = {TopicPartition(topic, partition): spec for topic, partition in places}
-        found = admin.list_offsets(asked, request_timeout=_PATIENCE)
-        return {(at.topic, at.partition): future.result().offset for at, future in found.items()}
-
-    earliest, latest = ends(OffsetSpec.earliest()), ends(OffsetSpec.latest())
+    Raises KafkaException, `LogMismatch` where a topic is gone, `AccessDenied` where a needed grant is.
+    """
+    with asking(access) as admin:
+        require(admin, access, needed)
+        cluster_id = admin.describe_cluster(request_timeout=_PATIENCE).result().cluster_id
+        described = admin.describe_topics(TopicCollection(list(topics)), request_timeout=_PATIENCE)
+        places = {}
+        for topic, future in described.items():
+            description = _described(topic, future)
+            for info in description.partitions:
+                places[topic, info.id] = Position(topic, info.id, 0, str(description.topic_id), cluster_id)
+    earliest, latest = offsets(access, places, EARLIEST), offsets(access, places, LATEST)
     return {place: PartitionLog(begin, earliest[place], latest[place]) for place, begin in places.items()}
+
+
+def offsets(access: KafkaAccess, places: Iterable[Place], when: int) -> dict[Place, int]:
+    """Of the first record that is as young as `when` (milliseconds since the epoch), or younger; where
+    there is none, of the next one to come. Blocks; raises KafkaException.
+
+    Asked by a consumer that joins no group: the admin client's own question (librdkafka 2.16, ListOffsets)
+    aborts the whole process where the leader of a partition changes under it.
+    """
+    consumer = Consumer(access.confluent() | {"group.id": "nobody", "enable.auto.commit": False})
+    try:
+        asked = [TopicPartition(topic, partition, when) for topic, partition in places]
+        found = consumer.offsets_for_times(asked, timeout=_PATIENCE) if asked else []
+    finally:
+        consumer.close()
+    for at in found:
+        if at.error:
+            raise KafkaException(at.error)
+    return {(at.topic, at.partition): at.offset for at in found}
 
 
 def _described(topic: str, future: "Future[Any]") -> Any:
@@ -56,17 +77,6 @@ def _described(topic: str, future: "Future[Any]") -> Any:
         raise LogMismatch(
             f"the topic {topic} is not there: restore it, or make it if there never was one"
         ) from None
-
-
-def describe_at(
-    access: KafkaAccess, topics: Sequence[str], needed: Collection[Grant] = ()
-) -> Mapping[Place, PartitionLog]:
-    """The same with a client of its own, which is gone afterwards. Raises `AccessDenied` where a grant that
-    is needed is missing.
-    """
-    with asking(access) as admin:
-        require(admin, access, needed)
-        return describe(admin, topics)
 
 
 def compare(service: str, there: PartitionLog, known: Position | None) -> None:

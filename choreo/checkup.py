@@ -17,10 +17,11 @@ from chassis import positions
 from chassis.db import Connection, raw_connection
 from chassis.depths import Depth, read_depths
 from chassis.grants import AccessDenied, Grant, asking
+from chassis.kafka_access import KafkaAccess
 from chassis.positions import Place, Position
 from chassis.service import Service
 from chassis.settings import SERVICES
-from chassis.topic_log import LogMismatch, PartitionLog, compare, describe
+from chassis.topic_log import LogMismatch, PartitionLog, compare, describe, offsets
 from choreo.installation import Installation
 from choreo.kafka_grants import Unknowable, allowed, read_acls
 from choreo.replicas import Replica, replicas_of
@@ -68,7 +69,7 @@ async def examine(installation: Installation) -> list[Finding]:
     old: Mapping[Place, int] = {}
     try:
         with asking(installation.kafka) as admin:
-            findings, log, old = await asyncio.to_thread(_ask_kafka, admin, topics)
+            findings, log, old = await asyncio.to_thread(_ask_kafka, admin, installation.kafka, topics)
             findings += await asyncio.to_thread(_kafka_grants, admin, installation)
     except AccessDenied as denied:
         findings.append(Finding("Kafka", "answers", str(denied), "correct them"))
@@ -90,16 +91,18 @@ async def examine(installation: Installation) -> list[Finding]:
 
 
 def _ask_kafka(
-    admin: AdminClient, topics: Sequence[str]
+    admin: AdminClient, access: KafkaAccess, topics: Sequence[str]
 ) -> tuple[list[Finding], Mapping[Place, PartitionLog], Mapping[Place, int]]:
-    """The findings, the log as it is, and `_written_before`. Again where the cluster refuses for a moment
-    only, as it does while the leader of a partition is new.
+    """The findings, the log as it is, and how far it had been written `LONG` ago. Again where the
+    cluster refuses for a moment only, as it does while the leader of a partition is new.
     """
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:
-            log = describe(admin, topics)
-            return _topics(admin, topics, log), log, _written_before(admin, log, time.time() - LONG)
+            log = describe(access, topics)
+            # Up to which offset each partition had been written so long ago.
+            old = offsets(access, log, int(1000 * (time.time() - LONG)))
+            return _topics(admin, topics, log), log, old
         except (KafkaException, LogMismatch):
             if time.monotonic() > deadline:
                 raise
@@ -139,14 +142,6 @@ def _topics(admin: AdminClient, topics: Sequence[str], log: Mapping[Place, Parti
         else:
             findings.append(Finding(topic, "retention", "for ever"))
     return findings
-
-
-def _written_before(admin: AdminClient, log: Mapping[Place, PartitionLog], time: float) -> dict[Place, int]:
-    """Up to which offset each partition had been written at that time, in seconds since the epoch."""
-    spec = OffsetSpec.for_timestamp(int(1000 * time))
-    asked = admin.list_offsets({TopicPartition(*place): spec for place in log}, request_timeout=_PATIENCE)
-    offsets = {(place.topic, place.partition): found.result().offset for place, found in asked.items()}
-    return {place: offset if offset >= 0 else log[place].latest for place, offset in offsets.items()}
 
 
 def _kafka_grants(admin: AdminClient, installation: Installation) -> list[Finding]:
