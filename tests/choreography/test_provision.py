@@ -30,7 +30,7 @@ def test_topics_and_grants_are_made_checked_or_named(
         provision(replication_factor=1)
         return capsys.readouterr().out.splitlines()
 
-    with pytest.raises(Unavailable, match="uthorization failed.* that User:billing may create"):
+    with pytest.raises(Unavailable, match=r"uthorization failed.* that User:billing may create"):
         provided(kafka.user("billing"))
 
     topics = topic_names(Settings())
