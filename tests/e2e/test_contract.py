@@ -971,9 +971,9 @@ def test_a_flow_is_one_root_and_what_follows_from_it(story: Story) -> None:
 def test_flow_id_is_the_correlation_id_of_what_follows(customer: User, log: Log) -> None:
     flow = customer.order("1.00").headers["Flow-Id"]
     found = log.until(lambda event: event.flow == flow, 3)
-    assert [event.type for event in found] == ["OrderCreated", "PaymentConfirmed", "NotificationSent"]
+    assert {event.type for event in found} == {"OrderCreated", "PaymentConfirmed", "NotificationSent"}
     registered = log.until(lambda event: event.flow == customer.flow, 2)
-    assert [event.type for event in registered] == ["UserRegistered", "AccountCreated"]
+    assert {event.type for event in registered} == {"UserRegistered", "AccountCreated"}
 
 
 def test_a_clients_trace_goes_on_in_the_events(user: User, log: Log) -> None:
@@ -988,7 +988,7 @@ def test_a_repeated_request_publishes_nothing_new(customer: User, log: Log) -> N
     after = customer.withdraw("1.00").headers["Flow-Id"]
     log.until(lambda event: event.flow == after)
     found = log.until(lambda event: event.flow == flow and event.topic != "notification-events", 2)
-    assert [event.type for event in found] == ["OrderCreated", "PaymentConfirmed"]
+    assert sorted(event.type for event in found) == ["OrderCreated", "PaymentConfirmed"]
 
 
 def test_a_record_may_repeat_only_byte_for_byte(story: Story, log: Log) -> None:
@@ -1028,7 +1028,10 @@ def test_topics_keep_facts_for_ever(shop: Shop) -> None:
 @pytest.mark.parametrize("service", SERVICES)
 def test_not_ready_while_the_broker_does_not_work(system: ThrowawaySystem, shop: Shop, service: str) -> None:
     def ready() -> int:
-        return shop.ask("GET", service, "/health/ready").status_code
+        try:
+            return shop.ask("GET", service, "/health/ready").status_code
+        except httpx.TransportError:
+            return 0  # a consumer that died with the broker takes its process along; another comes up
 
     with stopped(system, "kafka"):
         until(ready, lambda status: status == 503)
