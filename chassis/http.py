@@ -19,7 +19,7 @@ from chassis.body import ClientGone
 from chassis.health import Health
 from chassis.metrics import CONTENT_TYPE, Metrics
 from chassis.problems import Problem
-from chassis.routes import Route, Router
+from chassis.routes import FlowApplied, Route, Router
 
 log = structlog.get_logger()
 
@@ -32,6 +32,7 @@ def create_app(
     routers: Iterable[Router] = (),
     *,
     verifier: Verifier,
+    flow_applied: FlowApplied,
     health: Health,
     metrics: Metrics,
     translate: Translate | None = None,
@@ -54,7 +55,7 @@ def create_app(
         # Not include_router: it would wrap every request in another layer of matching.
         app.router.routes.extend(router.routes)
     routes = [route for route in app.router.routes if isinstance(route, Route)]
-    app.edge = Edge(service, routes, app.router, verifier, metrics, translate or {})
+    app.edge = Edge(service, routes, app.router, verifier, flow_applied, metrics, translate or {})
     return app
 
 
@@ -128,12 +129,14 @@ class Edge:
         routes: Iterable[Route],
         documents: ASGIApp,
         verifier: Verifier,
+        flow_applied: FlowApplied,
         metrics: Metrics,
         translate: Translate,
     ) -> None:
         self._service = service
         self._documents = documents
         self._verifier = verifier
+        self._flow_applied = flow_applied
         self._metrics = metrics
         self._translate = translate
         self._plain: dict[str, dict[str, Route]] = {}
@@ -160,7 +163,9 @@ class Edge:
                 await self._documents(scope, receive, reply.pass_on)
             else:
                 template = route.path_format
-                outcome = await route.respond(self._service, self._verifier, scope, receive)
+                outcome = await route.respond(
+                    self._service, self._verifier, self._flow_applied, scope, receive
+                )
                 if isinstance(outcome, Answer):
                     await reply.give(outcome)
                 else:

@@ -28,6 +28,10 @@ class Unavailable(Exception):
     """The database is away. The command may or may not be carried out; repeating it is safe."""
 
 
+class Overloaded(Unavailable):
+    """More was accepted than can be finished in time. The command was not carried out."""
+
+
 class KeyReused(Exception):
     """The idempotency key stands for a request with another body."""
 

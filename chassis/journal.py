@@ -25,6 +25,9 @@ _SEEN = """/* journal.seen: which of these inputs were handled before, and how *
 SELECT id, outcome, fingerprint, answer_status, answer_body, answer_headers
 FROM journal WHERE id = ANY(%b::uuid[])"""
 
+_FLOW_APPLIED = """/* journal.flow_applied: of one key only, so that nobody learns of the flows of others */
+SELECT EXISTS (SELECT FROM journal WHERE correlation_id = %s AND key = %s AND outcome = 'applied')"""
+
 _FORGET_PARKED = """/* journal.forget_parked: this event is about to be written anew */
 DELETE FROM journal WHERE id = %s AND outcome = 'parked'"""
 
@@ -125,6 +128,12 @@ async def seen(conn: Connection, ids: Collection[UUID]) -> dict[UUID, Seen]:
     async with conn.cursor(row_factory=class_row(Seen)) as cursor:
         await cursor.execute(_SEEN, [list(ids)])
         return {row.id: row for row in await cursor.fetchall()}
+
+
+async def flow_applied(conn: Connection, key: str, flow: UUID) -> bool:
+    """Whether any input of this flow was applied to this key: heard, or asked for here."""
+    row = await (await conn.execute(_FLOW_APPLIED, [flow, key])).fetchone()
+    return bool(row and row[0])
 
 
 async def add(conn: Connection, entries: Sequence[Entry]) -> None:

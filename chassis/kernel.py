@@ -13,7 +13,7 @@ without a timer.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, Generic, TypeVar
@@ -22,9 +22,10 @@ from uuid import UUID
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from chassis import journal
 from chassis.answer import Answer
 from chassis.db import is_refusal, is_trouble, raw_connection
-from chassis.inputs import Aside, Asked, Failed, Heard, Input, Respond, Unavailable
+from chassis.inputs import Aside, Asked, Failed, Heard, Input, KeyReused, Overloaded, Respond, Unavailable
 from chassis.meter import Meter
 from chassis.shelf import Shelves
 from chassis.step import Decider
@@ -38,6 +39,8 @@ BATCH = 500
 """At most so many inputs share a transaction."""
 ROOM = 4 * BATCH
 """A reader of a topic stops to wait when so many inputs are queued."""
+CROWD = 2 * ROOM
+"""With so many queued, no new command is let in: it would be answered too late."""
 PATIENCE = 5.0
 """Seconds a request waits for the database before it is told to come again."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
@@ -61,8 +64,8 @@ class Kernel(Generic[S]):
         self.waiters = Waiters()
         self.on_facts: list[Callable[[], None]] = []
         """Called after a commit that put facts into the outbox."""
-        self.on_commit: list[Callable[[], None]] = []
-        """Called after every commit that moved a key."""
+        self.on_commit: list[Callable[[Collection[str]], None]] = [self.waiters.wake]
+        """Called with the keys after every commit that moved any."""
         self.trouble: str | None = None
         """Why the database cannot be used right now."""
         self._transaction = Transaction(decider, shelves, partition_of=partition_of, clock=clock)
@@ -84,14 +87,18 @@ class Kernel(Generic[S]):
         id: UUID | None = None,
         fingerprint: bytes = b"",
         aside: Aside | None = None,
+        admit: bool = True,
     ) -> Answer:
         """The answer to a command, once what it decided is committed. Repeating it finds the same answer.
 
         A command that begins a flow has the flow's id; one that goes on with a flow needs an `id` of its own.
-        Raises `Unavailable`, `KeyReused` or `Failed`.
+        Where it is not to be admitted, or too many are queued, only one that was answered before is answered.
+        Raises `Overloaded`, `Unavailable`, `KeyReused` or `Failed`.
         """
         if self.trouble:
             raise Unavailable(self.trouble)
+        if not admit or len(self._queue) >= CROWD:
+            return await self._first_answer(id or command.cause.id, fingerprint)
         done = asyncio.get_running_loop().create_future()
         asked = Asked(id or command.cause.id, command, respond, fingerprint, aside, self._clock(), done)
         self._put(asked)
@@ -100,6 +107,19 @@ class Kernel(Generic[S]):
                 return await asked.done
         except TimeoutError:
             raise Unavailable(self.trouble or "the database did not answer in time") from None
+
+    async def _first_answer(self, id: UUID, fingerprint: bytes) -> Answer:
+        """Raises `Overloaded` if there is none."""
+        try:
+            async with raw_connection(self._engine) as conn:
+                before = (await journal.seen(conn, [id])).get(id)
+        except Exception as error:
+            raise Unavailable(str(error)) from error
+        if before is None:
+            raise Overloaded("more was taken than can be finished in time")
+        if before.fingerprint != fingerprint:
+            raise KeyReused()
+        return before.answer
 
     def hear(self, heard: Heard) -> None:
         """Takes a record. `heard.done` is resolved once it is committed; `PositionGap` if out of turn."""
@@ -224,12 +244,10 @@ class Kernel(Generic[S]):
         """Committed: answer whoever asked, wake whoever waits."""
         for input, answer in work.answers:
             _resolve(input, answer)
-        for key in work.moved:
-            self.waiters.wake(key)
-        for callback in self.on_facts if work.unpublished else ():
-            callback()
         for callback in self.on_commit if work.moved else ():
-            callback()
+            callback(work.moved)
+        for wake in self.on_facts if work.unpublished else ():
+            wake()
         self._meter.count(work.commands, work.heard, work.decided)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 from urllib.parse import parse_qsl
+from uuid import UUID
 
 from pydantic import BaseModel
 
@@ -14,6 +15,7 @@ from chassis.problems import Fault, invalid
 LONGEST_WAIT = 30
 MOST_ITEMS = 200
 DEFAULT_ITEMS = 50
+UUID_FORM = re.compile(r"[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 
 Item = TypeVar("Item", bound=BaseModel)
 Row = TypeVar("Row")
@@ -86,6 +88,15 @@ class Query:
     def wait(self) -> int:
         """Seconds to wait for what is asked about; 0 for an answer at once."""
         return self.integer("wait", least=0, most=LONGEST_WAIT, default=0)
+
+    def flow(self) -> UUID | None:
+        """Whose traces here are waited for."""
+        text = self.text("flow")
+        if text is None:
+            return None
+        if not UUID_FORM.fullmatch(text):
+            raise invalid(Fault.of_parameter("flow", "This must be a Flow-Id, as an answer had it."))
+        return UUID(text)
 
     def page(self) -> PageRequest:
         limit = self.integer("limit", least=1, most=MOST_ITEMS, default=DEFAULT_ITEMS)

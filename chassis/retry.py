@@ -5,7 +5,7 @@ from typing import Literal, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from chassis import journal, keys, parked
+from chassis import bell, journal, keys, parked
 from chassis.db import Connection, is_refusal, is_trouble, raw_connection
 from chassis.inputs import FactTypes
 from chassis.parked import Parked
@@ -51,6 +51,7 @@ async def retry(
             results.append(result)
             if result.outcome == "parked":
                 break
+        await bell.ring(conn, key)
         await (conn.rollback() if dry_run else conn.commit())
     return results
 

@@ -7,7 +7,7 @@ makes the contract's checks itself, in the contract's order.
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from uuid import UUID, uuid4
 
@@ -26,7 +26,7 @@ from chassis import body, pages
 from chassis.answer import Answer
 from chassis.auth import Principal, Verifier
 from chassis.pages import PageRequest
-from chassis.problems import PROBLEM_JSON, malformed, not_found
+from chassis.problems import PROBLEM_JSON, Problem, malformed, not_found
 from events.envelope import Cause, derived_id
 
 # What an endpoint may ask for, besides `UUID` parameters of its path, one body (a pydantic model,
@@ -61,6 +61,12 @@ def _preferred_wait(
 ) -> None: ...
 
 
+def _flow(
+    flow: Annotated[UUID | None, Query(description="answer once an event of this flow was applied")] = None,
+    wait: Annotated[int, Query(ge=0, le=pages.LONGEST_WAIT, description="seconds")] = 0,
+) -> None: ...
+
+
 KeyedCause = Annotated[Cause, Depends(_keyed_cause)]
 """The root of a flow. Its id is derived from service, user, method, path and `Idempotency-Key`."""
 
@@ -71,12 +77,16 @@ Paging = Annotated[PageRequest, Depends(_page)]
 """`?limit=` and `?cursor=`."""
 
 Wait = Annotated[int, Depends(_wait)]
-"""`?wait=`, in seconds; 0 if it is not given."""
+"""`?wait=`, in seconds; 0 if it is not given, or if it is a flow that is waited for."""
 
 PreferredWait = Annotated[int, Depends(_preferred_wait)]
 """`Prefer: wait=N`, in seconds; 0 if it is not given. It is a wish: the unreadable is ignored, more is 30."""
 
 _QUERY: Mapping[object, Callable[[pages.Query], object]] = {_page: pages.Query.page, _wait: pages.Query.wait}
+
+
+FlowApplied = Callable[[UUID, UUID, int], Awaitable[bool]]
+"""Whether this flow was applied to this user here, as soon as it was, or after so many seconds."""
 
 
 def problem(description: str) -> dict[str, Any]:
@@ -96,6 +106,9 @@ class Route(APIRoute):
             returned = get_type_hints(endpoint).get("return")
             is_model = isinstance(returned, type) and issubclass(returned, BaseModel)
             options["response_model"] = returned if is_model else None
+        self._takes_flow = not self.public and "GET" in (options.get("methods") or ("GET",))
+        if self._takes_flow:
+            options["dependencies"] = [*(options.get("dependencies") or ()), Depends(_flow)]
         options["responses"] = self._problems() | (options.get("responses") or {})
         super().__init__(path, endpoint, **options)
         self._success = self.status_code or 200
@@ -147,7 +160,10 @@ class Route(APIRoute):
             413: (self._model, f"a body of more than {body.LIMIT} bytes"),
             415: (self._model, "a body of another type, or compressed"),
             400: (self._model or self._keyed, "a malformed body, or no `Idempotency-Key`"),
-            422: (self._model or self._query or self._keyed, "unacceptable fields, parameters or key"),
+            422: (
+                self._model or self._query or self._keyed or self._takes_flow,
+                "unacceptable fields, parameters or key",
+            ),
             404: (self._ids, "no such thing, or not yours"),
             503: (True, "not now; see `Retry-After`"),
         }
@@ -157,7 +173,7 @@ class Route(APIRoute):
         return responses | {"default": problem("any other problem")}
 
     async def respond(
-        self, service: str, verifier: Verifier, scope: Scope, receive: Receive
+        self, service: str, verifier: Verifier, flow_applied: FlowApplied, scope: Scope, receive: Receive
     ) -> Answer | Response:
         """The contract's checks, in the contract's order, then the endpoint. Raises `Problem`."""
         headers = _headers(scope)
@@ -173,10 +189,13 @@ class Route(APIRoute):
             body.check_content_type(headers, body.FORM_TYPE if self._form else body.JSON_TYPE)  # 415
             content = body.parse_form(raw) if self._form else body.parse_json(raw)  # 400
         idempotency_key = _idempotency_key(headers) if self._keyed else ""  # 400
-        if self._query:
+        flow: UUID | None = None
+        if self._query or self._takes_flow:
             query = pages.Query(scope["query_string"])
+            flow = query.flow() if self._takes_flow else None  # 422
+            seconds = query.wait() if flow else 0  # 422
             for name, reader in self._query.items():
-                arguments[name] = reader(query)  # 422
+                arguments[name] = 0 if flow and reader is pages.Query.wait else reader(query)  # 422
         if self._model:
             arguments[self._body] = body.validate(self._model, content)  # 422
         ids = {name: _id(scope["path_params"][name]) for name in self._ids}  # 404
@@ -192,6 +211,21 @@ class Route(APIRoute):
             arguments[self._preferred] = _wish(headers)
         if self._request:
             arguments[self._request] = Request(scope, receive)
+        if flow is None or user_id is None:
+            return await self._call(arguments)
+        applied = await flow_applied(user_id, flow, seconds)
+        told = {"Flow-Applied": "true" if applied else "false"}
+        try:
+            outcome = await self._call(arguments)
+        except Problem as problem:
+            problem.headers |= told
+            raise
+        if isinstance(outcome, Answer):
+            return outcome.with_headers(told)
+        outcome.headers.update(told)
+        return outcome
+
+    async def _call(self, arguments: Mapping[str, Any]) -> Answer | Response:
         outcome = await self.endpoint(**arguments)
         if isinstance(outcome, BaseModel):
             return Answer.json(self._success, outcome)
@@ -236,12 +270,9 @@ def _idempotency_key(headers: Mapping[bytes, bytes]) -> str:
     return key.decode("ascii")
 
 
-_ID = re.compile(r"[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
-
-
 def _id(text: str) -> UUID:
     """An id in a path: what is no UUID names nothing."""
-    if not _ID.fullmatch(text):
+    if not pages.UUID_FORM.fullmatch(text):
         raise not_found()
     return UUID(text)
 

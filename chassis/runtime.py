@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Generic, TypeVar
+from uuid import UUID
 
 import structlog
 import uvicorn
@@ -19,9 +20,10 @@ from sqlalchemy import text
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from chassis import clock, log
+from chassis import clock, journal, log
 from chassis.answer import Answer
 from chassis.auth import Verifier
+from chassis.bell import Bell
 from chassis.body import fingerprint
 from chassis.consumer import Consumer, Hears
 from chassis.db import make_engine, raw_connection
@@ -29,7 +31,7 @@ from chassis.depths import read_depths
 from chassis.grants import reading
 from chassis.health import Health
 from chassis.http import create_app, operations_alone
-from chassis.inputs import Aside, Failed, KeyReused, Respond, Unavailable
+from chassis.inputs import Aside, Failed, KeyReused, Overloaded, Respond, Unavailable
 from chassis.kernel import Kernel
 from chassis.key_source import HeardKeys
 from chassis.meter import Meter
@@ -56,6 +58,11 @@ _AWAY = unavailable(
     "The database cannot be used right now. The request may or may not have been carried out."
 )
 _PROBLEMS = {
+    Overloaded: unavailable(
+        "More was accepted than can be finished in time. This request was not carried out.",
+        code="overloaded",
+        retry_after=2,
+    ),
     Unavailable: _AWAY,
     OperationalError: _AWAY,
     InterfaceError: _AWAY,
@@ -96,8 +103,10 @@ class Runtime(Generic[S]):
         self.relay = Relay(
             prefix + TOPICS[self.service], settings.partitions, self.engine, self._access, self.meter
         )
-        self.jobs: list[Job] = [self.kernel.run, self.relay.run, self._measure]
+        bell = Bell(self.engine, self.kernel.waiters)
+        self.jobs: list[Job] = [self.kernel.run, self.relay.run, bell.listen, bell.tell, self._measure]
         self.kernel.on_facts.append(self.relay.wake)
+        self.kernel.on_commit.append(bell.ring)
         self.health.probe("database", self._probe_database)
         self.health.probe("broker", self.relay.probe)
         topics = _by_topic(prefix, service.hears)
@@ -120,10 +129,18 @@ class Runtime(Generic[S]):
         self._verifier = Verifier(keys)
 
     async def ask(
-        self, command: Command, respond: Respond, *, body: BaseModel | None = None, aside: Aside | None = None
+        self,
+        command: Command,
+        respond: Respond,
+        *,
+        body: BaseModel | None = None,
+        aside: Aside | None = None,
+        admit: bool = True,
     ) -> Answer:
         """The answer to a command, which names the flow that follows from it."""
-        answer = await self.kernel.ask(command, respond, fingerprint=fingerprint(body), aside=aside)
+        answer = await self.kernel.ask(
+            command, respond, fingerprint=fingerprint(body), aside=aside, admit=admit
+        )
         return answer.with_headers({"Flow-Id": str(command.cause.correlation_id)})
 
     def news_of(self, other: str) -> News:
@@ -145,6 +162,7 @@ class Runtime(Generic[S]):
             self.service,
             routers,
             verifier=self._verifier,
+            flow_applied=self._flow_applied,
             health=self.health,
             metrics=self.metrics,
             translate=_PROBLEMS,
@@ -169,6 +187,13 @@ class Runtime(Generic[S]):
                 await _cancel(task)
             died.cancel()
             await self.engine.dispose()
+
+    async def _flow_applied(self, user_id: UUID, flow: UUID, seconds: int) -> bool:
+        async def look() -> bool:
+            async with raw_connection(self.engine) as conn:
+                return await journal.flow_applied(conn, str(user_id), flow)
+
+        return await self.kernel.waiters.until(str(user_id), seconds, look, enough=bool)
 
     async def _probe_database(self) -> str:
         async with self.engine.connect() as conn:

@@ -1,10 +1,17 @@
 """Waiting for something to happen to a key, without asking again and again."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
+from zlib import crc32
 
 T = TypeVar("T")
+
+
+def tag_of(key: str) -> str:
+    """Eight characters that stand for the key among processes. Two keys may share one: a look too many."""
+    return f"{crc32(key.encode()):08x}"
 
 
 class Waiters:
@@ -12,10 +19,38 @@ class Waiters:
 
     def __init__(self) -> None:
         self._waiting: dict[str, set[asyncio.Event]] = {}
+        self.closed = False
+        """Nobody waits any more: this process is about to stop."""
 
-    def wake(self, key: str) -> None:
-        for signal in self._waiting.get(key, ()):
-            signal.set()
+    def wake(self, keys: Iterable[str]) -> None:
+        if self._waiting:
+            self.wake_tags(map(tag_of, keys))
+
+    def wake_tags(self, tags: Iterable[str]) -> None:
+        for tag in tags:
+            for signal in self._waiting.get(tag, ()):
+                signal.set()
+
+    def wake_all(self) -> None:
+        self.wake_tags(self._waiting)
+
+    def close(self) -> None:
+        """Whoever waits goes on with what there is, now and from now on."""
+        self.closed = True
+        self.wake_all()
+
+    @contextmanager
+    def watching(self, key: str) -> Iterator[asyncio.Event]:
+        """A signal that is set whenever the key was woken. Clear it, then look, then wait for it."""
+        signal = asyncio.Event()
+        tag = tag_of(key)
+        self._waiting.setdefault(tag, set()).add(signal)
+        try:
+            yield signal
+        finally:
+            self._waiting[tag].discard(signal)
+            if not self._waiting[tag]:
+                del self._waiting[tag]
 
     async def until(
         self, key: str, seconds: float, look: Callable[[], Awaitable[T]], enough: Callable[[T], bool]
@@ -24,19 +59,14 @@ class Waiters:
 
         Looks once at the beginning, and again whenever the key was woken.
         """
-        signal = asyncio.Event()
-        self._waiting.setdefault(key, set()).add(signal)
-        try:
+        with self.watching(key) as signal:
             seen = await look()
-            async with asyncio.timeout(seconds):
-                while not enough(seen):
-                    await signal.wait()
-                    signal.clear()
-                    seen = await look()
-        except TimeoutError:
-            pass
-        finally:
-            self._waiting[key].discard(signal)
-            if not self._waiting[key]:
-                del self._waiting[key]
-        return seen
+            try:
+                async with asyncio.timeout(seconds):
+                    while not enough(seen) and not self.closed:
+                        await signal.wait()
+                        signal.clear()
+                        seen = await look()
+            except TimeoutError:
+                pass
+            return seen

@@ -33,6 +33,6 @@ def build(settings: Settings) -> tuple[Runtime[Notifications], FastAPI]:
     runtime = Runtime(service(settings), settings)
     if settings.smtp_url:
         mailer = Mailer(runtime.kernel, runtime.engine, settings.smtp_url, clock.now)
-        runtime.kernel.on_commit.append(mailer.wake)
+        runtime.kernel.on_commit.append(lambda keys: mailer.wake())
         runtime.jobs.append(mailer.run)
     return runtime, runtime.app(api.router(runtime))

@@ -149,6 +149,9 @@ class Alone:
         """Each from its own topic. Returns once they are committed."""
         return [event for fact in facts for event in await (await self._reader(fact)).hear(fact)]
 
+    async def hear_event(self, event: Event[Fact]) -> None:
+        await (await self._reader(event.data)).put(event)
+
     async def customer(self, id: UUID | None = None) -> Customer:
         """Somebody with a valid token; nothing else is known of them here."""
         if self._key["kid"] not in {kid for (kid,) in self.database.rows("SELECT kid FROM signing_keys")}:

@@ -92,12 +92,15 @@ class Toy:
         self.keys.keys["first"] = auth.public_part(self.key)
         self.health = Health()
         self.metrics = Metrics()
+        self.applied = uuid4()
+        """A flow that was."""
         self.calls: list[dict[str, Any]] = []
         self.verifier = Verifier(self.keys, now=lambda: self.now, patience=0.0)
         self.app: FastAPI = create_app(
             "toy",
             [self._endpoints(), self._open_endpoints()],
             verifier=self.verifier,
+            flow_applied=self._flow_applied,
             health=self.health,
             metrics=self.metrics,
             translate={Away: unavailable("The shelf is away.")},
@@ -113,6 +116,10 @@ class Toy:
     def client(self) -> httpx.AsyncClient:
         transport = httpx.ASGITransport(self.app)
         return httpx.AsyncClient(transport=transport, base_url="http://toy")
+
+    async def _flow_applied(self, user_id: UUID, flow: UUID, seconds: int) -> bool:
+        self.calls.append({"user_id": user_id, "flow": flow, "wait": seconds})
+        return flow == self.applied
 
     def _endpoints(self) -> Router:
         router = Router()
