@@ -22,6 +22,9 @@ SELECT count(*) FROM journal
 WHERE type = ANY(%s) AND outcome = 'applied'
 AND decided_at >= to_timestamp(%s) AND decided_at < to_timestamp(%s)"""
 
+_UNDECIDED = """/* bench.undecided: orders nobody has decided about */
+SELECT count(*) FROM orders WHERE status = 'created'"""
+
 _PENDING = """/* bench.pending: mails still to be sent */
 SELECT count(*) FROM notifications WHERE status = 'pending'"""
 
@@ -70,7 +73,13 @@ class Journals:
             return int(row[0])
 
     def pending_mails(self) -> int:
-        with psycopg.connect(self.owner_urls["notification"]) as conn:
-            row = conn.execute(_PENDING).fetchone()
+        return self._count("notification", _PENDING)
+
+    def undecided(self) -> int:
+        return self._count("order", _UNDECIDED)
+
+    def _count(self, service: str, query: str) -> int:
+        with psycopg.connect(self.owner_urls[service]) as conn:
+            row = conn.execute(query.encode()).fetchone()
             assert row is not None
             return int(row[0])

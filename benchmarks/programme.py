@@ -10,10 +10,12 @@ import uvloop
 from benchmarks.idle import at_rest, start_up
 from benchmarks.latency import latency
 from benchmarks.observe import Journals
+from benchmarks.overload import overload
 from benchmarks.report import show
 from benchmarks.resources import machine
 from benchmarks.sustained import sustained
 from benchmarks.users import Refused, register_users
+from benchmarks.waits import waits
 from choreo.progress import Progress
 from choreo.throwaway import ThrowawaySystem
 from embedded.process import Unavailable
@@ -57,11 +59,17 @@ async def _measure(
     results: dict[str, Any] = {}
     if "rest" in names:
         results["rest"] = asdict(await at_rest(pids, _REST_SECONDS, progress))
-    if {"latency", "sustained"} & set(names):
+    if {"latency", "sustained", "overload", "waits"} & set(names):
         makers = await register_users(_USERS, ports, progress.counting("users registered", _USERS))
+    if "waits" in names:
+        results["waits"] = asdict(await waits(makers, ports, pids, progress))
     if "latency" in names:
         results["latency"] = asdict(await latency(makers, ports, journals, seconds, progress))
-    if "sustained" in names:
+    if {"sustained", "overload"} & set(names):
         all_pids = pids | {"load generator": os.getpid()}
-        results["sustained"] = asdict(await sustained(makers, ports, all_pids, journals, seconds, progress))
+        found = await sustained(makers, ports, all_pids, journals, seconds, progress)
+        results["sustained"] = asdict(found)
+        if "overload" in names:
+            rate = found.orders_per_second
+            results["overload"] = asdict(await overload(makers, ports, journals, rate, progress))
     return results

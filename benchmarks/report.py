@@ -29,6 +29,8 @@ def show(results: Mapping[str, Any], *, as_json: bool) -> None:
         ("rest", _at_rest),
         ("latency", _latency),
         ("sustained", _sustained),
+        ("overload", _overload),
+        ("waits", _waits),
     ):
         if name in results:
             console.print()
@@ -83,6 +85,22 @@ def _sustained(found: Mapping[str, Any]) -> Table:
     for name, milliseconds in found["cpu_ms_per_order"].items():
         table.add_row(f"CPU per order, {name}", f"{milliseconds:.2f} ms")
     table.add_row("CPU used together", f"{found['cpu_cores_used']:.2f} cores")
+    return table
+
+
+def _overload(found: Mapping[str, Any]) -> Table:
+    table = _table(f"Overload: {found['rate']:.0f} orders/s for {found['seconds']:.0f} s", "", "orders")
+    for name in ("sent", "accepted", "decided_in_time", "late", "turned_away", "other"):
+        table.add_row(name.replace("_", " "), str(found[name]))
+    table.add_row("slowest decision", f"{found['slowest_decision_seconds']:.1f} s")
+    return table
+
+
+def _waits(found: Mapping[str, Any]) -> Table:
+    title = f"Open waits, order service over {found['seconds']:.0f} s"
+    table = _table(title, "requests that wait", "CPU, % of a core")
+    table.add_row("none", f"{found['cpu_percent_without']:.2f}")
+    table.add_row(str(found["waits"]), f"{found['cpu_percent_with']:.2f}")
     return table
 
 

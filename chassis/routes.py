@@ -61,6 +61,11 @@ def _preferred_wait(
 ) -> None: ...
 
 
+def _last_event(
+    last_event_id: Annotated[str | None, Header(description="`id` of the last event that was seen")] = None,
+) -> None: ...
+
+
 def _flow(
     flow: Annotated[UUID | None, Query(description="answer once an event of this flow was applied")] = None,
     wait: Annotated[int, Query(ge=0, le=pages.LONGEST_WAIT, description="seconds")] = 0,
@@ -81,6 +86,9 @@ Wait = Annotated[int, Depends(_wait)]
 
 PreferredWait = Annotated[int, Depends(_preferred_wait)]
 """`Prefer: wait=N`, in seconds; 0 if it is not given. It is a wish: the unreadable is ignored, more is 30."""
+
+LastEventId = Annotated[int, Depends(_last_event)]
+"""`Last-Event-ID`; 0 if it is not given, or none of ours: then everything is told once more."""
 
 _QUERY: Mapping[object, Callable[[pages.Query], object]] = {_page: pages.Query.page, _wait: pages.Query.wait}
 
@@ -122,6 +130,7 @@ class Route(APIRoute):
         self._keyed: str | None = None
         self._fresh: str | None = None
         self._preferred: str | None = None
+        self._last_event: str | None = None
         self._request: str | None = None
         self._query: dict[str, Callable[[pages.Query], object]] = {}
         self._ids: list[str] = []
@@ -137,6 +146,8 @@ class Route(APIRoute):
                 self._fresh = name
             elif asked is _preferred_wait:
                 self._preferred = name
+            elif asked is _last_event:
+                self._last_event = name
             elif asked in _QUERY:
                 self._query[name] = _QUERY[asked]
             elif kind is UUID and f"{{{name}}}" in path:
@@ -209,6 +220,8 @@ class Route(APIRoute):
             arguments[self._fresh] = _root(uuid4(), headers)
         if self._preferred:
             arguments[self._preferred] = _wish(headers)
+        if self._last_event:
+            arguments[self._last_event] = _number(headers.get(b"last-event-id", b""))
         if self._request:
             arguments[self._request] = Request(scope, receive)
         if flow is None or user_id is None:
@@ -289,6 +302,10 @@ def _root(id: UUID, headers: Mapping[bytes, bytes]) -> Cause:
         trace = None  # version 00 ends there
     structlog.contextvars.bind_contextvars(flow=str(id))
     return Cause.root(id, trace.group(1).decode() if trace else None)
+
+
+def _number(text: bytes) -> int:
+    return int(text) if re.fullmatch(rb"[0-9]{1,18}", text) else 0
 
 
 _WAIT = re.compile(rb'(?:^|,)\s*wait\s*=\s*("?)([0-9]{1,9})\1\s*(?=$|[,;])', re.IGNORECASE)

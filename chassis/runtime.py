@@ -43,6 +43,7 @@ from chassis.routes import Router
 from chassis.service import Service
 from chassis.settings import Settings
 from chassis.topic_log import describe
+from chassis.waiters import Waiters
 from events.catalog import SOURCE_OF_TYPE, TOPICS
 from events.decider import Command
 from events.fact import Fact
@@ -251,7 +252,7 @@ async def _serve(
         timeout_keep_alive=75,
         timeout_graceful_shutdown=3,
     )
-    server = uvicorn.Server(config)
+    server = _Server(config, runtime.kernel.waiters)
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn stops serving and then raises the signal once more: there is still the rest to be stopped.
         signal.signal(number, lambda *_: None)
@@ -277,6 +278,18 @@ def _listening(name: str, settings: Settings, port: int, handed_over: int | None
         return socket.create_server((settings.http_host, port))
     except OSError as error:
         sys.exit(f"{name}: {error.strerror}")
+
+
+class _Server(uvicorn.Server):
+    """Nobody who waits, or listens to a stream, holds up its end."""
+
+    def __init__(self, config: uvicorn.Config, waiters: Waiters) -> None:
+        super().__init__(config)
+        self._waiters = waiters
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._waiters.close()
+        await super().shutdown(sockets)
 
 
 async def _cancel(task: "asyncio.Future[None]") -> None:

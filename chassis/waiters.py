@@ -22,6 +22,10 @@ class Waiters:
         self.closed = False
         """Nobody waits any more: this process is about to stop."""
 
+    def __len__(self) -> int:
+        """How many wait."""
+        return sum(map(len, self._waiting.values()))
+
     def wake(self, keys: Iterable[str]) -> None:
         if self._waiting:
             self.wake_tags(map(tag_of, keys))

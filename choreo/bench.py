@@ -13,6 +13,8 @@ class Measurement(enum.StrEnum):
     REST = "rest"
     LATENCY = "latency"
     SUSTAINED = "sustained"
+    OVERLOAD = "overload"
+    WAITS = "waits"
 
 
 def bench(
@@ -22,7 +24,7 @@ def bench(
     only: Annotated[Measurement | None, typer.Option(help="Measure this alone.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
-    """Measure start-up, memory, latency and sustained orders/s on a system of its own.
+    """Measure start-up, memory, latency, sustained orders/s and overload on a system of its own.
 
     The load comes from this machine too and is part of what is measured. Nothing is judged: quote the figures
     together with the machine they name.

@@ -6,19 +6,23 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 from sqlalchemy import Row
+from starlette.responses import Response, StreamingResponse
 
+from chassis import stream
 from chassis.answer import Answer
 from chassis.body import Body
 from chassis.inputs import Decided
 from chassis.money import Amount, Money
 from chassis.pages import Page
 from chassis.problems import Problem, not_found
-from chassis.routes import KeyedCause, Paging, PreferredWait, Router, User, Wait, problem
+from chassis.routes import KeyedCause, LastEventId, Paging, PreferredWait, Router, User, Wait, problem
 from chassis.runtime import Runtime
+from chassis.stream import Story, event_stream
 from events.envelope import derived_id
 from order_service import queries
+from order_service.admission import Admission
 from order_service.commands import AlreadyOver, CancelOrder, NoSuchOrder, PlaceOrder
-from order_service.state import Order, Orders, Status
+from order_service.state import Change, Order, Orders, Status
 
 
 class NewOrder(Body):
@@ -37,7 +41,7 @@ class OrderView(BaseModel):
     updated_at: datetime
 
 
-def router(runtime: Runtime[Orders]) -> Router:
+def router(runtime: Runtime[Orders], admission: Admission) -> Router:
     routes = Router()
 
     @routes.post(
@@ -62,7 +66,7 @@ def router(runtime: Runtime[Orders]) -> Router:
                 202, _view(decided.state.orders[order_id]), {"Location": f"/orders/{order_id}"}
             )
 
-        answer = await runtime.ask(command, taken, body=order)
+        answer = await runtime.ask(command, taken, body=order, admit=admission.is_open())
         if wait:
             row = await _decided(user.user_id, order_id, wait)
             if row is not None and _is_decided(row):
@@ -96,6 +100,28 @@ def router(runtime: Runtime[Orders]) -> Router:
             raise not_found()
         return _view(row)
 
+    @routes.get(
+        "/orders/{id}/events",
+        response_class=StreamingResponse,
+        responses={
+            200: {"description": "server-sent events", "content": {stream.MEDIA_TYPE: {}}},
+            204: {"description": "nothing can follow any more"},
+        },
+    )
+    async def events(user: User, id: UUID, last: LastEventId) -> Response:
+        """One event per status change, with the order as it was then: those so far, then those to come.
+
+        Ends after the last status there can be: rejected, refunded, or cancelled and never paid.
+        """
+
+        async def look() -> Story:
+            row = await queries.order_of(runtime.engine, user.user_id, id)
+            if row is None:
+                raise not_found()
+            return _story(row)
+
+        return await event_stream(runtime.kernel.waiters, str(user.user_id), look, after=last)
+
     @routes.get("/orders")
     async def page_of_orders(user: User, page: Paging) -> Page[OrderView]:
         """The user's orders, newest first."""
@@ -115,6 +141,21 @@ def router(runtime: Runtime[Orders]) -> Router:
 
 def _is_decided(row: Row[Any]) -> bool:
     return bool(row.status != "created")
+
+
+def _story(row: Row[Any]) -> Story:
+    order = _view(row)
+    events = [(change["step"], order.model_copy(update=_as_of(change))) for change in row.changes]
+    over = row.status in ("rejected", "refunded") or (row.status == "cancelled" and row.payment == "rejected")
+    return Story(events, over)
+
+
+def _as_of(change: Change) -> dict[str, Any]:
+    return {
+        "status": change["status"],
+        "reason": change["reason"],
+        "updated_at": datetime.fromisoformat(change["at"]),
+    }
 
 
 def _view(order: Order | Row[Any]) -> OrderView:

@@ -13,6 +13,7 @@ from chassis.step import Decider
 from events.billing import PaymentConfirmed, PaymentRefunded, PaymentRejected
 from events.user import SigningKeyPublished
 from order_service import api
+from order_service.admission import Admission
 from order_service.decide import SERVICE, decide
 from order_service.evolve import evolve
 from order_service.expiry import Expiry
@@ -39,5 +40,6 @@ def service(settings: Settings) -> Service[Orders]:
 def build(settings: Settings) -> tuple[Runtime[Orders], FastAPI]:
     runtime = Runtime(service(settings), settings)
     expiry = Expiry(runtime.kernel, runtime.engine, runtime.news_of("billing"), clock.now, deadline(settings))
-    runtime.jobs.append(expiry.run)
-    return runtime, runtime.app(api.router(runtime))
+    admission = Admission(runtime.engine, clock.now, deadline(settings))
+    runtime.jobs += [expiry.run, admission.run]
+    return runtime, runtime.app(api.router(runtime, admission))

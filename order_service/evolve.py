@@ -8,7 +8,7 @@ from events.envelope import Event
 from events.fact import Fact
 from events.order import OrderCancelled, OrderCreated
 from events.user import SigningKeyPublished
-from order_service.state import Order, Orders
+from order_service.state import Change, Order, Orders
 
 
 def evolve(state: Orders, event: Event[Fact]) -> Orders:
@@ -28,23 +28,31 @@ def evolve(state: Orders, event: Event[Fact]) -> Orders:
                 correlation_id=event.correlation_id,
                 trace_id=event.trace_id,
             )
-            return _with_order(state, order)
+            return _with_order(state, event, order)
         case PaymentConfirmed() as fact:
-            return _with_order(state, replace(_touched(state, event, fact.order_id), payment="confirmed"))
+            return _with_order(
+                state, event, replace(_touched(state, event, fact.order_id), payment="confirmed")
+            )
         case PaymentRejected() as fact:
             order = _touched(state, event, fact.order_id)
-            return _with_order(state, replace(order, payment="rejected", rejection_reason=fact.reason))
+            return _with_order(state, event, replace(order, payment="rejected", rejection_reason=fact.reason))
         case PaymentRefunded() as fact:
-            return _with_order(state, replace(_touched(state, event, fact.order_id), refunded=True))
+            return _with_order(state, event, replace(_touched(state, event, fact.order_id), refunded=True))
         case OrderCancelled() as fact:
             order = _touched(state, event, fact.order_id)
-            return _with_order(state, replace(order, cancel_reason=fact.reason))
+            return _with_order(state, event, replace(order, cancel_reason=fact.reason))
         case SigningKeyPublished() as fact:
             return replace(state, signing_keys={**state.signing_keys, fact.kid: fact})
     return state
 
 
-def _with_order(state: Orders, order: Order) -> Orders:
+def _with_order(state: Orders, event: Event[Fact], order: Order) -> Orders:
+    """A fact that comes late may leave the status what it was."""
+    before = order.changes[-1] if order.changes else None
+    if before is None or (before["status"], before["reason"]) != (order.status, order.reason):
+        at = order.updated_at.isoformat()
+        change = Change(step=event.step, status=order.status, reason=order.reason, at=at)
+        order = replace(order, changes=[*order.changes, change])
     return replace(state, orders={**state.orders, order.id: order})
 
 

@@ -10,7 +10,7 @@ from psycopg.rows import class_row
 from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from chassis.db import raw_connection
+from chassis.db import Connection, raw_connection
 from chassis.pages import PageRequest
 from events.envelope import Cause
 from order_service.tables import orders
@@ -20,6 +20,14 @@ SELECT count(*), min(created_at) FROM orders WHERE status = 'created'"""
 
 _NEXT_DEADLINE = """/* orders.next_deadline: of those nobody has decided about */
 SELECT min(decide_by) FROM orders WHERE status = 'created'"""
+
+_FEW = 10
+
+_UNDECIDED_SINCE = """/* orders.undecided_since: but for a few, of those placed after the last answered */
+SELECT created_at FROM orders
+WHERE status = 'created'
+AND decide_by > coalesce((SELECT max(decide_by) FROM orders WHERE payment <> 'undecided'), '-infinity')
+ORDER BY decide_by OFFSET %s LIMIT 1"""
 
 _DUE = """/* orders.due: whose time was up, a page after the other */
 SELECT id, user_id, decide_by, event_id, correlation_id, trace_id FROM orders
@@ -48,6 +56,16 @@ async def next_deadline(engine: AsyncEngine) -> datetime | None:
     async with raw_connection(engine) as conn:
         row = await (await conn.execute(_NEXT_DEADLINE)).fetchone()
         return row[0] if row else None
+
+
+async def undecided_since(conn: Connection) -> datetime | None:
+    """Since when orders are undecided for want of anybody who decides.
+
+    An order that was overtaken waits for something of its own, its user's parked events or account, and so
+    may a few others: neither tells that decisions are late.
+    """
+    row = await (await conn.execute(_UNDECIDED_SINCE, [_FEW - 1])).fetchone()
+    return row[0] if row else None
 
 
 async def undecided(engine: AsyncEngine, due: datetime, at_once: int) -> AsyncIterator[list[Due]]:

@@ -1,9 +1,9 @@
 """What the order service knows of one user's orders. Prices are minor units."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Literal, TypedDict
 from uuid import UUID
 
 from events.envelope import Cause
@@ -44,6 +44,15 @@ class Refunded:
 Situation = Created | Confirmed | Rejected | Cancelled | Refunded
 
 
+class Change(TypedDict):
+    """That an order's status became this. `at` is RFC 3339."""
+
+    step: int
+    status: Status
+    reason: CancelReason | RejectionReason | None
+    at: str
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """An order and every fact about it. Its situation depends on the set of facts, not on their arrival."""
@@ -64,6 +73,8 @@ class Order:
     rejection_reason: RejectionReason | None = None
     cancel_reason: CancelReason | None = None
     refunded: bool = False
+    changes: Sequence[Change] = ()
+    """In the order of their steps."""
 
     @property
     def cause(self) -> Cause:

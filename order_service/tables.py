@@ -1,6 +1,7 @@
 """The order service's own database. Prices are minor units."""
 
 from sqlalchemy import BigInteger, Boolean, Column, Index, MetaData, Table, Text, Uuid, text
+from sqlalchemy.dialects.postgresql import JSONB
 
 from chassis.tables import timestamp
 
@@ -26,6 +27,8 @@ orders = Table(
     Column("refunded", Boolean, nullable=False),
     Column("status", Text, nullable=False),
     Column("reason", Text),
+    Column("changes", JSONB, nullable=False),
     Index("orders_of_user", "user_id", "step"),
+    Index("orders_answered", "decide_by", postgresql_where=text("payment <> 'undecided'")),
     Index("orders_undecided", "decide_by", postgresql_where=text("status = 'created'")),
 )

@@ -21,7 +21,9 @@ _LEG = """INSERT INTO ledger (entry_id, side, user_id, kind, amount, balance, at
 VALUES (gen_random_uuid(), 'customer', gen_random_uuid(), 'deposit', 1, 1, now(), 1)"""
 
 _BEFORE_EXPIRY = """
-ALTER TABLE orders DROP COLUMN event_id, DROP COLUMN correlation_id, DROP COLUMN trace_id;
+ALTER TABLE orders DROP COLUMN event_id, DROP COLUMN correlation_id, DROP COLUMN trace_id,
+    DROP COLUMN changes;
+DROP INDEX orders_answered;
 UPDATE alembic_version SET version_num = 'order_0002' WHERE version_num LIKE 'order_%'"""
 
 

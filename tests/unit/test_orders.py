@@ -1,5 +1,6 @@
 """Orders: taken at once, and their status a function of the facts about them."""
 
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from itertools import combinations
@@ -16,7 +17,17 @@ from order_service.commands import AlreadyOver, CancelOrder, ExpireOrder, NoSuch
 from order_service.decide import SERVICE, decide
 from order_service.evolve import evolve
 from order_service.react import react
-from order_service.state import Cancelled, Confirmed, Created, Order, Orders, Refunded, Rejected, Situation
+from order_service.state import (
+    Cancelled,
+    Change,
+    Confirmed,
+    Created,
+    Order,
+    Orders,
+    Refunded,
+    Rejected,
+    Situation,
+)
 from tests.unit.facts import ADA, confirmed, order_cancelled, order_created, order_id, refunded, rejected
 from tests.unit.spec import START, Spec, event, request
 
@@ -55,6 +66,7 @@ def test_an_order_is_taken_and_says_until_when_it_is_decided() -> None:
         event_id=spec.history[-1].id,
         correlation_id=request().id,
         trace_id=request().trace_id,
+        changes=[Change(step=1, status="created", reason=None, at=orders.now.isoformat())],
     )
 
 
@@ -144,7 +156,11 @@ def test_status_is_a_function_of_the_set_of_facts(
     decided = [event(fact, number) for number, fact in enumerate(facts, start=2)]
     row = only(placed.given(*data.draw(st.permutations(decided))))
     assert (row.situation, row.status, row.reason) == (situation, status, reason)
-    assert row == only(placed.given(*decided)), "the whole row, updated_at included"
+    in_order = only(placed.given(*decided))
+    assert replace(row, changes=in_order.changes) == in_order, "the whole row but for its history"
+    assert (row.changes[-1]["status"], row.changes[-1]["reason"]) == (status, reason)
+    steps = [change["step"] for change in row.changes]
+    assert steps == sorted(set(steps))
     assert row.updated_at == START + timedelta(seconds=1 + len(facts))
 
 

@@ -1,0 +1,166 @@
+"""No more orders are taken than can be decided in time: the order service alone, its clock turned by hand."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+
+from chassis import kernel
+from choreo.client import Customer, Json
+from embedded.postgres import Postgres
+from order_service import app
+from order_service.admission import Admission
+from tests.component.alone import Alone, alone, assert_problem
+from tests.component.test_expiry import Hands
+from tests.component.test_order import paid
+
+DEADLINE = timedelta(seconds=30)
+FEW = 9
+LATE = DEADLINE / 6 + timedelta(seconds=1)
+
+
+class Door(Admission):
+    """Looks when it is told to, and at the test's clock."""
+
+    hands: Hands
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
+
+    async def later(self, time: timedelta) -> None:
+        self.hands.ahead += time
+        await self.look()
+
+
+@pytest_asyncio.fixture
+async def opened() -> list[Door]:
+    return []
+
+
+@pytest_asyncio.fixture
+async def door(opened: list[Door], shop: Alone) -> Door:
+    (found,) = opened
+    return found
+
+
+@pytest_asyncio.fixture
+async def shop(
+    opened: list[Door], postgres: Postgres, templates: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Alone]:
+    def build(engine: object, clock: object, deadline: timedelta) -> Door:
+        hands = Hands()
+        door = Door(engine, hands, deadline)  # type: ignore[arg-type]
+        door.hands = hands
+        opened.append(door)
+        return door
+
+    monkeypatch.setattr(app, "Admission", build)
+    async with alone("order", postgres, templates) as service:
+        yield service
+
+
+async def published(shop: Alone) -> None:
+    """Kafka took everything."""
+    async with shop.runtime.engine.begin() as conn:
+        await conn.exec_driver_sql("DELETE FROM outbox")
+
+
+async def orders(customer: Customer, count: int) -> list[Json]:
+    answers = [await customer.order("1") for _ in range(count)]
+    assert {answer.status_code for answer in answers} == {202}
+    return [answer.json() for answer in answers]
+
+
+async def test_while_orders_stay_undecided_for_long_no_more_are_taken(shop: Alone, door: Door) -> None:
+    ada = await shop.customer()
+    placed = await orders(ada, FEW)
+    first = await ada.order("1", key="the last one in")
+    await published(shop)
+    await door.later(LATE)
+    answer = await ada.order("1")
+    assert_problem(answer, 503, "overloaded")
+    assert int(answer.headers["Retry-After"]) > 0
+    again = await ada.order("1", key="the last one in")
+    assert (again.status_code, again.content) == (202, first.content), "it was accepted"
+    assert_problem(await ada.order("2", key="the last one in"), 422, "idempotency_key_reused")
+    assert len(await ada.orders()) == FEW + 1
+    assert (await ada.cancel(placed[0]["id"])).status_code == 202, "only new orders are too many"
+    await shop.hear(*map(paid, placed[1:]), paid(first.json()))
+    await door.look()
+    assert (await ada.order("1")).status_code == 202
+
+
+async def test_an_age_grows_between_two_looks(shop: Alone, door: Door) -> None:
+    ada = await shop.customer()
+    await orders(ada, FEW + 1)
+    await published(shop)
+    await door.look()
+    assert (await ada.order("1")).status_code == 202
+    door.hands.ahead += LATE
+    assert_problem(await ada.order("1"), 503, "overloaded")
+
+
+async def test_a_few_orders_that_wait_do_not_shut_the_shop(shop: Alone, door: Door) -> None:
+    ada = await shop.customer()
+    await orders(ada, FEW)
+    await published(shop)
+    await door.later(LATE)
+    assert (await (await shop.customer()).order("1")).status_code == 202
+
+
+async def test_orders_that_were_overtaken_do_not_shut_the_shop(shop: Alone, door: Door) -> None:
+    """Their user is parked, say; others' orders are decided."""
+    ada, eve = await shop.customer(), await shop.customer()
+    await orders(ada, 2 * FEW)
+    (decided,) = await orders(eve, 1)
+    await shop.hear(paid(decided))
+    await published(shop)
+    await door.later(LATE)
+    assert (await eve.order("1")).status_code == 202
+
+
+async def test_a_cancel_by_the_user_is_no_sign_that_orders_are_decided(shop: Alone, door: Door) -> None:
+    ada, eve = await shop.customer(), await shop.customer()
+    await orders(ada, FEW + 1)
+    (changed,) = await orders(eve, 1)
+    assert (await eve.cancel(changed["id"])).status_code == 202
+    await published(shop)
+    await door.later(LATE)
+    assert_problem(await eve.order("1"), 503, "overloaded")
+
+
+async def test_while_kafka_is_away_for_long_no_more_are_taken(shop: Alone, door: Door) -> None:
+    ada = await shop.customer()
+    await orders(ada, 1)
+    await door.later(LATE)
+    await orders(ada, 1)  # it may be back soon
+    await door.later(DEADLINE / 3)
+    assert_problem(await ada.order("1"), 503, "overloaded")
+    assert len(await ada.orders()) == 2
+    await published(shop)
+    await door.look()
+    await orders(ada, 1)
+
+
+async def test_what_is_wrong_with_an_order_is_said_first(shop: Alone, door: Door) -> None:
+    ada = await shop.customer()
+    await orders(ada, 1)
+    await door.later(DEADLINE)
+    assert_problem(await ada.order("-1"), 422, "invalid_request")
+    stranger = Customer(ada.services, uuid4(), "eve", "no token")
+    assert_problem(await stranger.order("1"), 401, "unauthorized")
+
+
+async def test_with_too_many_queued_only_repeats_are_answered(
+    shop: Alone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await shop.customer()
+    first = await ada.order("1", key="once")
+    monkeypatch.setattr(kernel, "CROWD", 0)
+    assert_problem(await ada.order("1"), 503, "overloaded")
+    assert_problem(await ada.cancel(first.json()["id"]), 503, "overloaded")
+    assert (await ada.order("1", key="once")).content == first.content
+    assert len(await ada.orders()) == 1
