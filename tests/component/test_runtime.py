@@ -4,6 +4,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Iterator
+from types import MethodType
 
 import pytest
 from fastapi import FastAPI
@@ -11,6 +12,7 @@ from fastapi import FastAPI
 from chassis.consumer import ConsumerDied
 from chassis.runtime import Runtime, _serve
 from chassis.settings import Settings
+from chassis.waiters import Waiters
 from embedded.ports import free_ports
 from embedded.postgres import Postgres
 from order_service.app import build
@@ -58,3 +60,23 @@ async def test_a_service_whose_consumer_died_stops_and_says_so(
     async with asyncio.timeout(PATIENCE):
         assert not await _serve("order", ill, settings)
     assert "a job died, stopping" in capsys.readouterr().out
+
+
+async def test_a_service_that_is_told_to_stop_sends_away_whoever_waits(settings: Settings) -> None:
+    waiters: list[Waiters] = []
+
+    def built(settings: Settings) -> tuple[Runtime[Orders], FastAPI]:
+        runtime, app = build(settings)
+        waiters.append(runtime.kernel.waiters)
+        runtime.jobs.remove(runtime.consumer.run)
+        return runtime, app
+
+    async with asyncio.timeout(PATIENCE):
+        serving = asyncio.ensure_future(_serve("order", built, settings))
+        while not isinstance(signal.getsignal(signal.SIGTERM), MethodType):  # noqa: ASYNC110 - uvicorn's
+            await asyncio.sleep(0.01)
+        with waiters[0].watching("somebody") as signalled:
+            signal.raise_signal(signal.SIGTERM)
+            await signalled.wait()
+            assert waiters[0].closed
+        assert await serving

@@ -1,0 +1,56 @@
+"""Billing hears nothing for a while: what was accepted is decided in time, and the rest is turned away."""
+
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from chassis.runtime import Runtime
+from chassis.settings import Settings
+from tests.component.alone import assert_problem
+from tests.shop import BUILDS, Shop, eventually
+
+
+async def test_orders_are_turned_away_while_nobody_decides_and_taken_again_afterwards(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await shop.customer("400.00")
+    build = BUILDS["billing"]
+
+    def deaf(settings: Settings) -> tuple[Runtime[Any], FastAPI]:
+        runtime, app = build(settings)
+        runtime.jobs.remove(runtime.consumer.run)
+        return runtime, app
+
+    with monkeypatch.context() as patch:
+        patch.setitem(BUILDS, "billing", deaf)
+        await shop.stop("billing")
+        await shop.begin("billing")
+    first = [await ada.order("1", key=str(number)) for number in range(10)]
+    assert {answer.status_code for answer in first} == {202}
+
+    async def order() -> httpx.Response:
+        return await ada.order("1")
+
+    refused = await eventually(order, lambda answer: answer.status_code != 202)
+    assert_problem(refused, 503, "overloaded")
+    assert int(refused.headers["Retry-After"]) > 0
+    for number, answer in enumerate(first):
+        again = await ada.order("1", key=str(number))
+        assert (again.status_code, again.content) == (202, answer.content)
+    assert (await ada.deposit("400.00")).status_code == 201
+    accepted = all_orders(shop, str(ada.id))
+    assert set(accepted) == {"created"}
+
+    await shop.stop("billing")
+    await shop.start("billing")
+    await eventually(order, lambda answer: answer.status_code == 202)
+    last = await ada.order("1", wait=20)
+    assert (last.status_code, last.json()["status"]) == (201, "confirmed")
+    assert set(all_orders(shop, str(ada.id))) == {"confirmed"}, "none was too late"
+
+
+def all_orders(shop: Shop, user_id: str) -> list[str]:
+    query = "SELECT status FROM orders WHERE user_id = %s"
+    return [status for (status,) in shop.rows("order", query, user_id)]
