@@ -59,10 +59,11 @@ async def _measure(
     results: dict[str, Any] = {}
     if "rest" in names:
         results["rest"] = asdict(await at_rest(pids, _REST_SECONDS, progress))
-    if {"latency", "sustained", "overload", "waits"} & set(names):
-        makers = await register_users(_USERS, ports, progress.counting("users registered", _USERS))
     if "waits" in names:
-        results["waits"] = asdict(await waits(makers, ports, pids, progress))
+        (maker,) = await register_users(1, ports, progress.counting("users registered", 1))
+        results["waits"] = asdict(await waits(maker, ports, pids, progress))
+    if {"latency", "sustained", "overload"} & set(names):
+        makers = await register_users(_USERS, ports, progress.counting("users registered", _USERS))
     if "latency" in names:
         results["latency"] = asdict(await latency(makers, ports, journals, seconds, progress))
     if {"sustained", "overload"} & set(names):

@@ -2,9 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import cycle, islice
 from uuid import uuid4
 
 from benchmarks.connection import Connection
@@ -29,7 +28,7 @@ class Waits:
 
 
 async def waits(
-    makers: Sequence[OrderMaker], ports: Mapping[str, int], pids: Mapping[str, int], progress: Progress
+    maker: OrderMaker, ports: Mapping[str, int], pids: Mapping[str, int], progress: Progress
 ) -> Waits:
     order = {"order": pids["order"]}
     without = await _cpu_percent(order, "at rest", progress)
@@ -38,7 +37,7 @@ async def waits(
         asyncio.ensure_future(
             connection.request("GET", f"/orders?limit=1&flow={uuid4()}&wait={_WAIT}", b"", maker.user.headers)
         )
-        for connection, maker in zip(connections, islice(cycle(makers), COUNT), strict=True)
+        for connection in connections
     ]
     await asyncio.sleep(_SETTLE)
     with_waits = await _cpu_percent(order, f"{COUNT} requests wait", progress)
