@@ -4,11 +4,11 @@ BIN := .venv/bin
 STAMP := .venv/installed
 PYTHONS := $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11
 
-.PHONY: help run test demo check bench chaos
+.PHONY: help run test demo check docs bench chaos
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make run | test | demo | check | bench | chaos; for more: .venv/bin/choreo --help'
+	@echo 'make run | test | demo | check | docs | bench | chaos; for more: .venv/bin/choreo --help'
 
 run: $(STAMP)
 	@exec $(BIN)/choreo up
@@ -16,7 +16,7 @@ run: $(STAMP)
 test: $(STAMP)
 	@exec $(BIN)/python -m pytest $(ARGS)
 
-demo bench chaos: $(STAMP)
+demo bench chaos docs: $(STAMP)
 	@exec $(BIN)/choreo $@ $(ARGS)
 
 check: $(STAMP)
@@ -24,6 +24,7 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/choreo docs --check
 	$(BIN)/python -m pytest -q -o addopts= tests/unit/test_tidy.py
 
 # The stamp is the last thing made, so that an interrupted installation is taken up again.

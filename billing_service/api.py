@@ -16,16 +16,26 @@ from chassis.inputs import Decided
 from chassis.money import Amount, Money, decimal_text
 from chassis.pages import Page
 from chassis.problems import Problem, not_found
-from chassis.routes import KeyedCause, Paging, Router, User, problem
+from chassis.routes import KeyedCause, Paging, Router, User, example, problem
 from chassis.runtime import Runtime
 from events.billing import MoneyDeposited, MoneyWithdrawn
 
 
 class Movement(Body):
+    model_config = example(amount="450.00")
+
     amount: Amount
 
 
 class AccountView(BaseModel):
+    model_config = example(
+        id="3f951c90-8f28-5138-99d3-47c8131618a4",
+        user_id="b7841663-98cb-5009-999d-5734b6136895",
+        balance="100.00",
+        currency="EUR",
+        created_at="2026-11-23T12:00:00.120000Z",
+    )
+
     id: UUID
     user_id: UUID
     balance: Money
@@ -34,6 +44,15 @@ class AccountView(BaseModel):
 
 
 class EntryView(BaseModel):
+    model_config = example(
+        id="90745911-ed76-5d0a-a998-de0451848a55",
+        kind="payment",
+        amount="300.00",
+        balance="100.00",
+        order_id="c30bb1d6-7f25-54d9-a38b-5e4f1a498f84",
+        at="2026-11-23T12:00:02.340000Z",
+    )
+
     id: UUID
     kind: Literal["deposit", "withdrawal", "payment", "refund"]
     amount: Money
@@ -43,6 +62,8 @@ class EntryView(BaseModel):
 
 
 class MovedView(BaseModel):
+    model_config = example(id="3b3daa58-db68-5984-b8ec-2755a060585b", amount="450.00", balance="450.00")
+
     id: UUID
     amount: Money
     balance: Money
@@ -51,7 +72,7 @@ class MovedView(BaseModel):
 def router(runtime: Runtime[Billing]) -> Router:
     routes = Router()
 
-    @routes.get("/account", responses={404: problem("no account yet")})
+    @routes.get("/account", responses={404: problem("no account yet", "Retry-After")})
     async def account(user: User) -> AccountView:
         """The user's payment account. It comes into being by itself, soon after the registration."""
         row = await queries.account_of(runtime.engine, user.user_id)
@@ -63,7 +84,7 @@ def router(runtime: Runtime[Billing]) -> Router:
         "/account/deposits",
         status_code=201,
         response_model=MovedView,
-        responses={404: problem("no account yet")},
+        responses={404: problem("no account yet", "Retry-After")},
     )
     async def deposit(user: User, cause: KeyedCause, movement: Movement) -> Answer:
         """Puts money on the account."""
@@ -75,7 +96,7 @@ def router(runtime: Runtime[Billing]) -> Router:
         status_code=201,
         response_model=MovedView,
         responses={
-            404: problem("no account yet"),
+            404: problem("no account yet", "Retry-After"),
             409: problem("too little money, with `balance` and `requested`"),
         },
     )

@@ -4,16 +4,17 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from re import Pattern
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 from fastapi import FastAPI
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chassis import problems
-from chassis.answer import Answer
+from chassis.answer import JSON, Answer
 from chassis.auth import Verifier
 from chassis.body import ClientGone
 from chassis.health import Health
@@ -46,6 +47,7 @@ def create_app(
     app = _App(
         title=f"{service.capitalize()} service",
         version="1",
+        description=_DESCRIPTION,
         redirect_slashes=False,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
@@ -59,6 +61,13 @@ def create_app(
     return app
 
 
+_DESCRIPTION = """One of the four services of a shop. They meet only through Kafka: see the AsyncAPI document.
+
+Errors are RFC 9457 problem details. Money is a decimal string with two places, times are RFC 3339 in UTC,
+lists are pages, newest first. Bodies are read strictly: an unknown field, a number with three decimals or a
+key that stands there twice is refused."""
+
+
 class _App(FastAPI):
     edge: "Edge"
 
@@ -67,32 +76,59 @@ class _App(FastAPI):
         await self.edge(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
-        document = super().openapi()
-        document.setdefault("components", {}).setdefault("schemas", {})["Problem"] = problems.SCHEMA
-        return document
+        if self.openapi_schema is None:
+            document = super().openapi()
+            schemas = document.setdefault("components", {}).setdefault("schemas", {})
+            schemas["Problem"] = problems.SCHEMA
+            if schemas.pop("HTTPValidationError", None):
+                # FastAPI's own 422, for ids in a path: what is no id is a 404 here.
+                del schemas["ValidationError"]
+                for methods in document["paths"].values():
+                    for operation in methods.values():
+                        _drop_foreign_422(operation["responses"])
+        return super().openapi()
+
+
+def _drop_foreign_422(responses: dict[str, Any]) -> None:
+    if JSON in responses.get("422", {}).get("content", {}):
+        del responses["422"]
+
+
+class Alive(BaseModel):
+    status: Literal["ok"] = "ok"
+
+
+class PartView(BaseModel):
+    status: Literal["ok", "failing"]
+    detail: str
+
+
+class Ready(BaseModel):
+    status: Literal["ok"] = "ok"
+    parts: dict[str, PartView]
 
 
 def _operations(health: Health, metrics: Metrics) -> Router:
     router = Router(public=True)
 
     @router.get("/health/live", tags=["operations"])
-    async def live() -> Answer:
+    async def live() -> Alive:
         """200 while the process answers at all."""
-        return Answer.json(200, {"status": "ok"})
+        return Alive()
 
     @router.get("/health/ready", tags=["operations"])
-    async def ready() -> Answer:
+    async def ready() -> Ready:
         """200 when every part works, else 503; either names each part."""
-        states = await health.states()
         parts = {
-            name: {"status": "ok" if state.ready else "failing", "detail": state.detail}
-            for name, state in states.items()
+            name: PartView(status="ok" if state.ready else "failing", detail=state.detail)
+            for name, state in (await health.states()).items()
         }
-        failing = [name for name, state in states.items() if not state.ready]
+        failing = [name for name, part in parts.items() if part.status == "failing"]
         if failing:
             detail = f"Not ready: {', '.join(failing)}."
-            raise Problem(503, "not_ready", detail, headers={"Retry-After": "1"}, parts=parts)
-        return Answer.json(200, {"status": "ok", "parts": parts})
+            told = Ready(parts=parts).model_dump()["parts"]
+            raise Problem(503, "not_ready", detail, headers={"Retry-After": "1"}, parts=told)
+        return Ready(parts=parts)
 
     @router.get("/metrics", tags=["operations"], response_class=PlainTextResponse)
     async def prometheus() -> Answer:

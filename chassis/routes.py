@@ -8,6 +8,7 @@ makes the contract's checks itself, in the contract's order.
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from uuid import UUID, uuid4
 
@@ -17,7 +18,7 @@ from fastapi.datastructures import DefaultPlaceholder
 from fastapi.params import Form
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope
@@ -32,32 +33,68 @@ from events.envelope import Cause, derived_id
 # What an endpoint may ask for, besides `UUID` parameters of its path, one body (a pydantic model,
 # `Annotated[..., Form()]` for a form) and starlette's `Request`.
 
-User = Annotated[Principal, Security(HTTPBearer(scheme_name="token", bearerFormat="JWT"))]
+_BEARER = HTTPBearer(
+    scheme_name="token",
+    bearerFormat="JWT",
+    description="From `POST /token` of the user service: a JWT signed with Ed25519, good for 15 minutes.",
+)
+User = Annotated[Principal, Security(_BEARER)]
 """Who asks. Every endpoint takes it, except those of a public router."""
 
 
+_Traceparent = Annotated[
+    str | None,
+    Header(
+        description="W3C Trace Context: what follows joins this trace. The unreadable is ignored.",
+        examples=["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"],
+    ),
+]
+
+
 def _keyed_cause(
-    idempotency_key: Annotated[str, Header(min_length=1, max_length=255, pattern=r"^[ -~]+$")],
-    traceparent: Annotated[str | None, Header()] = None,
+    idempotency_key: Annotated[
+        str,
+        Header(
+            min_length=1,
+            max_length=255,
+            pattern=r"^[!-~]([ -~]*[!-~])?$",
+            description="Chosen by the client. The same key and body again get the first answer again; "
+            "the same key with another body is a 422.",
+            examples=["order-2026-11-23-1"],
+        ),
+    ],
+    traceparent: _Traceparent = None,
 ) -> None: ...
 
 
-def _fresh_cause(traceparent: Annotated[str | None, Header()] = None) -> None: ...
+def _fresh_cause(traceparent: _Traceparent = None) -> None: ...
 
 
 def _page(
-    limit: Annotated[int, Query(ge=1, le=pages.MOST_ITEMS)] = pages.DEFAULT_ITEMS,
-    cursor: Annotated[str | None, Query(description="`next` of the page before")] = None,
+    limit: Annotated[
+        int, Query(ge=1, le=pages.MOST_ITEMS, description="How many items at most.")
+    ] = pages.DEFAULT_ITEMS,
+    cursor: Annotated[
+        str | None,
+        Query(description="`next` of the page before. Any other text is a 422.", examples=[pages.cursor(17)]),
+    ] = None,
 ) -> None: ...
 
 
 def _wait(
-    wait: Annotated[int, Query(ge=0, le=pages.LONGEST_WAIT, description="seconds")] = 0,
+    wait: Annotated[int, Query(ge=0, le=pages.LONGEST_WAIT, description="Seconds to wait at most.")] = 0,
 ) -> None: ...
 
 
 def _preferred_wait(
-    prefer: Annotated[str | None, Header(description="`wait=N`, seconds", examples=["wait=10"])] = None,
+    prefer: Annotated[
+        str | None,
+        Header(
+            description=f"`wait=N` (RFC 7240): wait N seconds for the outcome, at most {pages.LONGEST_WAIT}. "
+            "A wish: the unreadable is ignored.",
+            examples=["wait=10"],
+        ),
+    ] = None,
 ) -> None: ...
 
 
@@ -97,10 +134,33 @@ FlowApplied = Callable[[UUID, UUID, int], Awaitable[bool]]
 """Whether this flow was applied to this user here, as soon as it was, or after so many seconds."""
 
 
-def problem(description: str) -> dict[str, Any]:
-    """For `responses={409: problem("...")}`."""
+def example(**members: str | int) -> ConfigDict:
+    """For a model of a body: `model_config = example(price="300.00")`, a whole one, as on the wire."""
+    return ConfigDict(json_schema_extra={"examples": [{**members}]})
+
+
+def problem(description: str, *headers: str) -> dict[str, Any]:
+    """For `responses={409: problem("...")}`. `headers` are names of `HEADERS`."""
     content = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {"description": description, "content": content}
+    return {"description": description, "content": content, **with_headers(*headers)}
+
+
+def with_headers(*names: str) -> dict[str, Any]:
+    """For `responses={202: with_headers("Location")}`."""
+    return {"headers": {name: HEADERS[name] for name in names}} if names else {}
+
+
+HEADERS: Mapping[str, dict[str, Any]] = {
+    "Flow-Id": {
+        "description": "The correlation id of everything that follows from this request.",
+        "required": True,
+        "schema": {"type": "string", "format": "uuid"},
+    },
+    "Location": {"description": "Where it is found.", "required": True, "schema": {"type": "string"}},
+    "Retry-After": {"description": "Seconds.", "required": True, "schema": {"type": "integer", "minimum": 1}},
+    "WWW-Authenticate": {"description": "RFC 6750.", "required": True, "schema": {"type": "string"}},
+}
+"""What answers say of themselves, for the document."""
 
 
 class Route(APIRoute):
@@ -117,9 +177,11 @@ class Route(APIRoute):
         self._takes_flow = not self.public and "GET" in (options.get("methods") or ("GET",))
         if self._takes_flow:
             options["dependencies"] = [*(options.get("dependencies") or ()), Depends(_flow)]
-        options["responses"] = self._problems() | (options.get("responses") or {})
+        self._success = options.get("status_code") or 200
+        options["responses"] = self._documented(options.get("responses") or {})
+        options["operation_id"] = re.sub(r"[\W_]+", "_", f"{options['methods'][0]}{path}").lower().strip("_")
+        options["summary"] = (endpoint.__doc__ or "").partition(".")[0]
         super().__init__(path, endpoint, **options)
-        self._success = self.status_code or 200
 
     def _sort_parameters(self, path: str, endpoint: Callable[..., Any]) -> None:
         """Fails at once on a parameter that the checks would not fill."""
@@ -164,24 +226,33 @@ class Route(APIRoute):
         if self._keyed and self.public:
             raise TypeError(f"{endpoint.__qualname__}: an idempotency key needs a user")
 
-    def _problems(self) -> dict[int | str, dict[str, Any]]:
-        """The document's share of what the checks below answer."""
+    def _documented(self, told: Mapping[int | str, Mapping[str, Any]]) -> dict[int | str, dict[str, Any]]:
+        """Every status there is: what the endpoint says of its own, and what the checks below answer."""
         found = {
-            401: (not self.public, "no valid bearer token"),
-            413: (self._model, f"a body of more than {body.LIMIT} bytes"),
-            415: (self._model, "a body of another type, or compressed"),
-            400: (self._model or self._keyed, "a malformed body, or no `Idempotency-Key`"),
+            401: (not self.public, "no valid bearer token", ["WWW-Authenticate"]),
+            413: (True, f"a body of more than {body.LIMIT} bytes", []),
+            415: (self._model, "a body of another type, or compressed", []),
+            400: (self._model or self._keyed, "a malformed body, or no `Idempotency-Key`", []),
             422: (
                 self._model or self._query or self._keyed or self._takes_flow,
                 "unacceptable fields, parameters or key",
+                [],
             ),
-            404: (self._ids, "no such thing, or not yours"),
-            503: (True, "not now; see `Retry-After`"),
+            404: (self._ids, "no such thing, or not yours", []),
+            500: (True, "a fault of ours, which is logged", []),
+            503: (True, "not now", ["Retry-After"]),
         }
         responses: dict[int | str, dict[str, Any]] = {
-            status: problem(description) for status, (given, description) in found.items() if given
+            self._success: {"description": HTTPStatus(self._success).phrase},
+            **{status: problem(text, *headers) for status, (given, text, headers) in found.items() if given},
         }
-        return responses | {"default": problem("any other problem")}
+        for status, told_of_it in told.items():
+            responses[status] = responses.get(status, {}) | dict(told_of_it)
+        if self._keyed or self._fresh:
+            for status in (status for status in responses if 200 <= int(status) < 300):
+                flow = with_headers("Flow-Id")["headers"]
+                responses[status]["headers"] = responses[status].get("headers", {}) | flow
+        return dict(sorted(responses.items()))
 
     async def respond(
         self, service: str, verifier: Verifier, flow_applied: FlowApplied, scope: Scope, receive: Receive

@@ -13,6 +13,7 @@ from choreo.bench import bench
 from choreo.chaos import chaos
 from choreo.demo import demo
 from choreo.dlq import app as dlq
+from choreo.docs import docs
 from choreo.doctor import doctor
 from choreo.errors import UsageError
 from choreo.migrate import migrate
@@ -37,6 +38,7 @@ app.command()(bench)
 app.command()(chaos)
 app.add_typer(dlq, name="dlq")
 app.command()(doctor)
+app.command()(docs)
 
 
 def main() -> NoReturn:

@@ -9,7 +9,7 @@ from sqlalchemy import Row
 
 from chassis.pages import Page
 from chassis.problems import not_found
-from chassis.routes import Paging, Router, User
+from chassis.routes import Paging, Router, User, example
 from chassis.runtime import Runtime
 from events.notification import NotificationKind
 from notification_service import queries
@@ -17,6 +17,20 @@ from notification_service.state import Notifications
 
 
 class NotificationView(BaseModel):
+    model_config = example(
+        id="3a40060f-f0fe-5059-a2c8-3520be45ab5e",
+        user_id="b7841663-98cb-5009-999d-5734b6136895",
+        order_id="c30bb1d6-7f25-54d9-a38b-5e4f1a498f84",
+        kind="order_confirmed",
+        subject="Good news: your order for 300.00 is confirmed",
+        text="We are glad to tell you that your order c30bb1d6-7f25-54d9-a38b-5e4f1a498f84 for 300.00 is "
+        "paid and confirmed.\nYour account now holds 100.00. Thank you!\n",
+        channel="email",
+        status="sent",
+        created_at="2026-11-23T12:00:02.340000Z",
+        sent_at="2026-11-23T12:00:02.410000Z",
+    )
+
     id: UUID
     user_id: UUID
     order_id: UUID

@@ -15,7 +15,18 @@ from chassis.inputs import Decided
 from chassis.money import Amount, Money
 from chassis.pages import Page
 from chassis.problems import Problem, not_found
-from chassis.routes import KeyedCause, LastEventId, Paging, PreferredWait, Router, User, Wait, problem
+from chassis.routes import (
+    KeyedCause,
+    LastEventId,
+    Paging,
+    PreferredWait,
+    Router,
+    User,
+    Wait,
+    example,
+    problem,
+    with_headers,
+)
 from chassis.runtime import Runtime
 from chassis.stream import Story, event_stream
 from events.envelope import derived_id
@@ -26,11 +37,24 @@ from order_service.state import Change, Order, Orders, Status
 
 
 class NewOrder(Body):
+    model_config = example(price="300.00", description="one violin")
+
     price: Amount
     description: Annotated[str, Field(max_length=500)] | None = None
 
 
 class OrderView(BaseModel):
+    model_config = example(
+        id="c30bb1d6-7f25-54d9-a38b-5e4f1a498f84",
+        user_id="b7841663-98cb-5009-999d-5734b6136895",
+        price="300.00",
+        description="one violin",
+        status="refunded",
+        reason="by_user",
+        created_at="2026-11-23T12:00:05.000000Z",
+        updated_at="2026-11-23T12:00:12.000000Z",
+    )
+
     id: UUID
     user_id: UUID
     price: Money
@@ -48,7 +72,14 @@ def router(runtime: Runtime[Orders], admission: Admission) -> Router:
         "/orders",
         status_code=202,
         response_model=OrderView,
-        responses={201: {"description": "decided while the client waited", "model": OrderView}},
+        responses={
+            201: {
+                "description": "decided while the client waited",
+                "model": OrderView,
+                **with_headers("Location"),
+            },
+            202: with_headers("Location"),
+        },
     )
     async def place(user: User, cause: KeyedCause, order: NewOrder, wait: PreferredWait) -> Answer:
         """Takes the order. Whether it is paid is decided elsewhere, soon; `Prefer: wait=N` waits for it."""

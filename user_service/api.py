@@ -16,7 +16,7 @@ from chassis.body import Body, refused
 from chassis.db import Connection
 from chassis.inputs import Decided
 from chassis.problems import Problem, not_found, unauthorized
-from chassis.routes import FreshCause, Router, User, problem
+from chassis.routes import FreshCause, Router, User, example, problem
 from chassis.runtime import Runtime
 from events.envelope import derived_id
 from user_service import queries
@@ -41,18 +41,29 @@ def _visible(login: str) -> str:
 
 
 class Registration(Body):
+    model_config = example(login="ada", email="ada@example.com", password="correct horse battery")
+
     login: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_visible)]
     email: EmailStr
     password: Annotated[str, Field(min_length=8, max_length=128)]
 
 
 class Login(Body):
+    model_config = example(grant_type="password", username="ada", password="correct horse battery")
+
     grant_type: Literal["password"]
     username: Annotated[str, Field(max_length=1000)]
     password: Annotated[str, Field(max_length=1000)]
 
 
 class UserView(BaseModel):
+    model_config = example(
+        id="b7841663-98cb-5009-999d-5734b6136895",
+        login="ada",
+        email="ada@example.com",
+        created_at="2026-11-23T12:00:00.120000Z",
+    )
+
     id: UUID
     login: str
     email: str
@@ -65,8 +76,19 @@ class TokenView(BaseModel):
     expires_in: int = LIFETIME
 
 
+class PublicKey(BaseModel):
+    """RFC 8037."""
+
+    kty: Literal["OKP"]
+    crv: Literal["Ed25519"]
+    kid: str
+    x: str
+    use: Literal["sig"]
+    alg: Literal["EdDSA"]
+
+
 class KeySet(BaseModel):
-    keys: list[dict[str, Any]]
+    keys: list[PublicKey]
 
 
 def public_router(runtime: Runtime[Users], signer: Signer, passwords: Passwords) -> Router:
@@ -99,7 +121,11 @@ def public_router(runtime: Runtime[Users], signer: Signer, passwords: Passwords)
         return await runtime.ask(command, registered, aside=keep_password)
 
     @routes.post(
-        "/token", responses={401: problem("wrong login or password"), 429: problem("too many failures")}
+        "/token",
+        responses={
+            401: problem("wrong login or password", "WWW-Authenticate"),
+            429: problem("too many wrong passwords for this login from this address", "Retry-After"),
+        },
     )
     async def token(request: Request, login: Annotated[Login, Form()]) -> TokenView:
         """A bearer token for fifteen minutes."""
@@ -119,7 +145,7 @@ def public_router(runtime: Runtime[Users], signer: Signer, passwords: Passwords)
     async def jwks() -> KeySet:
         """The public keys that tokens are verified with."""
         rows = await queries.published_keys(runtime.engine, clock.now())
-        return KeySet(keys=[row.public_jwk for row in rows])
+        return KeySet(keys=[PublicKey.model_validate(row.public_jwk) for row in rows])
 
     return routes
 
@@ -127,7 +153,7 @@ def public_router(runtime: Runtime[Users], signer: Signer, passwords: Passwords)
 def router(runtime: Runtime[Users]) -> Router:
     routes = Router()
 
-    @routes.get("/users/me")
+    @routes.get("/users/me", responses={404: problem("the registration has not arrived here")})
     async def me(user: User) -> UserView:
         """Who the token is for, as at registration."""
         row = await queries.user_of(runtime.engine, user.user_id)
