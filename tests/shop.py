@@ -11,6 +11,7 @@ import httpx
 import psycopg
 from aiosmtpd.handlers import Mailbox
 from aiosmtpd.smtp import SMTP
+from fastapi import FastAPI
 
 from billing_service.app import build as build_billing
 from chassis.runtime import Runtime
@@ -49,6 +50,7 @@ class Shop:
         self.observer_urls: dict[str, str] = {}
         self.maildir = maildir
         self.runtimes: dict[str, Runtime[Any]] = {}
+        self.apps: dict[str, FastAPI] = {}
         self.clients: dict[str, httpx.AsyncClient] = {}
         self._stacks: dict[str, AsyncExitStack] = {}
 
@@ -67,7 +69,7 @@ class Shop:
             transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
             client = httpx.AsyncClient(transport=transport, base_url=f"http://{name}.test", timeout=60)
             self.clients[name] = await stack.enter_async_context(client)
-            self.runtimes[name] = runtime
+            self.runtimes[name], self.apps[name] = runtime, app
             self._stacks[name] = stack
 
     async def ready(self, name: str) -> None:
@@ -77,7 +79,7 @@ class Shop:
 
     async def stop(self, *names: str) -> None:
         for name in names or tuple(self._stacks):
-            del self.runtimes[name], self.clients[name]
+            del self.runtimes[name], self.apps[name], self.clients[name]
             await self._stacks.pop(name).aclose()
 
     async def customer(self, balance: str | None = None) -> Customer:

@@ -1,0 +1,86 @@
+"""A shop that answers over HTTP from a thread of its own, so that plain synchronous clients can ask it."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import uvicorn
+
+from chassis.settings import SERVICES
+from choreo.client import Customer
+from embedded.kafka import Kafka
+from embedded.postgres import Postgres
+from tests.shop import Shop, a_shop
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Served:
+    """All four services on ports of their own."""
+
+    shop: Shop
+    urls: Mapping[str, str]
+    loop: asyncio.AbstractEventLoop
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(60)
+
+    def busy_customer(self) -> tuple[Customer, dict[str, str]]:
+        """Somebody with money, an order that is paid and its notification; and their ids, by service."""
+
+        async def make() -> tuple[Customer, dict[str, str]]:
+            customer = await self.shop.customer(balance="400.00")
+            order = (await customer.order("300.00", wait=20)).raise_for_status().json()
+            (notification,) = await self.shop.notified(customer, 1)
+            return customer, {"order": order["id"], "notification": notification["id"]}
+
+        return self.run(make())
+
+
+@contextmanager
+def served(kafka: Kafka, postgres: Postgres, templates: dict[str, str], maildir: Path) -> Iterator[Served]:
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="shop")
+    thread.start()
+
+    def run(work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, loop).result(60)
+
+    closing: list[Any] = []
+
+    async def start() -> Served:
+        context = a_shop(kafka, postgres, templates, maildir)
+        shop = await context.__aenter__()
+        closing.append(lambda: context.__aexit__(None, None, None))
+        await shop.start(*SERVICES)
+        urls = {}
+        for name in SERVICES:
+            listening = socket.create_server(("127.0.0.1", 0))
+            config = uvicorn.Config(
+                shop.apps[name], http="httptools", lifespan="off", log_config=None, access_log=False
+            )
+            server = uvicorn.Server(config)
+            serving = asyncio.ensure_future(server.serve(sockets=[listening]))
+
+            async def stop(server: uvicorn.Server = server, serving: Any = serving) -> None:
+                server.should_exit = True
+                await serving
+
+            closing.append(stop)
+            urls[name] = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        return Served(shop, urls, loop)
+
+    try:
+        yield run(start())
+    finally:
+        for close in reversed(closing):
+            run(close())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
