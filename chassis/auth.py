@@ -133,6 +133,8 @@ class Verifier:
         expires, issued, not_before = times
         if max(issued, not_before) > now + LEEWAY or expires + LEEWAY <= now:
             return None
+        if expires - issued > LIFETIME:
+            return None  # none of ours: a stolen key is of no use for longer than it is good
         return float(expires + LEEWAY)
 
 

@@ -1,7 +1,7 @@
 """The public keys this service has heard of, where the token verifier looks for them."""
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -17,9 +17,13 @@ SIGNING_KEYS = Shelf(
 )
 """Every service keeps them alike; the fact is the row."""
 
+_KNOWN_FOR = timedelta(minutes=1)
+
 
 class HeardKeys:
-    """A `KeySource` over the table of signing keys, with those once found kept in memory."""
+    """A `KeySource` over the table of signing keys, with those once found kept in memory for a minute:
+    a key that is retired ends earlier than it first said.
+    """
 
     def __init__(
         self,
@@ -31,11 +35,13 @@ class HeardKeys:
         self._engine = engine
         self._waiters = waiters
         self._clock = clock
-        self._known: dict[str, tuple[Jwk, datetime]] = {}
+        self._known: dict[str, tuple[Jwk, datetime, datetime]] = {}
         self.lags = lags
 
     async def find(self, kid: str) -> Jwk | None:
-        if kid not in self._known:
+        now = self._clock()
+        known = self._known.get(kid)
+        if known is None or known[2] <= now:
             async with self._engine.connect() as conn:
                 query = select(signing_keys.c.public_jwk, signing_keys.c.not_after).where(
                     signing_keys.c.kid == kid
@@ -43,9 +49,9 @@ class HeardKeys:
                 row = (await conn.execute(query)).first()
             if row is None:
                 return None
-            self._known[kid] = row.public_jwk, row.not_after
-        jwk, not_after = self._known[kid]
-        return jwk if self._clock() < not_after else None
+            known = self._known[kid] = row.public_jwk, row.not_after, now + _KNOWN_FOR
+        jwk, not_after, _ = known
+        return jwk if now < not_after else None
 
     async def wait_for(self, kid: str, timeout: float) -> Jwk | None:
         return await self._waiters.until(kid, timeout, lambda: self.find(kid), lambda jwk: jwk is not None)

@@ -16,6 +16,7 @@ from choreo.dlq import app as dlq
 from choreo.docs import docs
 from choreo.doctor import doctor
 from choreo.errors import UsageError
+from choreo.keys import app as keys
 from choreo.migrate import migrate
 from choreo.provision import provision
 from choreo.scale import scale
@@ -37,6 +38,7 @@ app.command()(demo)
 app.command()(bench)
 app.command()(chaos)
 app.add_typer(dlq, name="dlq")
+app.add_typer(keys, name="keys")
 app.command()(doctor)
 app.command()(docs)
 

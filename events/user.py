@@ -15,7 +15,10 @@ class UserRegistered(Fact):
 
 
 class SigningKeyPublished(Fact):
-    """From now on tokens may be signed with this key. The one fact that belongs to no user."""
+    """Tokens may be signed with this key, until `not_after`. The one fact that belongs to no user.
+
+    Told of the same key again, it ends earlier: another one signs now.
+    """
 
     SUBJECT: ClassVar[str] = "kid"
     KEY: ClassVar[str] = "kid"

@@ -36,6 +36,18 @@ class PublishSigningKey(Command):
         return self.kid
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetireSigningKey(Command):
+    """It signs no more, and verifies only what it has signed."""
+
+    kid: str
+    not_after: datetime
+
+    @property
+    def key(self) -> str:
+        return self.kid
+
+
 @dataclass(frozen=True, slots=True)
 class LoginTaken(Refusal):
     """Somebody has this login, in whatever capitals."""

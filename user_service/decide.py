@@ -4,7 +4,7 @@ from datetime import datetime
 
 from events.decider import Command, Decision
 from events.user import SigningKeyPublished, UserRegistered
-from user_service.commands import EmailTaken, LoginTaken, PublishSigningKey, Register
+from user_service.commands import EmailTaken, LoginTaken, PublishSigningKey, Register, RetireSigningKey
 from user_service.state import Users
 
 SERVICE = "user"
@@ -16,6 +16,11 @@ def decide(command: Command, state: Users, now: datetime) -> Decision:
             return _register(command, state)
         case PublishSigningKey():
             return [] if command.kid in state.signing_keys else [_published(command)]
+        case RetireSigningKey():
+            known = state.signing_keys.get(command.kid)
+            if known is None or known.not_after <= command.not_after:
+                return []
+            return [known.model_copy(update={"not_after": command.not_after})]
     raise TypeError(f"the user service cannot decide {command!r}")
 
 

@@ -1,7 +1,10 @@
-"""Which key signs. A key signs only after everybody could hear of it: keys before tokens."""
+"""Which key signs. A key signs only after everybody could hear of it: keys before tokens.
+
+The newest such key signs. Those before it are retired: they verify until what they signed has expired.
+"""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -14,12 +17,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from chassis import auth
 from chassis.answer import Answer
 from chassis.db import Connection
-from chassis.inputs import Decided, Unavailable
+from chassis.inputs import Aside, Decided, Unavailable
 from chassis.kernel import Kernel
 from chassis.problems import unavailable
 from chassis.tables import outbox
 from events.envelope import Cause
-from user_service.commands import PublishSigningKey
+from user_service.commands import PublishSigningKey, RetireSigningKey
 from user_service.state import Users
 from user_service.tables import private_keys
 
@@ -30,11 +33,16 @@ SETTLED = timedelta(seconds=10)
 """So old is a key, after its fact is acknowledged, when it begins to sign; the first signs at once."""
 _REMEMBERED = timedelta(seconds=2)
 _PAUSE = 1.0
-_LOOK_AGAIN = 3600.0
+_LOOK_AGAIN = 60.0
+VERIFIES_ON = timedelta(seconds=auth.LIFETIME + auth.LEEWAY) + timedelta(minutes=1)
+"""So long a retired key is good: a token's lifetime, and a minute for processes that still sign with it."""
 
 _KEEP = """/* private_keys.keep: beside its fact, in the same transaction */
 INSERT INTO private_keys (kid, private_jwk, event_id, published_at, not_after)
 VALUES (%s, %s::jsonb, %s, %s, %s)"""
+
+_RETIRE = """/* private_keys.retire: beside its fact, in the same transaction */
+UPDATE private_keys SET not_after = least(not_after, %s) WHERE kid = %s"""
 
 log = structlog.get_logger()
 
@@ -53,11 +61,12 @@ class Signer:
         return auth.sign(self._current[0], user_id, now=now.timestamp())
 
     async def run(self) -> None:
-        """Sees to it that there is a key for some time to come. Runs until cancelled."""
+        """Sees to it that there is a key for some time to come, and retires old ones; until cancelled."""
         while True:
             try:
-                if not await self._keys(self._clock() + RENEWED):
+                if not await self.good_keys(self._clock() + RENEWED):
                     await self.publish()
+                await self.retire()
                 await asyncio.sleep(_LOOK_AGAIN)
             except Unavailable:
                 await asyncio.sleep(_PAUSE)
@@ -65,8 +74,8 @@ class Signer:
                 log.warning("no signing key yet, trying again", error=repr(error))
                 await asyncio.sleep(_PAUSE)
 
-    async def publish(self) -> None:
-        """Makes a new key and publishes its public half."""
+    async def publish(self) -> str:
+        """Makes a new key and publishes its public half. Returns its id."""
         private = auth.generate_key(kid=uuid4().hex)
         command = PublishSigningKey(
             cause=Cause.root(uuid4()),
@@ -81,22 +90,43 @@ class Signer:
             await conn.execute(_KEEP, values)
 
         await self._kernel.ask(command, lambda _: Answer(204, b""), aside=keep)
+        return command.kid
+
+    async def retire(self) -> None:
+        """Gives an end to the keys that another has taken over from. Safe to repeat."""
+        now = self._clock()
+        keys = await self.good_keys(now)
+        older = keys[: keys.index(_signs(keys, now))] if keys else []
+        for old in (key for key in older if key.not_after > now + VERIFIES_ON):
+            command = RetireSigningKey(cause=Cause.root(uuid4()), kid=old.kid, not_after=now + VERIFIES_ON)
+            await self._kernel.ask(command, lambda _: Answer(204, b""), aside=_end(command))
 
     async def _signing_key(self, now: datetime) -> auth.Jwk:
-        keys = await self._keys(now)
+        keys = await self.good_keys(now)
         if not keys:
             raise unavailable("There is no key to sign with yet; try again soon.")
-        settled = [key for key in keys if key.acknowledged and key.published_at + SETTLED <= now]
-        jwk: auth.Jwk = (settled or keys)[-1 if settled else 0].private_jwk
+        jwk: auth.Jwk = _signs(keys, now).private_jwk
         return jwk
 
-    async def _keys(self, now: datetime) -> list[Row[Any]]:
-        """Those good at this time, oldest first."""
+    async def good_keys(self, at: datetime | None = None) -> list[Row[Any]]:
+        """Those good at this time, or now; oldest first."""
         waiting = exists(select(outbox.c.position).where(outbox.c.event_id == private_keys.c.event_id))
         query = (
             select(private_keys, (~waiting).label("acknowledged"))
-            .where(private_keys.c.not_after > now)
+            .where(private_keys.c.not_after > (at or self._clock()))
             .order_by(private_keys.c.published_at)
         )
         async with self._engine.connect() as conn:
             return list((await conn.execute(query)).all())
+
+
+def _signs(keys: Sequence[Row[Any]], now: datetime) -> Row[Any]:
+    settled = [key for key in keys if key.acknowledged and key.published_at + SETTLED <= now]
+    return settled[-1] if settled else keys[0]
+
+
+def _end(command: RetireSigningKey) -> Aside:
+    async def end(conn: Connection, _: Decided) -> None:
+        await conn.execute(_RETIRE, [command.not_after, command.kid])
+
+    return end

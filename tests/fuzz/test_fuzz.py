@@ -7,7 +7,7 @@ document. They are the same in every run.
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import ceil
 from typing import Any
 from uuid import UUID
@@ -23,6 +23,8 @@ from embedded.kafka import Kafka
 from embedded.postgres import Postgres
 from tests.fuzz.running import Served, served
 
+Test = Callable[..., None]
+
 EXAMPLES = int(os.environ.get("CHOREO_EXAMPLES", "100"))
 _SECONDS = 60
 
@@ -30,15 +32,17 @@ _asked: Counter[str] = Counter()
 _documents = documents()
 
 
-def document_of(service: str) -> Any:
+def every_operation_of(service: str) -> Callable[[Test], Test]:
     """With the examples shared out among the operations that take any input."""
     document = json.loads(_documents[f"{service}.openapi.json"])
     operations = [operation for methods in document["paths"].values() for operation in methods.values()]
     taking = sum(bool(operation.keys() & {"parameters", "requestBody"}) for operation in operations)
     generation = {"max-examples": ceil(EXAMPLES / taking), "deterministic": True, "database": "none"}
-    return schemathesis.openapi.from_dict(
-        document, config=schemathesis.Config.from_dict({"generation": generation})
-    )
+    config = schemathesis.Config.from_dict({"generation": generation})
+    parametrize: Callable[[Test], Test] = schemathesis.openapi.from_dict(
+        document, config=config
+    ).parametrize()
+    return parametrize
 
 
 @pytest.fixture(scope="module")
@@ -64,22 +68,22 @@ def somebody(running: Served) -> tuple[Customer, dict[str, str]]:
     return running.busy_customer()
 
 
-@document_of("user").parametrize()
+@every_operation_of("user")
 def test_user(case: Any, running: Served, session: requests.Session, somebody: Any) -> None:
     ask("user", case, running, session, somebody)
 
 
-@document_of("order").parametrize()
+@every_operation_of("order")
 def test_order(case: Any, running: Served, session: requests.Session, somebody: Any) -> None:
     ask("order", case, running, session, somebody)
 
 
-@document_of("billing").parametrize()
+@every_operation_of("billing")
 def test_billing(case: Any, running: Served, session: requests.Session, somebody: Any) -> None:
     ask("billing", case, running, session, somebody)
 
 
-@document_of("notification").parametrize()
+@every_operation_of("notification")
 def test_notification(case: Any, running: Served, session: requests.Session, somebody: Any) -> None:
     ask("notification", case, running, session, somebody)
 

@@ -1,6 +1,6 @@
 """Users: names belong to the first to register them."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from hypothesis import given as forall
@@ -11,7 +11,7 @@ from events.envelope import derived_id
 from events.user import SigningKeyPublished, UserRegistered
 from tests.unit.facts import ADA, registered
 from tests.unit.spec import START, Spec, request
-from user_service.commands import EmailTaken, LoginTaken, PublishSigningKey, Register
+from user_service.commands import EmailTaken, LoginTaken, PublishSigningKey, Register, RetireSigningKey
 from user_service.decide import SERVICE, decide
 from user_service.evolve import evolve
 from user_service.react import react
@@ -28,6 +28,10 @@ def register(login: str, email: str) -> Register:
 def publish(**members: str) -> PublishSigningKey:
     jwk = {"kty": "OKP", "crv": "Ed25519", "x": "AA"} | members
     return PublishSigningKey(cause=request(), kid="k1", public_jwk=jwk, not_after=START + timedelta(days=90))
+
+
+def retire(kid: str, not_after: datetime) -> RetireSigningKey:
+    return RetireSigningKey(cause=request(2), kid=kid, not_after=not_after)
 
 
 def test_a_user_registers() -> None:
@@ -86,3 +90,15 @@ def test_a_private_key_is_never_published() -> None:
 def test_users_of_other_names_do_not_mind_each_other() -> None:
     spec = users.given(registered).when(register("Grace", "grace@example.org"))
     assert set(spec.state.users) == {ADA, GRACE}
+
+
+def test_a_retired_signing_key_ends_earlier_and_never_later() -> None:
+    end = START + timedelta(minutes=17)
+    published = publish()
+    spec = users.when(published, retire("k1", end)).then(
+        SigningKeyPublished(kid="k1", public_jwk=published.public_jwk, not_after=end)
+    )
+    assert spec.state.signing_keys["k1"].not_after == end
+    spec.when(retire("k1", end)).then_nothing()
+    spec.when(retire("k1", end + timedelta(seconds=1))).then_nothing()
+    spec.when(retire("unknown", end)).then_nothing()
