@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from chassis.problems import MOST_ERRORS_TOLD, Fault, invalid, malformed, too_large, unsupported_media_type
 
 LIMIT = 64 * 1024
+_MOST_DRAINED = 16 * LIMIT
 JSON_TYPE = b"application/json"
 FORM_TYPE = b"application/x-www-form-urlencoded"
 
@@ -53,9 +54,10 @@ def refused(detail: str) -> PydanticCustomError:
 
 
 async def read(receive: Receive, headers: Headers) -> bytes:
-    """The whole body, chunked or not; 413 as soon as it is known to be too large."""
+    """The whole body, chunked or not; 413 if it is too large."""
     length = headers.get(b"content-length", b"")
     if length.isdigit() and (len(length) > 9 or int(length) > LIMIT):
+        await _drain(receive)
         raise too_large(LIMIT)
     body = bytearray()
     while True:
@@ -63,10 +65,22 @@ async def read(receive: Receive, headers: Headers) -> bytes:
         if message["type"] == "http.disconnect":
             raise ClientGone
         body += message.get("body", b"")
+        more = message.get("more_body", False)
         if len(body) > LIMIT:
+            if more:
+                await _drain(receive)
             raise too_large(LIMIT)
-        if not message.get("more_body", False):
+        if not more:
             return bytes(body)
+
+
+async def _drain(receive: Receive) -> None:
+    """Reads on, to a bound: a connection closed on a client that still sends is reset, the answer lost."""
+    drained, more = 0, True
+    while more and drained < _MOST_DRAINED:
+        message = await receive()
+        drained += len(message.get("body", b""))
+        more = message.get("more_body", False)
 
 
 def check_content_type(headers: Headers, expected: bytes) -> None:

@@ -142,9 +142,19 @@ _ON_EVERY_ANSWER = [
     (b"cache-control", b"no-store"),
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
 ]
 _ON_OURS = [*_ON_EVERY_ANSWER, (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")]
-"""Ours hold no page; the documentation's page needs scripts."""
+_ON_PAGES = [
+    *_ON_EVERY_ANSWER,
+    (
+        b"content-security-policy",
+        b"default-src 'self'; script-src 'unsafe-inline' https://cdn.jsdelivr.net; "
+        b"style-src 'unsafe-inline' https://cdn.jsdelivr.net; img-src data: https://fastapi.tiangolo.com; "
+        b"object-src 'none'; base-uri 'none'; frame-ancestors 'none'",
+    ),
+]
+"""Ours hold no page; the documentation's page needs its scripts."""
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT_GONE = 499
@@ -289,5 +299,5 @@ class _Reply:
         """For responses that send themselves: the documentation, event streams."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), *_ON_EVERY_ANSWER]
+            message["headers"] = [*message.get("headers", ()), *_ON_PAGES]
         await self._send(message)

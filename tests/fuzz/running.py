@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx
 import uvicorn
 
 from chassis.settings import SERVICES
@@ -27,6 +28,7 @@ class Served:
     shop: Shop
     urls: Mapping[str, str]
     loop: asyncio.AbstractEventLoop
+    http: httpx.Client
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(60)
@@ -54,7 +56,7 @@ def served(kafka: Kafka, postgres: Postgres, templates: dict[str, str], maildir:
 
     closing: list[Any] = []
 
-    async def start() -> Served:
+    async def start(http: httpx.Client) -> Served:
         context = a_shop(kafka, postgres, templates, maildir)
         shop = await context.__aenter__()
         closing.append(lambda: context.__aexit__(None, None, None))
@@ -63,7 +65,12 @@ def served(kafka: Kafka, postgres: Postgres, templates: dict[str, str], maildir:
         for name in SERVICES:
             listening = socket.create_server(("127.0.0.1", 0))
             config = uvicorn.Config(
-                shop.apps[name], http="httptools", lifespan="off", log_config=None, access_log=False
+                shop.apps[name],
+                http="httptools",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
             )
             server = uvicorn.Server(config)
             serving = asyncio.ensure_future(server.serve(sockets=[listening]))
@@ -74,10 +81,11 @@ def served(kafka: Kafka, postgres: Postgres, templates: dict[str, str], maildir:
 
             closing.append(stop)
             urls[name] = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        return Served(shop, urls, loop)
+        return Served(shop, urls, loop, http)
 
     try:
-        yield run(start())
+        with httpx.Client(timeout=60) as http:
+            yield run(start(http))
     finally:
         for close in reversed(closing):
             run(close())

@@ -19,9 +19,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from choreo.client import Customer
 from choreo.docs import documents
-from embedded.kafka import Kafka
-from embedded.postgres import Postgres
-from tests.fuzz.running import Served, served
+from tests.fuzz.running import Served
 
 Test = Callable[..., None]
 
@@ -46,21 +44,10 @@ def every_operation_of(service: str) -> Callable[[Test], Test]:
 
 
 @pytest.fixture(scope="module")
-def running(
-    kafka: Kafka,
-    postgres: Postgres,
-    templates: dict[str, str],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Served]:
-    with served(kafka, postgres, templates, tmp_path_factory.mktemp("mail") / "box") as shop:
-        yield shop
-    print("requests:", dict(_asked))
-
-
-@pytest.fixture(scope="module")
 def session() -> Iterator[requests.Session]:
     with requests.Session() as session:
         yield session
+    print("requests:", dict(_asked))
 
 
 @pytest.fixture(scope="module")

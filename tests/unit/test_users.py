@@ -95,8 +95,10 @@ def test_users_of_other_names_do_not_mind_each_other() -> None:
 def test_a_retired_signing_key_ends_earlier_and_never_later() -> None:
     end = START + timedelta(minutes=17)
     published = publish()
-    spec = users.when(published, retire("k1", end)).then(
-        SigningKeyPublished(kid="k1", public_jwk=published.public_jwk, not_after=end)
+    spec = (
+        users.when(published)
+        .when(retire("k1", end))
+        .then(SigningKeyPublished(kid="k1", public_jwk=published.public_jwk, not_after=end))
     )
     assert spec.state.signing_keys["k1"].not_after == end
     spec.when(retire("k1", end)).then_nothing()

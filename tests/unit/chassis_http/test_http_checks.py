@@ -303,7 +303,8 @@ async def test_every_answer_carries_the_security_headers(toy: Any, client: httpx
         answer = await client.get(path, headers=toy.headers)
         assert answer.headers["cache-control"] == "no-store"
         assert answer.headers["referrer-policy"] == "no-referrer"
-        assert not [name for name in answer.headers if name.startswith("x-")]
+        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+        assert [name for name in answer.headers if name.startswith("x-")] == ["x-content-type-options"]
 
 
 async def test_an_endpoint_cannot_forget_who_asks() -> None:
