@@ -12,7 +12,7 @@ import pytest_asyncio
 from chassis import stream
 from choreo.client import Customer, Json
 from embedded.postgres import Postgres
-from tests.component.alone import Alone, alone, assert_problem, running
+from tests.component.alone import Alone, a_process, alone, assert_problem
 from tests.component.test_order import paid, refunded, refused
 from tests.shop import PATIENCE
 
@@ -123,7 +123,7 @@ async def test_a_stream_goes_on_after_the_last_event_seen_in_another_process(sho
     async with listening(shop, ada, order) as story:
         seen, _ = await story.event()
     await shop.hear(paid(order))
-    async with running("order", shop.database) as later:
+    async with a_process("order", shop.database) as later:
         async with listening(later, ada, order, last=seen) as story:
             number, data = await story.event()
             assert data["status"] == "confirmed"
@@ -186,7 +186,7 @@ async def test_other_peoples_orders_have_no_events(shop: Alone) -> None:
 async def test_an_open_stream_ends_when_its_process_does(shop: Alone) -> None:
     ada = await shop.customer()
     order = (await ada.order("1")).json()
-    async with running("order", shop.database) as closing, listening(closing, ada, order) as story:
+    async with a_process("order", shop.database) as closing, listening(closing, ada, order) as story:
         await story.event()
         closing.runtime.kernel.waiters.close()
         assert await story.rest() == []

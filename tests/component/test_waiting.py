@@ -11,21 +11,19 @@ import httpx
 import psycopg
 import pytest
 import pytest_asyncio
-from prometheus_client import CollectorRegistry
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from chassis import clock, parked
 from chassis.bell import Bell
 from chassis.db import make_engine, raw_connection
-from chassis.meter import Meter
 from chassis.retry import drop, retry
 from chassis.transaction import Transaction
 from choreo.client import Customer, Json
 from embedded.postgres import Postgres
 from order_service import app, queries
 from order_service.store import SHELVES
-from tests.component.alone import Alone, alone, an_event, assert_problem, running
+from tests.component.alone import Alone, a_process, alone, an_event, assert_problem
 from tests.component.test_order import paid
 from tests.shop import PATIENCE, eventually
 
@@ -55,7 +53,7 @@ async def other(shop: Alone) -> AsyncIterator[Alone]:
     await eventually(lambda: listening(shop), lambda sessions: len(sessions) == 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Bell, "_hear", noticed)
-        async with running("order", shop.database) as service:
+        async with a_process("order", shop.database) as service:
 
             async def heard_so_far() -> list[str]:
                 return heard
@@ -206,7 +204,6 @@ async def test_a_retry_of_parked_events_by_hand_wakes(shop: Alone, looks: Looks)
             SHELVES,
             partition_of=shop.runtime.partition_of,
             clock=clock.now,
-            meter=Meter(CollectorRegistry()),
         )
         await retry(transaction, elsewhere, app.HEARS, head.key)
     finally:
@@ -215,7 +212,7 @@ async def test_a_retry_of_parked_events_by_hand_wakes(shop: Alone, looks: Looks)
 
 
 async def test_at_the_end_nobody_waits_any_more(shop: Alone, looks: Looks) -> None:
-    async with running("order", shop.database) as closing:
+    async with a_process("order", shop.database) as closing:
         ada = await waiting(shop, closing)
         await looks.begun(ada)
         closing.runtime.kernel.waiters.close()
