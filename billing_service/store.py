@@ -8,9 +8,14 @@ from chassis.shelf import Shelf, ShelvesByKey
 SHELVES = ShelvesByKey(
     Billing,
     (
-        Shelf("account", accounts, Account, key="user_id", single=True, with_key="true"),
+        Shelf("account", accounts, Account, key="user_id", single=True, with_key={}),
         Shelf(
-            "payments", payments, Payment, key="user_id", with_key="outcome = 'waiting'", named_by="order_id"
+            "payments",
+            payments,
+            Payment,
+            key="user_id",
+            with_key={"outcome": "waiting"},
+            named_by="order_id",
         ),
         Shelf("ledger", ledger, Leg, key="user_id"),
         SIGNING_KEYS,

@@ -13,7 +13,7 @@ from chassis.waiters import Waiters
 from events.user import SigningKeyPublished
 
 SIGNING_KEYS = Shelf(
-    "signing_keys", signing_keys, SigningKeyPublished, key="kid", with_key="true", named_by="kid"
+    "signing_keys", signing_keys, SigningKeyPublished, key="kid", with_key={}, named_by="kid"
 )
 """Every service keeps them alike; the fact is the row."""
 

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from chassis.grants import Grant, reading, writing
-from chassis.shelf import Shelves
+from chassis.shelf import RecallableShelves
 from chassis.step import Decider
 from events.catalog import SOURCE_OF_TYPE, TOPICS
+from events.decider import Command
 from events.fact import Fact
 
 S = TypeVar("S")
@@ -25,8 +26,10 @@ class Waiting:
 @dataclass(frozen=True)
 class Service(Generic[S]):
     decider: Decider[S]
-    shelves: Shelves[S]
+    shelves: RecallableShelves[S]
     hears: tuple[type[Fact], ...] = ()
+    obeys: tuple[type[Command], ...] = ()
+    """What can be asked of it from outside, and so what its journal holds."""
     waiting: Waiting | None = None
 
     @property

@@ -24,13 +24,24 @@ class Shelves(Protocol[S]):
     async def save(self, conn: Connection, before: Mapping[str, S], after: Mapping[str, S]) -> None: ...
 
 
+class RecallableShelves(Shelves[S], Protocol[S]):
+    """The same rows can be kept in memory instead."""
+
+    @property
+    def shelves(self) -> "tuple[Shelf, ...]": ...
+
+    def recall(self, memory: "Memory", key: str, content: object) -> S:
+        """What `load` gives, from rows in memory."""
+        ...
+
+
 @dataclass(frozen=True)
 class Shelf:
     """One field of a state, and its table.
 
     The field is one row or None (`single`), or a mapping of rows by primary key. A row is loaded with its
-    key where `with_key` (SQL) holds for it, and wherever an input names its primary key in an attribute
-    called `named_by`.
+    key if its columns have the values that `with_key` names, and wherever an input names its primary key in
+    an attribute called `named_by`.
     """
 
     field: str
@@ -38,7 +49,7 @@ class Shelf:
     row: type[Any]
     key: str
     single: bool = False
-    with_key: str | None = None
+    with_key: Mapping[str, str] | None = None
     named_by: str | None = None
 
     @cached_property
@@ -53,7 +64,14 @@ class Shelf:
         conditions = []
         if self.with_key is not None:
             array = array_type(self.table.columns[self.key])
-            conditions.append(f"{self.key} = ANY(%(keys)b::{array}[]) AND {self.with_key}")
+            conditions.append(
+                " AND ".join(
+                    [
+                        f"{self.key} = ANY(%(keys)b::{array}[])",
+                        *(f"{column} = '{value}'" for column, value in self.with_key.items()),
+                    ]
+                )
+            )
         if self.named_by is not None:
             name = self._primary_key[0]
             conditions.append(f"{name} = ANY(%(names)b::{array_type(self.table.columns[name])}[])")
@@ -105,7 +123,7 @@ class Shelf:
 class ShelvesByKey(Generic[S]):
     """The usual case: every row belongs to one key, and a state is the rows of its key."""
 
-    empty: Callable[[], S]
+    empty: Callable[..., S]
     shelves: tuple[Shelf, ...]
 
     async def load(self, conn: Connection, wanted: Mapping[str, Sequence[object]]) -> dict[str, S]:
@@ -125,6 +143,21 @@ class ShelvesByKey(Generic[S]):
     async def save(self, conn: Connection, before: Mapping[str, S], after: Mapping[str, S]) -> None:
         await save(conn, self.shelves, before, after)
 
+    def recall(self, memory: "Memory", key: str, content: object) -> S:
+        found: dict[str, Any] = {}
+        for shelf in self.shelves:
+            rows = memory.with_key(shelf, key)
+            if shelf.single:
+                found[shelf.field] = next(iter(rows.values()), None)
+                continue
+            if shelf.named_by is not None:
+                name = getattr(content, shelf.named_by, None)
+                row = memory.named(shelf, name) if name is not None else None
+                if row is not None and str(getattr(row, shelf.key)) == key:
+                    rows = {**rows, name: row}
+            found[shelf.field] = rows
+        return self.empty(**found)
+
 
 async def save(
     conn: Connection, shelves: Iterable[Shelf], before: Mapping[str, S], after: Mapping[str, S]
@@ -141,6 +174,47 @@ async def save(
             changed += other
         await insert(conn, shelf.table, added)
         await replace(conn, shelf.table, changed)
+
+
+class Memory:
+    """Rows on their shelves without a database, found in the same ways."""
+
+    def __init__(self, shelves: Iterable[Shelf]) -> None:
+        self._rows: dict[str, dict[Any, Any]] = {shelf.field: {} for shelf in shelves}
+        self._with_key: dict[str, dict[str, dict[Any, Any]]] = {shelf.field: {} for shelf in shelves}
+        self._unique: dict[tuple[str, str], dict[Any, Any]] = {}
+
+    def put(self, shelf: Shelf, row: Any) -> None:
+        """Over the one with the same primary key."""
+        name = shelf.name_of(row)
+        self._rows[shelf.field][name] = row
+        for (field, column), index in self._unique.items():
+            if field == shelf.field:
+                index[getattr(row, column)] = row
+        if shelf.with_key is not None:
+            of_key = self._with_key[shelf.field].setdefault(str(getattr(row, shelf.key)), {})
+            if all(getattr(row, column) == value for column, value in shelf.with_key.items()):
+                of_key[name] = row
+            else:
+                of_key.pop(name, None)
+
+    def rows(self, shelf: Shelf) -> Mapping[Any, Any]:
+        """All of them, by primary key."""
+        return self._rows[shelf.field]
+
+    def named(self, shelf: Shelf, name: Any) -> Any | None:
+        return self._rows[shelf.field].get(name)
+
+    def with_key(self, shelf: Shelf, key: str) -> dict[Any, Any]:
+        """Those that are loaded with their key. A copy."""
+        return dict(self._with_key[shelf.field].get(key, ()))
+
+    def unique(self, shelf: Shelf, column: str, value: Any) -> Any | None:
+        """The row with this value in a column where no two rows have the same, and none ever changes."""
+        at = shelf.field, column
+        if at not in self._unique:
+            self._unique[at] = {getattr(row, column): row for row in self._rows[shelf.field].values()}
+        return self._unique[at].get(value)
 
 
 def _uuid(key: str) -> UUID | None:

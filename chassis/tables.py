@@ -24,6 +24,9 @@ def timestamp() -> DateTime:
     return DateTime(timezone=True)
 
 
+ASIDE = "aside"
+"""`Table.info` with this set: secrets and leases. They are no facts: replay does not make them."""
+
 metadata = MetaData()
 
 keys = Table(

@@ -80,6 +80,7 @@ def find_installation() -> Installation:
             "topic_prefix": facts["topic_prefix"],
             "partitions": facts["partitions"],
             "currency": facts["currency"],
+            "decide_within": facts["decide_within"],
         }
         return Installation(settings.model_copy(update=told), facts["runtime_urls"], facts["own_ports"])
     urls = {name: settings.database_url_of(name) for name in SERVICES}

@@ -12,7 +12,7 @@ from events.catalog import TOPICS
 
 def service_of(name: str, settings: Settings) -> Service[Any]:
     """As today's code has it."""
-    described: Service[Any] = import_module(f"{name}_service.app").service(settings)
+    described: Service[Any] = import_module(f"{name}_service.service").service(settings)
     return described
 
 

@@ -296,6 +296,7 @@ class System:
                 "observer": str(self.home.observer_file),
                 "topic_prefix": self.settings.topic_prefix,
                 "partitions": self.settings.partitions,
+                "decide_within": self.settings.decide_within,
                 "currency": self.settings.currency,
                 "owner_urls": self.owner_urls,
                 "runtime_urls": self.runtime_urls,

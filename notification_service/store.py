@@ -8,7 +8,7 @@ from notification_service.tables import notifications, recipients
 SHELVES = ShelvesByKey(
     Notifications,
     (
-        Shelf("recipient", recipients, Recipient, key="user_id", single=True, with_key="true"),
+        Shelf("recipient", recipients, Recipient, key="user_id", single=True, with_key={}),
         Shelf("notifications", notifications, Notification, key="user_id", named_by="notification_id"),
         SIGNING_KEYS,
     ),

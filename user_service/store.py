@@ -7,7 +7,7 @@ from psycopg.rows import class_row
 
 from chassis.db import Connection
 from chassis.key_source import SIGNING_KEYS
-from chassis.shelf import Shelf, save
+from chassis.shelf import Memory, Shelf, save
 from user_service.commands import Register
 from user_service.state import User, Users
 from user_service.tables import users
@@ -16,11 +16,13 @@ _CONCERNED = """/* users.concerned: who has one of these ids, logins or e-mail a
 SELECT id, login, login_key, email, email_key, created_at, step FROM users
 WHERE id = ANY(%b::uuid[]) OR login_key = ANY(%b::text[]) OR email_key = ANY(%b::text[])"""
 
-_SHELVES = (Shelf("users", users, User, key="id"), SIGNING_KEYS)
+_USERS = Shelf("users", users, User, key="id")
 
 
 @dataclass(frozen=True)
 class UserShelves:
+    shelves: tuple[Shelf, ...] = (_USERS, SIGNING_KEYS)
+
     async def load(self, conn: Connection, wanted: Mapping[str, Sequence[object]]) -> dict[str, Users]:
         registrations = {
             key: command
@@ -39,7 +41,20 @@ class UserShelves:
         }
 
     async def save(self, conn: Connection, before: Mapping[str, Users], after: Mapping[str, Users]) -> None:
-        await save(conn, _SHELVES, before, after)
+        await save(conn, self.shelves, before, after)
+
+    def recall(self, memory: Memory, key: str, content: object) -> Users:
+        concerned = []
+        if isinstance(content, Register):
+            concerned = [
+                memory.named(_USERS, content.user_id),
+                memory.unique(_USERS, "login_key", content.login_key),
+                memory.unique(_USERS, "email_key", content.email_key),
+            ]
+        return Users(
+            users={user.id: user for user in concerned if user},
+            signing_keys=memory.with_key(SIGNING_KEYS, key),
+        )
 
     async def _concerned(self, conn: Connection, commands: Sequence[Register]) -> list[User]:
         async with conn.cursor(row_factory=class_row(User)) as cursor:

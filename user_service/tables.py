@@ -3,7 +3,7 @@
 from sqlalchemy import BigInteger, Column, MetaData, Table, Text, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 
-from chassis.tables import timestamp
+from chassis.tables import ASIDE, timestamp
 
 metadata = MetaData()
 
@@ -19,16 +19,13 @@ users = Table(
     Column("step", BigInteger, nullable=False),
 )
 
-SECRET = "secret"
-"""`Table.info` with this set: no fact, so replay does not make it and no tool shows it."""
-
 credentials = Table(
     "credentials",
     metadata,
     Column("user_id", Uuid, primary_key=True),
     Column("password_hash", Text, nullable=False),
     comment="secret: made beside the fact, in its transaction",
-    info={SECRET: True},
+    info={ASIDE: True},
 )
 
 private_keys = Table(
@@ -40,7 +37,7 @@ private_keys = Table(
     Column("published_at", timestamp(), nullable=False),
     Column("not_after", timestamp(), nullable=False),
     comment="secret: what tokens are signed with, once the public half is known to everybody",
-    info={SECRET: True},
+    info={ASIDE: True},
 )
 
 failed_logins = Table(
@@ -50,5 +47,5 @@ failed_logins = Table(
     Column("address", Text, primary_key=True),
     Column("at", timestamp(), primary_key=True),
     comment="secret: who may not try again yet",
-    info={SECRET: True},
+    info={ASIDE: True},
 )

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from billing_service import app as billing_app
+from billing_service import service as billing_service
 from billing_service.evolve import evolve
 from billing_service.state import Billing
 from choreo.client import Customer
@@ -130,7 +130,7 @@ async def test_a_bug_that_meets_one_customer_parks_only_them_and_the_fix_continu
         return evolve(state, event)
 
     await shop.stop("billing")
-    monkeypatch.setattr(billing_app, "evolve", buggy)
+    monkeypatch.setattr(billing_service, "evolve", buggy)
     await shop.start("billing")
     orders = [(await ada.order(price)).json()["id"] for price in ("6.00", "5.00", "4.00")]
     assert (await eve.order("10.00", wait=20)).json()["status"] == "confirmed"
@@ -138,7 +138,7 @@ async def test_a_bug_that_meets_one_customer_parks_only_them_and_the_fix_continu
     assert shop.rows("billing", "SELECT DISTINCT key FROM parked") == [(str(ada.id),)]
 
     await shop.stop("billing")
-    monkeypatch.setattr(billing_app, "evolve", evolve)
+    monkeypatch.setattr(billing_service, "evolve", evolve)
     await shop.start("billing")
     last = (await ada.order("1.00")).json()["id"]  # the key still waits for a person
     await caught_up(shop)

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from billing_service.app import service as billing
 from billing_service.commands import Deposit, NoAccount, Withdraw
+from billing_service.service import service as billing
 from chassis.answer import Answer
 from chassis.db import Connection, make_engine
 from chassis.inputs import Decided
@@ -44,9 +44,9 @@ from events.envelope import Cause, Event
 from events.fact import Fact
 from events.order import OrderCancelled, OrderCreated
 from events.user import UserRegistered
-from notification_service.app import service as notification
-from order_service.app import service as order
+from notification_service.service import service as notification
 from order_service.commands import PlaceOrder
+from order_service.service import service as order
 from tests.component.alone import NEVER, Reader, a_database, an_event
 from tests.shop import PATIENCE
 

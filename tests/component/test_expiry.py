@@ -21,8 +21,9 @@ from chassis.transaction import Transaction
 from choreo.client import Customer, Json
 from embedded.postgres import Postgres
 from events.billing import PaymentConfirmed
-from order_service import app, expiry
+from order_service import expiry
 from order_service.expiry import Expiry
+from order_service.service import HEARS, decider
 from order_service.store import SHELVES
 from tests.component.alone import Alone, alone
 from tests.shop import PATIENCE
@@ -96,7 +97,7 @@ class Desk:
         """A person drops the first of what is parked of theirs, and has the rest taken again."""
         runtime, key = self.alone.runtime, str(customer.id)
         transaction = Transaction(
-            app.decider(runtime.settings),
+            decider(runtime.settings),
             SHELVES,
             partition_of=runtime.partition_of,
             clock=self.hands,
@@ -104,7 +105,7 @@ class Desk:
         async with raw_connection(runtime.engine) as conn:
             (first, *_) = await parked.of_key(conn, key)
         await drop(runtime.engine, first)
-        await retry(transaction, runtime.engine, app.HEARS, key)
+        await retry(transaction, runtime.engine, HEARS, key)
 
     async def hear(self, *facts: Any) -> None:
         """What lies in the log is read."""

@@ -15,8 +15,8 @@ from prometheus_client import CollectorRegistry
 from psycopg import sql
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from billing_service.app import decider as billing_decider
 from billing_service.commands import Deposit, InsufficientFunds, Withdraw
+from billing_service.service import decider as billing_decider
 from billing_service.state import Billing
 from billing_service.store import SHELVES as BILLING
 from chassis import clock
@@ -38,8 +38,8 @@ from events.user import UserRegistered
 from tests.component.alone import NEVER, Database, Reader, a_database, an_event
 from tests.locks import held
 from tests.shop import eventually
-from user_service.app import decider as user_decider
 from user_service.commands import EmailTaken, LoginTaken, Register
+from user_service.service import decider as user_decider
 from user_service.store import SHELVES as USERS
 
 MONDAY = datetime(2030, 1, 7, tzinfo=UTC)

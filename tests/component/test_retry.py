@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from billing_service.app import HEARS
+from billing_service.service import HEARS
 from billing_service.state import Billing
 from billing_service.store import SHELVES
 from chassis import clock, parked

@@ -1,0 +1,21 @@
+"""The user service as the chassis needs to know it, with nothing that runs. It hears nobody."""
+
+from chassis.service import Service
+from chassis.settings import Settings
+from chassis.step import Decider
+from user_service.commands import PublishSigningKey, Register
+from user_service.decide import SERVICE, decide
+from user_service.evolve import evolve
+from user_service.react import react
+from user_service.state import Users
+from user_service.store import SHELVES
+
+OBEYS = (Register, PublishSigningKey)
+
+
+def decider() -> Decider[Users]:
+    return Decider(SERVICE, decide, evolve, react)
+
+
+def service(settings: Settings) -> Service[Users]:
+    return Service(decider(), SHELVES, obeys=OBEYS)
