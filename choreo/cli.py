@@ -19,8 +19,10 @@ from choreo.errors import UsageError
 from choreo.keys import app as keys
 from choreo.migrate import migrate
 from choreo.provision import provision
+from choreo.record import record
 from choreo.scale import scale
 from choreo.up import up
+from choreo.verify import verify
 from embedded.process import Unavailable
 
 app = typer.Typer(
@@ -41,6 +43,8 @@ app.add_typer(dlq, name="dlq")
 app.add_typer(keys, name="keys")
 app.command()(doctor)
 app.command()(docs)
+app.command()(record)
+app.command()(verify)
 
 
 def main() -> NoReturn:

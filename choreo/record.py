@@ -1,0 +1,122 @@
+"""`choreo record`: what happened, as a file that can be carried away and replayed elsewhere."""
+
+import asyncio
+import json
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID
+
+import psycopg
+import typer
+from aiokafka.errors import KafkaError
+from confluent_kafka import KafkaException
+
+from chassis.tables import keys as keys_table
+from chassis.topic_log import LogMismatch
+from choreo.errors import UsageError
+from choreo.installation import Installation, find_installation
+from choreo.progress import Progress
+from embedded.process import Unavailable
+from replay.live import open_live
+from replay.recording import Recording, Writer
+from replay.records import Broken
+from replay.redaction import Redaction
+from replay.services import services
+
+_QUIET = 2.0
+
+
+def record(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file; gzipped if its name ends in .gz.")],
+    flow: Annotated[str | None, typer.Option(help="Only the keys that this flow touches.")] = None,
+    since: Annotated[
+        str | None, typer.Option("--from", help="Only keys that did something since (RFC 3339).")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Nothing that was decided later (RFC 3339).")] = None,
+    with_addresses: Annotated[
+        bool, typer.Option("--with-addresses", help="Keep e-mail addresses readable.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
+) -> None:
+    """Write topics and journals of the running system into a file. Reads only.
+
+    Every key that is in it is in it from its beginning: `choreo verify FILE` can replay it anywhere. E-mail
+    addresses are replaced, equal ones by equal ones.
+    """
+    if flow and (since or until):
+        raise UsageError("choreo record takes --flow, or --from and --until, not both.")
+    selection: dict[str, Any] = {
+        "flow": _flow(flow) if flow else None,
+        "since": _time(since) if since else None,
+        "until": _time(until) if until else None,
+    }
+    try:
+        asyncio.run(recorded(find_installation(), out, with_addresses=with_addresses, **selection))
+    except (psycopg.Error, KafkaException, KafkaError, LogMismatch, Broken, OSError) as error:
+        raise Unavailable(f"Nothing was recorded: {str(error).splitlines()[0]}") from error
+    manifest = Recording(out).manifest
+    if as_json:
+        print(json.dumps(manifest, indent=2))
+        return
+    for what, count in sorted(manifest["counts"].items()):
+        print(f"{what:<40} {count:>9}")
+    for gap in manifest["gaps"]:
+        print(f"{gap['topic']}[{gap['partition']}] lacks offsets {gap['from']} to {gap['to'] - 1}")
+    hidden = "replaced" if manifest["redacted"] else "readable"
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, e-mail addresses {hidden}")
+
+
+async def recorded(
+    installation: Installation,
+    out: Path,
+    *,
+    with_addresses: bool = False,
+    flow: UUID | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> None:
+    """Raises what reading Kafka and Postgres raises; then there is no file."""
+    progress, began, done = Progress(), time.monotonic(), 0
+    opened = open_live(
+        installation.bootstrap,
+        installation.database_urls,
+        installation.settings,
+        flow=flow,
+        since=since,
+        until=until,
+    )
+    try:
+        async with opened as source:
+            with Writer(out, source.cut, None if with_addresses else Redaction()) as writer:
+                total = 2 * sum(span.end - span.first for span in source.cut.spans.values())
+                async for batch in source.batches():
+                    writer.write(batch)
+                    done += len(batch)
+                    if (seconds := time.monotonic() - began) > _QUIET:
+                        progress.step("recording", done, max(total, done), seconds)
+                for name, service in services(installation.settings).items():
+                    for shelf in service.shelves.shelves:
+                        await writer.digest(source, name, shelf.table)
+                    await writer.digest(source, name, keys_table)
+                writer.finish()
+    finally:
+        progress.done()
+
+
+def _flow(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise UsageError(f"{text} is no flow id: see the Flow-Id of an answer.") from None
+
+
+def _time(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is not None:
+            return moment
+    except ValueError:
+        pass
+    raise UsageError(f"{text} is no RFC 3339 time with a time zone.")

@@ -1,0 +1,137 @@
+"""Changes to the pure functions, for a verification to find. Each is called in both of its processes."""
+
+import builtins
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import billing_service.decide
+import notification_service.texts
+import order_service.decide
+from billing_service.commands import (
+    DecidePayment,
+    Deposit,
+    InsufficientFunds,
+    OpenAccount,
+    UndoPayment,
+    Withdraw,
+)
+from billing_service.state import Account, Billing
+from events.billing import AccountCreated, MoneyDeposited, PaymentRejected
+from events.decider import Command, Decision
+from events.envelope import Event
+from events.fact import Fact
+from events.order import OrderCreated
+from notification_service.texts import Text
+from order_service.commands import PlaceOrder
+from order_service.state import Orders
+
+SetAttr = Callable[[Any, str, Any], None]
+
+
+def amount_off_by_one(setattr: SetAttr = builtins.setattr) -> None:
+    right = billing_service.decide._deposited
+
+    def wrong(command: Deposit, account: Account) -> MoneyDeposited:
+        fact = right(command, account)
+        return fact.model_copy(update={"balance": fact.balance + 1})
+
+    setattr(billing_service.decide, "_deposited", wrong)
+
+
+def order_for_exactly_the_balance_is_not_paid(setattr: SetAttr = builtins.setattr) -> None:
+    right = billing_service.decide._decide_payment
+
+    def wrong(command: DecidePayment, state: Billing) -> Decision:
+        account, payment = state.account, state.payments[command.order_id]
+        if account and payment.outcome == "waiting" and account.balance <= payment.amount:
+            return [billing_service.decide._rejected(payment, "insufficient_funds", account.balance)]
+        return right(command, state)
+
+    setattr(billing_service.decide, "_decide_payment", wrong)
+
+
+def changed_text(setattr: SetAttr = builtins.setattr) -> None:
+    right = notification_service.texts.order_confirmed
+
+    def wrong(*arguments: Any) -> Text:
+        text = right(*arguments)
+        return replace(text, text=text.text + "!")
+
+    setattr(notification_service.texts, "order_confirmed", wrong)
+
+
+def swapped_field(setattr: SetAttr = builtins.setattr) -> None:
+    right = billing_service.decide._account_created
+
+    def wrong(command: OpenAccount, currency: str) -> AccountCreated:
+        fact = right(command, currency)
+        return fact.model_copy(update={"account_id": fact.user_id})
+
+    setattr(billing_service.decide, "_account_created", wrong)
+
+
+def clock_read_in_a_handler(setattr: SetAttr = builtins.setattr) -> None:
+    right = order_service.decide._created
+
+    def wrong(command: PlaceOrder, decide_by: datetime) -> OrderCreated:
+        return right(command, decide_by=datetime.now(UTC))
+
+    setattr(order_service.decide, "_created", wrong)
+
+
+def iteration_over_a_set(setattr: SetAttr = builtins.setattr) -> None:
+    import billing_service.service as service
+    from billing_service.react import _decide, react
+
+    def wrong(event: Event[Fact], state: Billing) -> Sequence[Command]:
+        if isinstance(event.data, AccountCreated):
+            waiting = {str(one.order_id): one for one in state.payments.values() if one.outcome == "waiting"}
+            return [_decide(waiting[id]) for id in set(waiting)]
+        return react(event, state)
+
+    setattr(service, "react", wrong)
+
+
+def a_decision_less(setattr: SetAttr = builtins.setattr) -> None:
+    def wrong(command: UndoPayment, state: Billing) -> Decision:
+        return []
+
+    setattr(billing_service.decide, "_undo_payment", wrong)
+
+
+def a_decision_more(setattr: SetAttr = builtins.setattr) -> None:
+    right = billing_service.decide._decide_payment
+
+    def wrong(command: DecidePayment, state: Billing) -> Decision:
+        decision = right(command, state)
+        if isinstance(decision, list) and decision and isinstance(decision[0], PaymentRejected):
+            return [*decision, decision[0]]
+        return decision
+
+    setattr(billing_service.decide, "_decide_payment", wrong)
+
+
+def other_refusal(setattr: SetAttr = builtins.setattr) -> None:
+    right = billing_service.decide._decide_movement
+
+    def wrong(command: Deposit | Withdraw, account: Account) -> Decision:
+        decision = right(command, account)
+        if isinstance(decision, InsufficientFunds):
+            return replace(decision, balance=0)
+        return decision
+
+    setattr(billing_service.decide, "_decide_movement", wrong)
+
+
+def a_bug(setattr: SetAttr = builtins.setattr) -> None:
+    import order_service.service as service
+    from order_service.evolve import evolve
+
+    def wrong(state: Orders, event: Event[Fact]) -> Orders:
+        if isinstance(event.data, PaymentRejected):
+            raise ZeroDivisionError("a bug")
+        return evolve(state, event)
+
+    setattr(service, "evolve", wrong)

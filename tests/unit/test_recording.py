@@ -1,0 +1,137 @@
+"""A recording gives back what was recorded, and whoever cuts it off or edits it is found out."""
+
+import gzip
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from events.codec import Record
+from replay.recording import NotARecording, Recording, Writer
+from replay.records import Broken, Cut, Item, JournalEntry, Span, TopicRecord, Unpublished
+from replay.redaction import Redaction
+
+TOPIC = "p-billing-events"
+NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
+
+text = st.text(st.characters(codec="utf-8"), max_size=20)
+binary = st.none() | st.binary(max_size=20) | text.map(str.encode)
+records = st.builds(Record, binary, binary, st.lists(st.tuples(text, binary), max_size=4))
+moments = st.datetimes(timezones=st.just(UTC))
+entries = st.builds(
+    JournalEntry,
+    service=st.just("billing"),
+    position=st.integers(1, 2**63 - 1),
+    id=st.uuids(),
+    key=text,
+    step=st.integers(0, 2**63 - 1),
+    kind=st.sampled_from(["fact", "command"]),
+    type=text,
+    topic=st.none() | st.just(TOPIC),
+    partition=st.none() | st.just(0),
+    offset=st.none() | st.integers(0, 2**63 - 1),
+    correlation_id=st.none() | st.uuids(),
+    outcome=st.sampled_from(["applied", "refused", "parked", "dropped"]),
+    command=st.none() | st.dictionaries(text, text | st.integers(-(2**53), 2**53), max_size=4),
+    refusal=st.none() | st.dictionaries(text, text, max_size=2),
+    now=moments,
+    received_at=st.none() | moments,
+    code_version=text,
+)
+others = st.lists(entries | st.builds(Unpublished, st.just("billing"), records), max_size=10)
+
+
+def a_cut(end: int) -> Cut:
+    return Cut({(TOPIC, 0): Span(0, end, end)}, ("billing",), "p-", "EUR", 30.0)
+
+
+def written(path: Path, items: list[Item], redaction: Redaction | None = None) -> Recording:
+    with Writer(path, a_cut(sum(isinstance(item, TopicRecord) for item in items)), redaction) as writer:
+        writer.write(items)
+        writer.finish()
+    return Recording(path)
+
+
+def read(recording: Recording) -> list[Item]:
+    return [item for batch in recording.read() for item in batch]
+
+
+def a_record(offset: int, value: bytes = b"{}") -> TopicRecord:
+    return TopicRecord(TOPIC, 0, offset, 1, True, Record(b"key", value, []))
+
+
+@given(st.lists(st.tuples(records, st.integers(0, 2**40), st.booleans()), max_size=10), others)
+def test_what_is_read_is_what_was_written(told: list[tuple[Record, int, bool]], others: list[Item]) -> None:
+    items: list[Item] = [
+        TopicRecord(TOPIC, 0, n, at, appended, r) for n, (r, at, appended) in enumerate(told)
+    ]
+    items += others
+    for name in ("recording.ndjson", "recording.ndjson.gz"):
+        with TemporaryDirectory() as folder:
+            recording = written(Path(folder) / name, items)
+            assert read(recording) == items
+            assert recording.cut == a_cut(len(told))
+
+
+@pytest.mark.parametrize("name", ["a.ndjson", "a.ndjson.gz"])
+def test_wherever_it_is_cut_off_it_is_broken(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    written(path, [a_record(offset, b"x" * 100) for offset in range(20)])
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises((Broken, NotARecording)):
+            read(Recording(path))
+
+
+def test_whichever_line_is_edited_removed_or_moved_it_is_broken(tmp_path: Path) -> None:
+    path = tmp_path / "a.ndjson"
+    written(path, [a_record(offset, b"x%d" % offset) for offset in range(4)])
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number in range(len(lines)):
+        for edited in (
+            [*lines[:number], *lines[number + 1 :]],
+            [*lines[: number + 1], *lines[number:]],
+            [*lines[:number], lines[number].replace(b"billing", b"willing"), *lines[number + 1 :]],
+            [*lines[: number - 1], *reversed(lines[number - 1 : number + 1]), *lines[number + 1 :]],
+        ):
+            if edited == lines:
+                continue
+            path.write_bytes(b"".join(edited))
+            with pytest.raises((Broken, NotARecording)):
+                read(Recording(path))
+
+
+def test_a_missing_offset_is_a_gap_in_the_manifest(tmp_path: Path) -> None:
+    with Writer(tmp_path / "a", a_cut(5), None) as writer:
+        writer.write([a_record(1), a_record(3)])
+        writer.finish()
+    gaps = [(gap["from"], gap["to"]) for gap in Recording(tmp_path / "a").manifest["gaps"]]
+    assert gaps == [(0, 1), (2, 3), (4, 5)]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[]", b"hello\n", b'{"recording": 2}\n', gzip.compress(b"{}")]
+)
+def test_another_file_is_no_recording(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(NotARecording):
+        Recording(tmp_path / "a")
+
+
+def test_equal_addresses_are_replaced_by_equal_ones_whatever_their_capitals(tmp_path: Path) -> None:
+    entry = JournalEntry(
+        "user", 1, UUID(int=1), "k", 0, "command", "Register", None, None, None, None, "applied",
+        {"login": "Ada", "email": "Ada@Example.com"}, None, NOON, None, "1",
+    )  # fmt: skip
+    items: list[Item] = [a_record(0, b'{"email":"ada@example.com","other":"eve@example.com"}'), entry]
+    record, told = read(written(tmp_path / "a", items, Redaction()))
+    assert isinstance(record, TopicRecord) and isinstance(told, JournalEntry) and told.command
+    assert told.command["email"].encode() in (record.record.value or b"")
+    assert (record.record.value or b"").count(told.command["email"].encode()) == 1
+    assert told.command["login"] == "Ada"
+    assert b"example.com" not in (tmp_path / "a").read_bytes().lower()
