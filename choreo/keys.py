@@ -18,7 +18,7 @@ from chassis.meter import Meter
 from chassis.relay import partition_of
 from choreo.installation import Installation, find_installation
 from embedded.process import Unavailable
-from user_service.app import service
+from user_service.service import service
 from user_service.signing import SETTLED, VERIFIES_ON, Signer
 
 _ACKNOWLEDGED_WITHIN = 5.0

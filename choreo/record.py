@@ -80,7 +80,7 @@ async def recorded(
     """Raises what reading Kafka and Postgres raises; then there is no file."""
     progress, began, done = Progress(), time.monotonic(), 0
     opened = open_live(
-        installation.bootstrap,
+        installation.kafka,
         installation.database_urls,
         installation.settings,
         flow=flow,

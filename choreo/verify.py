@@ -78,7 +78,7 @@ async def _report(
 
 
 def _live(installation: Installation) -> AbstractAsyncContextManager[Source]:
-    return open_live(installation.bootstrap, installation.database_urls, installation.settings)
+    return open_live(installation.kafka, installation.database_urls, installation.settings)
 
 
 async def report_on(

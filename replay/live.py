@@ -24,10 +24,11 @@ from sqlalchemy import Table
 
 from chassis import outbox
 from chassis.header_names import AnyRecords
+from chassis.kafka_access import KafkaAccess
 from chassis.positions import Place
 from chassis.settings import Settings
 from chassis.tables import keys
-from chassis.topic_log import LogMismatch, PartitionLog, describe_at
+from chassis.topic_log import LogMismatch, PartitionLog, describe
 from events.catalog import TOPICS
 from events.codec import Record, Undecodable, UnknownType, decode
 from replay.records import Broken, Cut, Item, JournalEntry, Span, TopicRecord, Unpublished
@@ -67,17 +68,17 @@ class Live:
     """Use `open_live` or `join_live`."""
 
     def __init__(
-        self, bootstrap: str, urls: Mapping[str, str], cut: Cut, snapshots: Mapping[str, str]
+        self, access: KafkaAccess, urls: Mapping[str, str], cut: Cut, snapshots: Mapping[str, str]
     ) -> None:
         self.cut = cut
-        self._bootstrap = bootstrap
+        self._access = access
         self._urls = urls
         self._snapshots = snapshots
         self._conns: dict[str, Connection] = {}
 
     async def batches(self) -> AsyncIterator[Sequence[Item]]:
         cut = self.cut
-        async with _Log(self._bootstrap, cut) as log:
+        async with _Log(self._access, cut) as log:
             journals = [_Journal(name, self._conns[name], cut) for name in cut.services]
             for journal in journals:
                 await journal.begin()
@@ -118,7 +119,7 @@ class Live:
         spans = [[*place, span.first, span.settled, span.end] for place, span in self.cut.spans.items()]
         cut |= {"spans": spans, "keys": self.cut.keys and sorted(self.cut.keys)}
         return {
-            "bootstrap": self._bootstrap,
+            "kafka": self._access.told(),
             "urls": dict(self._urls),
             "snapshots": dict(self._snapshots),
             "cut": cut,
@@ -134,7 +135,7 @@ class Live:
 
 @asynccontextmanager
 async def open_live(
-    bootstrap: str,
+    access: KafkaAccess,
     urls: Mapping[str, str],
     settings: Settings,
     *,
@@ -148,7 +149,7 @@ async def open_live(
     follows from all that came before. Raises psycopg.Error, KafkaException and `LogMismatch`.
     """
     topics = [settings.topic_prefix + topic for topic in TOPICS.values()]
-    before = await _describe(bootstrap, topics)
+    before = await _describe(access, topics)
     async with AsyncExitStack() as stack:
         conns, snapshots = {}, {}
         for service, url in urls.items():
@@ -156,7 +157,7 @@ async def open_live(
             row = await (await conns[service].execute("SELECT pg_export_snapshot()")).fetchone()
             snapshots[service] = str(row[0]) if row else ""
         selected = await _keys(conns, flow, since, until) if flow or since or until else None
-        after = await _describe(bootstrap, topics)
+        after = await _describe(access, topics)
         spans = {
             place: Span(log.earliest, log.earliest if until else before[place].latest, log.latest)
             for place, log in after.items()
@@ -171,7 +172,7 @@ async def open_live(
             selected,
             until,
         )
-        live = Live(bootstrap, urls, cut, snapshots)
+        live = Live(access, urls, cut, snapshots)
         live._conns = conns
         yield live
 
@@ -185,18 +186,18 @@ async def join_live(ticket: Mapping[str, Any]) -> AsyncIterator[Live]:
     told["keys"] = None if told["keys"] is None else frozenset(told["keys"])
     told["until"] = told["until"] and datetime.fromisoformat(told["until"])
     async with AsyncExitStack() as stack:
-        live = Live(ticket["bootstrap"], ticket["urls"], Cut(**told), ticket["snapshots"])
+        live = Live(KafkaAccess.from_told(ticket["kafka"]), ticket["urls"], Cut(**told), ticket["snapshots"])
         for service, url in ticket["urls"].items():
             live._conns[service] = await _snapshot(stack, url, ticket["snapshots"][service])
         yield live
 
 
-async def _describe(bootstrap: str, topics: Sequence[str]) -> Mapping[Place, PartitionLog]:
+async def _describe(access: KafkaAccess, topics: Sequence[str]) -> Mapping[Place, PartitionLog]:
     """Again where the cluster refuses for a moment only, as while the leader of a partition is new."""
     deadline = asyncio.get_running_loop().time() + _PATIENCE
     while True:
         try:
-            return await asyncio.to_thread(describe_at, bootstrap, topics)
+            return await asyncio.to_thread(describe, access, topics)
         except (KafkaException, LogMismatch):
             if asyncio.get_running_loop().time() > deadline:
                 raise
@@ -267,10 +268,10 @@ class _Partition:
 class _Log:
     """The topics, read by offsets. Use as a context."""
 
-    def __init__(self, bootstrap: str, cut: Cut) -> None:
+    def __init__(self, access: KafkaAccess, cut: Cut) -> None:
         fetcher.MemoryRecords = AnyRecords
         self._consumer: _Consumer = AIOKafkaConsumer(
-            bootstrap_servers=bootstrap,
+            **access.aiokafka(),
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="none",

@@ -21,7 +21,7 @@ from chassis.retry import drop, retry
 from chassis.transaction import Transaction
 from choreo.client import Customer, Json
 from embedded.postgres import Postgres
-from order_service import app, queries
+from order_service import queries, service
 from order_service.store import SHELVES
 from tests.component.alone import Alone, a_process, alone, an_event, assert_problem
 from tests.component.test_order import paid
@@ -200,12 +200,12 @@ async def test_a_retry_of_parked_events_by_hand_wakes(shop: Alone, looks: Looks)
         await drop(elsewhere, head)
         assert not ada.answer.done()
         transaction = Transaction(
-            app.decider(shop.runtime.settings),
+            service.decider(shop.runtime.settings),
             SHELVES,
             partition_of=shop.runtime.partition_of,
             clock=clock.now,
         )
-        await retry(transaction, elsewhere, app.HEARS, head.key)
+        await retry(transaction, elsewhere, service.HEARS, head.key)
     finally:
         await elsewhere.dispose()
     assert await ada.status() == "confirmed"

@@ -51,7 +51,7 @@ async def recording(played: Shop, tmp_path_factory: pytest.TempPathFactory) -> R
 @asynccontextmanager
 async def live(shop: Shop) -> AsyncIterator[Live]:
     here = shop.installation
-    async with open_live(here.bootstrap, here.database_urls, here.settings) as source:
+    async with open_live(here.kafka, here.database_urls, here.settings) as source:
         yield source
 
 
