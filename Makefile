@@ -2,6 +2,7 @@
 
 BIN := .venv/bin
 STAMP := .venv/installed
+WORKERS ?= 2  # processes that test, each with a Kafka and a Postgres of its own
 PYTHONS := $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11
 
 .PHONY: help run test demo check docs bench chaos
@@ -14,7 +15,7 @@ run: $(STAMP)
 	@exec $(BIN)/choreo up
 
 test: $(STAMP)
-	@exec $(BIN)/python -m pytest $(ARGS)
+	@exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 demo bench chaos docs: $(STAMP)
 	@exec $(BIN)/choreo $@ $(ARGS)
