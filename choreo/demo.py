@@ -15,16 +15,17 @@ from aiokafka.errors import KafkaError
 from choreo import story
 from choreo.client import Customer
 from choreo.errors import read_settings
-from choreo.hops import Way, ways
 from choreo.installation import observer_access, running_system
-from choreo.journals import JournalReader
 from choreo.screens import JsonScreen, Screen, TextScreen
 from choreo.story import PATIENCE, Stage, Unexpected
 from choreo.throwaway import ThrowawaySystem, asked_to_stop
-from choreo.timeline import Asked, EventReader, RecordingTransport, Seen, Timeline, in_causal_order
+from choreo.timeline import Asked, EventReader, RecordingTransport, Timeline
 from embedded.mail import read_maildir
 from embedded.process import Unavailable
 from events.catalog import TOPICS
+from replay.hops import Way, ways
+from replay.journals import JournalReader
+from replay.seen import Seen, in_causal_order
 
 T = TypeVar("T")
 

@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from choreo.hops import HOPS, WHOLE, Hearing, Hop, Way
 from choreo.timeline import Asked, clock
+from replay.hops import HOPS, WHOLE, Hearing, Hop, Way
 
 _UUID = re.compile(r"([0-9a-f]{8})(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _BEGINNING = r"\1…"

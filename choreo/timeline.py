@@ -2,10 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -13,11 +13,7 @@ import httpx
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from chassis.kafka_access import KafkaAccess
-from events.codec import Record, Undecodable, UnknownType, decode
-
-_EPOCH = datetime.fromtimestamp(0, UTC)
-_APPENDED = 1
-"""Of Kafka's types of timestamp that which the broker gives; the other is the writer's."""
+from replay.seen import Seen, event_in
 
 
 @dataclass
@@ -37,28 +33,6 @@ class Asked:
     def is_repeated_by(self, other: "Asked") -> bool:
         """Only of looking somebody grows tired."""
         return (self.method, self.service, self.path) == ("GET", other.service, other.path)
-
-
-@dataclass(frozen=True)
-class Seen:
-    """An event as it lies in Kafka."""
-
-    id: UUID
-    type: str
-    source: str
-    key: str
-    sequence: int
-    """Its step number at its source, per key."""
-    topic: str
-    partition: int
-    offset: int
-    flow: UUID
-    cause: UUID | None
-    at: datetime
-    """When it was decided."""
-    appended_at: datetime | None
-    """When Kafka took it, in whole milliseconds; None where the topic does not keep that."""
-    data: dict[str, Any]
 
 
 class RecordingTransport(httpx.AsyncBaseTransport):
@@ -159,54 +133,9 @@ class Timeline:
         return taken
 
 
-def occurrences(events: Iterable[Seen]) -> dict[UUID, list[Seen]]:
-    """By event: where it lies, the first offset first. Events are in the order they were decided in."""
-    found: dict[UUID, list[Seen]] = {}
-    for event in sorted(events, key=lambda event: (event.at, event.sequence, event.offset)):
-        found.setdefault(event.id, []).append(event)
-    return found
-
-
-def in_causal_order(events: Iterable[Seen]) -> Iterator[tuple[int, Seen]]:
-    """Each event after the one it follows from, with its depth; the same event twice only once."""
-    found = occurrences(events)
-    ordered = [first for first, *_ in found.values()]
-
-    def below(cause: UUID | None, depth: int) -> Iterator[tuple[int, Seen]]:
-        for event in ordered:
-            if (event.cause if event.cause in found else None) == cause:
-                yield depth, event
-                yield from below(event.id, depth + 1)
-
-    return below(None, 0)
-
-
 def clock(seconds: float) -> str:
     """RFC 3339, to the millisecond."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def event_in(record: Any) -> Seen | None:
-    """The event of a record as aiokafka gives it; None where it is none that this program knows."""
-    try:
-        event = decode(Record(record.key, record.value, list(record.headers)))
-    except (UnknownType, Undecodable):
-        return None
-    return Seen(
-        event.id,
-        event.type,
-        event.source,
-        event.key,
-        event.sequence,
-        record.topic,
-        record.partition,
-        record.offset,
-        event.correlation_id,
-        event.causation_id,
-        event.time,
-        _EPOCH + timedelta(milliseconds=record.timestamp) if record.timestamp_type == _APPENDED else None,
-        event.data.model_dump(mode="json"),
-    )
 
 
 class _Consumer(Protocol):

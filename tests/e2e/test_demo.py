@@ -23,11 +23,11 @@ from choreo.demo import Acts, perform
 from choreo.screens import JsonScreen, TextScreen
 from choreo.story import PATIENCE, Stage
 from choreo.throwaway import ThrowawaySystem
-from choreo.timeline import Seen
 from events.catalog import TOPICS
 from events.codec import Record, encode
 from events.envelope import derived_id
 from events.order import OrderCreated
+from replay.seen import Seen
 from tests.component.alone import an_event
 
 ROOT = Path(__file__).parents[2]

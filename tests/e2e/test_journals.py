@@ -7,12 +7,12 @@ import psycopg
 import pytest
 
 from chassis.migrate import migrate
-from choreo import journals
-from choreo.journals import Journal, JournalReader
 from choreo.story import PATIENCE
-from choreo.timeline import Seen
 from embedded.postgres import Postgres
 from embedded.testing import postgres_for_tests
+from replay import journals
+from replay.journals import Journal, JournalReader
+from replay.seen import Seen
 from tests.component.alone import Database, a_database
 from tests.unit.test_timeline import seen
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from choreo.hops import Hearing, Hop, Origin, Way, ways
-from choreo.journals import Entry, Journal
-from choreo.timeline import Seen
 from events.envelope import derived_id
+from replay.hops import Hearing, Hop, Origin, Way, ways
+from replay.journals import Entry, Journal
+from replay.seen import Seen
 from tests.unit.spec import START
 
 FLOW = derived_id("flow")

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from choreo.timeline import Seen, event_in, in_causal_order
 from events.codec import Headers, encode
 from events.envelope import Event, derived_id
+from replay.seen import Seen, event_in, in_causal_order
 from tests.unit import facts
 from tests.unit.spec import START
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from choreo.journals import Entry, Journal
-from choreo.timeline import Seen, occurrences
+from replay.journals import Entry, Journal
+from replay.seen import Seen, occurrences
 
 HOPS = {
     "queue": "a request in the service, until a transaction takes it",

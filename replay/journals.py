@@ -12,7 +12,7 @@ from psycopg.rows import class_row
 from chassis import positions
 from chassis.db import Connection
 from chassis.positions import Place
-from choreo.timeline import Seen
+from replay.seen import Seen
 
 _CONNECT_WITHIN = 5
 _LOOK_AGAIN = 0.02
