@@ -21,6 +21,7 @@ from choreo.migrate import migrate
 from choreo.provision import provision
 from choreo.record import record
 from choreo.scale import scale
+from choreo.trace import trace
 from choreo.up import up
 from choreo.verify import verify
 from embedded.process import Unavailable
@@ -43,6 +44,7 @@ app.add_typer(dlq, name="dlq")
 app.add_typer(keys, name="keys")
 app.command()(doctor)
 app.command()(docs)
+app.command()(trace)
 app.command()(record)
 app.command()(verify)
 

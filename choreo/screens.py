@@ -33,22 +33,8 @@ class JsonScreen:
         self._print("request", **(told | {"flow": str(asked.flow) if asked.flow else None}))
 
     def event(self, way: Way, depth: int, because: str, after_ms: float) -> None:
-        event, origin = way.event, way.origin
-        appended_at = clock(event.appended_at.timestamp()) if event.appended_at else None
-        told = asdict(event) | {"at": clock(event.at.timestamp()), "appended_at": appended_at}
-        told |= {"depth": depth, "because_of": because, "after_ms": round(after_ms, 1)}
-        decided = origin and {"service": origin.service, "input": origin.input, **_by_name(origin.hops)}
-        heard = [
-            {
-                "service": hearing.service,
-                "offset": hearing.offset,
-                "outcome": hearing.outcome,
-                **_by_name(hearing.hops),
-                "leads_to": hearing.leads_to,
-            }
-            for hearing in way.hearings
-        ]
-        self._print("event", **told, decided=decided, heard=heard)
+        told = {"depth": depth, "because_of": because, "after_ms": round(after_ms, 1)}
+        self._print("event", **as_json(way), **told)
 
     def holds(self, what: str) -> None:
         self._print("expectation", says=what, holds=True)
@@ -65,6 +51,25 @@ class JsonScreen:
 
     def _print(self, kind: str, **facts: Any) -> None:
         print(json.dumps({"kind": kind, **facts}, default=str), flush=True)
+
+
+def as_json(way: Way) -> dict[str, Any]:
+    """An event, how it was decided and what each service did with it; times in milliseconds."""
+    event, origin = way.event, way.origin
+    appended_at = clock(event.appended_at.timestamp()) if event.appended_at else None
+    told = asdict(event) | {"at": clock(event.at.timestamp()), "appended_at": appended_at}
+    decided = origin and {"service": origin.service, "input": origin.input, **_by_name(origin.hops)}
+    heard = [
+        {
+            "service": hearing.service,
+            "offset": hearing.offset,
+            "outcome": hearing.outcome,
+            **_by_name(hearing.hops),
+            "leads_to": hearing.leads_to,
+        }
+        for hearing in way.hearings
+    ]
+    return told | {"decided": decided, "heard": heard}
 
 
 def _by_name(hops: tuple[Hop, ...]) -> dict[str, float | None]:
@@ -103,20 +108,7 @@ class TextScreen:
         self._console.print(
             f"    [cyan]{name:<28}[/] {place:<28} +{after_ms:6.1f} ms  [dim]because of {escape(because)}[/]"
         )
-        if way.origin is None:
-            return
-        self._line(margin, way.origin.service, "decided", _in_columns(way.origin.hops))
-        hearers = [hearing for hearing in way.hearings if hearing.outcome != "skipped"]
-        for hearing in hearers:
-            self._line(margin, hearing.service, hearing.outcome, _said(hearing))
-        if not hearers:
-            self._console.print(f"    {margin}   [dim]nobody else hears it[/]")
-
-    def _line(self, margin: str, service: str, did: str, what: str) -> None:
-        colour = "dim" if did in ("decided", *_GOOD) else "yellow"
-        self._console.print(
-            f"    {margin}   [dim]{service:<13}[/][{colour}]{did:<10}[/][dim]{escape(what)}[/]"
-        )
+        print_beneath(self._console, way, margin)
 
     def holds(self, what: str) -> None:
         self._console.print(f"    [green]✓[/] [dim]{escape(what)}[/]")
@@ -133,6 +125,23 @@ class TextScreen:
         self._console.print(f"\n[bold {'green' if held else 'red'}]{escape(text)}[/]")
 
 
+def print_beneath(console: Console, way: Way, margin: str) -> None:
+    """What the services did with it. Nothing where no journal was read."""
+    if way.origin is None:
+        return
+    print_line(console, margin, way.origin.service, "decided", _in_columns(way.origin.hops))
+    hearers = [hearing for hearing in way.hearings if hearing.outcome != "skipped"]
+    for hearing in hearers:
+        print_line(console, margin, hearing.service, hearing.outcome, _said(hearing))
+    if not hearers:
+        console.print(f"    {margin}   [dim]nobody else hears it[/]")
+
+
+def print_line(console: Console, margin: str, service: str, did: str, what: str) -> None:
+    colour = "dim" if did in ("decided", *_GOOD) else "yellow"
+    console.print(f"    {margin}   [dim]{service:<13}[/][{colour}]{did:<12}[/][dim]{escape(what)}[/]")
+
+
 def _said(hearing: Hearing) -> str:
     match hearing.outcome:
         case "duplicate":
@@ -144,10 +153,10 @@ def _said(hearing: Hearing) -> str:
 
 
 def _in_columns(hops: tuple[Hop, ...]) -> str:
-    return "  ".join(f"{hop.name} {_figure(hop):>5}" for hop in hops)
+    return "  ".join(f"{hop.name} {figure(hop):>5}" for hop in hops)
 
 
-def _figure(hop: Hop) -> str:
+def figure(hop: Hop) -> str:
     """With no more places than were measured."""
     least = 1 if hop.name in WHOLE else 0.1
     if hop.ms is None:

@@ -1,9 +1,10 @@
 """What the services' databases have written down about events: read, and never written."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -17,13 +18,28 @@ from replay.seen import Seen
 _CONNECT_WITHIN = 5
 _LOOK_AGAIN = 0.02
 
-_ENTRIES = """/* journals.entries: what became of these events here, and which inputs decided them */
+_ENTRIES = """/* journals.entries: what became of these events and flows, and which inputs decided them */
 SELECT journal.id, journal.key, step, kind, journal.type, journal.topic, journal.partition, journal."offset",
     CASE WHEN parked.reason = 'queued' THEN 'queued' ELSE outcome END AS outcome, received_at, decided_at,
     CASE WHEN current_setting('track_commit_timestamp')::bool
-        THEN pg_xact_commit_timestamp(journal.xmin) END AS committed_at
-FROM journal LEFT JOIN parked ON parked.id = journal.id
-WHERE journal.id = ANY(%(ids)b::uuid[])
+        THEN pg_xact_commit_timestamp(journal.xmin) END AS committed_at,
+    correlation_id AS flow, command->>'order_id' AS order_id, refusal,
+    CASE WHEN parked.reason = 'queued' AND head.id <> parked.id
+        THEN 'behind ' || coalesce(head.type, 'a record') || ': ' || head.error
+        ELSE parked.error END AS error,
+    CASE WHEN parked.reason = 'queued' THEN head.place ELSE parked.place END AS place,
+    CASE WHEN outcome = 'applied' THEN coalesce(next.first, keys.sequence, step) - step ELSE 0 END AS facts
+FROM journal
+LEFT JOIN keys ON keys.key = journal.key
+LEFT JOIN parked ON parked.id = journal.id
+LEFT JOIN LATERAL (
+    SELECT id, type, error, place FROM parked AS first
+    WHERE first.key = parked.key ORDER BY position LIMIT 1) AS head ON true
+LEFT JOIN LATERAL (
+    SELECT later.step - (kind = 'fact')::int AS first FROM journal AS later
+    WHERE later.key = journal.key AND later.position > journal.position AND later.outcome = 'applied'
+    ORDER BY later.position LIMIT 1) AS next ON true
+WHERE journal.id = ANY(%(ids)b::uuid[]) OR correlation_id = ANY(%(flows)b::uuid[])
     OR journal.key = ANY(%(keys)b::text[]) AND decided_at = ANY(%(times)b::timestamptz[])
 ORDER BY journal.position"""
 
@@ -56,6 +72,18 @@ class Entry:
     decided_at: datetime
     committed_at: datetime | None
     """None where the server does not keep it. Taken before the commit is flushed to disk."""
+    flow: UUID | None = None
+    """None for a record that could not be read."""
+    order_id: str | None = None
+    """Of a command that is about an order."""
+    refusal: dict[str, Any] | None = None
+    """Its type and its numbers."""
+    error: str | None = None
+    """Why it is parked, or what it queues behind."""
+    place: str | None = None
+    """File and line that raised."""
+    facts: int = 0
+    """How many were decided in its transaction because of it: those with the key's steps that follow."""
 
 
 @dataclass(frozen=True)
@@ -97,20 +125,27 @@ class JournalReader:
 
     async def _read(self, service: str, events: Sequence[Seen], seconds: float) -> Journal:
         deadline = asyncio.get_running_loop().time() + seconds
-        connecting = psycopg.AsyncConnection.connect(self._urls[service], connect_timeout=_CONNECT_WITHIN)
-        async with await connecting as conn:
-            await conn.set_read_only(True)
-            await conn.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+        async with await open_session(self._urls[service]) as conn:
             while True:
                 async with conn.transaction():
-                    journal = await _journal(conn, service, events)
+                    journal = await journal_of(conn, service, events)
                 read = all(journal.has_read(event) is not False for event in events)
                 if read or asyncio.get_running_loop().time() > deadline:
                     return journal
                 await asyncio.sleep(_LOOK_AGAIN)
 
 
-async def _journal(conn: Connection, service: str, events: Sequence[Seen]) -> Journal:
+async def open_session(url: str) -> psycopg.AsyncConnection[tuple[Any, ...]]:
+    """Cannot write; each of its transactions sees one moment."""
+    conn = await psycopg.AsyncConnection.connect(url, connect_timeout=_CONNECT_WITHIN)
+    await conn.set_read_only(True)
+    await conn.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+    return conn
+
+
+async def journal_of(
+    conn: Connection, service: str, events: Sequence[Seen], flows: Collection[UUID] = ()
+) -> Journal:
     """Runs inside a transaction that sees one moment, so that whatever was read is journaled."""
     ids = [event.id for event in events]
     causes = [event.cause for event in events if event.cause]
@@ -118,6 +153,7 @@ async def _journal(conn: Connection, service: str, events: Sequence[Seen]) -> Jo
     async with conn.cursor(row_factory=class_row(Entry)) as cursor:
         wanted = {
             "ids": ids + causes,
+            "flows": list(flows),
             "keys": sorted({event.key for event in own}),
             "times": sorted({event.at for event in own}),
         }

@@ -73,7 +73,7 @@ async def test_reading_waits_until_the_service_has_read_the_event(
 ) -> None:
     event = an_event_to_be_heard(database.owner_url)
     assert (await read(database.owner_url, event)).has_read(event) is False
-    look = journals._journal
+    look = journals.journal_of
 
     async def look_before_it_is_heard(*arguments: Any) -> Journal:
         found = await look(*arguments)
@@ -81,7 +81,7 @@ async def test_reading_waits_until_the_service_has_read_the_event(
             hear(database.owner_url, event)
         return found
 
-    monkeypatch.setattr(journals, "_journal", look_before_it_is_heard)
+    monkeypatch.setattr(journals, "journal_of", look_before_it_is_heard)
     journal = await read(database.owner_url, event, PATIENCE)
     assert [entry.id for entry in journal.entries] == [event.id]
 

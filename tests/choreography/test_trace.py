@@ -1,0 +1,146 @@
+"""`choreo trace` on a shop: what followed, what is missing and why; and that looking changes nothing."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from typer.testing import CliRunner
+
+from billing_service import service as billing_service
+from billing_service.evolve import evolve
+from billing_service.state import Billing
+from chassis.settings import SERVICES
+from choreo.cli import app
+from choreo.record import recorded
+from choreo.trace import live
+from events.envelope import Event
+from events.fact import Fact
+from replay.trace import Node, Tree
+from tests.choreography.ending import _ends, stranger
+from tests.choreography.test_money import caught_up
+from tests.shop import Shop
+
+
+def told(trees: list[Tree]) -> list[tuple[int, str]]:
+    """Types, by depth."""
+    return [(depth, node.way.event.type) for tree in trees for depth, node in tree.everything()]
+
+
+def nodes(trees: list[Tree]) -> Iterator[Node]:
+    return (node for tree in trees for _, node in tree.everything())
+
+
+def gaps(trees: list[Tree]) -> list[tuple[str, str, tuple[str, ...]]]:
+    found = [gap for tree in trees for gap in tree.gaps]
+    found += [gap for node in nodes(trees) for gap in node.gaps]
+    return [(gap.service, gap.state, gap.expects) for gap in found]
+
+
+PAID = ("PaymentConfirmed", "PaymentRejected")
+
+
+async def test_a_trace_tells_what_followed_and_what_is_missing_and_changes_nothing(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An order that is confirmed and then cancelled, one that waits for its account, one that is parked."""
+    ada, bob, eve = await shop.customer("400.00"), await shop.customer("10.00"), stranger(shop)
+    paid = (await ada.order("100.00", wait=20)).json()["id"]
+    cancel = await ada.cancel(paid)
+    await shop.until(
+        "notification", ada, ada.notifications, lambda found: [one["status"] for one in found] == ["sent"] * 2
+    )
+
+    def buggy(state: Billing, event: Event[Fact]) -> Billing:
+        if event.key == str(bob.id):
+            raise ZeroDivisionError("a bug")
+        return evolve(state, event)
+
+    await shop.stop("billing")
+    monkeypatch.setattr(billing_service, "evolve", buggy)
+    await shop.start("billing")
+    parked = (await bob.order("1.00")).json()["id"]
+    queued = (await bob.order("2.00")).json()["id"]
+    waits = (await eve.order("3.00")).json()["id"]
+    await caught_up(shop)
+    await shop.stop()
+    before = await _ends(shop), what_is_kept(shop)
+
+    trees, _ = await live(shop.installation, paid)
+    assert told(trees) == [
+        (0, "OrderCreated"),
+        (1, "PaymentConfirmed"),
+        (2, "NotificationSent"),
+        (0, "OrderCancelled"),
+        (1, "PaymentRefunded"),
+        (2, "NotificationSent"),
+    ]
+    assert gaps(trees) == []
+    assert [tree.asked.type for tree in trees if tree.asked] == ["PlaceOrder", "CancelOrder"]
+    for node in nodes(trees):
+        assert node.way.origin and all(hop.ms is not None for hop in node.way.origin.hops)
+        assert {hearing.outcome for hearing in node.way.hearings} <= {"applied"}
+
+    payment = next(nodes(trees)).children[0].way.event
+    for id in (payment.id, cancel.headers["Flow-Id"], notification_of(shop, paid)):
+        again, _ = await live(shop.installation, str(id))
+        assert told(again) == told(trees), "whichever id of it is asked for"
+
+    trees, _ = await live(shop.installation, waits)
+    assert told(trees) == [(0, "OrderCreated")]
+    assert gaps(trees) == [("billing", "waiting", PAID)]
+
+    trees, _ = await live(shop.installation, parked)
+    assert gaps(trees) == [("billing", "parked", PAID)]
+    (gap,) = next(nodes(trees)).gaps
+    assert gap.says.startswith("ZeroDivisionError: a bug (test_trace.py:")
+    trees, _ = await live(shop.installation, queued)
+    assert gaps(trees) == [("billing", "queued", PAID)]
+
+    # Nobody hears of a deposit: the journal says that there is one, and when.
+    trees, left_out = await live(shop.installation, str(ada.id))
+    assert [tree.asked.type for tree in trees if tree.asked] == [
+        "Register",
+        "Deposit",
+        "PlaceOrder",
+        "CancelOrder",
+    ]
+    assert (told(trees)[:3], left_out) == (
+        [(0, "UserRegistered"), (1, "AccountCreated"), (0, "MoneyDeposited")],
+        0,
+    )
+    newest, left_out = await live(shop.installation, str(bob.id), limit=1)
+    assert ([node.way.event.data["order_id"] for node in nodes(newest)], left_out) == ([queued], 3)
+    deposit = next(node.way.event.id for node in nodes(trees) if node.way.event.type == "MoneyDeposited")
+    account = next(node.way.event for node in nodes(trees) if node.way.event.type == "AccountCreated")
+    assert told((await live(shop.installation, str(deposit)))[0]) == [(0, "MoneyDeposited")]
+    assert told((await live(shop.installation, account.data["account_id"]))[0]) == told(trees)
+    assert await live(shop.installation, "nobody") == ([], 0)
+
+    assert (await _ends(shop), what_is_kept(shop)) == before
+
+    # What was recorded tells the same.
+    file = tmp_path / "shop.ndjson.gz"
+    await recorded(shop.installation, file)
+    for id in (paid, waits, str(ada.id)):
+        live_, _ = await live(shop.installation, id)
+        result = CliRunner().invoke(app, ["trace", id, str(file), "--format", "tree"])
+        assert result.exit_code == 0, result.output
+        assert all(str(node.way.event.id) in result.output for node in nodes(live_))
+        assert max(map(len, result.output.splitlines())) <= 100
+    assert CliRunner().invoke(app, ["trace", str(UUID(int=7)), str(file)]).exit_code == 1
+
+
+def what_is_kept(shop: Shop) -> list[object]:
+    """Rows of the chassis, and mails."""
+    counted = (
+        "SELECT (SELECT count(*) FROM journal), (SELECT count(*) FROM outbox), (SELECT count(*) FROM parked)"
+    )
+    positions = "SELECT topic, partition, next_offset FROM positions ORDER BY topic, partition"
+    rows = [shop.rows(name, query) for name in SERVICES for query in (counted, positions)]
+    return [*rows, sum(file.is_file() for file in shop.maildir.rglob("*"))]
+
+
+def notification_of(shop: Shop, order: str) -> object:
+    ((id, *_), *_) = shop.rows("notification", "SELECT id FROM notifications WHERE order_id = %s", order)
+    return id
