@@ -1,6 +1,7 @@
 """`choreo trace`: what followed from what, how long each hop took, and what is still missing."""
 
 import asyncio
+import logging
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -43,6 +44,7 @@ def trace(
     Reads only, and joins no consumer group. Exits 1 if nobody knows the id. See docs/trace.md.
     """
     id = _normal(id)
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it has to say is raised as well
     try:
         found, left_out = (
             _recorded(file, id, limit) if file else asyncio.run(live(find_installation(), id, limit))

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer import fetcher
+from aiokafka.errors import KafkaError
 from psycopg.rows import class_row
 
 from chassis import clock, outbox
@@ -187,7 +188,11 @@ class _Log:
         """Source, key and sequence of what was found."""
 
     async def __aenter__(self) -> "_Log":
-        await self._consumer.start()
+        try:
+            await self._consumer.start()
+        except KafkaError:
+            await self._consumer.stop()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
