@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from textwrap import wrap
+from textwrap import shorten, wrap
 from typing import Any
 
 from rich.console import Console
@@ -25,6 +25,7 @@ _COLUMNS = ("outbox", "broker", "consumer", "transaction")
 _INDENT = "   "
 _MARGIN = 4
 _SERVICE_AND_DID = 28
+_LONG = 200
 
 
 def print_trees(trees: Sequence[Tree], left_out: int) -> None:
@@ -37,7 +38,9 @@ def print_trees(trees: Sequence[Tree], left_out: int) -> None:
             event, margin = node.way.event, _INDENT * depth
             name = f"{margin}└─ {event.type}"
             place = escape(f"[{event.partition}]@{event.offset}")
-            console.print(f"    [cyan]{name:<28}[/] +{node.after_ms:8.1f} ms  {place}  [dim]{event.id}[/]")
+            console.print(
+                f"    [cyan]{name:<28}[/] {f'+{node.after_ms:.1f}':>9} ms  {place}  [dim]{event.id}[/]"
+            )
             print_beneath(console, node.way, margin)
             _print_gaps(console, node.gaps, margin + _INDENT)
         console.print()
@@ -118,8 +121,9 @@ def as_mermaid(trees: Sequence[Tree], left_out: int) -> str:
 
 
 def _escaped(text: str) -> str:
-    """As Mermaid takes any character: by its number."""
-    return re.sub(r"[^A-Za-z0-9 .,+_()\[\]@/-]", lambda found: f"#{ord(found[0])};", text)
+    """As Mermaid takes any character: by its number. A long error is cut."""
+    told = shorten(text, _LONG, placeholder=" ...")
+    return re.sub(r"[^A-Za-z0-9 .,+_()\[\]@/-]", lambda found: f"#{ord(found[0])};", told)
 
 
 def as_json(id: str, trees: Sequence[Tree], left_out: int) -> str:

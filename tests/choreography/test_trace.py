@@ -1,10 +1,12 @@
 """`choreo trace` on a shop: what followed, what is missing and why; and that looking changes nothing."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
 import pytest
+from aiokafka.errors import KafkaError
 from typer.testing import CliRunner
 
 from billing_service import service as billing_service
@@ -116,6 +118,9 @@ async def test_a_trace_tells_what_followed_and_what_is_missing_and_changes_nothi
     assert told((await live(shop.installation, str(deposit)))[0]) == [(0, "MoneyDeposited")]
     assert told((await live(shop.installation, account.data["account_id"]))[0]) == told(trees)
     assert await live(shop.installation, "nobody") == ([], 0)
+    away = shop.settings.model_copy(update={"kafka_bootstrap_servers": "127.0.0.1:1"})
+    with pytest.raises(KafkaError):
+        await live(replace(shop.installation, settings=away), paid)
 
     assert (await _ends(shop), what_is_kept(shop)) == before
 

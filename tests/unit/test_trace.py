@@ -327,7 +327,7 @@ def test_a_tree_shows_what_is_missing_below_its_cause(capsys: pytest.CaptureFixt
         f"order PlaceOrder 2026-01-01T00:00:00.001Z flow {FLOW}".replace(
             "2026-01-01T00:00:00.001Z", lines[0].split()[2]
         ),
-        f"└─ OrderCreated + 1.0 ms [3]@17 {ORDERED.id}",
+        f"└─ OrderCreated +1.0 ms [3]@17 {ORDERED.id}",
         "order decided queue 1.0 transaction 2.0 outbox 2",
         "billing unread it has not read as far as @17 yet",
         "└─ ? PaymentConfirmed or PaymentRejected",
