@@ -104,9 +104,8 @@ async def find(
                 for entry in journal.entries
                 if not await log.has_all_of(service, entry, unpublished)
             }
-            if undecided(
-                log.of(flows)
-            ):  # then perhaps they waited, and nobody has heard yet what was decided
+            # They may have waited for an account, and what was decided then nobody may have heard yet.
+            if undecided(log.of(flows)):
                 registered = await _column(conns["billing"], _REGISTRATIONS, keys=keys)
                 for entry in (await journal_of(conns["billing"], "billing", [], registered)).entries:
                     await log.has_all_of("billing", entry, unpublished)

@@ -119,6 +119,14 @@ def test_why_an_order_has_no_outcome_is_told_where_it_would_have_been(
     assert (gap.since_ms, gap.overdue_ms) == (998, None)
 
 
+def test_of_an_event_that_lies_twice_what_is_missing_is_told_once() -> None:
+    billing = Journal([heard(ORDERED)], {ORDERS: 20}, frozenset({ORDERED.id}))
+    told = material(ORDERED, replace(ORDERED, offset=19), billing=billing)
+    assert the_gap(told).state == "waiting"
+    ((_, node),) = only_tree(told).everything()
+    assert [hearing.outcome for hearing in node.way.hearings] == ["waiting", "duplicate"]
+
+
 def test_an_order_that_nobody_decided_in_time_is_overdue() -> None:
     gap = the_gap(material(ORDERED, now=30_250, billing=Journal([], {ORDERS: 17})))
     assert gap.overdue_ms == 250
@@ -255,11 +263,12 @@ def played(script: Sequence[tuple[str, int]], deciders: dict[str, Decider[Any]] 
     return shop
 
 
-scripts = st.lists(
-    st.tuples(
-        st.sampled_from(["register", "deposit", "order", "cancel", "travel", "travel"]), st.integers(1, 4)
-    )
-)
+acts = st.sampled_from(["register", "deposit", "order", "cancel", "travel", "travel"])
+scripts = st.lists(st.tuples(acts, st.integers(1, 4)))
+TRAVELS = [("travel", 0)] * 3
+PAYS = [("register", 0), *TRAVELS, ("deposit", 4), ("order", 3), *TRAVELS]
+STORY = [*PAYS, ("cancel", 0), ("order", 9), *TRAVELS]
+"""With everything in it that the table is about."""
 
 
 @given(scripts)
@@ -268,17 +277,21 @@ def test_once_nothing_is_on_its_way_nothing_is_missing(script: list[tuple[str, i
     assert gaps(trees(told_by(played(script)), HEARS)) == []
 
 
+def test_whatever_follows_from_what_another_service_decided_is_in_the_table() -> None:
+    told = told_by(played(STORY))
+    events = {event.id: event for event in told.events}
+    links = {
+        (event.source, events[event.cause].type, event.type)
+        for event in told.events
+        if event.cause in events and events[event.cause].source != event.source
+    }
+    assert {(service, type) for service, type, _ in links} == FOLLOWS.keys()
+    assert all(follows in FOLLOWS[service, type] for service, type, follows in links)
+
+
 def test_each_line_of_the_table_is_needed_and_notices_what_is_not_there() -> None:
-    """Of a story with everything in it, whatever should follow is taken out."""
-    story = [
-        ("order", 4),
-        ("register", 0),
-        *[("travel", 0)] * 3,
-        ("deposit", 4),
-        ("order", 3),
-        *[("travel", 0)] * 3,
-    ]
-    told = told_by(played([*story, ("cancel", 1), ("order", 4), ("travel", 0), ("cancel", 2)]))
+    """Whatever should follow is taken out."""
+    told = told_by(played(STORY))
     types = {event.type for event in told.events}
     for (service, type), follow in FOLLOWS.items():
         assert type in types
@@ -289,15 +302,7 @@ def test_each_line_of_the_table_is_needed_and_notices_what_is_not_there() -> Non
 
 def test_a_refund_that_billing_forgot_is_missing() -> None:
     forgetful = spoilt("billing", what_was_paid_is_not_given_back)
-    story = [
-        ("register", 0),
-        *[("travel", 0)] * 3,
-        ("deposit", 4),
-        ("order", 3),
-        *[("travel", 0)] * 3,
-        ("cancel", 0),
-    ]
-    (gap,) = gaps(trees(told_by(played(story, forgetful)), HEARS))
+    (gap,) = gaps(trees(told_by(played([*PAYS, ("cancel", 0)], forgetful)), HEARS))
     assert (gap.expects, gap.state) == (("PaymentRefunded",), "undecided")
 
 
