@@ -10,17 +10,20 @@ from typer.exceptions import TyperException
 from typer.rich_utils import rich_format_error
 
 from choreo.bench import bench
+from choreo.blame import blame
 from choreo.chaos import chaos
 from choreo.demo import demo
 from choreo.dlq import app as dlq
 from choreo.docs import docs
 from choreo.doctor import doctor
-from choreo.errors import UsageError
+from choreo.errors import Incomplete, UsageError
 from choreo.keys import app as keys
 from choreo.migrate import migrate
 from choreo.provision import provision
 from choreo.record import record
+from choreo.replay import replay
 from choreo.scale import scale
+from choreo.state import state
 from choreo.trace import trace
 from choreo.up import up
 from choreo.verify import verify
@@ -47,6 +50,9 @@ app.command()(docs)
 app.command()(trace)
 app.command()(record)
 app.command()(verify)
+app.command()(state)
+app.command()(blame)
+app.command()(replay)
 
 
 def main() -> NoReturn:
@@ -62,7 +68,7 @@ def main() -> NoReturn:
     except TyperException as error:
         rich_format_error(error)  # type: ignore[arg-type]
         sys.exit(UsageError.exit_code)
-    except (UsageError, Unavailable) as error:
+    except (UsageError, Incomplete, Unavailable) as error:
         print(f"choreo: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
 

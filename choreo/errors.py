@@ -12,6 +12,12 @@ class UsageError(Exception):
     exit_code = 64
 
 
+class Incomplete(Exception):
+    """What was asked for cannot be told from what there is. The message says what is missing."""
+
+    exit_code = 3
+
+
 def read_settings() -> Settings:
     """From the environment; Unavailable, naming the variable, if one is broken."""
     try:

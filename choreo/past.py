@@ -1,0 +1,235 @@
+"""What `choreo state`, `blame` and `replay` share: where the past is read from, and how rows are shown."""
+
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import typer
+from aiokafka.errors import KafkaError
+from confluent_kafka import KafkaException
+from rich.console import Console
+from rich.markup import escape
+
+from chassis.service import Service
+from chassis.settings import SERVICES
+from chassis.shelf import Shelf
+from chassis.topic_log import LogMismatch
+from choreo.errors import Incomplete, UsageError
+from choreo.installation import Installation, find_installation
+from choreo.progress import Progress
+from embedded.process import Unavailable
+from events.codec import Undecodable, UnknownType, decode
+from replay.expressions import name_as_text
+from replay.guard import SideEffect
+from replay.history import Cause, Difference
+from replay.live import Live, open_live
+from replay.moments import AfterId, AfterPlace, AtTime, Moment, NoMoment, moment_of, settled
+from replay.one_key import open_key, records_at
+from replay.recording import NotARecording, Recording
+from replay.records import Broken, Source
+from replay.rows import plain
+from replay.services import services
+from replay.walk import Walk
+
+_QUIET = 2.0
+"""Seconds; what is done by then needs no progress."""
+_WIDTH = 100
+
+
+# -- where it is read from ---------------------------------------------------------------------------
+
+
+def check_service(name: str) -> None:
+    if name not in SERVICES:
+        raise UsageError(f"There is no service {name}: choose from {', '.join(SERVICES)}.")
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Turns what reading raises into a sentence and an exit code."""
+    try:
+        yield
+    except SideEffect as effect:
+        typer.echo(f"choreo: {effect}", err=True)
+        raise typer.Exit(1) from None
+    except (NotARecording, NoMoment) as wrong:
+        raise UsageError(str(wrong)) from None
+    except Broken as broken:
+        raise Incomplete(str(broken)) from None
+    except (psycopg.Error, KafkaException, KafkaError, LogMismatch, OSError) as error:
+        raise Unavailable(f"The past cannot be read: {str(error).splitlines()[0]}") from error
+
+
+@asynccontextmanager
+async def opened(
+    file: Path | None, name: str, key: str | None = None, *, alone: bool = True
+) -> AsyncIterator[Source]:
+    """A recording, or the running system as far as this service goes. `alone`: of this key nothing else."""
+    if file is not None:
+        yield recording_of(file, name, key)
+        return
+    here = find_installation()
+    if key is not None and alone:
+        described = here.service(name)
+        async with open_key(
+            here.bootstrap, here.database_urls[name], described, here.settings, key=key
+        ) as of:
+            yield of
+    else:
+        async with of_service(here, name) as source:
+            yield source
+
+
+def recording_of(file: Path, name: str, key: str | None = None) -> Recording:
+    recording = Recording(file)
+    if name not in recording.cut.services:
+        held = ", ".join(recording.cut.services)
+        raise Incomplete(f"{file} has no journal of {name}: it has those of {held}.")
+    if key is not None and recording.cut.keys is not None and key not in recording.cut.keys:
+        raise Incomplete(f"{file} has {len(recording.cut.keys)} keys, and {key} is none of them.")
+    return recording
+
+
+@asynccontextmanager
+async def of_service(here: Installation, name: str) -> AsyncIterator[Live]:
+    """Its journal, and the topics it hears; nothing else is read."""
+    async with open_live(here.bootstrap, {name: here.database_urls[name]}, here.settings) as live:
+        heard = {fact.__module__.removeprefix("events.") for fact in here.service(name).hears}
+        owner = live.cut.service_of
+        spans = {place: span for place, span in live.cut.spans.items() if owner[place[0]] in heard}
+        live.cut = replace(live.cut, spans=spans)
+        yield live
+
+
+async def moment_in(source: Source, text: str, name: str, file: Path | None) -> Moment:
+    """Raises `NoMoment`, and `Incomplete` for a time that a recording does not reach."""
+    cut = source.cut
+    moment = moment_of(text, datetime.now(UTC), cut.topic_prefix)
+    if isinstance(moment, AtTime) and cut.until is not None and moment.time > cut.until:
+        raise Incomplete(f"{file} ends at {plain(cut.until)}, before {moment}.")
+    if file is not None or not isinstance(moment, AfterPlace) or cut.service_of.get(moment.topic) != name:
+        return await settled(moment, source, name)
+    place = moment.topic, moment.partition, moment.offset
+    try:
+        (record,) = await records_at(find_installation().bootstrap, [place])
+        return AfterId(decode(record.record).id)
+    except (ValueError, UnknownType, Undecodable):
+        raise NoMoment(f"No event lies at {moment}.") from None
+
+
+def described(source: Source, name: str) -> Service[Any]:
+    """As today's code has it, with what of the settings decisions depend on."""
+    return services(source.cut.settings)[name]
+
+
+@contextmanager
+def walking(source: Source, service: Service[Any], key: str | None = None) -> Iterator[Walk[Any]]:
+    """It says how far it is, where that takes long."""
+    progress, since = Progress(), time.monotonic()
+    if isinstance(source, Recording):
+        total = sum(source.manifest["counts"].values())
+    else:
+        total = 2 * sum(span.end - span.first for span in source.cut.spans.values())
+
+    def tell(done: int) -> None:
+        if (seconds := time.monotonic() - since) > _QUIET:
+            progress.step("replaying", done, max(total, done), seconds)
+
+    try:
+        yield Walk(source, service, key, tell)
+    finally:
+        progress.done()
+
+
+def check_complete(walk: Walk[Any]) -> None:
+    """After everything was printed. Raises `Incomplete`."""
+    if walk.lacks:
+        more = f" (and {len(walk.lacks) - 1} more)" if len(walk.lacks) > 1 else ""
+        raise Incomplete(f"{walk.service.name}: {walk.lacks[0]}{more}.")
+
+
+def check_reached(moment: Moment, walk: Walk[Any], source: Source, file: Path | None) -> None:
+    if moment.reached:
+        return
+    check_complete(walk)
+    key = f" of key {key}" if (key := walk.key) else ""
+    says = f"{walk.service.name} has applied nothing{key} that is {moment}"
+    if file is not None and not source.cut.is_whole:
+        raise Incomplete(f"{says}, as far as {file} goes.")
+    raise UsageError(f"{says}.")
+
+
+# -- how it is shown ---------------------------------------------------------------------------------
+
+
+class Paper:
+    """For people: in colour on a terminal, plain elsewhere; only ids and commands may go beyond 100."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False, soft_wrap=True)
+
+    def line(self, text: str = "", style: str = "") -> None:
+        told = escape(text)
+        self._console.print(f"[{style}]{told}[/]" if style else told)
+
+    def columns(self, told: Sequence[tuple[str, str]], style: str = "") -> None:
+        """Names and values below each other."""
+        width = max((len(name) for name, _ in told), default=0)
+        for name, value in told:
+            self.line(_cut_off(f"    {name:<{width}}  {value}"), style)
+
+    def cause(self, cause: Cause | None) -> None:
+        if cause is None:
+            self.line("    by nothing in the journal: see `choreo verify`", "red")
+            return
+        self.line(f"    {cause.fact} {cause.fact_id}  {cause.handler}", "dim")
+        if cause.fact_id != cause.id:
+            self.line(f"    because of {cause.type} {cause.id} {cause.at}".rstrip(), "dim")
+
+    def row(self, shelf: Shelf, name: Any, row: Sequence[Any], cause: Cause) -> None:
+        self.line(f"  {shelf.table.name} {name_as_text(name)}", "bold")
+        told = zip((column.name for column in shelf.table.columns), row, strict=True)
+        self.columns([(column, shown(value)) for column, value in told])
+        self.cause(cause)
+
+    def difference(self, difference: Difference) -> None:
+        sign, style = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}[
+            difference.change
+        ]
+        self.line(f"{sign} {difference.table.name} {name_as_text(difference.name)}", style)
+        told = []
+        for column, old, new in difference.columns:
+            match difference.change:
+                case "added":
+                    told.append((column, shown(new)))
+                case "removed":
+                    told.append((column, shown(old)))
+                case "changed":
+                    told.append((column, f"{shown(old)} → {shown(new)}"))
+        self.columns(told)
+        self.cause(difference.cause)
+
+
+def shown(value: Any) -> str:
+    return "null" if value is None else str(plain(value)).replace("\n", "⏎")
+
+
+def _cut_off(text: str) -> str:
+    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
+
+
+def cause_told(cause: Cause | None) -> dict[str, Any] | None:
+    if cause is None:
+        return None
+    return {name: plain(value) for name, value in asdict(cause).items()}
+
+
+def row_told(shelf: Shelf, row: Sequence[Any], cause: Cause | None) -> dict[str, Any]:
+    columns = (column.name for column in shelf.table.columns)
+    told = {name: plain(value) for name, value in zip(columns, row, strict=True)}
+    return {"row": told, "cause": cause_told(cause)}

@@ -1,0 +1,201 @@
+"""One service's inputs, taken again in the order of its journal: how state, blame and replay look back.
+
+What is kept is what today's code makes of the recorded inputs. Whether that is what was recorded, is what
+`replay.verify` finds out; here only what cannot be overlooked is noticed: `Walk.lacks`.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+from chassis.service import Service
+from chassis.shelf import Shelf
+from chassis.step import Step
+from events.codec import Undecodable, UnknownType, decode
+from events.envelope import Event
+from events.fact import Fact
+from replay.cases import case_taken
+from replay.guard import SideEffect, no_side_effects
+from replay.places import raised_at
+from replay.records import Broken, JournalEntry, Source, TopicRecord
+from replay.shadow import Shadow, Taken
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """An input that is about to be taken, and the state it meets."""
+
+    entry: JournalEntry
+    taken: Taken[Any]
+
+    @property
+    def at(self) -> str:
+        """Where it lies in Kafka; empty for a command."""
+        entry = self.entry
+        return "" if entry.topic is None else f"{entry.topic}[{entry.partition}]@{entry.offset}"
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A row that a fact put, over the old one or as a new one."""
+
+    shelf: Shelf
+    old: Any | None
+    row: Any
+    event: Event[Fact]
+    """The fact, heard or own."""
+    case: str
+    """File and line in evolve."""
+
+    @property
+    def name(self) -> Any:
+        return self.shelf.name_of(self.row)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What came of an input."""
+
+    step: Step[Any]
+    writes: tuple[Write, ...]
+
+
+class Walk(Generic[S]):
+    """`key`: only its inputs. A login's being free depends on other keys: whatever else of the stream is
+    handed over is taken, too, so that it shows.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        service: Service[S],
+        key: str | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self.service = service
+        self.shadow = Shadow(service)
+        self.lacks: list[str] = []
+        """Why some key is not as it was: sentences."""
+        self._source = source
+        self.key = key
+        self._progress = progress
+        self._latest: Ahead | None = None
+        self._aside: set[str] = set()
+        """Keys that have come to their end."""
+        self._held: dict[tuple[str | None, int | None, int | None], Event[Fact]] = {}
+        """Heard events that no entry has asked for yet, by place."""
+
+    async def inputs(self) -> AsyncIterator[Ahead]:
+        """Each is to be given to `take` before the next is asked for. If it is not, its key ends there."""
+        read = 0
+        try:
+            async with aclosing(self._source.batches()) as batches:  # type: ignore[type-var]
+                async for batch in batches:
+                    for item in batch:
+                        if isinstance(item, TopicRecord):
+                            self._hold(item)
+                        elif isinstance(item, JournalEntry) and (ahead := self._ahead(item)):
+                            if self.key in (None, item.key):
+                                yield ahead
+                                if self._latest is not ahead:
+                                    self._aside.add(item.key)
+                            elif item.outcome == "applied":
+                                self.take(ahead)
+                    read += len(batch)
+                    if self._progress:
+                        self._progress(read)
+        except Broken as broken:
+            self.lacks.append(str(broken))
+
+    def take(self, ahead: Ahead) -> Done | None:
+        """None where a handler raises; then its key has come to its end. Raises `SideEffect`."""
+        self._latest = ahead
+        entry, taken = ahead.entry, ahead.taken
+        decider = self.service.decider
+        evolved: list[tuple[Event[Fact], S, S]] = []
+
+        def evolve(state: S, event: Event[Fact]) -> S:
+            after = decider.evolve(state, event)
+            evolved.append((event, state, after))
+            return after
+
+        watched = replace(taken, service=replace(self.service, decider=replace(decider, evolve=evolve)))
+        try:
+            with no_side_effects():
+                step = watched.run()
+        except SideEffect:
+            raise
+        except Exception as error:
+            at = f" at {where}" if (where := raised_at(error)) else ""
+            self._stop(
+                entry,
+                f"{entry.type} {entry.id} makes today's code raise {error!r}{at}",
+            )
+            return None
+        if entry.outcome == "refused":
+            return Done(step, ())
+        self.shadow.keep(entry.key, taken, step, entry.id, entry.type)
+        return Done(step, tuple(self._writes(evolved)))
+
+    def _writes(self, evolved: list[tuple[Event[Fact], S, S]]) -> Iterator[Write]:
+        evolve = self.service.decider.evolve
+        for event, before, after in evolved:
+            for shelf in self.service.shelves.shelves:
+                added, changed = shelf.differences(before, after)
+                for row in added:
+                    yield Write(shelf, None, row, event, case_taken(evolve, before, event))
+                for row in changed:
+                    old = getattr(before, shelf.field)
+                    old = old if shelf.single else old[shelf.name_of(row)]
+                    yield Write(shelf, old, row, event, case_taken(evolve, before, event))
+
+    def _hold(self, record: TopicRecord) -> None:
+        try:
+            event = decode(record.record)
+        except (UnknownType, Undecodable):
+            return
+        if type(event.data) in self.service.hears and self._concerns(event.key):
+            self._held[record.topic, record.partition, record.offset] = event
+
+    def _ahead(self, entry: JournalEntry) -> Ahead | None:
+        if entry.service != self.service.name or not self._concerns(entry.key):
+            return None
+        if entry.kind == "fact":
+            event = self._held.pop((entry.topic, entry.partition, entry.offset), None)
+            if entry.outcome != "applied":
+                return None
+            if event is None or event.id != entry.id:
+                at = f"{entry.topic}[{entry.partition}]@{entry.offset}"
+                self._stop(
+                    entry, f"{entry.type} {entry.id}, which {entry.service} heard at {at}, is not there"
+                )
+                return None
+            input: Any = event
+        else:
+            try:
+                input = self.shadow.command(entry.type, entry.command or {})
+            except (LookupError, ValueError) as error:
+                self._stop(entry, f"today's code knows no {entry.type} as {entry.id} is: {error}")
+                return None
+        taken = self.shadow.take(entry.key, input, entry.now)
+        recorded = entry.step - (1 if entry.kind == "fact" else 0)
+        if taken.sequence != recorded:
+            self._stop(
+                entry,
+                f"{entry.type} {entry.id} met step {recorded} of its key, and today's code comes to step "
+                f"{taken.sequence} there: see `choreo verify --service {entry.service}`",
+            )
+            return None
+        return Ahead(entry, taken)
+
+    def _concerns(self, key: str) -> bool:
+        if key in self._aside:
+            return False
+        return self.key in (None, key) or self.service.name == "user"
+
+    def _stop(self, entry: JournalEntry, why: str) -> None:
+        self._aside.add(entry.key)
+        self.lacks.append(f"key {entry.key} stops at {entry.now:%Y-%m-%dT%H:%M:%S.%fZ}: {why}")

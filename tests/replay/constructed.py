@@ -1,0 +1,174 @@
+"""A stream without a broker: the model of `tests/unit/choreography.py`, with a journal in every service."""
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+from sqlalchemy import Table
+
+from chassis.service import Service as Described
+from chassis.settings import Settings
+from events.catalog import TOPICS
+from events.codec import encode
+from events.decider import Command, Refusal
+from events.envelope import Event
+from events.fact import Fact
+from replay.recording import Writer
+from replay.records import Cut, Item, JournalEntry, Span, TopicRecord
+from replay.rows import values
+from replay.services import services
+from tests.unit.choreography import DEADLINE, DECIDERS, Choreography, Service
+
+NAMES = ("order", "billing", "notification")
+_DESCRIBED = services(Settings(currency="EUR", decide_within=DEADLINE))
+_NOT_REMEMBERED = {"NoAccount", "NoSuchOrder", "NotDue"}
+"""Refusals that are answered with 404, or not at all: no journal has them."""
+
+
+@dataclass
+class Journaling(Service):
+    journal: list[JournalEntry] = field(default_factory=list)
+    after: list[Any] = field(default_factory=list)
+    """The state after each entry."""
+    places: dict[Any, tuple[str, int]] = field(default_factory=dict)
+    """Of events, in their topics."""
+
+    def hear(self, heard: Event[Fact], now: datetime) -> None:
+        if heard.id not in self.seen:
+            number = self.sequence
+            super().hear(heard, now)
+            topic, offset = self.places[heard.id]
+            self._journal(heard, heard.id, "fact", number + 1, now, topic=topic, offset=offset)
+
+    def obey(self, command: Command, id: Any, now: datetime) -> Refusal | None:
+        number, before = self.sequence, id in self.seen
+        refusal = super().obey(command, id, now)
+        if not before and type(refusal).__name__ not in _NOT_REMEMBERED:
+            told = orjson.loads(orjson.dumps(command))
+            self._journal(command, id, "command", number, now, command=told, refused=refusal is not None)
+        return refusal
+
+    def _journal(
+        self,
+        input: Event[Fact] | Command,
+        id: Any,
+        kind: str,
+        step: int,
+        now: datetime,
+        *,
+        topic: str | None = None,
+        offset: int | None = None,
+        command: dict[str, Any] | None = None,
+        refused: bool = False,
+    ) -> None:
+        self.after.append(self.state)
+        flow = input.correlation_id if isinstance(input, Event) else input.cause.correlation_id
+        self.journal.append(
+            JournalEntry(
+                self.decider.service,
+                len(self.journal) + 1,
+                id,
+                input.key,
+                step,
+                kind,
+                input.type if isinstance(input, Event) else type(input).__name__,
+                topic,
+                None if topic is None else 0,
+                offset,
+                flow,
+                "refused" if refused else "applied",
+                command,
+                None,
+                now,
+                now,
+                "0",
+            )
+        )
+
+
+class Constructed(Choreography):
+    """A source of one key, whose inputs come through its methods."""
+
+    def __init__(self) -> None:
+        super().__init__(DECIDERS)
+        self.journaling = {
+            name: Journaling(service.decider, service.empty) for name, service in self.services.items()
+        }
+        self.services = dict(self.journaling)
+
+    def deliver(self, reader: str, topic: str) -> bool:
+        offset = self.read[reader, topic]
+        if offset < len(self.topics[topic]):
+            event = self.topics[topic][offset]
+            if type(event.data) not in self.described(reader).hears:
+                self.read[reader, topic] += 1
+                return True
+            self.journaling[reader].places.setdefault(event.id, (TOPICS[topic], offset))
+        return super().deliver(reader, topic)
+
+    @property
+    def cut(self) -> Cut:
+        ends = {TOPICS[name]: len(records) for name, records in self.topics.items()}
+        spans = {(topic, 0): Span(0, end, end) for topic, end in ends.items()}
+        return Cut(spans, NAMES, "", "EUR", DEADLINE)
+
+    def items(self) -> Iterator[Item]:
+        for name, records in self.topics.items():
+            for offset, event in enumerate(records):
+                yield TopicRecord(TOPICS[name], 0, offset, 0, True, encode(event))
+        for service in self.journaling.values():
+            yield from service.journal
+
+    async def batches(self) -> AsyncIterator[Sequence[Item]]:
+        for item in self.items():
+            yield [item]
+
+    async def rows(self, service: str, table: Table) -> AsyncIterator[Sequence[tuple[Any, ...]]]:
+        yield list(rows_of(self.described(service), self.journaling[service].state)[table.name].values())
+
+    def digest(self, service: str, table: Table) -> None:
+        return None
+
+    def ticket(self) -> dict[str, Any]:
+        return {}
+
+    def described(self, name: str) -> Described[Any]:
+        return _DESCRIBED[name]
+
+    def recorded(self, path: Path) -> Path:
+        with Writer(path, self.cut, None) as writer:
+            writer.write(list(self.items()))
+            writer.finish()
+        return path
+
+
+def rows_of(service: Described[Any], state: Any) -> dict[str, dict[Any, tuple[Any, ...]]]:
+    """By table and primary key, of a state that holds all of its key."""
+    found: dict[str, dict[Any, tuple[Any, ...]]] = {}
+    for shelf in service.shelves.shelves:
+        held = getattr(state, shelf.field)
+        rows = ([held] if held else []) if shelf.single else held.values()
+        found[shelf.table.name] = {shelf.name_of(row): values(shelf.table, row) for row in rows}
+    return found
+
+
+def a_story() -> Constructed:
+    """An order is paid, cancelled and refunded, another is too dear; money comes and goes."""
+    shop = Constructed()
+    shop.register()
+    for wish in (
+        lambda: shop.deposit(400_00),
+        lambda: shop.place(100_00),
+        lambda: shop.place(500_00),
+        lambda: shop.withdraw(1000_00),
+        lambda: shop.cancel(0),
+        lambda: shop.withdraw(1),
+    ):
+        shop.settle()
+        shop.seconds += 1
+        wish()
+    shop.settle()
+    return shop

@@ -1,0 +1,102 @@
+"""The same on a real shop: state, blame and replay read it, and leave it as it is."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+
+from chassis.settings import SERVICES
+from choreo import blame as blame_verb
+from choreo import past as shared
+from choreo.cli import app
+from choreo.errors import UsageError
+from choreo.record import recorded
+from embedded.kafka import Kafka
+from embedded.postgres import Postgres
+from tests.choreography.ending import _ends
+from tests.replay.story import play
+from tests.shop import Shop, a_shop
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def played(
+    kafka: Kafka, postgres: Postgres, templates: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Shop]:
+    """A shop in which everything has happened. It has stopped."""
+    async with a_shop(kafka, postgres, templates, tmp_path_factory.mktemp("mail") / "mail") as shop:
+        await shop.start(*SERVICES)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            await play(shop, monkeypatch)
+        await shop.stop()
+        yield shop
+
+
+@pytest.fixture
+def here(played: Shop, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    """The verbs find it."""
+    for module in (shared, blame_verb):
+        monkeypatch.setattr(module, "find_installation", lambda: played.installation)
+    return played
+
+
+async def choreo(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[Any]:
+    """What the verb prints as JSON, one value or several lines."""
+    await asyncio.to_thread(app, [*arguments, "--json"], standalone_mode=False)
+    told = capsys.readouterr().out
+    return [json.loads(told)] if told.startswith("{\n") else [json.loads(line) for line in told.splitlines()]
+
+
+async def test_now_is_what_the_tables_have(here: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    ends, mails = await _ends(here), sorted(here.maildir.rglob("*"))
+    for service in SERVICES:
+        (told,) = await choreo(capsys, "state", service, "--at", "-0s", "--diff", "live")
+        assert told["differences"] == []
+    assert (await _ends(here), sorted(here.maildir.rglob("*"))) == (ends, mails)
+
+
+async def test_one_key_is_as_the_whole_is(here: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    """At every one of its inputs, read by index and offset or with everything else."""
+    key, id = here.rows("billing", "SELECT key, id FROM journal WHERE type = 'OrderCreated' LIMIT 1")[0]
+    (whole,) = await choreo(capsys, "state", "billing", "--at", str(id))
+    (alone,) = await choreo(capsys, "state", "billing", "--at", str(id), "--key", key)
+    for table, rows in alone["tables"].items():
+        assert rows == [one for one in whole["tables"][table] if one["row"].get("user_id") == key]
+    assert alone["tables"]["payments"]
+    (told,) = await choreo(capsys, "state", "billing", "--at", str(id), "--key", key, "--diff", "live")
+    assert all(one["cause"] is not None for one in told["differences"])
+    (own,) = await choreo(capsys, "state", "billing", "--at", "billing-events[0]@0")
+    assert own["tables"]["accounts"]
+
+
+async def test_blame_follows_every_row_to_its_cause(
+    here: Shop, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """In the running system, and the same in its recording."""
+    await recorded(here.installation, tmp_path / "shop.ndjson", with_addresses=True)
+    for entry, side in here.rows("billing", "SELECT entry_id, side FROM ledger LIMIT 2"):
+        row = ("blame", "billing", "ledger", f"{entry},{side}")
+        (live,) = await choreo(capsys, *row)
+        (file,) = await choreo(capsys, *row, str(tmp_path / "shop.ndjson"))
+        for column, told in live["columns"].items():
+            assert told["cause"]["fact_id"] == str(entry)
+            assert told["cause"] == file["columns"][column]["cause"]
+    with pytest.raises(UsageError, match="accounts of billing has no row"):
+        await choreo(capsys, "blame", "billing", "accounts", str(uuid4()))
+
+
+async def test_replay_stops_before_a_step_of_the_running_system(
+    here: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop = 'type=="OrderCreated" and state.account and state.account.balance < price'
+    (told,) = await choreo(capsys, "replay", "live", "--service", "billing", "--break", stop)
+    assert [event["type"] for event in told["decided"]] == ["PaymentRejected"]
+    *steps, end = await choreo(capsys, "replay", "live", "--service", "user")
+    assert end["steps"] == len(steps)
+    assert any(step["refused"] and step["refused"]["type"] == "LoginTaken" for step in steps)
