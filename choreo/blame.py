@@ -29,6 +29,7 @@ from replay.history import Cause, Change, last_changes, name_of_text
 from replay.one_key import NoSuchRow, OneKey, open_key
 from replay.records import Source
 from replay.rows import plain
+from replay.shadow import Shadow
 
 
 def blame(
@@ -67,13 +68,10 @@ async def _blame(
             raise UsageError(f"{table} has no column {column}: choose from {columns}.")
         key = source.key if isinstance(source, OneKey) else None
         with walking(source, described(source, name), key) as walk:
-            walked = next(one for one in walk.service.shelves.shelves if one.field == shelf.field)
-            changes = await last_changes(walk, walked, row)
+            changes = await last_changes(walk, shelf, row)
         if not changes:
             check_complete(walk)
-            raise UsageError(
-                f"{table} of {name} has no row {primary_key}{_others(source, walk.shadow, walked)}."
-            )
+            raise UsageError(f"{table} of {name} has no row {primary_key}{_others(walk.shadow, shelf)}.")
         chosen = [change for change in changes.values() if column in (None, change.column)]
         if as_json:
             print(json.dumps(_told(name, table, row, chosen, file), indent=2))
@@ -110,7 +108,8 @@ def _row(shelves: tuple[Shelf, ...], name: str, table: str, primary_key: str) ->
         raise UsageError(f"{error}.") from None
 
 
-def _others(source: Source, shadow: Any, shelf: Shelf) -> str:
+def _others(shadow: Shadow[Any], shelf: Shelf) -> str:
+    """To choose from."""
     names = sorted(map(name_as_text, shadow.memory.rows(shelf)))
     some = ", ".join(names[:5])
     return f": it has {len(names)}{f', such as {some}' if names else ''}"

@@ -37,11 +37,11 @@ _SHOWN = 20
 
 def state(
     service: Annotated[str, typer.Argument(help="user, order, billing or notification.")],
-    file: Annotated[Path | None, typer.Argument(help="A recording; without it, the running system.")] = None,
     at: Annotated[
         str,
         typer.Option(metavar="MOMENT", help="A time, an event or command id, or topic[partition]@offset."),
-    ] = "",
+    ],
+    file: Annotated[Path | None, typer.Argument(help="A recording; without it, the running system.")] = None,
     key: Annotated[str | None, typer.Option(help="Only the rows of this key (the user id); fast.")] = None,
     diff: Annotated[
         str | None, typer.Option(metavar="MOMENT|live", help="What is different there, row by row.")
@@ -57,10 +57,6 @@ def state(
     Example: choreo state billing --at -5m --key 6f0c… --diff live
     """
     check_service(service)
-    if not at:
-        raise UsageError(
-            "choreo state needs --at: a time, an event or command id, or topic[partition]@offset."
-        )
     with reading():
         asyncio.run(_state(service, file, at, key, diff, table, as_json))
 

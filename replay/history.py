@@ -176,7 +176,7 @@ async def last_changes(walk: Walk[Any], shelf: Shelf, name: Any) -> dict[str, Ch
     """By column; empty where the row was never written."""
     found: dict[str, Change] = {}
     async for ahead, write in _writes(walk):
-        if write.shelf is not shelf or write.name != name:
+        if write.shelf.field != shelf.field or write.name != name:
             continue
         columns = [column.name for column in shelf.table.columns]
         new = values(shelf.table, write.row)

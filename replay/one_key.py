@@ -135,19 +135,19 @@ async def records_at(bootstrap: str, wanted: Iterable[Offset]) -> list[TopicReco
     try:
         found: list[TopicRecord] = []
         for place, offsets in places.items():
-            consumer.assign([place])
-            first, end = (
-                (await consumer.beginning_offsets([place]))[place],
-                (await consumer.end_offsets([place]))[place],
-            )
-            found += await _read(consumer, place, [offset for offset in offsets if first <= offset < end])
+            first = (await consumer.beginning_offsets([place]))[place]
+            end = (await consumer.end_offsets([place]))[place]
+            if there := [offset for offset in offsets if first <= offset < end]:
+                found += await _read(consumer, place, there)
         return found
     finally:
         await consumer.stop()
 
 
 async def _read(consumer: Any, place: TopicPartition, offsets: list[int]) -> list[TopicRecord]:
-    found, position, missing = [], -_NEAR, set(offsets)
+    found, position, missing = [], offsets[0], set(offsets)
+    consumer.assign([place])
+    consumer.seek(place, position)  # at once: nothing else says where to begin
     for offset in offsets:
         if offset > position + _NEAR:
             consumer.seek(place, offset)

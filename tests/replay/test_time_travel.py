@@ -349,7 +349,7 @@ def test_whoever_debugs_stands_on_the_first_line_of_the_handler() -> None:
     assert rest[:2] == ["-> match event.data:", "(Pdb) 10000"]
     places = re.findall(r"> .*/(\w+\.py)\(", out.getvalue())
     assert places == ["evolve.py", "react.py", "decide.py"]
-    assert rest[-1].startswith("(Pdb) UUID(")
+    assert rest[-2].startswith("(Pdb) UUID(")
     out = io.StringIO()
     debug(ahead.taken, io.StringIO("n\n" * 200), out)
     assert "replay/" not in out.getvalue() and "bdb.py" not in out.getvalue()

@@ -71,8 +71,18 @@ async def test_one_key_is_as_the_whole_is(here: Shop, capsys: pytest.CaptureFixt
     assert alone["tables"]["payments"]
     (told,) = await choreo(capsys, "state", "billing", "--at", str(id), "--key", key, "--diff", "live")
     assert all(one["cause"] is not None for one in told["differences"])
-    (own,) = await choreo(capsys, "state", "billing", "--at", "billing-events[0]@0")
-    assert own["tables"]["accounts"]
+
+
+async def test_a_place_in_its_own_topic_is_the_event_there(
+    here: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = """SELECT id, topic, partition, "offset" FROM journal WHERE type = 'PaymentConfirmed' LIMIT 1"""
+    id, topic, partition, offset = here.rows("notification", query)[0]
+    (place,) = await choreo(capsys, "state", "billing", "--at", f"{topic}[{partition}]@{offset}")
+    (event,) = await choreo(capsys, "state", "billing", "--at", str(id))
+    assert place["tables"] == event["tables"] and event["tables"]["payments"]
+    with pytest.raises(UsageError, match="No event lies at"):
+        await choreo(capsys, "state", "billing", "--at", "billing-events[0]@999999")
 
 
 async def test_blame_follows_every_row_to_its_cause(
