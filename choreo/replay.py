@@ -46,7 +46,7 @@ def replay(
     until: Annotated[
         str | None,
         typer.Option(
-            metavar="MOMENT", help="Up to this time, id or topic[partition]@offset; then the state."
+            metavar="MOMENT", help="Up to this time, id or place (order-events[0]@17); then the state."
         ),
     ] = None,
     break_: Annotated[
@@ -98,6 +98,8 @@ async def _replay(
             ahead = await stepping.run()
         if ahead is not None:
             printer.stop(ahead, stop)
+            for lack in walk.lacks:
+                typer.echo(f"choreo: before that, {lack}", err=True)
             return ahead
         check_reached(moment, walk, source, file)
         if until is not None:
@@ -191,8 +193,14 @@ class Printer:
         facts = _input(ahead) | {f"data.{name}": value for name, value in _data(ahead).items()}
         self._paper.columns([(name, str(value)) for name, value in facts.items() if value is not None])
         self._paper.line("state, as the handlers are given it", "cyan")
-        for name, held in told.items():
-            self._paper.columns([(name, json.dumps(held))])
+        for shelf in ahead.taken.service.shelves.shelves:
+            held = told[shelf.field]
+            rows = {"": held} if shelf.single and held else held or {}
+            if not rows:
+                self._paper.line(f"  {shelf.field}: none")
+            for name, row in rows.items():
+                self._paper.line(f"  {shelf.field} {name}".rstrip())
+                self._paper.columns([(column, shown(value)) for column, value in row.items()])
         self._paper.line("decision", "cyan")
         if step:
             self._decision(ahead, step)

@@ -39,7 +39,9 @@ def state(
     service: Annotated[str, typer.Argument(help="user, order, billing or notification.")],
     at: Annotated[
         str,
-        typer.Option(metavar="MOMENT", help="A time, an event or command id, or topic[partition]@offset."),
+        typer.Option(
+            metavar="MOMENT", help="A time, an id of an event or command, or a place: order-events[0]@17."
+        ),
     ],
     file: Annotated[Path | None, typer.Argument(help="A recording; without it, the running system.")] = None,
     key: Annotated[str | None, typer.Option(help="Only the rows of this key (the user id); fast.")] = None,

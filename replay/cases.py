@@ -10,41 +10,56 @@ from typing import Any
 from events.envelope import Event
 from events.fact import Fact
 from replay.guard import no_side_effects
-from replay.places import _short, case_of
+from replay.places import _short
+
+Evolve = Callable[[Any, Event[Fact]], Any]
+
+
+def case_taken(evolve: Evolve, state: Any, event: Event[Fact]) -> str:
+    """File and line. Where several cases are for this type, the function runs once more to see which."""
+    code = evolve.__code__
+    fitting = _cases(code, event.type)
+    if len(fitting) > 1:
+        tried = [line for line in _lines_of(evolve, state, event) if line in fitting]
+        return _place(code, tried[-1])
+    return _place(code, fitting[0] if fitting else code.co_firstlineno)
 
 
 @cache
-def _cases(code: CodeType) -> dict[int, str]:
-    """The lines of a function where a case begins."""
+def _cases(code: CodeType, type_: str) -> tuple[int, ...]:
+    """The lines of a function where a case for this type begins."""
     try:
         lines = Path(code.co_filename).read_text().splitlines()
     except OSError:
-        return {}
-    last = max((line for _, _, line in code.co_lines() if line), default=code.co_firstlineno)
-    numbered = enumerate(lines[code.co_firstlineno - 1 : last], start=code.co_firstlineno)
-    return {number: line.strip() for number, line in numbered if line.strip().startswith("case ")}
+        return ()
+    own = sorted({line for _, _, line in code.co_lines() if line})
+    return tuple(
+        number
+        for number in own
+        if lines[number - 1].strip().startswith("case ") and f"{type_}(" in lines[number - 1]
+    )
 
 
-def case_taken(evolve: Callable[[Any, Event[Fact]], Any], state: Any, event: Event[Fact]) -> str:
-    """File and line. Where several cases are for this type, the function runs once more to see which."""
-    code = evolve.__code__
-    fitting = [number for number, line in _cases(code).items() if f"{event.type}(" in line]
-    if len(fitting) > 1:
-        seen: list[int] = []
+@cache
+def _place(code: CodeType, line: int) -> str:
+    return f"{_short(code.co_filename)}:{line}"
 
-        def watch(frame: FrameType, happened: str, _: Any) -> Any:
-            if frame.f_code is code:
-                seen.append(frame.f_lineno)
-                return watch
+
+def _lines_of(evolve: Evolve, state: Any, event: Event[Fact]) -> list[int]:
+    """Those that run, in order."""
+    seen: list[int] = []
+
+    def watch(frame: FrameType, happened: str, _: Any) -> Any:
+        if frame.f_code is not evolve.__code__:
             return None
+        seen.append(frame.f_lineno)
+        return watch
 
-        before = sys.gettrace()
-        sys.settrace(watch)
-        try:
-            with no_side_effects():
-                evolve(state, event)
-        finally:
-            sys.settrace(before)
-        tried = [number for number in seen if number in fitting]
-        return f"{_short(code.co_filename)}:{tried[-1]}" if tried else case_of(evolve, event.type) or ""
-    return case_of(evolve, event.type) or ""
+    before = sys.gettrace()
+    sys.settrace(watch)
+    try:
+        with no_side_effects():
+            evolve(state, event)
+    finally:
+        sys.settrace(before)
+    return seen
