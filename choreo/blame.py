@@ -47,8 +47,8 @@ def blame(
     Example: choreo blame billing accounts 6f0c…
     """
     check_service(service)
-    if file is None and column is not None and Path(column).is_file():
-        column, file = None, Path(column)
+    if file is None and column is not None and (named := Path(column)).is_file():
+        column, file = None, named
     with reading():
         try:
             asyncio.run(_blame(service, table, primary_key, column, file, as_json))

@@ -23,7 +23,7 @@ from choreo.provision import provision
 from choreo.record import record
 from choreo.replay import replay
 from choreo.scale import scale
-from choreo.state import state
+from choreo.state_at import state
 from choreo.trace import trace
 from choreo.up import up
 from choreo.verify import verify

@@ -1,7 +1,7 @@
 """What followed from what, as trees: and in them, where it should have been, what has not followed yet.
 
 A service that hears an event either decides something because of it or does not; `FOLLOWS` says when it
-must. What is not there is held against the service's journal, which knows why: see decision 27.
+must. What is not there is held against the service's journal, which knows why: see decision 25.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -1,6 +1,6 @@
 """A stream without a broker: the model of `tests/unit/choreography.py`, with a journal in every service."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -159,14 +159,15 @@ def a_story() -> Constructed:
     """An order is paid, cancelled and refunded, another is too dear; money comes and goes."""
     shop = Constructed()
     shop.register()
-    for wish in (
+    wishes: list[Callable[[], None]] = [
         lambda: shop.deposit(400_00),
         lambda: shop.place(100_00),
         lambda: shop.place(500_00),
         lambda: shop.withdraw(1000_00),
         lambda: shop.cancel(0),
         lambda: shop.withdraw(1),
-    ):
+    ]
+    for wish in wishes:
         shop.settle()
         shop.seconds += 1
         wish()

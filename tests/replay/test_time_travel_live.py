@@ -18,6 +18,7 @@ from choreo.errors import UsageError
 from choreo.record import recorded
 from embedded.kafka import Kafka
 from embedded.postgres import Postgres
+from replay import one_key
 from tests.choreography.ending import _ends
 from tests.replay.story import play
 from tests.shop import Shop, a_shop
@@ -61,8 +62,12 @@ async def test_now_is_what_the_tables_have(here: Shop, capsys: pytest.CaptureFix
     assert (await _ends(here), sorted(here.maildir.rglob("*"))) == (ends, mails)
 
 
-async def test_one_key_is_as_the_whole_is(here: Shop, capsys: pytest.CaptureFixture[str]) -> None:
-    """At every one of its inputs, read by index and offset or with everything else."""
+@pytest.mark.parametrize("near", [200, 0], ids=["records are read over", "records are sought past"])
+async def test_one_key_is_as_the_whole_is(
+    here: Shop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, near: int
+) -> None:
+    """Read by index and offset, or with everything else."""
+    monkeypatch.setattr(one_key, "_NEAR", near)
     key, id = here.rows("billing", "SELECT key, id FROM journal WHERE type = 'OrderCreated' LIMIT 1")[0]
     (whole,) = await choreo(capsys, "state", "billing", "--at", str(id))
     (alone,) = await choreo(capsys, "state", "billing", "--at", str(id), "--key", key)
