@@ -153,7 +153,8 @@ async def _read(consumer: Any, place: TopicPartition, offsets: list[int]) -> lis
             consumer.seek(place, offset)
             position = offset
         while position <= offset:
-            records = (await consumer.getmany(place, timeout_ms=_PATIENCE)).get(place, [])
+            some = await consumer.getmany(place, timeout_ms=_PATIENCE, max_records=_NEAR + 1)
+            records = some.get(place, [])
             if not records and await consumer.position(place) <= position:
                 raise Broken(f"{place.topic}[{place.partition}] gives nothing from offset {position} on.")
             found += [_told(record) for record in records if record.offset in missing]

@@ -19,6 +19,7 @@ from choreo.record import recorded
 from embedded.kafka import Kafka
 from embedded.postgres import Postgres
 from replay import one_key
+from replay.one_key import records_at
 from tests.choreography.ending import _ends
 from tests.replay.story import play
 from tests.shop import Shop, a_shop
@@ -63,11 +64,23 @@ async def test_now_is_what_the_tables_have(here: Shop, capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize("near", [200, 0], ids=["records are read over", "records are sought past"])
-async def test_one_key_is_as_the_whole_is(
-    here: Shop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, near: int
+async def test_records_are_found_by_their_offsets(
+    here: Shop, monkeypatch: pytest.MonkeyPatch, near: int
 ) -> None:
-    """Read by index and offset, or with everything else."""
+    heard = sorted(
+        here.rows("order", """SELECT topic, partition, "offset" FROM journal WHERE kind = 'fact'""")
+    )
+    whole = {
+        (r.topic, r.partition, r.offset): r for r in await records_at(here.installation.bootstrap, heard)
+    }
+    assert sorted(whole) == heard
     monkeypatch.setattr(one_key, "_NEAR", near)
+    some = await records_at(here.installation.bootstrap, [*heard[::3], (heard[0][0], 0, 999_999)])
+    assert some == [whole[place] for place in heard[::3]]
+
+
+async def test_one_key_is_as_the_whole_is(here: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    """Read by index and offset, or with everything else."""
     key, id = here.rows("billing", "SELECT key, id FROM journal WHERE type = 'OrderCreated' LIMIT 1")[0]
     (whole,) = await choreo(capsys, "state", "billing", "--at", str(id))
     (alone,) = await choreo(capsys, "state", "billing", "--at", str(id), "--key", key)
