@@ -93,7 +93,7 @@ async def _opened(
     service = here.service(name)
     shelf, row = _row(service.shelves.shelves, name, table, primary_key)
     url = here.database_urls[name]
-    async with open_key(here.bootstrap, url, service, here.settings, row=(shelf, row)) as source:
+    async with open_key(here.kafka, url, service, here.settings, row=(shelf, row)) as source:
         yield source, shelf, row
 
 

@@ -76,9 +76,7 @@ async def opened(
     here = find_installation()
     if key is not None and alone:
         described = here.service(name)
-        async with open_key(
-            here.bootstrap, here.database_urls[name], described, here.settings, key=key
-        ) as of:
+        async with open_key(here.kafka, here.database_urls[name], described, here.settings, key=key) as of:
             yield of
     else:
         async with of_service(here, name) as source:
@@ -98,7 +96,7 @@ def recording_of(file: Path, name: str, key: str | None = None) -> Recording:
 @asynccontextmanager
 async def of_service(here: Installation, name: str) -> AsyncIterator[Live]:
     """Its journal, and the topics it hears; nothing else is read."""
-    async with open_live(here.bootstrap, {name: here.database_urls[name]}, here.settings) as live:
+    async with open_live(here.kafka, {name: here.database_urls[name]}, here.settings) as live:
         heard = {fact.__module__.removeprefix("events.") for fact in here.service(name).hears}
         owner = live.cut.service_of
         spans = {place: span for place, span in live.cut.spans.items() if owner[place[0]] in heard}
@@ -116,7 +114,7 @@ async def moment_in(source: Source, text: str, name: str, file: Path | None) -> 
         return await settled(moment, source, name)
     place = moment.topic, moment.partition, moment.offset
     try:
-        (record,) = await records_at(find_installation().bootstrap, [place])
+        (record,) = await records_at(find_installation().kafka, [place])
         return AfterId(decode(record.record).id)
     except (ValueError, UnknownType, Undecodable):
         raise NoMoment(f"No event lies at {moment}.") from None

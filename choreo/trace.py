@@ -75,7 +75,7 @@ async def live(installation: Installation, id: str, limit: int = 20) -> tuple[li
     """The trees, oldest first, and how many flows were left out."""
     settings = installation.settings
     material = await find(
-        installation.bootstrap,
+        installation.kafka,
         installation.database_urls,
         settings.topic_prefix,
         lambda key: partition_of(key, settings.partitions),

@@ -20,6 +20,7 @@ from psycopg.rows import class_row
 from chassis import clock, outbox
 from chassis.db import Connection
 from chassis.header_names import AnyRecords
+from chassis.kafka_access import KafkaAccess
 from chassis.positions import Place
 from events.catalog import TOPICS
 from events.codec import decode
@@ -73,7 +74,7 @@ SELECT event_id, key, partition, value, headers, decided_at FROM outbox WHERE ke
 
 
 async def find(
-    bootstrap: str,
+    access: KafkaAccess,
     urls: Mapping[str, str],
     topic_prefix: str,
     partition_of: Callable[[str], int],
@@ -96,7 +97,7 @@ async def find(
         journals = {name: await journal_of(conn, name, [], flows) for name, conn in conns.items()}
         keys = sorted({entry.key for journal in journals.values() for entry in journal.entries})
         unpublished = [fact for conn in conns.values() for fact in await _outbox(conn, keys)]
-        async with _Log(bootstrap, topic_prefix, keys, partition_of) as log:
+        async with _Log(access, topic_prefix, keys, partition_of) as log:
             await log.fetch(journals)
             lost = {
                 entry.id
@@ -169,11 +170,11 @@ class _Log:
     """Single events out of the topics. Use as a context."""
 
     def __init__(
-        self, bootstrap: str, prefix: str, keys: Collection[str], partition_of: Callable[[str], int]
+        self, access: KafkaAccess, prefix: str, keys: Collection[str], partition_of: Callable[[str], int]
     ) -> None:
         fetcher.MemoryRecords = AnyRecords
         self._consumer: _Consumer = AIOKafkaConsumer(
-            bootstrap_servers=bootstrap,
+            **access.aiokafka(),
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="none",

@@ -14,6 +14,7 @@ from aiokafka.consumer import fetcher
 from sqlalchemy import Table, Uuid
 
 from chassis.header_names import AnyRecords
+from chassis.kafka_access import KafkaAccess
 from chassis.service import Service
 from chassis.settings import Settings
 from chassis.shelf import Shelf
@@ -40,7 +41,7 @@ class OneKey:
     """Use `open_key`."""
 
     def __init__(
-        self, bootstrap: str, conn: Connection, service: Service[Any], settings: Settings, key: str
+        self, access: KafkaAccess, conn: Connection, service: Service[Any], settings: Settings, key: str
     ) -> None:
         self.key = key
         self.cut = Cut(
@@ -51,7 +52,7 @@ class OneKey:
             settings.decide_within,
             keys=frozenset({key}),
         )
-        self._bootstrap = bootstrap
+        self._access = access
         self._conn = conn
         self._key_columns = {shelf.table.name: shelf.key for shelf in service.shelves.shelves}
 
@@ -63,7 +64,7 @@ class OneKey:
             for entry in entries
             if entry.topic is not None and entry.partition is not None and entry.offset is not None
         ]
-        yield [*await records_at(self._bootstrap, heard), *entries]
+        yield [*await records_at(self._access, heard), *entries]
 
     async def rows(self, service: str, table: Table) -> AsyncIterator[Sequence[tuple[Any, ...]]]:
         column = table.columns[self._key_columns[table.name]]
@@ -83,7 +84,7 @@ class OneKey:
 
 @asynccontextmanager
 async def open_key(
-    bootstrap: str,
+    access: KafkaAccess,
     url: str,
     service: Service[Any],
     settings: Settings,
@@ -100,7 +101,7 @@ async def open_key(
         if row is not None:
             key = await _key_of(conn, *row)
         assert key is not None
-        yield OneKey(bootstrap, conn, service, settings, key)
+        yield OneKey(access, conn, service, settings, key)
 
 
 async def _key_of(conn: Connection, shelf: Shelf, name: Any) -> str:
@@ -115,7 +116,7 @@ async def _key_of(conn: Connection, shelf: Shelf, name: Any) -> str:
     return str(found[0])
 
 
-async def records_at(bootstrap: str, wanted: Iterable[Offset]) -> list[TopicRecord]:
+async def records_at(access: KafkaAccess, wanted: Iterable[Offset]) -> list[TopicRecord]:
     """Those that are there. Raises KafkaError, and `Broken` where Kafka says nothing."""
     places: dict[TopicPartition, list[int]] = {}
     for topic, partition, offset in sorted(set(wanted)):
@@ -124,7 +125,7 @@ async def records_at(bootstrap: str, wanted: Iterable[Offset]) -> list[TopicReco
         return []
     fetcher.MemoryRecords = AnyRecords
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap,
+        **access.aiokafka(),
         group_id=None,
         enable_auto_commit=False,
         auto_offset_reset="none",

@@ -6,7 +6,7 @@ What is kept is what today's code makes of the recorded inputs. Whether that is 
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from chassis.service import Service
@@ -114,18 +114,9 @@ class Walk(Generic[S]):
         """None where a handler raises; then its key has come to its end. Raises `SideEffect`."""
         self._latest = ahead
         entry, taken = ahead.entry, ahead.taken
-        decider = self.service.decider
-        evolved: list[tuple[Event[Fact], S, S]] = []
-
-        def evolve(state: S, event: Event[Fact]) -> S:
-            after = decider.evolve(state, event)
-            evolved.append((event, state, after))
-            return after
-
-        watched = replace(taken, service=replace(self.service, decider=replace(decider, evolve=evolve)))
         try:
             with no_side_effects():
-                step = watched.run()
+                step = taken.run()
         except SideEffect:
             raise
         except Exception as error:
@@ -137,12 +128,12 @@ class Walk(Generic[S]):
             return None
         if entry.outcome == "refused":
             return Done(step, ())
-        self.shadow.keep(entry.key, taken, step, entry.id, entry.type)
-        return Done(step, tuple(self._writes(evolved)))
+        self.shadow.keep(entry.key, taken)
+        return Done(step, tuple(self._writes(taken)))
 
-    def _writes(self, evolved: list[tuple[Event[Fact], S, S]]) -> Iterator[Write]:
-        evolve = self.service.decider.evolve
-        for event, before, after in evolved:
+    def _writes(self, taken: Taken[S]) -> Iterator[Write]:
+        evolve, before = self.service.decider.evolve, taken.state
+        for event, after in taken.trail:
             for shelf in self.service.shelves.shelves:
                 added, changed = shelf.differences(before, after)
                 for row in added:
@@ -151,6 +142,7 @@ class Walk(Generic[S]):
                     old = getattr(before, shelf.field)
                     old = old if shelf.single else old[shelf.name_of(row)]
                     yield Write(shelf, old, row, event, case_taken(evolve, before, event))
+            before = after
 
     def _hold(self, record: TopicRecord) -> None:
         try:

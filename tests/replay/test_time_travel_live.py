@@ -70,12 +70,10 @@ async def test_records_are_found_by_their_offsets(
     heard = sorted(
         here.rows("order", """SELECT topic, partition, "offset" FROM journal WHERE kind = 'fact'""")
     )
-    whole = {
-        (r.topic, r.partition, r.offset): r for r in await records_at(here.installation.bootstrap, heard)
-    }
+    whole = {(r.topic, r.partition, r.offset): r for r in await records_at(here.installation.kafka, heard)}
     assert sorted(whole) == heard
     monkeypatch.setattr(one_key, "_NEAR", near)
-    some = await records_at(here.installation.bootstrap, [*heard[::3], (heard[0][0], 0, 999_999)])
+    some = await records_at(here.installation.kafka, [*heard[::3], (heard[0][0], 0, 999_999)])
     assert some == [whole[place] for place in heard[::3]]
 
 
