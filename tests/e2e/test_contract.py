@@ -150,11 +150,9 @@ def verbs() -> set[str]:
 @pytest.mark.parametrize(
     "verb",
     [
-        *("up", "provision", "demo", "chaos", "bench", "record", "verify", "dlq", "doctor"),
-        *(
-            pytest.param(verb, marks=not_built(f"choreo {verb}"))
-            for verb in ("trace", "replay", "state", "blame", "rebuild")
-        ),
+        *("up", "provision", "demo", "chaos", "bench", "dlq", "doctor"),
+        *("trace", "record", "verify", "replay", "state", "blame"),
+        pytest.param("rebuild", marks=not_built("choreo rebuild")),
     ],
 )
 def test_choreo_knows(verb: str, verbs: set[str]) -> None:
@@ -840,7 +838,7 @@ def test_what_cannot_be_decided_in_time_is_turned_away_while_reads_and_deposits_
     """A repeated order is no new one: it has its first answer. Afterwards all recovers by itself."""
     with stopped(system, "billing"):
         first = customer.order("0.01", "before", wait=0)
-        turned_away = until(lambda: customer.order("0.01", wait=1), lambda answer: answer.status_code != 202)
+        turned_away = until(lambda: customer.order("0.01", wait=0), lambda answer: answer.status_code != 202)
         assert (turned_away.status_code, code(turned_away)) == (503, "overloaded")
         assert int(turned_away.headers["Retry-After"]) > 0
         assert customer.order("0.01", "before", wait=0).content == first.content

@@ -39,14 +39,8 @@ server.serve_forever()
 """
 
 
-WANTS_NOTHING = """
-class Nothing:
-    def grants(self, prefix):
-        return frozenset()
-
-def service(settings):
-    return Nothing()
-"""
+THE_REST_IS_REAL = "__path__ = __import__('pkgutil').extend_path(__path__, __name__)\n"
+"""What a service is made of is found where it lies; only what runs is another's."""
 
 
 @dataclass
@@ -113,9 +107,8 @@ def place(tmp_path: Path) -> Place:
     for service in SERVICES:
         package = tmp_path / f"{service}_service"
         package.mkdir()
-        (package / "__init__.py").touch()
+        (package / "__init__.py").write_text(THE_REST_IS_REAL)
         (package / "__main__.py").write_text(STAND_IN)
-        (package / "app.py").write_text(WANTS_NOTHING)
     return Place(tmp_path, free_port_base())
 
 

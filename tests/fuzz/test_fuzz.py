@@ -25,6 +25,8 @@ Test = Callable[..., None]
 
 EXAMPLES = int(os.environ.get("CHOREO_EXAMPLES", "100"))
 _SECONDS = 60
+_STREAM = "/orders/{id}/events"
+"""Has no end while its order may still change: see tests/component/test_event_stream.py."""
 
 _asked: Counter[str] = Counter()
 _documents = documents()
@@ -37,9 +39,8 @@ def every_operation_of(service: str) -> Callable[[Test], Test]:
     taking = sum(bool(operation.keys() & {"parameters", "requestBody"}) for operation in operations)
     generation = {"max-examples": ceil(EXAMPLES / taking), "deterministic": True, "database": "none"}
     config = schemathesis.Config.from_dict({"generation": generation})
-    parametrize: Callable[[Test], Test] = schemathesis.openapi.from_dict(
-        document, config=config
-    ).parametrize()
+    schema = schemathesis.openapi.from_dict(document, config=config)
+    parametrize: Callable[[Test], Test] = schema.exclude(path=_STREAM).parametrize()
     return parametrize
 
 
@@ -85,10 +86,13 @@ def ask(
     """As somebody who has a paid order; every other id is that of something of theirs.
 
     That good data is taken is not checked: no schema says which cursors and idempotency keys are good.
+    Nobody waits for what will not come.
     """
     customer, ids = somebody
     if is_uuid(case.path_parameters.get("id")) and UUID(case.path_parameters["id"]).int % 2:
         case.path_parameters["id"] = ids[service]
+    if str(case.query.get("wait", "")) in map(str, range(31)):
+        case.query["wait"] = 0
     _asked[service] += 1
     case.call_and_validate(
         base_url=running.urls[service],
