@@ -1,66 +1,117 @@
 """The order in which a service applied a key's facts, told from Kafka alone, without its journal.
 
-Every fact takes the next step of its key, and a service's own facts carry theirs. So between two of them it
-heard exactly as many facts as steps are missing. Which ones, three rules say: of one topic in the order of
-offsets; what a fact follows from right before it, unless it was waiting; and what leads to a fact later on
-not before its time. Heard facts of different topics in one gap may be in either order: they must commute,
-and which of them has which step stays a guess.
+Every fact takes the next step of its key, and a service's own facts carry theirs. So the steps that no own
+fact has are those of heard facts. They are filled from the last to the first, by these rules: a topic's facts
+stay in the order of their offsets; what leads to an own fact comes before it; where it can have come right
+before it, it has. No clock is asked.
+
+What is left open is which of two heard facts of different topics came first, between two own facts. Rows
+must not depend on that, but for the number of the step itself: so each fact is told with the steps it can
+have had. The user service's facts are then taken to have come first, as they mostly do.
 """
 
-from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf
 from uuid import UUID
 
 from events.envelope import Event
 from events.fact import Fact
 
+Steps = dict[UUID, int]
+"""By event."""
+
 
 class Unordered(Exception):
-    """The facts do not fit into the steps that are there: some are missing, or were taken out of turn, as
-    parked ones are. The message says where."""
+    """The facts do not fit into the steps that are there: some are missing, or too many. Says which."""
 
 
-def in_steps(own: Sequence[Event[Fact]], heard: Mapping[str, Sequence[Event[Fact]]]) -> list[Event[Fact]]:
-    """All facts of one key with their steps. `heard` are by topic, in the order of offsets; each fact once.
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A fact with its step."""
 
-    Heard facts after the last own one come last. Raises `Unordered`.
+    event: Event[Fact]
+    earliest: int
+    latest: int
+    """The steps between which it lies for certain; where both are the same it is known."""
+
+    @property
+    def is_certain(self) -> bool:
+        return self.earliest == self.latest
+
+
+def in_steps(
+    own: Sequence[Event[Fact]], heard: Mapping[str, Sequence[Event[Fact]]], last: int
+) -> list[Applied]:
+    """All facts of one key in the order of their steps, from 1 to `last`.
+
+    `heard` are by topic, the user service's first, in the order of offsets; each fact once. Raises `Unordered`.
     """
-    queues = {topic: deque(events) for topic, events in sorted(heard.items())}
-    decides = {event.causation_id for event in own}
-    applied: list[Event[Fact]] = []
-    for fact in sorted(own, key=lambda event: event.sequence):
-        before = _through(queues, fact.causation_id)
-        free = fact.sequence - 1 - len(applied) - len(before)
-        if free < 0:
-            raise Unordered(f"{fact.type} {fact.id} has step {fact.sequence}, and more was heard before it")
-        applied += [*_free(queues, decides, free, fact), *before, fact]
-    for queue in queues.values():
-        applied += queue
-    return [replace(event, step=step) for step, event in enumerate(applied, start=1)]
+    decided = {event.sequence: event for event in own}
+    if len(decided) < len(own):
+        raise Unordered("two of its facts have the same step")
+    queues = {topic: events for topic, events in heard.items() if events}
+    free = [step for step in range(last, 0, -1) if step not in decided]
+    there = sum(map(len, queues.values()))
+    if len(decided) + len(free) != last or there != len(free):
+        raise Unordered(
+            f"of its {last} steps {len(decided)} are its own, which leaves {len(free)} for {there} facts heard"
+        )
+    due: dict[UUID | None, int] = {}
+    for event in own:
+        due[event.causation_id] = min(event.sequence, due.get(event.causation_id, event.sequence))
+    steps = _filled(free, queues, due, list(reversed(queues)), at_once=True)
+    earliest, latest = steps, steps
+    if len(queues) > 1:
+        earliest, latest = _bounds(free, queues, due)
+    applied = [Applied(replace(event, step=step), step, step) for step, event in decided.items()]
+    for events in queues.values():
+        for event in events:
+            id = event.id
+            applied.append(Applied(replace(event, step=steps[id]), earliest[id], latest[id]))
+    return sorted(applied, key=lambda one: one.event.step)
 
 
-def _through(queues: Mapping[str, "deque[Event[Fact]]"], cause: UUID | None) -> list[Event[Fact]]:
-    """The topic's facts up to the cause; none if it was taken before, or is no heard fact."""
-    for queue in queues.values():
-        if any(event.id == cause for event in queue):
-            taken = [queue.popleft()]
-            while taken[-1].id != cause:
-                taken.append(queue.popleft())
-            return taken
-    return []
+def _bounds(
+    free: Sequence[int], queues: Mapping[str, Sequence[Event[Fact]]], due: Mapping[UUID | None, int]
+) -> tuple[Steps, Steps]:
+    """The lowest and the highest step of each fact. From the back, whoever is taken first is the latest."""
+    earliest: Steps = {}
+    latest: Steps = {}
+    for topic, events in queues.items():
+        others = [other for other in queues if other != topic]
+        late = _filled(free, queues, due, [topic, *others])
+        early = _filled(free, queues, due, [*others, topic])
+        latest |= {event.id: late[event.id] for event in events}
+        earliest |= {event.id: early[event.id] for event in events}
+    return earliest, latest
 
 
-def _free(
-    queues: Mapping[str, "deque[Event[Fact]]"], decides: set[UUID | None], count: int, fact: Event[Fact]
-) -> list[Event[Fact]]:
-    """So many facts that lead to nothing; or, where those are too few, to something that had to wait."""
-    taken: list[Event[Fact]] = []
-    while len(taken) < count:
-        waiting = [queue for queue in queues.values() if queue]
-        if not waiting:
-            missing = count - len(taken)
-            raise Unordered(f"{missing} facts are missing before {fact.type} {fact.id}, step {fact.sequence}")
-        idle = [queue for queue in waiting if queue[0].id not in decides]
-        taken.append((idle or waiting)[0].popleft())
-    return taken
+def _filled(
+    free: Iterable[int],
+    queues: Mapping[str, Sequence[Event[Fact]]],
+    due: Mapping[UUID | None, int],
+    prefer: Sequence[str],
+    at_once: bool = False,
+) -> Steps:
+    """Gives each of the steps, the last one first, to the end of a topic that may have it.
+
+    Whichever that is: the others still fit, as they may have any step below as well. `at_once` prefers what
+    leads to the very next fact.
+    """
+    steps: Steps = {}
+    left = {topic: len(queues[topic]) for topic in prefer}
+    for step in free:
+        best: tuple[str, UUID] | None = None
+        for topic in prefer:
+            if not left[topic]:
+                continue
+            id = queues[topic][left[topic] - 1].id
+            limit = due.get(id, inf)
+            if step < limit and (best is None or (at_once and limit == step + 1)):
+                best = topic, id
+        if best is None:
+            raise Unordered(f"nothing that was heard can have step {step}: it led to something before that")
+        steps[best[1]] = step
+        left[best[0]] -= 1
+    return steps
