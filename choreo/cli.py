@@ -20,6 +20,7 @@ from choreo.errors import Incomplete, UsageError
 from choreo.keys import app as keys
 from choreo.migrate import migrate
 from choreo.provision import provision
+from choreo.rebuild import rebuild
 from choreo.record import record
 from choreo.replay import replay
 from choreo.scale import scale
@@ -53,6 +54,7 @@ app.command()(verify)
 app.command()(state)
 app.command()(blame)
 app.command()(replay)
+app.command()(rebuild)
 
 
 def main() -> NoReturn:

@@ -29,6 +29,8 @@ class Installation:
     """By service, as its runtime role."""
     own_ports: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """Where each process of a service answers for itself; unknown where `choreo up` does not run them."""
+    owner_urls: Mapping[str, str] = field(default_factory=dict)
+    """By service, as the owner of its tables, where that is somebody else."""
 
     @property
     def kafka(self) -> KafkaAccess:
@@ -82,7 +84,9 @@ def find_installation() -> Installation:
             "currency": facts["currency"],
             "decide_within": facts["decide_within"],
         }
-        return Installation(settings.model_copy(update=told), facts["runtime_urls"], facts["own_ports"])
+        return Installation(
+            settings.model_copy(update=told), facts["runtime_urls"], facts["own_ports"], facts["owner_urls"]
+        )
     urls = {name: settings.database_url_of(name) for name in SERVICES}
     if settings.kafka_bootstrap_servers and all(urls.values()):
         return Installation(settings, {name: url for name, url in urls.items() if url})

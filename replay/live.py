@@ -149,7 +149,7 @@ async def open_live(
     follows from all that came before. Raises psycopg.Error, KafkaException and `LogMismatch`.
     """
     topics = [settings.topic_prefix + topic for topic in TOPICS.values()]
-    before = await _describe(access, topics)
+    before = await described(access, topics)
     async with AsyncExitStack() as stack:
         conns, snapshots = {}, {}
         for service, url in urls.items():
@@ -157,7 +157,7 @@ async def open_live(
             row = await (await conns[service].execute("SELECT pg_export_snapshot()")).fetchone()
             snapshots[service] = str(row[0]) if row else ""
         selected = await _keys(conns, flow, since, until) if flow or since or until else None
-        after = await _describe(access, topics)
+        after = await described(access, topics)
         spans = {
             place: Span(log.earliest, log.earliest if until else before[place].latest, log.latest)
             for place, log in after.items()
@@ -192,7 +192,14 @@ async def join_live(ticket: Mapping[str, Any]) -> AsyncIterator[Live]:
         yield live
 
 
-async def _describe(access: KafkaAccess, topics: Sequence[str]) -> Mapping[Place, PartitionLog]:
+async def read_spans(access: KafkaAccess, cut: Cut) -> AsyncIterator[Sequence[TopicRecord]]:
+    """The cut's spans alone, one after the other, in the order of offsets. Raises `Broken`."""
+    async with _Log(access, cut) as log:
+        async for records in log.rest():
+            yield records
+
+
+async def described(access: KafkaAccess, topics: Sequence[str]) -> Mapping[Place, PartitionLog]:
     """Again where the cluster refuses for a moment only, as while the leader of a partition is new."""
     deadline = asyncio.get_running_loop().time() + _PATIENCE
     while True:

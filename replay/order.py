@@ -45,7 +45,8 @@ def in_steps(
 ) -> list[Applied]:
     """All facts of one key in the order of their steps, from 1 to `last`.
 
-    `heard` are by topic, the user service's first, in the order of offsets; each fact once. Raises `Unordered`.
+    `heard` are by topic, the user service's first, in the order of offsets. Each fact is there once. Raises
+    `Unordered`.
     """
     decided = {event.sequence: event for event in own}
     if len(decided) < len(own):
@@ -55,7 +56,7 @@ def in_steps(
     there = sum(map(len, queues.values()))
     if len(decided) + len(free) != last or there != len(free):
         raise Unordered(
-            f"of its {last} steps {len(decided)} are its own, which leaves {len(free)} for {there} facts heard"
+            f"of its {last} steps {len(decided)} are its own, and {there} facts heard do not make {len(free)}"
         )
     due: dict[UUID | None, int] = {}
     for event in own:
