@@ -98,16 +98,16 @@ class Topics:
         """
         spans = {}
         for place, there in sorted(log.items(), key=lambda item: (item[0][1], item[0][0])):
+            if there.earliest > 0:
+                raise Incomplete(
+                    f"{place[0]}[{place[1]}] begins at offset {there.earliest}: what lay before is gone."
+                )
             known = moment.positions.get(place)
             try:
                 compare(self.service.name, there, known)
             except LogMismatch as mismatch:
                 raise Incomplete(f"{mismatch}.") from None
             end = there.latest if place[0] == self.own else known.next_offset if known else 0
-            if there.earliest > 0 and (end > 0 or place[0] == self.own):
-                raise Incomplete(
-                    f"{place[0]}[{place[1]}] begins at offset {there.earliest}: what lay before is gone."
-                )
             spans[place] = Span(0, end, end)
         return spans
 

@@ -1,19 +1,48 @@
 """What Kafka alone makes of a service is what the service has; where it is not, that is found and mended."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
 
+import psycopg
 import pytest
 import pytest_asyncio
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
 
+from billing_service import service as billing_service
+from billing_service.evolve import evolve
+from billing_service.state import Billing
 from chassis.settings import SERVICES
+from choreo.client import Customer
 from choreo.rebuild import rebuilt
+from choreo.verify import report_on
 from embedded.kafka import Kafka
 from embedded.postgres import Postgres
-from tests.choreography.ending import _ends
+from events.envelope import Event
+from events.fact import Fact
+from events.order import OrderCreated
+from replay.live import open_live
+from tests.choreography.ending import _ends, settled
+from tests.choreography.test_money import assert_money_is_conserved, caught_up
+from tests.choreography.test_parking import a_desk
 from tests.replay.story import play
-from tests.shop import Shop, a_shop
+from tests.shop import Shop, a_shop, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+_ANOTHER_KIND = """UPDATE ledger SET kind = 'refund' WHERE side = 'customer' AND entry_id = (
+    SELECT entry_id FROM ledger WHERE user_id = %s AND kind = 'deposit' ORDER BY step LIMIT 1)"""
+_LEG_GONE = "DELETE FROM ledger WHERE user_id = %s AND kind = 'deposit' AND side = 'world'"
+_BLOCKED = """SELECT 1 FROM pg_stat_activity
+WHERE wait_event_type = 'Lock' AND usename = 'billing_owner' AND datname = current_database()"""
+_NOBODYS_ACCOUNT = "INSERT INTO accounts VALUES (%s, gen_random_uuid(), 'EUR', 5, now())"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -28,6 +57,43 @@ async def played(
         yield shop
 
 
+@asynccontextmanager
+async def traffic(shop: Shop, customers: list[Customer]) -> AsyncIterator[None]:
+    """Orders, deposits and cancels of all of them until the block ends; none is refused."""
+    over = asyncio.Event()
+
+    async def shopping(customer: Customer) -> None:
+        while not over.is_set():
+            orders = [(await customer.order(price)).raise_for_status().json() for price in ("1.00", "2.00")]
+            deposit = await customer.deposit("2.00")
+            assert deposit.status_code == 201, deposit.text
+            assert (await customer.cancel(orders[0]["id"])).status_code in (202, 409)
+
+    tasks = [asyncio.ensure_future(shopping(customer)) for customer in customers]
+    try:
+        yield
+    finally:
+        over.set()
+        await asyncio.gather(*tasks)
+
+
+def edit(shop: Shop, service: str, statement: str, *values: object) -> None:
+    """By hand, as the owner of the tables."""
+    with psycopg.connect(shop.owner_urls[service]) as conn:
+        assert conn.execute(statement.encode(), values).rowcount
+
+
+async def assert_all_is_well(shop: Shop) -> None:
+    await settled(shop)
+    assert_money_is_conserved(shop)
+    for service in SERVICES:
+        report = await rebuilt(shop.installation, service)
+        assert (report.findings, report.exit_code) == ([], 0)
+    here = shop.installation
+    async with open_live(here.bootstrap, here.database_urls, here.settings) as source:
+        assert (await report_on(source)).exit_code == 0
+
+
 @pytest.mark.parametrize("service", SERVICES)
 async def test_a_rebuilt_service_is_the_live_one_and_nothing_is_sent_or_published(
     played: Shop, service: str
@@ -35,6 +101,195 @@ async def test_a_rebuilt_service_is_the_live_one_and_nothing_is_sent_or_publishe
     ends, mails = await _ends(played), sorted(played.maildir.rglob("*"))
     report = await rebuilt(played.installation, service)
     assert (report.findings, report.exit_code) == ([], 0)
-    assert report.rows > 5
+    assert report.rows >= 4
     assert report.facts == sum(step for (step,) in played.rows(service, "SELECT sequence FROM keys"))
     assert (await _ends(played), sorted(played.maildir.rglob("*"))) == (ends, mails)
+
+
+async def test_while_the_shop_goes_on_every_service_is_found_equal(played: Shop) -> None:
+    customers = [await played.customer("100.00") for _ in range(4)]
+    async with traffic(played, customers):
+        facts = [0]
+        for service in [*SERVICES, *SERVICES]:
+            report = await rebuilt(played.installation, service)
+            assert (report.findings, report.exit_code) == ([], 0)
+            facts.append(report.facts)
+    assert facts[8] > facts[4] and facts[7] > facts[3], "it did go on"
+    await assert_all_is_well(played)
+
+
+async def test_what_was_edited_by_hand_is_found_and_mended_while_the_shop_goes_on(played: Shop) -> None:
+    ada, bob, *others = [await played.customer("100.00") for _ in range(4)]
+    nobody = uuid4()
+    await settled(played)
+    edit(played, "billing", _ANOTHER_KIND, ada.id)
+    edit(played, "billing", _LEG_GONE, bob.id)
+    edit(played, "billing", _NOBODYS_ACCOUNT, nobody)
+    async with traffic(played, [ada, bob, *others]):
+        report = await rebuilt(played.installation, "billing")
+        assert (report.exit_code, report.differences, report.kept) == (1, 3, "")
+        found = {finding.key: finding for finding in report.findings}
+        assert (found[str(ada.id)].table, found[str(ada.id)].column) == ("ledger", "kind")
+        assert (found[str(ada.id)].expected, found[str(ada.id)].got) == (
+            {"kind": "refund"},
+            {"kind": "deposit"},
+        )
+        assert "ledger lacks" in found[str(bob.id)].says
+        assert f"accounts has {nobody}, which no fact made" in found[str(nobody)].says
+
+        report = await rebuilt(played.installation, "billing", swap=True)
+        assert (report.exit_code, report.differences, report.replaced) == (0, 3, 3)
+    kept = played.rows("billing", f"SELECT user_id, kind FROM {report.kept}.ledger")
+    assert kept == [(ada.id, "refund")]
+    assert played.rows("billing", f"SELECT user_id FROM {report.kept}.accounts") == [(nobody,)]
+    await assert_all_is_well(played)
+
+
+async def test_after_a_swap_the_service_may_do_exactly_what_it_could(played: Shop) -> None:
+    """Above all: it may not change what was written into the ledger, nor see the copies."""
+    privileges = (
+        "SELECT table_name, privilege_type, grantee FROM information_schema.table_privileges"
+        " WHERE table_schema = 'public' ORDER BY 1, 2, 3"
+    )
+    before = played.rows("billing", privileges)
+    ((user,),) = played.rows("billing", "SELECT user_id FROM ledger WHERE kind = 'deposit' LIMIT 1")
+    edit(played, "billing", _ANOTHER_KIND, user)
+    report = await rebuilt(played.installation, "billing", swap=True)
+    assert (report.exit_code, report.replaced) == (0, 1)
+    assert played.rows("billing", privileges) == before
+    with psycopg.connect(played.installation.database_urls["billing"], autocommit=True) as conn:
+        for statement in (
+            "UPDATE ledger SET amount = 2",
+            "DELETE FROM ledger",
+            "SELECT * FROM rebuilt.ledger",
+            f"SELECT * FROM {report.kept}.ledger",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                conn.execute(statement.encode())
+
+
+async def test_killed_it_leaves_the_live_rows_as_they_are(played: Shop, tmp_path: Path) -> None:
+    """Once while it builds, once while it swaps, each time when it waits for a lock."""
+    await settled(played)
+    ((user,),) = played.rows("billing", "SELECT user_id FROM ledger WHERE kind = 'deposit' LIMIT 1")
+    edit(played, "billing", _ANOTHER_KIND, user)
+    everything = "SELECT * FROM ledger ORDER BY entry_id, side"
+    before = played.rows("billing", everything)
+    schemas = "SELECT nspname FROM pg_namespace WHERE nspname ~ '^(rebuilt|replaced)'"
+    made = set(played.rows("billing", schemas))
+    for lock in ("LOCK TABLE accounts", "SELECT FROM keys FOR UPDATE"):
+        with psycopg.connect(played.owner_urls["billing"]) as conn:
+            conn.execute(lock.encode())
+            process = await called(played, tmp_path, "billing", "--swap")
+            await eventually(lambda: asyncio.to_thread(played.rows, "billing", _BLOCKED), bool)
+            process.send_signal(signal.SIGKILL)
+            await process.wait()
+        assert played.rows("billing", everything) == before
+        if lock.startswith("LOCK"):
+            assert set(played.rows("billing", schemas)) == made, "nor does it leave anything"
+    process = await called(played, tmp_path, "billing", "--swap", "--json")
+    out, _ = await process.communicate()
+    told = json.loads(out)
+    assert (process.returncode, told["replaced"], told["findings"][0]["column"]) == (0, 1, "kind")
+    await assert_all_is_well(played)
+
+
+async def called(shop: Shop, home: Path, *arguments: str) -> asyncio.subprocess.Process:
+    """The command line, on the shop as the environment names it."""
+    urls = {f"{service.upper()}_DATABASE_URL": url for service, url in shop.owner_urls.items()}
+    return await _called(home, shop.settings.kafka_bootstrap_servers, shop, urls, *arguments)
+
+
+async def _called(
+    home: Path, bootstrap: str | None, shop: Shop, urls: Mapping[str, str], *arguments: str
+) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "choreo.cli",
+        "rebuild",
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=os.environ
+        | urls
+        | {
+            "CHOREO_HOME": str(home),
+            "CHOREO_TOPIC_PREFIX": shop.settings.topic_prefix,
+            "KAFKA_BOOTSTRAP_SERVERS": bootstrap or "",
+        },
+    )
+
+
+async def test_it_says_what_is_wrong_and_exits_accordingly(played: Shop, tmp_path: Path) -> None:
+    unknown = await called(played, tmp_path, "payments")
+    assert b"There is no service payments" in (await unknown.communicate())[1]
+    assert unknown.returncode == 64
+    nowhere = await _called(tmp_path, None, played, dict.fromkeys(_VARIABLES, ""), "billing")
+    assert b"No system runs from" in (await nowhere.communicate())[1]
+    assert nowhere.returncode == 69
+    fine = await called(played, tmp_path, "billing")
+    assert b"equal: 0 rows differ" in (await fine.communicate())[0]
+    assert fine.returncode == 0
+
+
+_VARIABLES = [f"{service.upper()}_DATABASE_URL" for service in SERVICES]
+
+
+async def test_what_kafka_alone_does_not_know_is_said(
+    kafka: Kafka,
+    postgres: Postgres,
+    templates: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A fact is parked, then dropped; then the beginning of a topic is gone."""
+    async with a_shop(kafka, postgres, templates, tmp_path / "mail") as shop:
+        await shop.start(*SERVICES)
+        ada, bob = await shop.customer("10.00"), await shop.customer("10.00")
+        assert (await ada.order("1.00", wait=20)).json()["status"] == "confirmed"
+        await shop.stop("billing")
+
+        def buggy(state: Billing, event: Event[Fact]) -> Billing:
+            if event.key == str(ada.id) and isinstance(event.data, OrderCreated):
+                raise ZeroDivisionError("a bug")
+            return evolve(state, event)
+
+        monkeypatch.setattr(billing_service, "evolve", buggy)
+        await shop.start("billing")
+        await ada.order("2.00")
+        await caught_up(shop)
+        monkeypatch.setattr(billing_service, "evolve", evolve)
+        assert (await bob.order("1.00", wait=20)).json()["status"] == "confirmed"
+        await shop.stop("billing")
+        await shop.start("billing")
+        for _ in ("parked", "dropped"):
+            report = await rebuilt(shop.installation, "billing")
+            assert (report.exit_code, report.differences) == (3, 0)
+            (finding,) = report.findings
+            assert (finding.kind, finding.key) == ("incomplete", str(ada.id))
+            async with a_desk(shop) as desk:
+                for group in await desk.groups(None):
+                    await desk.drop(group.id, dry_run=False)
+        edit(shop, "billing", _ANOTHER_KIND, ada.id)
+        report = await rebuilt(shop.installation, "billing", swap=True)
+        assert (report.exit_code, report.replaced) == (3, 1), "mended, and what is left out is still said"
+        edit(shop, "billing", "DELETE FROM keys WHERE key = %s", str(bob.id))
+        report = await rebuilt(shop.installation, "billing")
+        assert f"key {bob.id} cannot be rebuilt" in " ".join(finding.says for finding in report.findings)
+
+        await asyncio.to_thread(_forget_the_beginning, shop)
+        report = await rebuilt(shop.installation, "order")
+        assert report.exit_code == 3
+        assert "begins at offset 1: what lay before is gone" in report.findings[0].says
+
+
+def _forget_the_beginning(shop: Shop) -> None:
+    """Of the order service's topic."""
+    admin = AdminClient({"bootstrap.servers": shop.settings.kafka_bootstrap_servers})
+    topic = f"{shop.settings.topic_prefix}order-events"
+    ((partition,),) = shop.rows(
+        "billing", "SELECT partition FROM positions WHERE topic = %s AND next_offset > 1 LIMIT 1", topic
+    )
+    for future in admin.delete_records([TopicPartition(topic, partition, 1)]).values():
+        future.result()
