@@ -112,11 +112,10 @@ async def rebuilt(installation: Installation, name: str, *, swap: bool = False) 
             try:
                 with no_collector():
                     await work.build(conn)
+                if swap:
+                    await work.swap(conn)
             except Incomplete as incomplete:
                 work.incomplete(str(incomplete))
-                return work.report
-            if swap:
-                await work.swap(conn)
     finally:
         progress.done()
     return work.report

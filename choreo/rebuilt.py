@@ -34,8 +34,8 @@ _TOLD = 1000
 """So many differences are told; all are counted."""
 _AT_ONCE = 1000
 
-_ALONE = """/* rebuilt.alone: until this transaction ends */
-SELECT pg_try_advisory_xact_lock(hashtext('choreo_rebuild'))"""
+_ALONE = """/* rebuilt.alone: until this session ends */
+SELECT pg_try_advisory_lock(hashtext('choreo_rebuild'))"""
 
 _SEQUENCES = """/* rebuilt.sequences */
 SELECT key, sequence FROM keys WHERE sequence > 0 AND (%(keys)b::text[] IS NULL OR key = ANY(%(keys)b))"""

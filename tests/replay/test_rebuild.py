@@ -22,6 +22,7 @@ from billing_service.state import Billing
 from chassis.settings import SERVICES
 from choreo.client import Customer
 from choreo.rebuild import rebuilt
+from choreo.rebuilt import Busy
 from choreo.verify import report_on
 from embedded.kafka import Kafka
 from embedded.postgres import Postgres
@@ -192,6 +193,14 @@ async def test_killed_it_leaves_the_live_rows_as_they_are(played: Shop, tmp_path
     told = json.loads(out)
     assert (process.returncode, told["replaced"], told["findings"][0]["column"]) == (0, 1, "kind")
     await assert_all_is_well(played)
+
+
+async def test_of_two_at_once_one_is_told_to_wait(played: Shop) -> None:
+    with psycopg.connect(played.owner_urls["billing"]) as conn:
+        conn.execute("SELECT pg_advisory_lock(hashtext('choreo_rebuild'))")
+        with pytest.raises(Busy):
+            await rebuilt(played.installation, "billing")
+    assert (await rebuilt(played.installation, "billing")).exit_code == 0
 
 
 async def called(shop: Shop, home: Path, *arguments: str) -> asyncio.subprocess.Process:
