@@ -15,6 +15,7 @@ from confluent_kafka import KafkaException
 
 from chassis import clock
 from chassis.db import Connection
+from chassis.kafka_access import KafkaAccess
 from chassis.settings import SERVICES
 from chassis.topic_log import LogMismatch
 from choreo.errors import UsageError
@@ -23,7 +24,7 @@ from choreo.progress import Progress
 from choreo.rebuilt import SCHEMA, Busy, Rebuilt, open_database, read_moment
 from embedded.process import Unavailable
 from replay.findings import Finding
-from replay.live import describe
+from replay.live import described
 from replay.rebuild import Copy, History, Incomplete, Topics, no_collector
 from replay.records import Broken, Span
 
@@ -105,8 +106,8 @@ async def rebuilt(installation: Installation, name: str, *, swap: bool = False) 
     """Raises what reading Kafka and writing to Postgres raise, and `Busy`; then nothing is changed."""
     progress = Progress()
     url = installation.owner_urls.get(name) or installation.database_urls[name]
-    topics = Topics(installation.service(name), installation.settings, installation.bootstrap)
-    work = _Rebuild(topics, installation.bootstrap, progress)
+    topics = Topics(installation.service(name), installation.settings, installation.kafka)
+    work = _Rebuild(topics, installation.kafka, progress)
     try:
         async with open_database(url) as conn:
             try:
@@ -122,10 +123,10 @@ async def rebuilt(installation: Installation, name: str, *, swap: bool = False) 
 
 
 class _Rebuild:
-    def __init__(self, topics: Topics, bootstrap: str, progress: Progress) -> None:
+    def __init__(self, topics: Topics, access: KafkaAccess, progress: Progress) -> None:
         self.report = Report(topics.service.name)
         self._topics = topics
-        self._bootstrap = bootstrap
+        self._access = access
         self._progress = progress
         self._tables = Rebuilt(topics.service.name, topics.service.shelves.shelves)
         self._numbers: dict[str, int] = {}
@@ -140,13 +141,13 @@ class _Rebuild:
     async def build(self, conn: Connection) -> None:
         """One transaction: killed, it leaves nothing. Raises `Incomplete`, `Broken`, `Busy`."""
         began, cpu, report = time.monotonic(), time.process_time(), self.report
-        before = await describe(self._bootstrap, self._topics.names)
+        before = await described(self._access, self._topics.names)
         async with conn.transaction():
             await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             await self._tables.make(conn)
             settled = {place: log.latest for place, log in before.items()}
             moment = await read_moment(conn, self._topics, settled)
-            spans = self._topics.spans(moment, await describe(self._bootstrap, self._topics.names))
+            spans = self._topics.spans(moment, await described(self._access, self._topics.names))
             total = sum(span.end - span.first for span in spans.values())
             without: set[str] = set()
             async for history in self._topics.histories(spans):
@@ -234,7 +235,7 @@ class _Rebuild:
         return history.copy(moment, keys)
 
     async def _ends(self) -> dict[tuple[str, int], Span]:
-        log = await describe(self._bootstrap, self._topics.names)
+        log = await described(self._access, self._topics.names)
         return {place: Span(there.earliest, there.latest, there.latest) for place, there in log.items()}
 
 

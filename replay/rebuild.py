@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from chassis.kafka_access import KafkaAccess
 from chassis.positions import Place, Position
 from chassis.service import Service
 from chassis.settings import Settings
@@ -78,10 +79,10 @@ class Copy:
 class Topics:
     """What a service's copy is made of."""
 
-    def __init__(self, service: Service[Any], settings: Settings, bootstrap: str) -> None:
+    def __init__(self, service: Service[Any], settings: Settings, access: KafkaAccess) -> None:
         self.service = service
         self._settings = settings
-        self._bootstrap = bootstrap
+        self._access = access
         self.own = settings.topic_prefix + TOPICS[service.name]
         sources = {fact.__module__.rpartition(".")[2] for fact in service.hears}
         # In this order, so that the user service's facts come first where nothing else says what came first.
@@ -134,7 +135,7 @@ class Topics:
         )
 
     def records(self, cut: Cut) -> AsyncIterator[Sequence[TopicRecord]]:
-        return read_spans(self._bootstrap, cut)
+        return read_spans(self._access, cut)
 
 
 @dataclass

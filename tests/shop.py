@@ -114,7 +114,7 @@ class Shop:
     def installation(self) -> Installation:
         """As an operator's tools find it."""
         urls = {name: self.settings.database_url_of(name) or "" for name in SERVICES}
-        return Installation(self.settings, urls, self.owner_urls)
+        return Installation(self.settings, urls, owner_urls=self.owner_urls)
 
     def rows(self, service: str, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Straight from a service's database."""

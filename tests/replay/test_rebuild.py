@@ -24,12 +24,12 @@ from choreo.client import Customer
 from choreo.rebuild import rebuilt
 from choreo.rebuilt import Busy
 from choreo.verify import report_on
-from embedded.kafka import Kafka
 from embedded.postgres import Postgres
 from events.envelope import Event
 from events.fact import Fact
 from events.order import OrderCreated
 from replay.live import open_live
+from tests.brokers import Broker
 from tests.choreography.ending import _ends, settled
 from tests.choreography.test_money import assert_money_is_conserved, caught_up
 from tests.choreography.test_parking import a_desk
@@ -48,7 +48,7 @@ _NOBODYS_ACCOUNT = "INSERT INTO accounts VALUES (%s, gen_random_uuid(), 'EUR', 5
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def played(
-    kafka: Kafka, postgres: Postgres, templates: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+    kafka: Broker, postgres: Postgres, templates: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Shop]:
     """A shop in which everything has happened. It goes on."""
     async with a_shop(kafka, postgres, templates, tmp_path_factory.mktemp("mail") / "mail") as shop:
@@ -91,7 +91,7 @@ async def assert_all_is_well(shop: Shop) -> None:
         report = await rebuilt(shop.installation, service)
         assert (report.findings, report.exit_code) == ([], 0)
     here = shop.installation
-    async with open_live(here.bootstrap, here.database_urls, here.settings) as source:
+    async with open_live(here.kafka, here.database_urls, here.settings) as source:
         assert (await report_on(source)).exit_code == 0
 
 
@@ -206,11 +206,11 @@ async def test_of_two_at_once_one_is_told_to_wait(played: Shop) -> None:
 async def called(shop: Shop, home: Path, *arguments: str) -> asyncio.subprocess.Process:
     """The command line, on the shop as the environment names it."""
     urls = {f"{service.upper()}_DATABASE_URL": url for service, url in shop.owner_urls.items()}
-    return await _called(home, shop.settings.kafka_bootstrap_servers, shop, urls, *arguments)
+    return await _called(home, shop.installation.kafka.environment(), shop, urls, *arguments)
 
 
 async def _called(
-    home: Path, bootstrap: str | None, shop: Shop, urls: Mapping[str, str], *arguments: str
+    home: Path, kafka: dict[str, str], shop: Shop, urls: Mapping[str, str], *arguments: str
 ) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
@@ -222,11 +222,8 @@ async def _called(
         stderr=asyncio.subprocess.PIPE,
         env=os.environ
         | urls
-        | {
-            "CHOREO_HOME": str(home),
-            "CHOREO_TOPIC_PREFIX": shop.settings.topic_prefix,
-            "KAFKA_BOOTSTRAP_SERVERS": bootstrap or "",
-        },
+        | kafka
+        | {"CHOREO_HOME": str(home), "CHOREO_TOPIC_PREFIX": shop.settings.topic_prefix},
     )
 
 
@@ -234,7 +231,7 @@ async def test_it_says_what_is_wrong_and_exits_accordingly(played: Shop, tmp_pat
     unknown = await called(played, tmp_path, "payments")
     assert b"There is no service payments" in (await unknown.communicate())[1]
     assert unknown.returncode == 64
-    nowhere = await _called(tmp_path, None, played, dict.fromkeys(_VARIABLES, ""), "billing")
+    nowhere = await _called(tmp_path, {}, played, dict.fromkeys(_VARIABLES, ""), "billing")
     assert b"No system runs from" in (await nowhere.communicate())[1]
     assert nowhere.returncode == 69
     fine = await called(played, tmp_path, "billing")
@@ -246,7 +243,7 @@ _VARIABLES = [f"{service.upper()}_DATABASE_URL" for service in SERVICES]
 
 
 async def test_what_kafka_alone_does_not_know_is_said(
-    kafka: Kafka,
+    kafka: Broker,
     postgres: Postgres,
     templates: dict[str, str],
     tmp_path: Path,
@@ -295,7 +292,7 @@ async def test_what_kafka_alone_does_not_know_is_said(
 
 def _forget_the_beginning(shop: Shop) -> None:
     """Of the order service's topic."""
-    admin = AdminClient({"bootstrap.servers": shop.settings.kafka_bootstrap_servers})
+    admin = AdminClient(shop.kafka.admin.confluent())
     topic = f"{shop.settings.topic_prefix}order-events"
     ((partition,),) = shop.rows(
         "billing", "SELECT partition FROM positions WHERE topic = %s AND next_offset > 1 LIMIT 1", topic
