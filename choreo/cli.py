@@ -19,6 +19,7 @@ from choreo.doctor import doctor
 from choreo.errors import Incomplete, UsageError
 from choreo.keys import app as keys
 from choreo.migrate import migrate
+from choreo.minimize import minimize
 from choreo.provision import provision
 from choreo.rebuild import rebuild
 from choreo.record import record
@@ -51,6 +52,7 @@ app.command()(docs)
 app.command()(trace)
 app.command()(record)
 app.command()(verify)
+app.command()(minimize)
 app.command()(state)
 app.command()(blame)
 app.command()(replay)

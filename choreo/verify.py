@@ -121,14 +121,7 @@ async def report_on(
 
 def _print(report: Report, again: str) -> None:
     for finding in [*report.unstable, *report.findings][:_SHOWN]:
-        kind = "not deterministic" if finding in report.unstable else finding.kind
-        print(f"{finding.service or 'stream'}: {kind}: {finding.says}")
-        for name in ("handler", "at", "key"):
-            if value := getattr(finding, name):
-                print(f"  {name:<9} {value}")
-        if finding.expected is not None or finding.got is not None:
-            print(f"  expected  {json.dumps(finding.expected)}")
-            print(f"  got       {json.dumps(finding.got)}")
+        print_finding(finding, "not deterministic" if finding in report.unstable else finding.kind)
         if finding.service:
             print(f"  again     {again} {finding.service}")
     if (more := len(report.unstable) + len(report.findings) - _SHOWN) > 0:
@@ -143,6 +136,16 @@ def _print(report: Report, again: str) -> None:
     for name, count in sorted(report.counts.items()):
         if name != "items":
             print(f"  {name:<32} {count:>9}")
+
+
+def print_finding(finding: Finding, kind: str) -> None:
+    print(f"{finding.service or 'stream'}: {kind}: {finding.says}")
+    for name in ("handler", "at", "key"):
+        if value := getattr(finding, name):
+            print(f"  {name:<9} {value}")
+    if finding.expected is not None or finding.got is not None:
+        print(f"  expected  {json.dumps(finding.expected)}")
+        print(f"  got       {json.dumps(finding.got)}")
 
 
 def _told(report: Report, again: str) -> dict[str, Any]:

@@ -176,6 +176,7 @@ class Writer:
             "keys": None if cut.keys is None else sorted(cut.keys),
             "until": cut.until and plain(cut.until),
             "redacted": self._redaction is not None or cut.redacted,
+            "reduced": cut.reduced,
             "partitions": [
                 {
                     "topic": topic,
@@ -310,6 +311,7 @@ def _cut(manifest: Mapping[str, Any]) -> Cut:
         keys=None if manifest["keys"] is None else frozenset(manifest["keys"]),
         until=manifest["until"] and datetime.fromisoformat(manifest["until"]),
         redacted=manifest["redacted"],
+        reduced=manifest.get("reduced", False),
     )
 
 

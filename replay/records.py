@@ -97,6 +97,8 @@ class Cut:
     until: datetime | None = None
     """Nothing that was decided later."""
     redacted: bool = False
+    reduced: bool = False
+    """Inputs of its keys were left out, so that their steps are missing: see `replay/minimize.py`."""
 
     @property
     def is_whole(self) -> bool:

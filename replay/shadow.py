@@ -76,6 +76,10 @@ class Shadow(Generic[S]):
         command: Command = self._commands[type_].validate_python(fields)
         return command
 
+    def skip(self, key: str, step: int) -> None:
+        """On to this step of the key, where the inputs that made those before it were left out."""
+        self.sequences[key] = max(self.sequences.get(key, 0), step)
+
     def take(self, key: str, input: Event[Fact] | Command, now: datetime) -> Taken[S]:
         """The state it meets. Nothing happens yet."""
         content = input.data if isinstance(input, Event) else input

@@ -297,8 +297,11 @@ class _Verifier:
             return
         input = event or command
         assert input is not None
+        recorded = entry.step - (1 if event else 0)
+        if self._cut.reduced:
+            self.shadow.skip(key, recorded)
         taken = self.shadow.take(key, input, entry.now)
-        if taken.sequence != entry.step - (1 if event else 0):
+        if taken.sequence != recorded:
             self._refuted[key] = entry
             self.aside.add(key)
             return

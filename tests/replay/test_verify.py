@@ -8,13 +8,9 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-import pytest_asyncio
 
-from chassis.settings import SERVICES
 from choreo.record import recorded
 from choreo.verify import report_on
-from embedded.kafka import Kafka
-from embedded.postgres import Postgres
 from events.codec import Headers, Record
 from replay.findings import Allowance, Report
 from replay.live import Live, open_live
@@ -22,30 +18,9 @@ from replay.recording import Recording, Writer
 from replay.records import Cut, Item, Span, TopicRecord
 from tests.choreography.ending import _ends
 from tests.replay import plants
-from tests.replay.story import play
-from tests.shop import Shop, a_shop
+from tests.shop import Shop
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def played(
-    kafka: Kafka, postgres: Postgres, templates: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Shop]:
-    """A shop in which everything has happened. It has stopped."""
-    async with a_shop(kafka, postgres, templates, tmp_path_factory.mktemp("mail") / "mail") as shop:
-        await shop.start(*SERVICES)
-        with pytest.MonkeyPatch.context() as monkeypatch:
-            await play(shop, monkeypatch)
-        await shop.stop()
-        yield shop
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def recording(played: Shop, tmp_path_factory: pytest.TempPathFactory) -> Recording:
-    path = tmp_path_factory.mktemp("recording") / "story.ndjson"
-    await recorded(played.installation, path)
-    return Recording(path)
 
 
 @asynccontextmanager

@@ -1,0 +1,34 @@
+"""The shop in which everything has happened, and its recording."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from chassis.settings import SERVICES
+from choreo.record import recorded
+from embedded.kafka import Kafka
+from embedded.postgres import Postgres
+from replay.recording import Recording
+from tests.replay.story import play
+from tests.shop import Shop, a_shop
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def played(
+    kafka: Kafka, postgres: Postgres, templates: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Shop]:
+    """A shop in which everything has happened. It has stopped."""
+    async with a_shop(kafka, postgres, templates, tmp_path_factory.mktemp("mail") / "mail") as shop:
+        await shop.start(*SERVICES)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            await play(shop, monkeypatch)
+        await shop.stop()
+        yield shop
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def recording(played: Shop, tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    path = tmp_path_factory.mktemp("recording") / "story.ndjson"
+    await recorded(played.installation, path)
+    return Recording(path)
