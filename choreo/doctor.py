@@ -23,7 +23,10 @@ def doctor(
     Looks only, and joins no consumer group. Exits 1 if something needs a person. What each line means and
     what to do about it is in docs/operations.md.
     """
-    findings = asyncio.run(examine(find_installation()))
+    found = asyncio.run(examine(find_installation()))
+    # What is said of one topic or service stands together.
+    about = list(dict.fromkeys(finding.about for finding in found))
+    findings = sorted(found, key=lambda finding: about.index(finding.about))
     sick = [finding for finding in findings if finding.needs_a_person]
     if as_json:
         told = [asdict(finding) | {"needs_a_person": finding.needs_a_person} for finding in findings]
@@ -41,6 +44,6 @@ def _print(findings: list[Finding]) -> None:
         console.print(f"[bold]{escape(about)}[/]")
         for finding in found:
             mark = "[red]![/]" if finding.needs_a_person else "[green]✓[/]"
-            console.print(f"  {mark} {escape(finding.check):<32} {escape(finding.says)}")
+            console.print(f"  {mark} {escape(finding.check):<34} {escape(finding.says)}")
             if finding.cure:
-                console.print(f"    {'':<32} → {escape(finding.cure)}")
+                console.print(f"    {'':<34} → {escape(finding.cure)}")

@@ -217,6 +217,10 @@ def shown(value: Any) -> str:
     return "null" if value is None else str(plain(value)).replace("\n", "⏎")
 
 
+def rows_told(count: int, one: str = "", more: str = "") -> str:
+    return f"1 row {one}".rstrip() if count == 1 else f"{count} rows {more}".rstrip()
+
+
 def _cut_off(text: str) -> str:
     return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
 

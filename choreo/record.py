@@ -65,7 +65,7 @@ def record(
     for gap in manifest["gaps"]:
         print(f"{gap['topic']}[{gap['partition']}] lacks offsets {gap['from']} to {gap['to'] - 1}")
     hidden = "replaced" if manifest["redacted"] else "readable"
-    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, e-mail addresses {hidden}")
+    print(f"{out}: {out.stat().st_size / 1e3:,.0f} kB, e-mail addresses {hidden}")
 
 
 async def recorded(

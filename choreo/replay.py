@@ -21,6 +21,7 @@ from choreo.past import (
     moment_in,
     opened,
     reading,
+    rows_told,
     shown,
     walking,
 )
@@ -223,7 +224,7 @@ class Printer:
         whose = f" of key {walk.key}" if walk.key else ""
         self._paper.line(f"state{whose} at {moment}", "bold")
         for shelf in shelves:
-            self._paper.line(f"{shelf.table.name}: {len(rows[shelf.table.name])} rows", "cyan")
+            self._paper.line(f"{shelf.table.name}: {rows_told(len(rows[shelf.table.name]))}", "cyan")
             for row in rows[shelf.table.name][: None if walk.key else _SHOWN]:
                 name = name_as_text(tuple(row[column.name] for column in shelf.table.primary_key.columns))
                 self._paper.line(f"  {shelf.table.name} {name}")

@@ -22,6 +22,7 @@ from choreo.past import (
     opened,
     reading,
     row_told,
+    rows_told,
     walking,
 )
 from replay.expressions import name_as_text
@@ -138,7 +139,8 @@ def _chosen(shelves: Sequence[Shelf], table: str | None) -> Sequence[Shelf]:
 def _print(name: str, found: Past, *, everything: bool) -> None:
     paper = Paper()
     if found.other is not None:
-        paper.line(f"{name}: {found.moment} → {found.other}, {len(found.differences)} rows differ", "bold")
+        differ = rows_told(len(found.differences), "differs", "differ")
+        paper.line(f"{name}: {found.moment} → {found.other}, {differ}", "bold")
         shown = found.differences if everything else found.differences[:_SHOWN]
         for difference in shown:
             paper.difference(difference)
@@ -147,7 +149,7 @@ def _print(name: str, found: Past, *, everything: bool) -> None:
     paper.line(f"{name} at {found.moment}", "bold")
     for shelf in found.shelves:
         rows = found.tables.of(shelf)
-        paper.line(f"{shelf.table.name}: {len(rows)} rows", "cyan")
+        paper.line(f"{shelf.table.name}: {rows_told(len(rows))}", "cyan")
         some = list(rows.items()) if everything else list(rows.items())[:_SHOWN]
         for row, (told, cause) in some:
             paper.row(shelf, row, told, cause)

@@ -133,9 +133,12 @@ def _print(report: Report, again: str) -> None:
     items = report.counts.get("items", 0)
     rate = f", {items / report.seconds:.0f}/s" if report.seconds else ""
     print(f"{_VERDICTS[report.exit_code]}: {items} items in {report.seconds:.1f} s{rate}")
-    for name, count in sorted(report.counts.items()):
-        if name != "items":
-            print(f"  {name:<32} {count:>9}")
+    kinds = ("inputs", "steps", "decisions", "records", "rows")
+    print(f"  {'':<12}" + "".join(f"{kind:>12}" for kind in kinds))
+    for name in SERVICES:
+        counts = [report.counts.get(f"{name} {kind}") for kind in kinds]
+        if any(count is not None for count in counts):
+            print(f"  {name:<12}" + "".join(f"{count or 0:>12}" for count in counts))
 
 
 def print_finding(finding: Finding, kind: str) -> None:
@@ -144,8 +147,8 @@ def print_finding(finding: Finding, kind: str) -> None:
         if value := getattr(finding, name):
             print(f"  {name:<9} {value}")
     if finding.expected is not None or finding.got is not None:
-        print(f"  expected  {json.dumps(finding.expected)}")
-        print(f"  got       {json.dumps(finding.got)}")
+        print(f"  recorded  {json.dumps(finding.expected)}")
+        print(f"  replayed  {json.dumps(finding.got)}")
 
 
 def _told(report: Report, again: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from choreo.throwaway import ThrowawaySystem
 from tests.docs.examples import ROOT, Example, differs, examples, run_in_order
 
 README = ROOT / "README.md"
-_SECONDS = 60
+_SECONDS = 180
 
 
 def test_every_marked_block_is_found() -> None:
