@@ -275,7 +275,7 @@ class Route(APIRoute):
         if self._query or self._takes_flow:
             query = pages.Query(scope["query_string"])
             flow = query.flow() if self._takes_flow else None  # 422
-            seconds = query.wait() if flow else 0  # 422
+            seconds = query.wait() if self._takes_flow else 0  # 422
             for name, reader in self._query.items():
                 arguments[name] = 0 if flow and reader is pages.Query.wait else reader(query)  # 422
         if self._model:

@@ -52,8 +52,8 @@ def describe(
 
 
 def offsets(access: KafkaAccess, places: Iterable[Place], when: int) -> dict[Place, int]:
-    """Of the first record that is as young as `when` (milliseconds since the epoch), or younger; where
-    there is none, of the next one to come. Blocks; raises KafkaException.
+    """Of the first record that is as young as `when` (milliseconds since the epoch), or younger; -1 where
+    there is none. Blocks; raises KafkaException.
 
     Asked by a consumer that joins no group: the admin client's own question (librdkafka 2.16, ListOffsets)
     aborts the whole process where the leader of a partition changes under it.

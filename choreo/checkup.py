@@ -101,7 +101,8 @@ def _ask_kafka(
         try:
             log = describe(access, topics)
             # Up to which offset each partition had been written so long ago.
-            old = offsets(access, log, int(1000 * (time.time() - LONG)))
+            since = offsets(access, log, int(1000 * (time.time() - LONG)))
+            old = {place: log[place].latest if offset < 0 else offset for place, offset in since.items()}
             return _topics(admin, topics, log), log, old
         except (KafkaException, LogMismatch):
             if time.monotonic() > deadline:

@@ -46,9 +46,10 @@ _SETTINGS = {
     "share.coordinator.state.topic.replication.factor": "1",
     "share.coordinator.state.topic.min.isr": "1",
     "share.coordinator.state.topic.num.partitions": "1",
-    # A restart after SIGKILL waits for the old registration to expire: 2 s instead of 11 s.
-    "broker.session.timeout.ms": "1000",
-    "broker.heartbeat.interval.ms": "200",
+    # A restart after SIGKILL waits for the old registration to expire: 4 s instead of 11 s. With less a busy
+    # machine has the only broker taken for dead.
+    "broker.session.timeout.ms": "3000",
+    "broker.heartbeat.interval.ms": "500",
     "group.initial.rebalance.delay.ms": "0",
     "log.cleaner.dedupe.buffer.size": "4194304",
     "num.network.threads": "2",
