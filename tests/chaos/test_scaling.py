@@ -14,9 +14,9 @@ import pytest
 from chaos.faults import killed
 from chaos.programme import keep_evidence
 from chaos.trial import Trial
-from chassis.settings import SERVICES, Settings
+from chassis.settings import SERVICES
 from choreo.checkup import examine
-from choreo.installation import Installation
+from choreo.installation import find_installation
 from choreo.throwaway import ThrowawaySystem
 from embedded.ports import LOOPBACK
 from tests.shop import PATIENCE
@@ -71,11 +71,9 @@ class Knocking:
                 self._ended.release()
 
 
-def test_the_doctor_asks_each_of_them(system: ThrowawaySystem) -> None:
-    settings, facts = Settings(port_base=system.port_base), system.run_file
-    told = settings.model_copy(update={"kafka_bootstrap_servers": facts["bootstrap"]})
-    installation = Installation(told, facts["runtime_urls"], facts["own_ports"])
-    found = asyncio.run(examine(installation))
+def test_the_doctor_asks_each_of_them(system: ThrowawaySystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHOREO_HOME", str(system.home))
+    found = asyncio.run(examine(find_installation()))
     asked = {(finding.about, finding.check) for finding in found if finding.check.startswith("ready")}
     several = {("user", "ready: user-2"), ("order", "ready: order-2"), ("order", "ready: order-3")}
     assert asked == {(service, "ready") for service in SERVICES} | several | {
