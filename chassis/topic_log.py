@@ -37,10 +37,10 @@ def describe(
     Raises KafkaException, `LogMismatch` where a topic is gone, `AccessDenied` where a needed grant is.
     """
     with asking(access) as admin:
-        require(admin, access, needed)
         # First a question that can be refused: where Kafka names no broker, as one that is alone does while
         # its controller takes it for dead, the admin client's answers (librdkafka 2.16) abort the process.
         cluster_id = str(admin.list_topics(timeout=_PATIENCE).cluster_id)
+        require(admin, access, needed)
         described = admin.describe_topics(TopicCollection(list(topics)), request_timeout=_PATIENCE)
         places = {}
         for topic, future in described.items():

@@ -26,14 +26,21 @@ def kafka_for_tests() -> Iterator[Kafka]:
     with tempfile.TemporaryDirectory(prefix="choreo-") as directory:
         port, controller_port = free_ports(2)
         kafka = Kafka(Path(directory), port, controller_port, cache=cache_directory())
-        try:
-            kafka.start()
-            kafka.wait_ready()
-            admit(kafka, dict.fromkeys((*SERVICES, OBSERVER), ()))
+        with running_with_users(kafka):
             yield kafka
-        finally:
-            if kafka.child:
-                kafka.kill()
+
+
+@contextmanager
+def running_with_users(kafka: Kafka) -> Iterator[None]:
+    """A user for each service and the observer, who may do nothing yet. Killed however the block is left."""
+    try:
+        kafka.start()
+        kafka.wait_ready()
+        admit(kafka, dict.fromkeys((*SERVICES, OBSERVER), ()))
+        yield
+    finally:
+        if kafka.child:
+            kafka.kill()
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from chassis.tables import keys as keys_table
 from events.codec import Undecodable, UnknownType, decode
 from events.envelope import Event
 from events.fact import Fact
-from replay.findings import Finding
+from replay.findings import Finding, Kind
 from replay.places import case_of, decided_at, raised_at
 from replay.records import Broken, Cut, Item, JournalEntry, Source, TopicRecord, Unpublished
 from replay.rows import Digest, canonical, plain, values
@@ -258,19 +258,7 @@ class _Verifier:
             f"{lying.at} is no decision of {self.name} at this place: {event.type} {event.id} has the number "
             f"{event.sequence} of its key, and the topic already has {self._highest[event.key]}"
         )
-        self._diverges(
-            Finding(
-                "closure",
-                self.name,
-                says,
-                event.key,
-                str(event.id),
-                event.type,
-                lying.at,
-                plain(event.time),
-                expected=_told(event),
-            )
-        )
+        self._diverges(_of_lying("closure", self.name, says, lying))
 
     # -- the journal ---------------------------------------------------------------------------
 
@@ -426,19 +414,8 @@ class _Verifier:
             if journaled
             else f"the journal of {self.name} is missing: {event.type} {event.id} at {lying.at} has no cause"
         )
-        kind = "closure" if journaled else "incomplete"
-        finding = Finding(
-            kind,  # type: ignore[arg-type]
-            self.name,
-            says,
-            event.key,
-            str(event.id),
-            event.type,
-            lying.at,
-            plain(event.time),
-            expected=_told(event),
-        )
-        self.findings.append(finding)
+        kind: Kind = "closure" if journaled else "incomplete"
+        self.findings.append(_of_lying(kind, self.name, says, lying))
 
     def _concerns(self, key: str) -> bool:
         if key in self.aside:
@@ -613,6 +590,21 @@ def _refusal(step: Step[Any]) -> dict[str, Any] | None:
 
 def _at(entry: JournalEntry) -> str:
     return "" if entry.topic is None else f"{entry.topic}[{entry.partition}]@{entry.offset}"
+
+
+def _of_lying(kind: Kind, service: str, says: str, lying: Lying) -> Finding:
+    event = lying.event
+    return Finding(
+        kind,
+        service,
+        says,
+        event.key,
+        str(event.id),
+        event.type,
+        lying.at,
+        plain(event.time),
+        expected=_told(event),
+    )
 
 
 def _of_entry(

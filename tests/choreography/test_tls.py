@@ -13,12 +13,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from chassis.kafka_access import KafkaAccess
-from chassis.settings import OBSERVER, SERVICES
-from embedded.grants import admit
 from embedded.home import cache_directory
 from embedded.kafka import Kafka
 from embedded.ports import LOOPBACK, free_ports
 from embedded.postgres import Postgres
+from embedded.testing import running_with_users
 from tests.shop import a_shop
 
 
@@ -90,14 +89,8 @@ def tls_kafka(tmp_path: Path) -> Iterator[TlsKafka]:
     }
     kafka = TlsKafka(tmp_path / "kafka", port, controller_port, cache=cache_directory(), settings=settings)
     kafka.certificate = certificate
-    try:
-        kafka.start()
-        kafka.wait_ready()
-        admit(kafka, dict.fromkeys((*SERVICES, OBSERVER), ()))
+    with running_with_users(kafka):
         yield kafka
-    finally:
-        if kafka.child:
-            kafka.kill()
 
 
 async def test_the_services_meet_over_tls(

@@ -2,13 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
-import pytest_asyncio
 
 from chassis.settings import SERVICES
 from choreo import blame as blame_verb
@@ -16,28 +14,12 @@ from choreo import past as shared
 from choreo.cli import app
 from choreo.errors import UsageError
 from choreo.record import recorded
-from embedded.kafka import Kafka
-from embedded.postgres import Postgres
 from replay import one_key
 from replay.one_key import records_at
 from tests.choreography.ending import _ends
-from tests.replay.story import play
-from tests.shop import Shop, a_shop
+from tests.shop import Shop
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def played(
-    kafka: Kafka, postgres: Postgres, templates: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Shop]:
-    """A shop in which everything has happened. It has stopped."""
-    async with a_shop(kafka, postgres, templates, tmp_path_factory.mktemp("mail") / "mail") as shop:
-        await shop.start(*SERVICES)
-        with pytest.MonkeyPatch.context() as monkeypatch:
-            await play(shop, monkeypatch)
-        await shop.stop()
-        yield shop
 
 
 @pytest.fixture
