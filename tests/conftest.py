@@ -1,4 +1,4 @@
-"""One Kafka and one Postgres for the whole run; topics and databases for each test."""
+"""One Kafka and one Postgres for a process that tests; topics and databases for each test."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
