@@ -17,6 +17,12 @@ _WHEN = """/* bench.when: at which moment the transaction was committed that app
 SELECT correlation_id, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM journal
 WHERE correlation_id = ANY(%s) AND type = ANY(%s) AND outcome = 'applied'"""
 
+_TO_DECIDE = """/* bench.to_decide: seconds from the order to the COMMIT of its outcome */
+SELECT extract(epoch FROM pg_xact_commit_timestamp(outcome.xmin) - placed.decided_at)::float8
+FROM journal AS placed JOIN journal AS outcome USING (correlation_id)
+WHERE placed.type = 'PlaceOrder' AND correlation_id = ANY(%s)
+AND outcome.type = ANY(%s) AND outcome.outcome = 'applied'"""
+
 _HOW_MANY = """/* bench.how_many: inputs of these types between two moments */
 SELECT count(*) FROM journal
 WHERE type = ANY(%s) AND outcome = 'applied'
@@ -65,6 +71,12 @@ class Journals:
         """
         with psycopg.connect(self.owner_urls[service]) as conn:
             return dict(conn.execute(_WHEN, [list(flows), list(types)]).fetchall())
+
+    def seconds_to_decide(self, flows: Collection[UUID]) -> list[float]:
+        """From the moment an order was placed to the COMMIT of billing's outcome, for all that have one."""
+        with psycopg.connect(self.owner_urls["order"]) as conn:
+            rows = conn.execute(_TO_DECIDE, [list(flows), list(OUTCOMES)]).fetchall()
+            return [seconds for (seconds,) in rows]
 
     def how_many(self, service: str, types: Collection[str], since: float, until: float) -> int:
         with psycopg.connect(self.owner_urls[service]) as conn:

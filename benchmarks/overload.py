@@ -1,15 +1,17 @@
 """What becomes of the orders when three times as many come as can be finished: an open loop."""
 
 import asyncio
+import resource
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle
 from uuid import UUID
 
 from benchmarks.connection import Connection
-from benchmarks.load import MOST_CONNECTIONS, schedule
+from benchmarks.load import schedule
 from benchmarks.observe import Journals
 from benchmarks.users import OrderMaker
 from choreo.progress import Progress
@@ -19,18 +21,22 @@ _SECONDS = 30.0
 _DEADLINE = 30.0
 """Seconds, as `CHOREO_DECIDE_WITHIN` has it by default."""
 _PATIENCE = 90.0
+_MOST_CONNECTIONS = 8000
+"""Who finds none free opens one more: nobody waits for the answers of others."""
 
 
 @dataclass(frozen=True)
 class Overload:
-    """Orders at `rate`, whether or not they are answered. Each is sent once, when it is due or later."""
+    """Orders at `rate`, whether or not others are answered. Each is sent once, when it is due."""
 
     rate: float
     seconds: float
+    """From the first to the last that was sent."""
+    connections: int
     sent: int
     accepted: int
     turned_away: int
-    """503 `overloaded`."""
+    """503, and when to come again."""
     other: int
     """Any other answer, or none."""
     decided_in_time: int
@@ -38,6 +44,7 @@ class Overload:
     late: int
     """Decided afterwards, expired, or not at all."""
     slowest_decision_seconds: float
+    slowest_answer_seconds: float
 
 
 async def overload(
@@ -50,25 +57,30 @@ async def overload(
     rate = TIMES * sustained_rate
     times = schedule(rate, _SECONDS)
     answers: Counter[int] = Counter()
-    accepted: dict[UUID, float] = {}
-    idle: asyncio.LifoQueue[Connection] = asyncio.LifoQueue()
-    for _ in range(MOST_CONNECTIONS):
-        idle.put_nowait(Connection(ports["order"]))
+    accepted: list[UUID] = []
+    idle: list[Connection] = []
+    connections: list[Connection] = []
+    free = asyncio.Semaphore(_most_connections())
+    slowest = 0.0
     start = time.time()
 
     async def send(request: bytes) -> None:
-        connection = await idle.get()
-        try:
-            answer = await connection.send(request)
-        except ConnectionError:
-            answers[0] += 1
-            return
-        finally:
-            idle.put_nowait(connection)
-        overloaded = answer.status == 503 and b":overloaded" in answer.body
-        answers[answer.status if answer.status == 202 or overloaded else 0] += 1
-        if answer.status == 202:
-            accepted[UUID(answer.header("flow-id"))] = time.time()
+        nonlocal slowest
+        sent = time.time()
+        async with free:
+            if not idle:
+                idle.append(Connection(ports["order"]))
+                connections.append(idle[-1])
+            connection = idle.pop()
+            status = 0
+            with suppress(OSError):
+                answer = await connection.send(request)
+                status = answer.status
+            idle.append(connection)
+        answers[status] += 1
+        slowest = max(slowest, time.time() - sent)
+        if status == 202:
+            accepted.append(UUID(answer.header("flow-id")))
         progress.step(f"overload at {rate:.0f} orders/s", answers.total(), len(times), time.time() - start)
 
     async with asyncio.TaskGroup() as tasks:
@@ -76,24 +88,34 @@ async def overload(
             if (pause := start + at - time.time()) > 0:
                 await asyncio.sleep(pause)
             tasks.create_task(send(maker.next()))
-    seconds = time.time() - start
-    while not idle.empty():
-        idle.get_nowait().close()
+        seconds = time.time() - start
+    for connection in connections:
+        connection.close()
     progress.stage("overload: until everything is decided")
     async with asyncio.timeout(_PATIENCE):
         while journals.undecided():  # noqa: ASYNC110 - another process gives no signal
             await asyncio.sleep(1.0)
-    decided = journals.when_committed("order", list(accepted))
-    waits = [decided[flow] - taken for flow, taken in accepted.items() if flow in decided]
+    waits = journals.seconds_to_decide(accepted)
     in_time = sum(wait <= _DEADLINE for wait in waits)
     return Overload(
         round(rate, 1),
         round(seconds, 1),
+        len(connections),
         len(times),
         len(accepted),
         answers[503],
-        answers[0],
+        answers.total() - answers[202] - answers[503],
         in_time,
         len(accepted) - in_time,
         round(max(waits, default=0.0), 1),
+        round(slowest, 1),
     )
+
+
+def _most_connections() -> int:
+    """As many files as this process may open, but for some it has already."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_CONNECTIONS + 100
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return most - 100

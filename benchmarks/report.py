@@ -92,7 +92,9 @@ def _overload(found: Mapping[str, Any]) -> Table:
     table = _table(f"Overload: {found['rate']:.0f} orders/s for {found['seconds']:.0f} s", "", "orders")
     for name in ("sent", "accepted", "decided_in_time", "late", "turned_away", "other"):
         table.add_row(name.replace("_", " "), str(found[name]))
-    table.add_row("slowest decision", f"{found['slowest_decision_seconds']:.1f} s")
+    for name in ("decision", "answer"):
+        table.add_row(f"slowest {name}", f"{found[f'slowest_{name}_seconds']:.1f} s")
+    table.add_row("connections used", str(found["connections"]))
     return table
 
 

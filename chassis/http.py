@@ -250,7 +250,7 @@ class Edge:
         for kind, found in self._translate.items():
             if isinstance(error, kind):
                 # Its kind only: the text of a driver's error may hold what the client sent.
-                log.warning("request refused", problem=found.code, error=type(error).__name__)
+                structlog.contextvars.bind_contextvars(problem=found.code, error=type(error).__name__)
                 return found
         log.error("request failed", exc_info=error)
         return problems.internal_error()

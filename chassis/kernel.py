@@ -22,8 +22,8 @@ from uuid import UUID
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from chassis import journal
 from chassis.answer import Answer
+from chassis.answered import Answered
 from chassis.db import is_refusal, is_trouble, raw_connection
 from chassis.inputs import Aside, Asked, Failed, Heard, Input, KeyReused, Overloaded, Respond, Unavailable
 from chassis.meter import Meter
@@ -70,6 +70,7 @@ class Kernel(Generic[S]):
         """Why the database cannot be used right now."""
         self._transaction = Transaction(decider, shelves, partition_of=partition_of, clock=clock)
         self._engine = engine
+        self._answered = Answered(engine)
         self._clock = clock
         self._meter = meter
         self._queue: deque[Input] = deque()
@@ -111,8 +112,7 @@ class Kernel(Generic[S]):
     async def _first_answer(self, id: UUID, fingerprint: bytes) -> Answer:
         """Raises `Overloaded` if there is none."""
         try:
-            async with raw_connection(self._engine) as conn:
-                before = (await journal.seen(conn, [id])).get(id)
+            before = await self._answered.get(id)
         except Exception as error:
             raise Unavailable(str(error)) from error
         if before is None:

@@ -7,6 +7,8 @@ from uuid import uuid4
 
 import pytest
 import pytest_asyncio
+import sqlalchemy.event
+from sqlalchemy.pool import QueuePool
 
 from chassis import kernel
 from choreo.client import Customer, Json
@@ -143,6 +145,19 @@ async def test_while_kafka_is_away_for_long_no_more_are_taken(shop: Alone, door:
     await published(shop)
     await door.look()
     await orders(ada, 1)
+
+
+async def test_those_who_are_turned_away_take_no_connections_from_the_rest(shop: Alone, door: Door) -> None:
+    ada = await shop.customer()
+    await orders(ada, 1)
+    await door.later(DEADLINE)
+    pool = shop.runtime.engine.sync_engine.pool
+    assert isinstance(pool, QueuePool)
+    in_use: list[int] = []
+    sqlalchemy.event.listen(pool, "checkout", lambda *_: in_use.append(pool.checkedout()))
+    for answer in await asyncio.gather(*[ada.order("1") for _ in range(50)]):
+        assert_problem(answer, 503, "overloaded")
+    assert max(in_use) < pool.size(), "the rest finds one free"
 
 
 async def test_what_is_wrong_with_an_order_is_said_first(shop: Alone, door: Door) -> None:
