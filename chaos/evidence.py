@@ -12,13 +12,12 @@ from typing import Any
 
 import orjson
 import psycopg
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaException, Message, TopicPartition
 from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.string import TextLoader
 
 from chaos.history import History, Place, Record, Request, Row
-from chassis.topic_log import LATEST, offsets
 from choreo.installation import observer_access
 from events.catalog import TOPICS
 
@@ -70,8 +69,18 @@ def end_offsets(facts: Mapping[str, Any]) -> dict[Place, int]:
     """Of all partitions of all topics, which are named without their prefix. Raises KafkaException."""
     prefix: str = facts["topic_prefix"]
     places = [(prefix + topic, number) for topic in TOPICS.values() for number in range(facts["partitions"])]
-    found = offsets(observer_access(facts), places, LATEST)
-    return {(topic.removeprefix(prefix), number): offset for (topic, number), offset in found.items()}
+    consumer = Consumer(
+        observer_access(facts).confluent() | {"group.id": "nobody", "enable.auto.commit": False}
+    )
+    try:
+        asked = [TopicPartition(*place, OFFSET_END) for place in places]
+        found = consumer.offsets_for_times(asked, timeout=_PATIENCE)
+    finally:
+        consumer.close()
+    for at in found:
+        if at.error:
+            raise KafkaException(at.error)
+    return {(at.topic.removeprefix(prefix), at.partition): at.offset for at in found}
 
 
 def _records(facts: Mapping[str, Any], ends: Mapping[Place, int]) -> list[Record]:

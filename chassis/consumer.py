@@ -21,7 +21,6 @@ import faust
 import psycopg
 import structlog
 from aiokafka.consumer import fetcher
-from confluent_kafka import KafkaException
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode.supervisors import CrashingSupervisor
@@ -52,7 +51,7 @@ _PAUSE = 1.0
 _PATIENCE = 5.0
 
 _DATABASE_AWAY = (psycopg.Error, SQLAlchemyError)
-_KAFKA_AWAY = (KafkaException, aiokafka.errors.KafkaError, OSError, TimeoutError)
+_KAFKA_AWAY = (aiokafka.errors.KafkaError, OSError, TimeoutError)
 
 log = structlog.get_logger()
 
@@ -185,7 +184,7 @@ class Consumer:
         """
         async with raw_connection(self._engine) as conn:
             known = {row.place: row for row in await positions.read(conn, list(self._hears))}
-        there = await asyncio.to_thread(describe, self._access, sorted(self._hears), self._needs)
+        there = await describe(self._access, sorted(self._hears), self._needs)
         self._measure_lag(known, there)
         for place, partition in there.items():
             compare(self._service, partition, known.get(place))

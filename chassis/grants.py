@@ -4,24 +4,23 @@ Without these looks a missing grant is silent: Faust waits for ever for a group 
 not read a topic is up and hears nothing.
 """
 
-import time
-from collections.abc import Collection, Iterable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+import asyncio
+from collections.abc import AsyncIterator, Collection, Iterable
+from contextlib import asynccontextmanager
+from typing import Literal, NamedTuple
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient
+from aiokafka import errors
 
+from chassis.cluster import Cluster, Operations
 from chassis.kafka_access import KafkaAccess
 
 _PATIENCE = 5.0
 _ASK_AGAIN = 0.1
-_DENIED = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED)
+_DENIED = (errors.TopicAuthorizationFailedError, errors.GroupAuthorizationFailedError)
 _MOMENTARY = (
-    KafkaError.NOT_COORDINATOR,
-    KafkaError.COORDINATOR_NOT_AVAILABLE,
-    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    errors.NotCoordinatorForGroupError,
+    errors.GroupCoordinatorNotAvailableError,
+    errors.GroupLoadInProgressError,
 )
 
 
@@ -55,31 +54,30 @@ def observing(topics: Iterable[str]) -> frozenset[Grant]:
     return frozenset([*seen, Grant("DESCRIBE", "group", "*"), Grant("DESCRIBE", "cluster", "kafka-cluster")])
 
 
-@contextmanager
-def asking(access: KafkaAccess) -> Iterator[AdminClient]:
-    """A client of its own, gone afterwards. A name or password that Kafka refuses becomes `AccessDenied`."""
-    errors: list[KafkaError] = []
-    admin = AdminClient(access.confluent() | {"error_cb": errors.append})
-    try:
-        yield admin
-    except KafkaException:
-        admin.poll(0)
-        if any(error.code() == KafkaError._AUTHENTICATION for error in errors):
-            raise AccessDenied(
-                f"Kafka at {access.bootstrap} refuses the name or the password of {access.principal}: "
-                "correct KAFKA_USERNAME and KAFKA_PASSWORD, or this service's own"
-            ) from None
-        raise
+@asynccontextmanager
+async def asking(access: KafkaAccess) -> AsyncIterator[Cluster]:
+    """By connections that end with it. A name or password that Kafka refuses becomes `AccessDenied`."""
+    async with Cluster(access) as cluster:
+        try:
+            yield cluster
+        except errors.SaslAuthenticationFailed:
+            raise refused(access) from None
 
 
-def require(admin: AdminClient, access: KafkaAccess, wanted: Collection[Grant]) -> None:
-    """Raises `AccessDenied`, naming which of these are missing. Blocks; raises KafkaException.
+def refused(access: KafkaAccess) -> AccessDenied:
+    return AccessDenied(
+        f"Kafka at {access.bootstrap} refuses the name or the password of {access.principal}: "
+        "correct KAFKA_USERNAME and KAFKA_PASSWORD, or this service's own"
+    )
+
+
+async def require(cluster: Cluster, access: KafkaAccess, wanted: Collection[Grant]) -> None:
+    """Raises `AccessDenied`, naming which of these are missing, and KafkaError.
 
     Of what is not there nothing is missing.
     """
-    allowed = {
-        (kind, name): _allowed(admin, kind, name) for kind, name in {(g.resource, g.name) for g in wanted}
-    }
+    resources = {(grant.resource, grant.name) for grant in wanted}
+    allowed = {(kind, name): await _allowed(cluster, kind, name) for kind, name in resources}
     missing = [
         grant
         for grant in sorted(wanted)
@@ -92,30 +90,20 @@ def require(admin: AdminClient, access: KafkaAccess, wanted: Collection[Grant]) 
         )
 
 
-def _allowed(admin: AdminClient, kind: str, name: str) -> Collection[str] | None:
+async def _allowed(cluster: Cluster, kind: str, name: str) -> Operations:
     """The operations this client may do with it; None where that cannot be told."""
-    deadline = time.monotonic() + _PATIENCE
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _PATIENCE
     while True:
         try:
-            described = _described(admin, kind, name).result()
-        except KafkaException as error:
-            code = error.args[0].code()
-            if code in _DENIED:
-                return ()
-            if code == KafkaError.UNKNOWN_TOPIC_OR_PART:
-                return None
-            if code not in _MOMENTARY or time.monotonic() > deadline:
+            if kind == "topic":
+                return (await cluster.metadata([name])).topic(name).operations
+            return await cluster.group_operations(name)
+        except _DENIED:
+            return ()
+        except errors.UnknownTopicOrPartitionError:
+            return None
+        except _MOMENTARY:
+            if loop.time() > deadline:
                 raise
-            time.sleep(_ASK_AGAIN)
-        else:
-            operations = described.authorized_operations
-            return None if operations is None else [operation.name for operation in operations]
-
-
-def _described(admin: AdminClient, kind: str, name: str) -> "Future[Any]":
-    how = {"include_authorized_operations": True, "request_timeout": _PATIENCE}
-    if kind == "topic":
-        topic: Future[Any] = admin.describe_topics(TopicCollection([name]), **how)[name]
-        return topic
-    group: Future[Any] = admin.describe_consumer_groups([name], **how)[name]
-    return group
+            await asyncio.sleep(_ASK_AGAIN)

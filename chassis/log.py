@@ -73,6 +73,8 @@ def _route_standard_library(handler: logging.Handler, level: str) -> None:
             logger.propagate = True
     # The edge logs requests itself.
     logging.getLogger("uvicorn.access").disabled = True
+    # Every look at the log logs in anew, and aiokafka says so.
+    logging.getLogger("aiokafka.conn").setLevel(logging.ERROR)
 
 
 def get(**bound: Any) -> structlog.typing.FilteringBoundLogger:

@@ -6,7 +6,7 @@ here first, once its time is up. With the broker away no news is in.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -19,7 +19,7 @@ _LOOK_AGAIN = 0.1
 
 
 class News:
-    """Of one topic. `describe` says how it is in Kafka now; it may block."""
+    """Of one topic. `describe` says how it is in Kafka now."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class News:
         topic: str,
         engine: AsyncEngine,
         *,
-        describe: Callable[[], Mapping[Place, PartitionLog]],
+        describe: Callable[[], Awaitable[Mapping[Place, PartitionLog]]],
         partition_of: Callable[[str], int],
     ) -> None:
         self._service = service
@@ -65,7 +65,7 @@ class News:
     async def _ends(self) -> dict[int, int]:
         async with raw_connection(self._engine) as conn:
             before = {row.place: row for row in await positions.read(conn, [self._topic])}
-        log = await asyncio.to_thread(self._describe)
+        log = await self._describe()
         for place, there in log.items():
             compare(self._service, there, before.get(place))
         return {partition: there.latest for (_, partition), there in log.items()}

@@ -147,14 +147,14 @@ class Relay:
             await producer.start()
         except KafkaConnectionError:
             if self._access.username:  # its text does not tell a wrong password from a Kafka that is away
-                await asyncio.to_thread(self._check_grants)
+                await self._check_grants()
             raise
-        await asyncio.to_thread(self._check_grants)
+        await self._check_grants()
         self._denied = None
 
-    def _check_grants(self) -> None:
-        with asking(self._access) as admin:
-            require(admin, self._access, writing(self._topic))
+    async def _check_grants(self) -> None:
+        async with asking(self._access) as cluster:
+            await require(cluster, self._access, writing(self._topic))
 
     async def _check_partitions(self, producer: AIOKafkaProducer) -> None:
         there = await producer.partitions_for(self._topic)

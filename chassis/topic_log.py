@@ -1,19 +1,14 @@
 """The log as it is in Kafka, held against what a service has read of it."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
+from aiokafka.errors import UnknownTopicOrPartitionError
 
+from chassis.cluster import EARLIEST, LATEST
 from chassis.grants import Grant, asking, require
 from chassis.kafka_access import KafkaAccess
 from chassis.positions import Place, Position
-
-EARLIEST, LATEST = -2, -1
-"""Of a partition, instead of a time."""
-_PATIENCE = 5.0
 
 
 class LogMismatch(Exception):
@@ -29,56 +24,30 @@ class PartitionLog:
     """The offset the next record will get."""
 
 
-def describe(
+async def describe(
     access: KafkaAccess, topics: Sequence[str], needed: Collection[Grant] = ()
 ) -> Mapping[Place, PartitionLog]:
-    """Every partition of these topics, by a client that is gone afterwards. Blocks.
+    """Every partition of these topics, by connections that are gone afterwards.
 
-    Raises KafkaException, `LogMismatch` where a topic is gone, `AccessDenied` where a needed grant is.
+    Raises KafkaError, `LogMismatch` where a topic is gone, `AccessDenied` where a needed grant is.
     """
-    with asking(access) as admin:
-        # First a question that can be refused: where Kafka names no broker, as one that is alone does while
-        # its controller takes it for dead, the admin client's answers (librdkafka 2.16) abort the process.
-        cluster_id = str(admin.list_topics(timeout=_PATIENCE).cluster_id)
-        require(admin, access, needed)
-        described = admin.describe_topics(TopicCollection(list(topics)), request_timeout=_PATIENCE)
+    async with asking(access) as cluster:
+        await require(cluster, access, needed)
+        metadata = await cluster.metadata(topics)
         places = {}
-        for topic, future in described.items():
-            description = _described(topic, future)
-            for info in description.partitions:
-                places[topic, info.id] = Position(topic, info.id, 0, str(description.topic_id), cluster_id)
-    earliest, latest = offsets(access, places, EARLIEST), offsets(access, places, LATEST)
-    return {place: PartitionLog(begin, earliest[place], latest[place]) for place, begin in places.items()}
-
-
-def offsets(access: KafkaAccess, places: Iterable[Place], when: int) -> dict[Place, int]:
-    """Of the first record that is as young as `when` (milliseconds since the epoch), or younger; -1 where
-    there is none. Blocks; raises KafkaException.
-
-    Asked by a consumer that joins no group: the admin client's own question (librdkafka 2.16, ListOffsets)
-    aborts the whole process where the leader of a partition changes under it.
-    """
-    consumer = Consumer(access.confluent() | {"group.id": "nobody", "enable.auto.commit": False})
-    try:
-        asked = [TopicPartition(topic, partition, when) for topic, partition in places]
-        found = consumer.offsets_for_times(asked, timeout=_PATIENCE) if asked else []
-    finally:
-        consumer.close()
-    for at in found:
-        if at.error:
-            raise KafkaException(at.error)
-    return {(at.topic, at.partition): at.offset for at in found}
-
-
-def _described(topic: str, future: "Future[Any]") -> Any:
-    try:
-        return future.result()
-    except KafkaException as error:
-        if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
-            raise
-        raise LogMismatch(
-            f"the topic {topic} is not there: restore it, or make it if there never was one"
-        ) from None
+        for name in topics:
+            try:
+                topic = metadata.topic(name)
+            except UnknownTopicOrPartitionError:
+                raise LogMismatch(
+                    f"the topic {name} is not there: restore it, or make it if there never was one"
+                ) from None
+            for number in topic.leaders:
+                places[name, number] = Position(name, number, 0, topic.id, metadata.cluster_id)
+        earliest, latest = await cluster.offsets(places, EARLIEST), await cluster.offsets(places, LATEST)
+    return {
+        place: PartitionLog(begin, earliest[place][0], latest[place][0]) for place, begin in places.items()
+    }
 
 
 def compare(service: str, there: PartitionLog, known: Position | None) -> None:

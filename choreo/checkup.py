@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 
 import httpx
 import psycopg
-from confluent_kafka import KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, ResourceType
+from aiokafka.errors import KafkaError
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -21,10 +22,11 @@ from chassis.kafka_access import KafkaAccess
 from chassis.positions import Place, Position
 from chassis.service import Service
 from chassis.settings import SERVICES
-from chassis.topic_log import LogMismatch, PartitionLog, compare, describe, offsets
+from chassis.topic_log import LogMismatch, PartitionLog, compare, describe
 from choreo.installation import Installation
 from choreo.kafka_grants import Unknowable, allowed, read_acls
 from choreo.replicas import Replica, replicas_of
+from embedded.admin import administering
 from embedded.ports import LOOPBACK
 from embedded.topics import FOREVER
 from events.catalog import TOPICS
@@ -68,8 +70,9 @@ async def examine(installation: Installation) -> list[Finding]:
     log: Mapping[Place, PartitionLog] = {}
     old: Mapping[Place, int] = {}
     try:
-        with asking(installation.kafka) as admin:
-            findings, log, old = await asyncio.to_thread(_ask_kafka, admin, installation.kafka, topics)
+        log, since, old = await _ask_kafka(installation.kafka, topics)
+        with administering(installation.kafka) as admin:
+            findings = await asyncio.to_thread(_topics, admin, topics, log, since)
             findings += await asyncio.to_thread(_kafka_grants, admin, installation)
     except AccessDenied as denied:
         findings.append(Finding("Kafka", "answers", str(denied), "correct them"))
@@ -77,8 +80,8 @@ async def examine(installation: Installation) -> list[Finding]:
         findings.append(
             Finding("Kafka", "topics", str(missing), "restore it; a new cluster: choreo provision")
         )
-    except KafkaException as error:
-        reason = error.args[0].str()
+    except (KafkaError, KafkaException) as error:
+        reason = error.args[0].str() if isinstance(error, KafkaException) else str(error)
         cure = "start it, or correct KAFKA_BOOTSTRAP_SERVERS"
         findings.append(Finding("Kafka", "answers", f"{installation.kafka.bootstrap}: {reason}", cure))
     async with installation.engines() as engines, httpx.AsyncClient(timeout=_PATIENCE) as http:
@@ -90,34 +93,37 @@ async def examine(installation: Installation) -> list[Finding]:
     return findings
 
 
-def _ask_kafka(
-    admin: AdminClient, access: KafkaAccess, topics: Sequence[str]
-) -> tuple[list[Finding], Mapping[Place, PartitionLog], Mapping[Place, int]]:
-    """The findings, the log as it is, and how far it had been written `LONG` ago. Again where the
-    cluster refuses for a moment only, as it does while the leader of a partition is new.
+async def _ask_kafka(
+    access: KafkaAccess, topics: Sequence[str]
+) -> tuple[Mapping[Place, PartitionLog], Mapping[Place, int], Mapping[Place, int]]:
+    """The log as it is, the time of each partition's first record (milliseconds since the epoch; -1 where
+    there is none), and how far it had been written `LONG` ago. Again where the cluster refuses for a moment
+    only, as it does while the leader of a partition is new.
     """
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:
-            log = describe(access, topics)
-            # Up to which offset each partition had been written so long ago.
-            since = offsets(access, log, int(1000 * (time.time() - LONG)))
-            old = {place: log[place].latest if offset < 0 else offset for place, offset in since.items()}
-            return _topics(admin, topics, log), log, old
-        except (KafkaException, LogMismatch):
+            log = await describe(access, topics)
+            async with asking(access) as cluster:
+                first = await cluster.offsets(log, 0)
+                young = await cluster.offsets(log, int(1000 * (time.time() - LONG)))
+        except (KafkaError, LogMismatch):
             if time.monotonic() > deadline:
                 raise
-            time.sleep(_ASK_AGAIN)
+            await asyncio.sleep(_ASK_AGAIN)
+        else:
+            since = {place: at for place, (_, at) in first.items()}
+            old = {place: log[place].latest if offset < 0 else offset for place, (offset, _) in young.items()}
+            return log, since, old
 
 
-def _topics(admin: AdminClient, topics: Sequence[str], log: Mapping[Place, PartitionLog]) -> list[Finding]:
-    first = admin.list_offsets(
-        {TopicPartition(*place): OffsetSpec.for_timestamp(0) for place in log}, request_timeout=_PATIENCE
-    )
+def _topics(
+    admin: AdminClient, topics: Sequence[str], log: Mapping[Place, PartitionLog], first: Mapping[Place, int]
+) -> list[Finding]:
     times: dict[str, list[int]] = {}
-    for place, found in first.items():
-        if (timestamp := found.result().timestamp) >= 0:
-            times.setdefault(place.topic, []).append(timestamp)
+    for (topic, _), timestamp in first.items():
+        if timestamp >= 0:
+            times.setdefault(topic, []).append(timestamp)
     resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
     configs = admin.describe_configs(resources, request_timeout=_PATIENCE)
     findings = []

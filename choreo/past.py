@@ -11,7 +11,6 @@ from typing import Any
 import psycopg
 import typer
 from aiokafka.errors import KafkaError
-from confluent_kafka import KafkaException
 from rich.console import Console
 from rich.markup import escape
 
@@ -61,7 +60,7 @@ def reading() -> Iterator[None]:
         raise UsageError(str(wrong)) from None
     except Broken as broken:
         raise Incomplete(str(broken)) from None
-    except (psycopg.Error, KafkaException, KafkaError, LogMismatch, OSError) as error:
+    except (psycopg.Error, KafkaError, LogMismatch, OSError) as error:
         raise Unavailable(f"The past cannot be read: {str(error).splitlines()[0]}") from error
 
 

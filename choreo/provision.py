@@ -6,12 +6,13 @@ from typing import Annotated
 import typer
 from confluent_kafka import KafkaException
 
-from chassis.grants import Grant, asking
+from chassis.grants import Grant
 from chassis.kafka_access import KafkaAccess
 from chassis.settings import Settings
 from choreo.errors import read_settings
 from choreo.kafka_grants import Unknowable, read_acls
 from choreo.principals import grants_of_all, topic_names
+from embedded.admin import administering
 from embedded.grants import declare_grants, missing_grants
 from embedded.process import Unavailable
 from embedded.topics import declare_topics
@@ -47,7 +48,7 @@ def _by_principal(settings: Settings) -> Mapping[str, set[Grant]]:
 
 def _provide_grants(access: KafkaAccess, wanted: Mapping[str, set[Grant]]) -> None:
     try:
-        with asking(access) as admin:
+        with administering(access) as admin:
             acls = read_acls(admin)
             if acls is None:
                 print("The cluster has no authorizer: everybody may do everything, and no ACLs are needed.")

@@ -11,7 +11,6 @@ from typing import Annotated
 import psycopg
 import typer
 from aiokafka.errors import KafkaError
-from confluent_kafka import KafkaException
 
 from chassis import clock
 from chassis.db import Connection
@@ -54,7 +53,7 @@ def rebuild(
         raise UsageError(f"There is no service {service}: choose from {', '.join(SERVICES)}.")
     try:
         report = asyncio.run(rebuilt(find_installation(), service, swap=swap))
-    except (psycopg.Error, KafkaException, KafkaError, LogMismatch, Broken, Busy, OSError) as error:
+    except (psycopg.Error, KafkaError, LogMismatch, Broken, Busy, OSError) as error:
         raise Unavailable(f"{service} cannot be rebuilt: {_first_line(error)}") from error
     if as_json:
         print(json.dumps(asdict(report) | {"verdict": report.verdict}, indent=2, default=str))

@@ -11,7 +11,6 @@ from uuid import UUID
 import psycopg
 import typer
 from aiokafka.errors import KafkaError
-from confluent_kafka import KafkaException
 
 from chassis.tables import keys as keys_table
 from chassis.topic_log import LogMismatch
@@ -54,7 +53,7 @@ def record(
     }
     try:
         asyncio.run(recorded(find_installation(), out, with_addresses=with_addresses, **selection))
-    except (psycopg.Error, KafkaException, KafkaError, LogMismatch, Broken, OSError) as error:
+    except (psycopg.Error, KafkaError, LogMismatch, Broken, OSError) as error:
         raise Unavailable(f"Nothing was recorded: {str(error).splitlines()[0]}") from error
     manifest = Recording(out).manifest
     if as_json:

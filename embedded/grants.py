@@ -16,7 +16,8 @@ from confluent_kafka.admin import (
     UserScramCredentialUpsertion,
 )
 
-from chassis.grants import Grant, asking
+from chassis.grants import Grant
+from embedded.admin import administering
 from embedded.kafka import Kafka
 from embedded.process import Unavailable
 
@@ -30,7 +31,7 @@ _ANY = AclBindingFilter(
 def admit(kafka: Kafka, wanted: Mapping[str, Collection[Grant]]) -> None:
     """Users of our own Kafka, by name, with the passwords it keeps for them. Safe to repeat."""
     try:
-        with asking(kafka.admin) as admin:
+        with administering(kafka.admin) as admin:
             _declare_users(admin, {name: kafka.user(name).password for name in wanted})
             declare_grants(admin, {kafka.user(name).principal: grants for name, grants in wanted.items()})
     except KafkaException as error:

@@ -7,8 +7,9 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 from confluent_kafka.cimpl import NewTopic
 
-from chassis.grants import AccessDenied, asking
+from chassis.grants import AccessDenied
 from chassis.kafka_access import KafkaAccess
+from embedded.admin import administering
 from embedded.process import Unavailable
 
 FOREVER = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}
@@ -26,7 +27,7 @@ def declare_topics(
     """
     wanted = list(topics)
     try:
-        with asking(access) as admin:
+        with administering(access) as admin:
             existing = _partition_counts(admin)
             missing = [topic for topic in wanted if topic not in existing]
             made = _make(

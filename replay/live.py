@@ -18,7 +18,7 @@ import orjson
 import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer import fetcher
-from confluent_kafka import KafkaException
+from aiokafka.errors import KafkaError
 from psycopg.types.json import set_json_loads
 from sqlalchemy import Table
 
@@ -146,7 +146,7 @@ async def open_live(
     """`urls` are those of the databases, by service.
 
     With a flow or a time, only the keys it touches, each from its beginning: what is decided about a key
-    follows from all that came before. Raises psycopg.Error, KafkaException and `LogMismatch`.
+    follows from all that came before. Raises psycopg.Error, KafkaError and `LogMismatch`.
     """
     topics = [settings.topic_prefix + topic for topic in TOPICS.values()]
     before = await described(access, topics)
@@ -204,8 +204,8 @@ async def described(access: KafkaAccess, topics: Sequence[str]) -> Mapping[Place
     deadline = asyncio.get_running_loop().time() + _PATIENCE
     while True:
         try:
-            return await asyncio.to_thread(describe, access, topics)
-        except (KafkaException, LogMismatch):
+            return await describe(access, topics)
+        except (KafkaError, LogMismatch):
             if asyncio.get_running_loop().time() > deadline:
                 raise
             await asyncio.sleep(_ASK_AGAIN)

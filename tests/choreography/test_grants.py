@@ -12,12 +12,13 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AclBindingFilter, AdminClient, ResourcePatternType
 from pydantic import SecretStr
 
-from chassis.grants import Grant, asking
+from chassis.grants import Grant
 from chassis.kafka_access import KafkaAccess
 from chassis.settings import OBSERVER, SERVICES
 from choreo.checkup import examine
 from choreo.principals import grants_of_all, topic_names
 from embedded import grants
+from embedded.admin import administering
 from embedded.grants import admit
 from embedded.kafka import Kafka
 from events.catalog import TOPICS
@@ -208,7 +209,7 @@ async def withdraw(shop: Shop, grant: Grant) -> None:
         binding.operation,
         binding.permission_type,
     )
-    with asking(shop.kafka.admin) as admin:
+    with administering(shop.kafka.admin) as admin:
         (done,) = admin.delete_acls([only]).values()
         assert len(await asyncio.to_thread(done.result)) == 1
 

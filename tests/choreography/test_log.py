@@ -90,7 +90,7 @@ class Log:
         assert [at.error for at in told.topic_partitions] == [None]
 
     async def there(self) -> PartitionLog:
-        return (await asyncio.to_thread(describe, self._access, [self.topic]))[self.place]
+        return (await describe(self._access, [self.topic]))[self.place]
 
     # What billing has made of it.
 

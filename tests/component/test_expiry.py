@@ -53,7 +53,7 @@ class BillingLog:
     away: bool = False
     described: int = 0
 
-    def __call__(self) -> Mapping[Place, PartitionLog]:
+    async def __call__(self) -> Mapping[Place, PartitionLog]:
         self.described += 1
         if self.away:
             raise ConnectionError("no broker")
