@@ -165,18 +165,18 @@ class Cluster:
         """The first that answers, and from then on the same."""
         if self._first:
             return await self._connected(self._first)
-        trouble: Exception = KafkaConnectionError("no broker is named")
+        troubles: list[Exception] = []
         for host, port, _ in collect_hosts(self._bootstrap):
             try:
                 connection = await self._connected((host, port))
             except SaslAuthenticationFailed:
                 raise
             except (KafkaError, OSError) as error:
-                trouble = error
+                troubles.append(error)
             else:
                 self._first = host, port
                 return connection
-        raise trouble
+        raise troubles[-1]
 
     async def _connected(self, at: Address) -> Any:
         if at not in self._connections:

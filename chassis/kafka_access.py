@@ -3,6 +3,7 @@
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,8 +26,9 @@ class KafkaAccess:
         """As Kafka's ACLs name this client."""
         return f"User:{self.username}" if self.username else "User:ANONYMOUS"
 
-    @property
+    @cached_property
     def ssl_context(self) -> ssl.SSLContext | None:
+        """Made once: to read the system's authorities takes 20 ms, and the loop stands still meanwhile."""
         if not self.protocol.endswith("SSL"):
             return None
         return ssl.create_default_context(cafile=str(self.ca_file) if self.ca_file else None)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import BrokerNotAvailableError, KafkaError
+from aiokafka.errors import BrokerNotAvailableError, KafkaConnectionError, KafkaError
 from confluent_kafka import KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 from pydantic import SecretStr
@@ -106,7 +106,7 @@ async def test_offsets_are_found_by_time(closed_shop: Shop) -> None:
         assert await cluster.offsets([written, empty], LATEST) == {written: (2, -1), empty: (0, -1)}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def taken_for_dead() -> Iterator[Kafka]:
     """A Kafka whose controller hears of its only broker once, and once an hour."""
     with tempfile.TemporaryDirectory(prefix="choreo-") as directory:
@@ -144,3 +144,15 @@ async def test_a_cluster_that_names_no_broker_is_an_ordinary_error(taken_for_dea
     found = [finding for finding in await examine(Installation(settings, urls)) if finding.check != "ready"]
     assert "names no broker" in found[0].says
     assert [finding.about for finding in found] == ["Kafka", *SERVICES]
+
+
+async def test_a_cluster_that_does_not_answer_is_an_ordinary_error(
+    taken_for_dead: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chassis.cluster._PATIENCE_MS", 100)
+    taken_for_dead.pause()
+    try:
+        with pytest.raises(KafkaConnectionError, match=f"Kafka at {taken_for_dead.bootstrap}"):
+            await describe(taken_for_dead.admin, ["nowhere"])
+    finally:
+        taken_for_dead.resume()
