@@ -1,8 +1,8 @@
 """What a Kafka cluster says of itself: its topics, where they begin and end, and what this client may do.
 
 Asked over aiokafka's connections. Its own requests know neither a topic's id nor the leave to use it: these
-two structures are below. librdkafka's admin client (2.16) knows both, and aborts the whole process where the
-cluster names no broker or the leader of a partition changes under its question.
+are in `chassis/kafka_protocol.py`. librdkafka's admin client (2.16) knows both, and aborts the whole process
+where the cluster names no broker or the leader of a partition changes under its question.
 """
 
 from base64 import b64encode
@@ -20,22 +20,11 @@ from aiokafka.errors import (
     SaslAuthenticationFailed,
     for_code,
 )
-from aiokafka.protocol.admin import DescribeGroupsRequest_v3, DescribeGroupsResponse_v3
-from aiokafka.protocol.api import RequestStruct, Response
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.offset import OffsetRequest
-from aiokafka.protocol.types import (
-    Boolean,
-    CompactArray,
-    CompactString,
-    Int16,
-    Int32,
-    Int64,
-    Schema,
-    TaggedFields,
-)
 
 from chassis.kafka_access import KafkaAccess
+from chassis.kafka_protocol import DescribeGroupsRequest, MetadataRequest
 from chassis.positions import Place
 
 EARLIEST, LATEST = -2, -1
@@ -113,7 +102,7 @@ class Cluster:
         """
         no_id = 0, 0
         asked: list[tuple[Any, ...]] = [(*no_id, name, {}) for name in topics]
-        told = await self._ask(_MetadataRequest(asked, False, True, {}))
+        told = await self._ask(MetadataRequest(asked, False, True, {}))
         if not told.brokers:
             raise BrokerNotAvailableError(f"the cluster at {self._bootstrap} names no broker")
         return Metadata(
@@ -125,7 +114,7 @@ class Cluster:
     async def group_operations(self, group: str) -> Operations:
         found = await self._ask(FindCoordinatorRequest(group, _OF_GROUPS))
         _check(found.error_code, group)
-        told = await self._ask(_DescribeGroupsRequest([group], True), (found.host, found.port))
+        told = await self._ask(DescribeGroupsRequest([group], True), (found.host, found.port))
         ((error, *_, operations),) = told.groups
         _check(error, group)
         return _operations(operations)
@@ -204,83 +193,3 @@ def _check(code: int, about: str) -> None:
 def _error(code: int, about: str) -> KafkaError:
     error: KafkaError = for_code(code)(about)
     return error
-
-
-# Kafka's protocol, as far as aiokafka lacks it: https://kafka.apache.org/protocol
-
-
-class _Only:
-    """A request there is one version of."""
-
-    def prepare(self, versions: object) -> Self:
-        return self
-
-
-class _MetadataResponse(Response):  # type: ignore[misc]
-    """The first with topic ids and nothing said of the cluster's operations."""
-
-    API_KEY, API_VERSION = 3, 11
-    SCHEMA = Schema(
-        ("throttle_time_ms", Int32),
-        (
-            "brokers",
-            CompactArray(
-                ("node_id", Int32),
-                ("host", CompactString()),
-                ("port", Int32),
-                ("rack", CompactString()),
-                ("tags", TaggedFields),
-            ),
-        ),
-        ("cluster_id", CompactString()),
-        ("controller_id", Int32),
-        (
-            "topics",
-            CompactArray(
-                ("error_code", Int16),
-                ("name", CompactString()),
-                ("id_high", Int64),
-                ("id_low", Int64),
-                ("is_internal", Boolean),
-                (
-                    "partitions",
-                    CompactArray(
-                        ("error_code", Int16),
-                        ("partition", Int32),
-                        ("leader", Int32),
-                        ("leader_epoch", Int32),
-                        ("replicas", CompactArray(Int32)),
-                        ("isr", CompactArray(Int32)),
-                        ("offline_replicas", CompactArray(Int32)),
-                        ("tags", TaggedFields),
-                    ),
-                ),
-                ("authorized_operations", Int32),
-                ("tags", TaggedFields),
-            ),
-        ),
-        ("tags", TaggedFields),
-    )
-
-
-class _MetadataRequest(_Only, RequestStruct):  # type: ignore[misc]
-    FLEXIBLE_VERSION = True
-    API_KEY, API_VERSION, RESPONSE_TYPE = 3, 11, _MetadataResponse
-    SCHEMA = Schema(
-        (
-            "topics",
-            CompactArray(
-                ("id_high", Int64), ("id_low", Int64), ("name", CompactString()), ("tags", TaggedFields)
-            ),
-        ),
-        ("allow_auto_topic_creation", Boolean),
-        ("include_topic_authorized_operations", Boolean),
-        ("tags", TaggedFields),
-    )
-
-
-class _DescribeGroupsRequest(_Only, RequestStruct):  # type: ignore[misc]
-    """aiokafka reads the answer to its own as that to an older one, without the operations."""
-
-    API_KEY, API_VERSION, RESPONSE_TYPE = 15, 3, DescribeGroupsResponse_v3
-    SCHEMA = DescribeGroupsRequest_v3.SCHEMA
