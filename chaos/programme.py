@@ -10,7 +10,7 @@ from chaos import evidence
 from chaos.faults import Fault
 from chaos.screens import Screen
 from chaos.trial import Outcome, Trial
-from choreo.errors import read_settings
+from choreo.installation import read_settings
 from choreo.progress import Progress
 from choreo.throwaway import ThrowawaySystem
 from embedded.home import Home

@@ -4,7 +4,7 @@ import runpy
 import sys
 
 from chaos.failpoints import install
-from choreo.errors import read_settings
+from choreo.installation import read_settings
 from embedded.home import Home
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import sys
 
-from choreo.errors import read_settings
+from choreo.installation import read_settings
 from choreo.up import Reporter, System
 from embedded.process import Unavailable
 

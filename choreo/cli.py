@@ -1,35 +1,71 @@
-"""The command line: thin verbs. A new one is an import and a line below."""
+"""The command line: thin verbs. A new one is a module and a function of its name, and a word below."""
 
+import ast
 import logging
 import sys
-from typing import NoReturn
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
 
 import structlog
 import typer
+from typer.core import TyperCommand
 from typer.exceptions import TyperException
+from typer.main import get_group
 from typer.rich_utils import rich_format_error
 
-from choreo.bench import bench
-from choreo.blame import blame
-from choreo.chaos import chaos
-from choreo.demo import demo
-from choreo.dlq import app as dlq
-from choreo.docs import docs
-from choreo.doctor import doctor
 from choreo.errors import Incomplete, UsageError
-from choreo.keys import app as keys
-from choreo.migrate import migrate
-from choreo.minimize import minimize
-from choreo.provision import provision
-from choreo.rebuild import rebuild
-from choreo.record import record
-from choreo.replay import replay
-from choreo.scale import scale
-from choreo.state_at import state
-from choreo.trace import trace
-from choreo.up import up
-from choreo.verify import verify
 from embedded.process import Unavailable
+
+VERBS = (
+    "up",
+    "scale",
+    "migrate",
+    "provision",
+    "demo",
+    "bench",
+    "chaos",
+    "doctor",
+    "docs",
+    "trace",
+    "record",
+    "verify",
+    "minimize",
+    "state",
+    "blame",
+    "replay",
+    "rebuild",
+    "dlq",
+    "keys",
+)
+_MODULES = {"state": "state_at"}
+"""Where it is not the verb: a module named `state` is a pure room."""
+
+
+class Verb(TyperCommand):
+    """Imported once it is run: all of them together take a second, and none needs what the others need."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        return imported(str(self.name)).make_context(info_name, args, parent, **extra)
+
+
+def imported(verb: str) -> Any:
+    """The command itself, with its options; of `dlq` and `keys` the group."""
+    module, alone = import_module(f"choreo.{_MODULES.get(verb, verb)}"), typer.Typer()
+    if group := getattr(module, "app", None):
+        alone.add_typer(group, name=verb)
+    else:
+        alone.command()(getattr(module, verb))
+    return get_group(alone).commands[verb]
+
+
+def _docstring(verb: str) -> str | None:
+    """Of the verb's function, read and not imported."""
+    file = Path(__file__).with_name(f"{_MODULES.get(verb, verb)}.py")
+    parsed = ast.parse(file.read_text())
+    (found,) = (one for one in parsed.body if isinstance(one, ast.FunctionDef) and one.name == verb)
+    return ast.get_docstring(found)
+
 
 app = typer.Typer(
     help="A small shop of four services that meet only through Kafka.",
@@ -37,26 +73,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.callback()(lambda: None)
-app.command()(up)
-app.command()(scale)
-app.command()(migrate)
-app.command()(provision)
-app.command()(demo)
-app.command()(bench)
-app.command()(chaos)
-app.add_typer(dlq, name="dlq")
-app.add_typer(keys, name="keys")
-app.command()(doctor)
-app.command()(docs)
-app.command()(trace)
-app.command()(record)
-app.command()(verify)
-app.command()(minimize)
-app.command()(state)
-app.command()(blame)
-app.command()(replay)
-app.command()(rebuild)
+for verb in VERBS:
+    app.command(verb, cls=Verb, help=_docstring(verb))(lambda: None)
 
 
 def main() -> NoReturn:

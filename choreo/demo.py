@@ -14,8 +14,7 @@ from aiokafka.errors import KafkaError
 
 from choreo import story
 from choreo.client import Customer
-from choreo.errors import read_settings
-from choreo.installation import observer_access, running_system
+from choreo.installation import observer_access, read_settings, running_system
 from choreo.screens import JsonScreen, Screen, TextScreen
 from choreo.story import PATIENCE, Stage, Unexpected
 from choreo.throwaway import ThrowawaySystem, asked_to_stop

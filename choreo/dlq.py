@@ -30,14 +30,16 @@ from embedded.process import Unavailable
 
 T = TypeVar("T")
 
-app = typer.Typer(
-    help="Events that could not be handled, and what queues behind them: list, show, retry, drop.",
-    no_args_is_help=True,
-)
+app = typer.Typer(no_args_is_help=True)
 
 GroupOption = Annotated[str | None, typer.Option("--group", metavar="ID", help="Only this group, see ls.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
+
+
+@app.callback()
+def dlq() -> None:
+    """Events that could not be handled, and what queues behind them: list, show, retry, drop."""
 
 
 @app.command("ls")

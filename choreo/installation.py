@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from chassis.db import make_engine
 from chassis.kafka_access import KafkaAccess
 from chassis.service import Service
 from chassis.settings import OBSERVER, SERVICES, Settings
-from choreo.errors import read_settings
 from choreo.principals import service_of
 from embedded.home import Home
 from embedded.process import Unavailable
@@ -64,6 +63,18 @@ def running_system(settings: Settings) -> dict[str, Any] | None:
 def observer_access(facts: Mapping[str, Any]) -> KafkaAccess:
     """To Kafka; `facts` are those of run.json."""
     return KafkaAccess.from_told(json.loads(Path(facts["observer"]).read_text())["kafka"])
+
+
+def read_settings() -> Settings:
+    """From the environment; Unavailable, naming the variable, if one is broken."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        why = first["msg"].lower()
+        field = str(first["loc"][0])
+        variable = field if field.isupper() else f"CHOREO_{field.upper()}"
+        raise Unavailable(f"{variable} is not usable: {why}; correct it or unset it.") from None
 
 
 def find_installation() -> Installation:

@@ -24,7 +24,12 @@ from user_service.signing import SETTLED, VERIFIES_ON, Signer
 _ACKNOWLEDGED_WITHIN = 5.0
 _LOOK_AGAIN = 0.1
 
-app = typer.Typer(help="Keys that tokens are signed with: rotate.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def keys() -> None:
+    """Keys that tokens are signed with: rotate."""
 
 
 @app.command("rotate")

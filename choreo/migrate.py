@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from choreo.errors import read_settings
+from choreo.installation import read_settings
 from choreo.up import external_databases, migrate_external
 from embedded.process import Unavailable
 

@@ -9,7 +9,7 @@ from confluent_kafka import KafkaException
 from chassis.grants import Grant
 from chassis.kafka_access import KafkaAccess
 from chassis.settings import Settings
-from choreo.errors import read_settings
+from choreo.installation import read_settings
 from choreo.kafka_grants import Unknowable, read_acls
 from choreo.principals import grants_of_all, topic_names
 from embedded.admin import administering

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from chassis.settings import Settings
-from choreo.errors import UsageError, read_settings
-from choreo.installation import running_system
+from choreo.errors import UsageError
+from choreo.installation import read_settings, running_system
 from choreo.replicas import read_counts, replicas_of
 from embedded.home import Home
 from embedded.part import AnswersHttp

@@ -18,7 +18,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from chassis.kafka_access import KafkaAccess
 from chassis.migrate import migrate
 from chassis.settings import OBSERVER, SERVICES, Settings
-from choreo.errors import UsageError, read_settings
+from choreo.errors import UsageError
+from choreo.installation import read_settings
 from choreo.principals import grants_of_all, topic_names
 from choreo.replicas import Replica, read_counts, replicas_of
 from embedded.grants import admit

@@ -12,10 +12,9 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from typer.main import get_command
 
 from chassis.settings import SERVICES, Settings
-from choreo.cli import app
+from choreo.cli import imported
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docker-compose.kafka.yml"
@@ -62,8 +61,7 @@ def test_ours_run_a_command_that_exists_with_settings_that_exist(name: str) -> N
         case ["python", "-m", module]:
             assert find_spec(f"{module}.__main__")
         case ["choreo", verb, *options]:
-            found = get_command(app).commands[verb]  # type: ignore[attr-defined]
-            assert set(options) <= {option for one in found.params for option in one.opts}
+            assert set(options) <= {option for one in imported(verb).params for option in one.opts}
         case other:
             pytest.fail(f"nobody knows {other}")
     for variable, value in OURS[name]["environment"].items():

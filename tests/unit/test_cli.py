@@ -1,0 +1,29 @@
+"""The command line, which imports a verb once it is run."""
+
+import subprocess
+import sys
+
+import pytest
+from typer.main import get_group
+
+from choreo.cli import VERBS, app, imported
+
+_HEAVY = "aiokafka", "chassis", "confluent_kafka", "fastapi", "faust", "pydantic", "replay", "sqlalchemy"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_says_of_itself_in_the_list_what_it_says_alone(verb: str) -> None:
+    listed, alone = get_group(app).commands[verb], imported(verb)
+    assert (listed.name, listed.help) == (alone.name, alone.help) and listed.help
+
+
+def test_the_list_of_verbs_needs_none_of_what_they_need() -> None:
+    told = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "choreo.cli", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert all(verb in told.stdout for verb in VERBS)
+    modules = {line.rpartition("|")[2].strip().partition(".")[0] for line in told.stderr.splitlines()}
+    assert modules.isdisjoint(_HEAVY) and "typer" in modules
