@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from choreo.errors import Incomplete, UsageError
-from choreo.progress import Progress
+from choreo.progress import telling
 from choreo.verify import print_finding
 from embedded.process import Unavailable
 from replay.findings import Finding
@@ -22,9 +21,6 @@ from replay.recording import NotARecording, Recording, Writer
 from replay.records import Broken, JournalEntry
 from replay.services import services
 from replay.verify import verify
-
-_QUIET = 2.0
-"""Seconds; what is done by then needs no progress."""
 
 _TEST = '''\
 """{about}.
@@ -69,14 +65,9 @@ def minimize(
     files = [path for path in (out, test and test.with_suffix(".ndjson")) if path]
     if any(path.resolve() == file.resolve() for path in files):
         raise UsageError(f"{file} would be overwritten: choose another name.")
-    since, progress = time.monotonic(), Progress()
-
-    def tell(what: str, done: int, total: int) -> None:
-        if (seconds := time.monotonic() - since) > _QUIET:
-            progress.step(what, done, max(total, done), seconds)
-
+    since = time.monotonic()
     try:
-        minimum = asyncio.run(_minimum(Recording(file), tell))
+        minimum = asyncio.run(_minimum(Recording(file)))
         if minimum is not None:
             for path in files:
                 _write(path, minimum)
@@ -88,8 +79,6 @@ def minimize(
         raise Incomplete(str(wrong)) from None
     except OSError as error:
         raise Unavailable(f"Nothing was written: {error}") from error
-    finally:
-        progress.done()
     commands = [] if minimum is None else _commands(minimum, files, test)
     if as_json:
         print(json.dumps(_told(minimum, commands), indent=2))
@@ -100,21 +89,23 @@ def minimize(
     raise typer.Exit(0 if minimum is None else 1)
 
 
-async def _minimum(recording: Recording, tell: Callable[[str, int, int], None]) -> Minimum | None:
+async def _minimum(recording: Recording) -> Minimum | None:
     """None: nothing diverges. Raises `Incomplete`, `NotReproduced` and `Broken`."""
     known = services(recording.cut.settings)
     chosen = {name: known[name] for name in recording.cut.services}
     lines = sum(recording.manifest["counts"].values())
-    tally = await verify(recording, chosen, progress=lambda done: tell("replaying", done, lines))
+    with telling() as tell:
+        tally = await verify(recording, chosen, progress=lambda done: tell("replaying", done, lines))
     if not tally.findings:
         return None
     finding = _first(tally.findings)
-    return await minimized(
-        recording,
-        known[finding.service],
-        finding,
-        lambda done, to_come, left: tell(f"trying, {left} left", done, done + to_come),
-    )
+    with telling() as tell:
+        return await minimized(
+            recording,
+            known[finding.service],
+            finding,
+            lambda done, to_come, left: tell(f"trying, {left} left", done, done + to_come),
+        )
 
 
 def _first(findings: list[Finding]) -> Finding:

@@ -1,6 +1,5 @@
 """What `choreo state`, `blame` and `replay` share: where the past is read from, and how rows are shown."""
 
-import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, replace
@@ -20,7 +19,7 @@ from chassis.shelf import Shelf
 from chassis.topic_log import LogMismatch
 from choreo.errors import Incomplete, UsageError
 from choreo.installation import Installation, find_installation
-from choreo.progress import Progress
+from choreo.progress import telling
 from embedded.process import Unavailable
 from events.codec import Undecodable, UnknownType, decode
 from replay.expressions import name_as_text
@@ -35,8 +34,6 @@ from replay.rows import plain
 from replay.services import services
 from replay.walk import Walk
 
-_QUIET = 2.0
-"""Seconds; what is done by then needs no progress."""
 _WIDTH = 100
 
 
@@ -127,20 +124,13 @@ def described(source: Source, name: str) -> Service[Any]:
 @contextmanager
 def walking(source: Source, service: Service[Any], key: str | None = None) -> Iterator[Walk[Any]]:
     """It says how far it is, where that takes long."""
-    progress, since = Progress(), time.monotonic()
     if isinstance(source, Recording):
         total = sum(source.manifest["counts"].values())
     else:
         total = 2 * sum(span.end - span.first for span in source.cut.spans.values())
 
-    def tell(done: int) -> None:
-        if (seconds := time.monotonic() - since) > _QUIET:
-            progress.step("replaying", done, max(total, done), seconds)
-
-    try:
-        yield Walk(source, service, key, tell)
-    finally:
-        progress.done()
+    with telling() as tell:
+        yield Walk(source, service, key, lambda done: tell("replaying", done, total))
 
 
 def check_complete(walk: Walk[Any]) -> None:

@@ -1,11 +1,36 @@
-"""How far a measurement is, on standard error: results alone go to standard output."""
+"""How far a measurement or other long work is, on standard error: results alone go to standard output."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 
 _LINE_SECONDS = 5.0
+_QUIET = 2.0
+"""Seconds; what is done by then needs no progress."""
+
+Tell = Callable[[str, int, int], None]
+"""To be told what is being done, how much of it is done, and of about how much; 0 where nobody knows."""
+
+
+@contextmanager
+def telling() -> Iterator[Tell]:
+    """Says how far work is, once that has taken a while."""
+    progress, since = Progress(), time.monotonic()
+
+    def tell(what: str, done: int, total: int) -> None:
+        if (seconds := time.monotonic() - since) <= _QUIET:
+            return
+        if total:
+            progress.step(what, done, max(done, total), seconds)
+        else:
+            progress.stage(what)
+
+    try:
+        yield tell
+    finally:
+        progress.done()
 
 
 class Progress:

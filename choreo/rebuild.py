@@ -19,7 +19,7 @@ from chassis.settings import SERVICES
 from chassis.topic_log import LogMismatch
 from choreo.errors import UsageError
 from choreo.installation import Installation, find_installation
-from choreo.progress import Progress
+from choreo.progress import Tell, telling
 from choreo.rebuilt import SCHEMA, Busy, Rebuilt, open_database, read_moment
 from embedded.process import Unavailable
 from replay.findings import Finding
@@ -28,8 +28,6 @@ from replay.rebuild import Copy, History, Incomplete, Topics, no_collector
 from replay.records import Broken, Span
 
 _SHOWN = 20
-_QUIET = 2.0
-"""Seconds; what is done by then needs no progress."""
 _AT_ONCE = 500
 """So many keys are held up together while their rows are replaced."""
 _HELD = 5.0
@@ -103,30 +101,26 @@ class Report:
 
 async def rebuilt(installation: Installation, name: str, *, swap: bool = False) -> Report:
     """Raises what reading Kafka and writing to Postgres raise, and `Busy`; then nothing is changed."""
-    progress = Progress()
     url = installation.owner_urls.get(name) or installation.database_urls[name]
     topics = Topics(installation.service(name), installation.settings, installation.kafka)
-    work = _Rebuild(topics, installation.kafka, progress)
-    try:
-        async with open_database(url) as conn:
-            try:
-                with no_collector():
-                    await work.build(conn)
-                if swap:
-                    await work.swap(conn)
-            except Incomplete as incomplete:
-                work.incomplete(str(incomplete))
-    finally:
-        progress.done()
+    work = _Rebuild(topics, installation.kafka)
+    async with open_database(url) as conn:
+        try:
+            with no_collector(), telling() as tell:
+                await work.build(conn, tell)
+            if swap:
+                with telling() as tell:
+                    await work.swap(conn, tell)
+        except Incomplete as incomplete:
+            work.incomplete(str(incomplete))
     return work.report
 
 
 class _Rebuild:
-    def __init__(self, topics: Topics, access: KafkaAccess, progress: Progress) -> None:
+    def __init__(self, topics: Topics, access: KafkaAccess) -> None:
         self.report = Report(topics.service.name)
         self._topics = topics
         self._access = access
-        self._progress = progress
         self._tables = Rebuilt(topics.service.name, topics.service.shelves.shelves)
         self._numbers: dict[str, int] = {}
         """By key: of its partitions."""
@@ -137,7 +131,7 @@ class _Rebuild:
 
     # -- beside the live tables ------------------------------------------------------------------
 
-    async def build(self, conn: Connection) -> None:
+    async def build(self, conn: Connection, tell: Tell) -> None:
         """One transaction: killed, it leaves nothing. Raises `Incomplete`, `Broken`, `Busy`."""
         began, cpu, report = time.monotonic(), time.process_time(), self.report
         before = await described(self._access, self._topics.names)
@@ -153,13 +147,11 @@ class _Rebuild:
                 copy = history.copy(moment)
                 self._count(history, copy, without)
                 await self._tables.fill(conn, copy)
-                if (seconds := time.monotonic() - began) > _QUIET:
-                    self._progress.step("rebuilding", report.records, total, seconds)
+                tell("rebuilding", report.records, total)
             for key in sorted(moment.sequences.keys() - self._numbers.keys()):
                 without.add(key)
                 self.incomplete(f"Kafka has nothing of key {key}, and {report.service} has", key)
-            if time.monotonic() - began > _QUIET:
-                self._progress.stage("comparing")
+            tell("comparing", 0, 0)
             found = await self._tables.compare(conn, without)
         report.differences, self._differing = found.count, found.keys
         report.findings = [*found.findings, *report.findings]
@@ -187,13 +179,14 @@ class _Rebuild:
 
     # -- in their place --------------------------------------------------------------------------
 
-    async def swap(self, conn: Connection) -> None:
+    async def swap(self, conn: Connection, tell: Tell) -> None:
         """Replaces the rows of every key of which some differ, and those alone."""
         if not self._differing:
             self.report.swapped = True
             return
         async with conn.transaction():
             self.report.kept = await self._tables.make_keep(conn, clock.now())
+        done = 0
         by_number: dict[int, list[str]] = {}
         for key in sorted(self._differing):
             by_number.setdefault(self._numbers.get(key, 0), []).append(key)
@@ -202,6 +195,7 @@ class _Rebuild:
             async for history in self._topics.histories(spans, keys):
                 for some in _in_parts(keys, _AT_ONCE):
                     await self._replace(conn, history, some)
+                    tell("swapping", done := done + len(some), len(self._differing))
         self.report.swapped = True
 
     async def _replace(self, conn: Connection, history: History, keys: Collection[str]) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,15 +15,13 @@ from chassis.tables import keys as keys_table
 from chassis.topic_log import LogMismatch
 from choreo.errors import UsageError
 from choreo.installation import Installation, find_installation
-from choreo.progress import Progress
+from choreo.progress import telling
 from embedded.process import Unavailable
 from replay.live import open_live
 from replay.recording import Recording, Writer
 from replay.records import Broken
 from replay.redaction import Redaction
 from replay.services import services
-
-_QUIET = 2.0
 
 
 def record(
@@ -77,7 +74,7 @@ async def recorded(
     until: datetime | None = None,
 ) -> None:
     """Raises what reading Kafka and Postgres raises; then there is no file."""
-    progress, began, done = Progress(), time.monotonic(), 0
+    done = 0
     opened = open_live(
         installation.kafka,
         installation.database_urls,
@@ -86,22 +83,19 @@ async def recorded(
         since=since,
         until=until,
     )
-    try:
+    with telling() as tell:
         async with opened as source:
             with Writer(out, source.cut, None if with_addresses else Redaction()) as writer:
                 total = 2 * sum(span.end - span.first for span in source.cut.spans.values())
                 async for batch in source.batches():
                     writer.write(batch)
                     done += len(batch)
-                    if (seconds := time.monotonic() - began) > _QUIET:
-                        progress.step("recording", done, max(total, done), seconds)
+                    tell("recording", done, total)
                 for name, service in services(installation.settings).items():
                     for shelf in service.shelves.shelves:
                         await writer.digest(source, name, shelf.table)
                     await writer.digest(source, name, keys_table)
                 writer.finish()
-    finally:
-        progress.done()
 
 
 def _flow(text: str) -> UUID:

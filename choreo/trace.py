@@ -16,6 +16,7 @@ from chassis.relay import partition_of
 from chassis.settings import Settings
 from choreo.errors import UsageError
 from choreo.installation import Installation, find_installation
+from choreo.progress import telling
 from choreo.trace_formats import as_json, as_mermaid, print_table, print_trees
 from embedded.process import Unavailable
 from replay.find import find
@@ -74,21 +75,27 @@ def trace(
 async def live(installation: Installation, id: str, limit: int = 20) -> tuple[list[Tree], int]:
     """The trees, oldest first, and how many flows were left out."""
     settings = installation.settings
-    material = await find(
-        installation.kafka,
-        installation.database_urls,
-        settings.topic_prefix,
-        lambda key: partition_of(key, settings.partitions),
-        id,
-        limit,
-    )
+    with telling() as tell:
+        material = await find(
+            installation.kafka,
+            installation.database_urls,
+            settings.topic_prefix,
+            lambda key: partition_of(key, settings.partitions),
+            id,
+            limit,
+            lambda done, total: tell("looking up", done, total),
+        )
     return _trees(material, settings)
 
 
 def _recorded(file: Path, id: str, limit: int) -> tuple[list[Tree], int]:
     recording = Recording(file)
     settings = recording.cut.settings
-    return _trees(find_recorded(recording, id, limit, _hears(settings)), settings)
+    with telling() as tell:
+        material = find_recorded(
+            recording, id, limit, _hears(settings), lambda done, total: tell("reading", done, total)
+        )
+    return _trees(material, settings)
 
 
 def _trees(material: Material | None, settings: Settings) -> tuple[list[Tree], int]:

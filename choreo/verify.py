@@ -18,7 +18,7 @@ from chassis.settings import SERVICES
 from chassis.topic_log import LogMismatch
 from choreo.errors import UsageError
 from choreo.installation import Installation, find_installation
-from choreo.progress import Progress
+from choreo.progress import telling
 from embedded.process import Unavailable
 from replay.again import SecondReplayDied, verified_again
 from replay.findings import Allowance, Finding, Report, WrongAllowance, read_allowances
@@ -30,8 +30,6 @@ from replay.verify import verify as replayed
 
 _SHOWN = 20
 _VERDICTS = {0: "match", 1: "changed", 2: "not deterministic", 3: "incomplete"}
-_QUIET = 2.0
-"""Seconds; what is done by then needs no progress."""
 
 
 def verify(
@@ -96,23 +94,17 @@ async def report_on(
     ]
     known = services(source.cut.settings)
     chosen = {name: known[name] for name in names if name not in missing}
-    progress, since = Progress(), time.monotonic()
-
-    def tell(done: int) -> None:
-        seconds = time.monotonic() - since
-        if seconds > _QUIET:
-            progress.step("replaying", done, max(total, done), seconds)
-
+    since = time.monotonic()
     total = sum(span.end - span.first for span in source.cut.spans.values())
     total = sum(source.manifest["counts"].values()) if isinstance(source, Recording) else 2 * total
-    try:
+    with telling() as tell:
         async with verified_again(source, list(chosen), sample, preload) as again:
-            tally = await replayed(source, chosen, sample=sample, progress=tell)
+            tally = await replayed(
+                source, chosen, sample=sample, progress=lambda done: tell("replaying", done, total)
+            )
             report.seconds = time.monotonic() - since
             report.findings += tally.findings
             report.compare([*await again, *report.findings[: len(missing)]])
-    finally:
-        progress.done()
     report.counts = dict(tally.counts)
     report.allow(allowances)
     return report

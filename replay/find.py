@@ -24,7 +24,7 @@ from chassis.kafka_access import KafkaAccess
 from chassis.positions import Place
 from events.catalog import TOPICS
 from events.codec import decode
-from replay.journals import Entry, Journal, journal_of, open_session
+from replay.journals import Entry, journal_of, open_session
 from replay.records import Broken
 from replay.seen import Seen, event_in
 from replay.trace import Material, Unpublished, undecided, without_published
@@ -80,9 +80,11 @@ async def find(
     partition_of: Callable[[str], int],
     id: str,
     limit: int,
+    progress: Callable[[int, int], None],
 ) -> Material | None:
     """In the running system; None where nobody knows this id. Of a user the `limit` newest flows.
 
+    `progress` hears how much is looked up, and of how much: what each input heard, and what it decided.
     Raises psycopg.Error, KafkaError and `Broken`.
     """
     async with AsyncExitStack() as stack:
@@ -95,16 +97,16 @@ async def find(
             return None
         flows |= await _of_the_same_orders(conns["order"], flows)
         journals = {name: await journal_of(conn, name, [], flows) for name, conn in conns.items()}
-        keys = sorted({entry.key for journal in journals.values() for entry in journal.entries})
+        entries = [(name, entry) for name, journal in journals.items() for entry in journal.entries]
+        keys = sorted({entry.key for _, entry in entries})
         unpublished = [fact for conn in conns.values() for fact in await _outbox(conn, keys)]
         async with _Log(access, topic_prefix, keys, partition_of) as log:
-            await log.fetch(journals)
-            lost = {
-                entry.id
-                for service, journal in journals.items()
-                for entry in journal.entries
-                if not await log.has_all_of(service, entry, unpublished)
-            }
+            await log.fetch([entry for _, entry in entries], lambda done: progress(done, 2 * len(entries)))
+            lost = set()
+            for done, (service, entry) in enumerate(entries, len(entries)):
+                progress(done, 2 * len(entries))
+                if not await log.has_all_of(service, entry, unpublished):
+                    lost.add(entry.id)
             # They may have waited for an account, and what was decided then nobody may have heard yet.
             if undecided(log.of(flows)):
                 registered = await _column(conns["billing"], _REGISTRATIONS, keys=keys)
@@ -201,13 +203,13 @@ class _Log:
     def of(self, flows: Collection[UUID]) -> list[Seen]:
         return [event for event in self._found.values() if event.flow in flows]
 
-    async def fetch(self, journals: Mapping[str, Journal]) -> None:
+    async def fetch(self, entries: Iterable[Entry], progress: Callable[[int], None]) -> None:
         """Whatever somebody heard. What lies near it, such as its repetition, is found by the way."""
         wanted: dict[Place, set[int]] = {}
-        for journal in journals.values():
-            for entry in journal.entries:
-                if entry.topic is not None and entry.partition is not None and entry.offset is not None:
-                    wanted.setdefault((entry.topic, entry.partition), set()).add(entry.offset)
+        for entry in entries:
+            if entry.topic is not None and entry.partition is not None and entry.offset is not None:
+                wanted.setdefault((entry.topic, entry.partition), set()).add(entry.offset)
+        done = 0
         for place, offsets in wanted.items():
             next_offset = -_NEAR
             for offset in sorted(offsets):
@@ -215,6 +217,7 @@ class _Log:
                     self._seek(place, next_offset := offset)
                 while next_offset <= offset:
                     next_offset = await self._read(place)
+                progress(done := done + 1)
 
     async def has_all_of(self, service: str, entry: Entry, unpublished: Iterable[Unpublished]) -> bool:
         """Whether all that this input decided is found; looks for it from the time of its decision on."""

@@ -1,6 +1,6 @@
 """Finds what there is to tell about an id in a recording, which is read from end to end, twice."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -15,20 +15,27 @@ from replay.trace import Material, Unpublished, undecided, without_published
 
 
 def find_recorded(
-    recording: Recording, id: str, limit: int, hears: Mapping[str, Collection[str]]
+    recording: Recording,
+    id: str,
+    limit: int,
+    hears: Mapping[str, Collection[str]],
+    progress: Callable[[int, int], None],
 ) -> Material | None:
     """None where nothing in it has this id. Of a user the `limit` newest flows. Raises `Broken`.
 
+    `progress` hears how many lines are read, and of how many.
+
     What a recording does not keep is not told: times of commits, and why an event is parked.
     """
-    flows, keys, left_out = _flows(recording, id, limit)
+    lines = sum(recording.manifest["counts"].values())
+    flows, keys, left_out = _flows(_items(recording, lambda done: progress(done, 2 * lines)), id, limit)
     if not flows:
         return None
     events: list[Seen] = []
     unpublished: list[Unpublished] = []
     entries: dict[str, list[Entry]] = {service: [] for service in recording.cut.services}
     now = datetime.fromtimestamp(0, UTC)
-    for item in _items(recording):
+    for item in _items(recording, lambda done: progress(lines + done, 2 * lines)):
         match item:
             case JournalEntry():
                 now = max(now, item.now)
@@ -59,13 +66,13 @@ def find_recorded(
     )
 
 
-def _flows(recording: Recording, id: str, limit: int) -> tuple[set[UUID], set[str], int]:
+def _flows(items: Iterable[Item], id: str, limit: int) -> tuple[set[UUID], set[str], int]:
     """Of whatever has this id, with their keys; of a key the newest only, and how many were left out."""
     began: dict[UUID, datetime] = {}
     flows: set[UUID] = set()
     keys: set[str] = set()
     of_order: dict[str, set[UUID]] = {}
-    for item in _items(recording):
+    for item in items:
         match item:
             case JournalEntry(correlation_id=UUID() as flow):
                 if item.key == id:
@@ -89,9 +96,11 @@ def _flows(recording: Recording, id: str, limit: int) -> tuple[set[UUID], set[st
     return flows, keys, left_out
 
 
-def _items(recording: Recording) -> Iterator[Item]:
+def _items(recording: Recording, progress: Callable[[int], None]) -> Iterator[Item]:
+    done = 0
     for batch in recording.read():
         yield from batch
+        progress(done := done + len(batch))
 
 
 def _is_of(record: Record, keys: Collection[str]) -> bool:

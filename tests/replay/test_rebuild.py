@@ -20,9 +20,12 @@ from billing_service import service as billing_service
 from billing_service.evolve import evolve
 from billing_service.state import Billing
 from chassis.settings import SERVICES
+from choreo import progress
 from choreo.client import Customer
 from choreo.rebuild import rebuilt
 from choreo.rebuilt import Busy
+from choreo.record import recorded
+from choreo.trace import live
 from choreo.verify import report_on
 from embedded.postgres import Postgres
 from events.envelope import Event
@@ -201,6 +204,19 @@ async def test_of_two_at_once_one_is_told_to_wait(played: Shop) -> None:
         with pytest.raises(Busy):
             await rebuilt(played.installation, "billing")
     assert (await rebuilt(played.installation, "billing")).exit_code == 0
+
+
+async def test_long_work_says_how_far_it_is(
+    played: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "_QUIET", 0.0)
+    ((user,),) = played.rows("billing", "SELECT user_id FROM ledger WHERE kind = 'deposit' LIMIT 1")
+    edit(played, "billing", _ANOTHER_KIND, user)
+    await rebuilt(played.installation, "billing", swap=True)
+    await recorded(played.installation, tmp_path / "shop.ndjson")
+    await live(played.installation, str(user))
+    told = [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()]
+    assert told == ["rebuilding", "comparing", "swapping", "recording", "looking up"]
 
 
 async def called(shop: Shop, home: Path, *arguments: str) -> asyncio.subprocess.Process:

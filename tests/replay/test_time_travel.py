@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from billing_service.evolve import evolve as evolve_billing
+from choreo import progress
 from choreo.cli import app
 from choreo.errors import Incomplete, UsageError
 from events.billing import MoneyDeposited
@@ -435,6 +436,27 @@ def test_replay_stops_where_asked_and_logs_what_was_asked(story: Story, capsys: 
 def test_wrong_usage_is_a_sentence(story: Story, arguments: list[str], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         choreo(*[story[1] if word == "FILE" else word for word in arguments])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["state", "billing", "FILE", "--at", "-0s"], "replaying: "),
+        (["blame", "billing", "accounts", str(ADA), "FILE"], "replaying: "),
+        (["replay", "FILE", "--service", "billing"], "replaying: "),
+        (["trace", str(ADA), "FILE"], "reading: "),
+        (["verify", "FILE"], "replaying: "),
+        (["minimize", "FILE"], "replaying: "),
+    ],
+    ids=lambda given: given[0],
+)
+def test_long_work_says_how_far_it_is(
+    story: Story, arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch, capsys: Out
+) -> None:
+    monkeypatch.setattr(progress, "_QUIET", 0.0)
+    with suppress(Incomplete):
+        choreo(*[story[1] if word == "FILE" else word for word in arguments])
+    assert says in capsys.readouterr().err
 
 
 def test_what_a_recording_lacks_is_a_sentence(story: Story) -> None:
