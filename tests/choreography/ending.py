@@ -33,13 +33,13 @@ async def settled(shop: Shop) -> None:
 
     async def moving() -> bool:
         """The ends first and last: what was heard may have led to something that was not there."""
-        ends = await _ends(shop)
+        ends = await end_offsets(shop)
         if await asyncio.to_thread(unfinished):
             return True
         query = "SELECT topic, partition, next_offset FROM positions"
         read = [row for name in SERVICES for row in await asyncio.to_thread(shop.rows, name, query)]
         behind = any(offset < ends[TopicPartition(topic, number)] for topic, number, offset in read)
-        return behind or ends != await _ends(shop)
+        return behind or ends != await end_offsets(shop)
 
     await eventually(moving, lambda moves: not moves)
 
@@ -58,9 +58,21 @@ async def ending(shop: Shop) -> Ending:
     )
 
 
+async def caught_up(shop: Shop) -> None:
+    """Every service has read every topic it hears to its end."""
+    ends = await end_offsets(shop)
+
+    async def behind() -> list[tuple[object, ...]]:
+        query = "SELECT topic, partition, next_offset FROM positions"
+        rows = [row for name in SERVICES for row in await asyncio.to_thread(shop.rows, name, query)]
+        return [row for row in rows if row[2] < ends[TopicPartition(row[0], row[1])]]
+
+    await eventually(behind, lambda rows: not rows)
+
+
 async def published(shop: Shop, key: UUID | None = None) -> list[Event[Fact]]:
     """Every event of every topic, or of one key, each once; per topic and key in order."""
-    ends = await _ends(shop)
+    ends = await end_offsets(shop)
     events: dict[UUID, Event[Fact]] = {}
     async with AIOKafkaConsumer(**shop.kafka.admin.aiokafka()) as reader:
         reader.assign(list(ends))
@@ -73,11 +85,17 @@ async def published(shop: Shop, key: UUID | None = None) -> list[Event[Fact]]:
     return [event for event in events.values() if key is None or event.key == str(key)]
 
 
-async def _ends(shop: Shop) -> dict[TopicPartition, int]:
+async def end_offsets(shop: Shop) -> dict[TopicPartition, int]:
+    """Of each partition of each topic."""
     topics = [shop.settings.topic_prefix + topic for topic in TOPICS.values()]
     places = [TopicPartition(topic, number) for topic in topics for number in range(PARTITIONS)]
     async with AIOKafkaConsumer(**shop.kafka.admin.aiokafka()) as reader:
         return dict(await reader.end_offsets(places))
+
+
+async def sent_out(shop: Shop) -> tuple[object, ...]:
+    """What the world has got of it, records and mails: to see that something only looks."""
+    return await end_offsets(shop), sorted(shop.maildir.rglob("*"))
 
 
 def stranger(shop: Shop) -> Customer:

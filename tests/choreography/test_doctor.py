@@ -20,7 +20,7 @@ from choreo.installation import Installation
 from embedded.topics import declare_topics
 from events.catalog import TOPICS
 from events.codec import Record
-from tests.choreography.test_money import caught_up
+from tests.choreography.ending import caught_up
 from tests.choreography.test_parking import producing
 from tests.shop import PARTITIONS, Shop
 

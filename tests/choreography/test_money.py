@@ -1,22 +1,16 @@
 """The cases that break naive designs, on the real Kafka and Postgres."""
 
 import asyncio
-import time
-from uuid import uuid4
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from chassis.auth import sign
 from chassis.settings import SERVICES
 from choreo.client import Customer
 from embedded.mail import read_maildir
 from events.catalog import TOPICS
-from events.codec import encode
-from events.fact import Fact
-from events.user import UserRegistered
 from tests.brokers import Broker
-from tests.component.alone import an_event
-from tests.shop import PARTITIONS, Shop, eventually
+from tests.choreography.ending import caught_up, end_offsets, introduce, settled, stranger
+from tests.shop import Shop, eventually
 
 RACES = 200
 AT_ONCE = 10
@@ -57,9 +51,7 @@ async def test_of_two_orders_at_once_on_money_for_one_exactly_one_is_confirmed(s
 
 async def test_an_order_that_reaches_billing_before_its_account_waits_and_is_decided(shop: Shop) -> None:
     """The order service takes a token of a user whose registration nobody has heard of yet."""
-    (private_jwk,) = shop.rows("user", "SELECT private_jwk FROM private_keys")[0]
-    id = uuid4()
-    ada = Customer(shop.clients, id, "ada", sign(private_jwk, id, now=time.time()))
+    ada = stranger(shop)
     order = (await ada.order("100.00")).json()
     await shop.until(
         "billing",
@@ -70,12 +62,13 @@ async def test_an_order_that_reaches_billing_before_its_account_waits_and_is_dec
     assert (await ada.account()).status_code == 404
     assert (await ada.get("order", f"/orders/{order['id']}")).json()["status"] == "created"
 
-    await _publish(shop, "user", UserRegistered(user_id=id, login="ada", email="ada@example.com"))
+    await introduce(shop, ada)
     decided = await ada.get("order", f"/orders/{order['id']}", wait=20)
     assert (decided.json()["status"], decided.json()["reason"]) == ("rejected", "insufficient_funds")
     assert [told["kind"] for told in await shop.notified(ada, 1)] == ["order_rejected"]
     assert (await ada.account()).json()["balance"] == "0.00"
-    await _mailed(shop, 1)
+    await settled(shop)
+    assert len(read_maildir(shop.maildir)) == 1
 
 
 async def test_every_topic_delivered_again_changes_nothing(shop: Shop) -> None:
@@ -83,15 +76,15 @@ async def test_every_topic_delivered_again_changes_nothing(shop: Shop) -> None:
     for price in ("100.00", "500.00", "300.00"):
         await ada.order(price, wait=10)
     await shop.notified(ada, 3)
-    await _mailed(shop, 3)
-    await _published(shop)
+    await settled(shop)
+    assert len(read_maildir(shop.maildir)) == 3
     before = {service: _everything(shop, service) for service in SERVICES}
 
     again = await _publish_again(shop)
     await caught_up(shop)
     assert again > 0
     assert {service: _everything(shop, service) for service in SERVICES} == before
-    assert sum((await _ends(shop)).values()) == 2 * again, "nothing new was decided"
+    assert sum((await end_offsets(shop)).values()) == 2 * again, "nothing new was decided"
     assert len(read_maildir(shop.maildir)) == 3
     assert_money_is_conserved(shop)
 
@@ -134,7 +127,7 @@ async def test_a_record_that_is_no_event_is_parked_and_the_rest_goes_on(shop: Sh
 async def _publish_again(shop: Shop) -> int:
     """Appends every record of every topic once more, byte for byte, in order. Gives their number."""
     access = shop.kafka.admin.aiokafka()
-    ends = await _ends(shop)
+    ends = await end_offsets(shop)
     async with (
         AIOKafkaConsumer(**access) as reader,
         AIOKafkaProducer(**access) as writer,
@@ -149,54 +142,6 @@ async def _publish_again(shop: Shop) -> int:
                         place.topic, record.value, record.key, place.partition, headers=list(record.headers)
                     )
     return sum(ends.values())
-
-
-async def _ends(shop: Shop) -> dict[TopicPartition, int]:
-    """How many records each partition of each topic holds."""
-    topics = [shop.settings.topic_prefix + topic for topic in TOPICS.values()]
-    places = [TopicPartition(topic, number) for topic in topics for number in range(PARTITIONS)]
-    async with AIOKafkaConsumer(**shop.kafka.admin.aiokafka()) as reader:
-        return dict(await reader.end_offsets(places))
-
-
-async def caught_up(shop: Shop) -> None:
-    """Every service has read every topic it hears to its end."""
-    ends = await _ends(shop)
-
-    async def behind() -> list[tuple[object, ...]]:
-        query = "SELECT topic, partition, next_offset FROM positions"
-        rows = [row for name in SERVICES for row in await asyncio.to_thread(shop.rows, name, query)]
-        return [row for row in rows if row[2] < ends[TopicPartition(row[0], row[1])]]
-
-    await eventually(behind, lambda rows: not rows)
-
-
-async def _mailed(shop: Shop, count: int) -> None:
-    """So many mails are there, and their notifications say so."""
-    query = "SELECT 1 FROM notifications WHERE status = 'sent'"
-    await eventually(
-        lambda: asyncio.to_thread(shop.rows, "notification", query), lambda rows: len(rows) == count
-    )
-    assert len(read_maildir(shop.maildir)) == count
-
-
-async def _published(shop: Shop) -> None:
-    """Every outbox is empty."""
-
-    async def waiting() -> int:
-        return sum(
-            [len(await asyncio.to_thread(shop.rows, name, "SELECT 1 FROM outbox")) for name in SERVICES]
-        )
-
-    await eventually(waiting, lambda count: count == 0)
-
-
-async def _publish(shop: Shop, service: str, fact: Fact) -> None:
-    """As if this service had decided it."""
-    record = encode(an_event(fact))
-    async with AIOKafkaProducer(**shop.kafka.admin.aiokafka()) as producer:
-        topic = shop.settings.topic_prefix + TOPICS[service]
-        await producer.send_and_wait(topic, record.value, record.key, headers=record.headers)
 
 
 def _everything(shop: Shop, service: str) -> dict[str, list[tuple[object, ...]]]:

@@ -17,7 +17,8 @@ from events.codec import Headers, Record, encode
 from events.envelope import Event
 from events.fact import Fact
 from events.order import OrderCreated
-from tests.choreography.test_money import assert_money_is_conserved, caught_up
+from tests.choreography.ending import caught_up
+from tests.choreography.test_money import assert_money_is_conserved
 from tests.component.alone import NEVER, an_event
 from tests.shop import Shop
 

@@ -19,8 +19,7 @@ from choreo.trace import live
 from events.envelope import Event
 from events.fact import Fact
 from replay.trace import Node, Tree
-from tests.choreography.ending import _ends, stranger
-from tests.choreography.test_money import caught_up
+from tests.choreography.ending import caught_up, sent_out, stranger
 from tests.shop import Shop
 
 
@@ -66,7 +65,7 @@ async def test_a_trace_tells_what_followed_and_what_is_missing_and_changes_nothi
     waits = (await eve.order("3.00")).json()["id"]
     await caught_up(shop)
     await shop.stop()
-    before = await _ends(shop), what_is_kept(shop)
+    before = await sent_out(shop), what_is_kept(shop)
 
     trees, _ = await live(shop.installation, paid)
     assert told(trees) == [
@@ -122,7 +121,7 @@ async def test_a_trace_tells_what_followed_and_what_is_missing_and_changes_nothi
     with pytest.raises(KafkaError):
         await live(replace(shop.installation, settings=away), paid)
 
-    assert (await _ends(shop), what_is_kept(shop)) == before
+    assert (await sent_out(shop), what_is_kept(shop)) == before
 
     # What was recorded tells the same.
     file = tmp_path / "shop.ndjson.gz"
@@ -137,13 +136,12 @@ async def test_a_trace_tells_what_followed_and_what_is_missing_and_changes_nothi
 
 
 def what_is_kept(shop: Shop) -> list[object]:
-    """Rows of the chassis, and mails."""
+    """Rows of the chassis."""
     counted = (
         "SELECT (SELECT count(*) FROM journal), (SELECT count(*) FROM outbox), (SELECT count(*) FROM parked)"
     )
     positions = "SELECT topic, partition, next_offset FROM positions ORDER BY topic, partition"
-    rows = [shop.rows(name, query) for name in SERVICES for query in (counted, positions)]
-    return [*rows, sum(file.is_file() for file in shop.maildir.rglob("*"))]
+    return [shop.rows(name, query) for name in SERVICES for query in (counted, positions)]
 
 
 def notification_of(shop: Shop, order: str) -> object:

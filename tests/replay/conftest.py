@@ -7,24 +7,30 @@ import pytest_asyncio
 
 from chassis.settings import SERVICES
 from choreo.record import recorded
-from embedded.kafka import Kafka
 from embedded.postgres import Postgres
 from replay.recording import Recording
+from tests.brokers import Broker
 from tests.replay.story import play
 from tests.shop import Shop, a_shop
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def played(
-    kafka: Kafka, postgres: Postgres, templates: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+async def running(
+    kafka: Broker, postgres: Postgres, templates: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Shop]:
-    """A shop in which everything has happened. It has stopped."""
+    """A shop in which everything has happened. It goes on."""
     async with a_shop(kafka, postgres, templates, tmp_path_factory.mktemp("mail") / "mail") as shop:
         await shop.start(*SERVICES)
         with pytest.MonkeyPatch.context() as monkeypatch:
             await play(shop, monkeypatch)
-        await shop.stop()
         yield shop
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def played(running: Shop) -> Shop:
+    """The same, stopped."""
+    await running.stop()
+    return running
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -14,8 +14,7 @@ from choreo.client import registration
 from events.envelope import Event
 from events.fact import Fact
 from events.order import OrderCreated
-from tests.choreography.ending import settled
-from tests.choreography.test_money import caught_up
+from tests.choreography.ending import caught_up, settled
 from tests.choreography.test_parking import retried
 from tests.shop import Shop, eventually
 

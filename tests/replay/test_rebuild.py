@@ -12,7 +12,6 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-import pytest_asyncio
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
@@ -33,10 +32,9 @@ from events.fact import Fact
 from events.order import OrderCreated
 from replay.live import open_live
 from tests.brokers import Broker
-from tests.choreography.ending import _ends, settled
-from tests.choreography.test_money import assert_money_is_conserved, caught_up
+from tests.choreography.ending import caught_up, sent_out, settled
+from tests.choreography.test_money import assert_money_is_conserved
 from tests.choreography.test_parking import a_desk
-from tests.replay.story import play
 from tests.shop import Shop, a_shop, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -47,18 +45,6 @@ _LEG_GONE = "DELETE FROM ledger WHERE user_id = %s AND kind = 'deposit' AND side
 _BLOCKED = """SELECT 1 FROM pg_stat_activity
 WHERE wait_event_type = 'Lock' AND usename = 'billing_owner' AND datname = current_database()"""
 _NOBODYS_ACCOUNT = "INSERT INTO accounts VALUES (%s, gen_random_uuid(), 'EUR', 5, now())"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def played(
-    kafka: Broker, postgres: Postgres, templates: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Shop]:
-    """A shop in which everything has happened. It goes on."""
-    async with a_shop(kafka, postgres, templates, tmp_path_factory.mktemp("mail") / "mail") as shop:
-        await shop.start(*SERVICES)
-        with pytest.MonkeyPatch.context() as monkeypatch:
-            await play(shop, monkeypatch)
-        yield shop
 
 
 @asynccontextmanager
@@ -100,37 +86,37 @@ async def assert_all_is_well(shop: Shop) -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 async def test_a_rebuilt_service_is_the_live_one_and_nothing_is_sent_or_published(
-    played: Shop, service: str
+    running: Shop, service: str
 ) -> None:
-    ends, mails = await _ends(played), sorted(played.maildir.rglob("*"))
-    report = await rebuilt(played.installation, service)
+    before = await sent_out(running)
+    report = await rebuilt(running.installation, service)
     assert (report.findings, report.exit_code) == ([], 0)
     assert report.rows >= 4
-    assert report.facts == sum(step for (step,) in played.rows(service, "SELECT sequence FROM keys"))
-    assert (await _ends(played), sorted(played.maildir.rglob("*"))) == (ends, mails)
+    assert report.facts == sum(step for (step,) in running.rows(service, "SELECT sequence FROM keys"))
+    assert await sent_out(running) == before
 
 
-async def test_while_the_shop_goes_on_every_service_is_found_equal(played: Shop) -> None:
-    customers = [await played.customer("100.00") for _ in range(4)]
-    async with traffic(played, customers):
+async def test_while_the_shop_goes_on_every_service_is_found_equal(running: Shop) -> None:
+    customers = [await running.customer("100.00") for _ in range(4)]
+    async with traffic(running, customers):
         facts = [0]
         for service in [*SERVICES, *SERVICES]:
-            report = await rebuilt(played.installation, service)
+            report = await rebuilt(running.installation, service)
             assert (report.findings, report.exit_code) == ([], 0)
             facts.append(report.facts)
     assert facts[8] > facts[4] and facts[7] > facts[3], "it did go on"
-    await assert_all_is_well(played)
+    await assert_all_is_well(running)
 
 
-async def test_what_was_edited_by_hand_is_found_and_mended_while_the_shop_goes_on(played: Shop) -> None:
-    ada, bob, *others = [await played.customer("100.00") for _ in range(4)]
+async def test_what_was_edited_by_hand_is_found_and_mended_while_the_shop_goes_on(running: Shop) -> None:
+    ada, bob, *others = [await running.customer("100.00") for _ in range(4)]
     nobody = uuid4()
-    await settled(played)
-    edit(played, "billing", _ANOTHER_KIND, ada.id)
-    edit(played, "billing", _LEG_GONE, bob.id)
-    edit(played, "billing", _NOBODYS_ACCOUNT, nobody)
-    async with traffic(played, [ada, bob, *others]):
-        report = await rebuilt(played.installation, "billing")
+    await settled(running)
+    edit(running, "billing", _ANOTHER_KIND, ada.id)
+    edit(running, "billing", _LEG_GONE, bob.id)
+    edit(running, "billing", _NOBODYS_ACCOUNT, nobody)
+    async with traffic(running, [ada, bob, *others]):
+        report = await rebuilt(running.installation, "billing")
         assert (report.exit_code, report.differences, report.kept) == (1, 3, "")
         found = {finding.key: finding for finding in report.findings}
         assert (found[str(ada.id)].table, found[str(ada.id)].column) == ("ledger", "kind")
@@ -141,27 +127,27 @@ async def test_what_was_edited_by_hand_is_found_and_mended_while_the_shop_goes_o
         assert "ledger lacks" in found[str(bob.id)].says
         assert f"accounts has {nobody}, which no fact made" in found[str(nobody)].says
 
-        report = await rebuilt(played.installation, "billing", swap=True)
+        report = await rebuilt(running.installation, "billing", swap=True)
         assert (report.exit_code, report.differences, report.replaced) == (0, 3, 3)
-    kept = played.rows("billing", f"SELECT user_id, kind FROM {report.kept}.ledger")
+    kept = running.rows("billing", f"SELECT user_id, kind FROM {report.kept}.ledger")
     assert kept == [(ada.id, "refund")]
-    assert played.rows("billing", f"SELECT user_id FROM {report.kept}.accounts") == [(nobody,)]
-    await assert_all_is_well(played)
+    assert running.rows("billing", f"SELECT user_id FROM {report.kept}.accounts") == [(nobody,)]
+    await assert_all_is_well(running)
 
 
-async def test_after_a_swap_the_service_may_do_exactly_what_it_could(played: Shop) -> None:
+async def test_after_a_swap_the_service_may_do_exactly_what_it_could(running: Shop) -> None:
     """Above all: it may not change what was written into the ledger, nor see the copies."""
     privileges = (
         "SELECT table_name, privilege_type, grantee FROM information_schema.table_privileges"
         " WHERE table_schema = 'public' ORDER BY 1, 2, 3"
     )
-    before = played.rows("billing", privileges)
-    ((user,),) = played.rows("billing", "SELECT user_id FROM ledger WHERE kind = 'deposit' LIMIT 1")
-    edit(played, "billing", _ANOTHER_KIND, user)
-    report = await rebuilt(played.installation, "billing", swap=True)
+    before = running.rows("billing", privileges)
+    ((user,),) = running.rows("billing", "SELECT user_id FROM ledger WHERE kind = 'deposit' LIMIT 1")
+    edit(running, "billing", _ANOTHER_KIND, user)
+    report = await rebuilt(running.installation, "billing", swap=True)
     assert (report.exit_code, report.replaced) == (0, 1)
-    assert played.rows("billing", privileges) == before
-    with psycopg.connect(played.installation.database_urls["billing"], autocommit=True) as conn:
+    assert running.rows("billing", privileges) == before
+    with psycopg.connect(running.installation.database_urls["billing"], autocommit=True) as conn:
         for statement in (
             "UPDATE ledger SET amount = 2",
             "DELETE FROM ledger",
@@ -172,49 +158,49 @@ async def test_after_a_swap_the_service_may_do_exactly_what_it_could(played: Sho
                 conn.execute(statement.encode())
 
 
-async def test_killed_it_leaves_the_live_rows_as_they_are(played: Shop, tmp_path: Path) -> None:
+async def test_killed_it_leaves_the_live_rows_as_they_are(running: Shop, tmp_path: Path) -> None:
     """Once while it builds, once while it swaps, each time when it waits for a lock."""
-    await settled(played)
-    ((user,),) = played.rows("billing", "SELECT user_id FROM ledger WHERE kind = 'deposit' LIMIT 1")
-    edit(played, "billing", _ANOTHER_KIND, user)
+    await settled(running)
+    ((user,),) = running.rows("billing", "SELECT user_id FROM ledger WHERE kind = 'deposit' LIMIT 1")
+    edit(running, "billing", _ANOTHER_KIND, user)
     everything = "SELECT * FROM ledger ORDER BY entry_id, side"
-    before = played.rows("billing", everything)
+    before = running.rows("billing", everything)
     schemas = "SELECT nspname FROM pg_namespace WHERE nspname ~ '^(rebuilt|replaced)'"
-    made = set(played.rows("billing", schemas))
+    made = set(running.rows("billing", schemas))
     for lock in ("LOCK TABLE accounts", "SELECT FROM keys FOR UPDATE"):
-        with psycopg.connect(played.owner_urls["billing"]) as conn:
+        with psycopg.connect(running.owner_urls["billing"]) as conn:
             conn.execute(lock.encode())
-            process = await called(played, tmp_path, "billing", "--swap")
-            await eventually(lambda: asyncio.to_thread(played.rows, "billing", _BLOCKED), bool)
+            process = await called(running, tmp_path, "billing", "--swap")
+            await eventually(lambda: asyncio.to_thread(running.rows, "billing", _BLOCKED), bool)
             process.send_signal(signal.SIGKILL)
             await process.wait()
-        assert played.rows("billing", everything) == before
+        assert running.rows("billing", everything) == before
         if lock.startswith("LOCK"):
-            assert set(played.rows("billing", schemas)) == made, "nor does it leave anything"
-    process = await called(played, tmp_path, "billing", "--swap", "--json")
+            assert set(running.rows("billing", schemas)) == made, "nor does it leave anything"
+    process = await called(running, tmp_path, "billing", "--swap", "--json")
     out, _ = await process.communicate()
     told = json.loads(out)
     assert (process.returncode, told["replaced"], told["findings"][0]["column"]) == (0, 1, "kind")
-    await assert_all_is_well(played)
+    await assert_all_is_well(running)
 
 
-async def test_of_two_at_once_one_is_told_to_wait(played: Shop) -> None:
-    with psycopg.connect(played.owner_urls["billing"]) as conn:
+async def test_of_two_at_once_one_is_told_to_wait(running: Shop) -> None:
+    with psycopg.connect(running.owner_urls["billing"]) as conn:
         conn.execute("SELECT pg_advisory_lock(hashtext('choreo_rebuild'))")
         with pytest.raises(Busy):
-            await rebuilt(played.installation, "billing")
-    assert (await rebuilt(played.installation, "billing")).exit_code == 0
+            await rebuilt(running.installation, "billing")
+    assert (await rebuilt(running.installation, "billing")).exit_code == 0
 
 
 async def test_long_work_says_how_far_it_is(
-    played: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    running: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(progress, "_QUIET", 0.0)
-    ((user,),) = played.rows("billing", "SELECT user_id FROM ledger WHERE kind = 'deposit' LIMIT 1")
-    edit(played, "billing", _ANOTHER_KIND, user)
-    await rebuilt(played.installation, "billing", swap=True)
-    await recorded(played.installation, tmp_path / "shop.ndjson")
-    await live(played.installation, str(user))
+    ((user,),) = running.rows("billing", "SELECT user_id FROM ledger WHERE kind = 'deposit' LIMIT 1")
+    edit(running, "billing", _ANOTHER_KIND, user)
+    await rebuilt(running.installation, "billing", swap=True)
+    await recorded(running.installation, tmp_path / "shop.ndjson")
+    await live(running.installation, str(user))
     told = [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()]
     assert told == ["rebuilding", "comparing", "swapping", "recording", "looking up"]
 
@@ -243,14 +229,14 @@ async def _called(
     )
 
 
-async def test_it_says_what_is_wrong_and_exits_accordingly(played: Shop, tmp_path: Path) -> None:
-    unknown = await called(played, tmp_path, "payments")
+async def test_it_says_what_is_wrong_and_exits_accordingly(running: Shop, tmp_path: Path) -> None:
+    unknown = await called(running, tmp_path, "payments")
     assert b"There is no service payments" in (await unknown.communicate())[1]
     assert unknown.returncode == 64
-    nowhere = await _called(tmp_path, {}, played, dict.fromkeys(_VARIABLES, ""), "billing")
+    nowhere = await _called(tmp_path, {}, running, dict.fromkeys(_VARIABLES, ""), "billing")
     assert b"No system runs from" in (await nowhere.communicate())[1]
     assert nowhere.returncode == 69
-    fine = await called(played, tmp_path, "billing")
+    fine = await called(running, tmp_path, "billing")
     assert b"equal: 0 rows differ" in (await fine.communicate())[0]
     assert fine.returncode == 0
 

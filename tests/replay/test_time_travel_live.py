@@ -16,7 +16,7 @@ from choreo.errors import UsageError
 from choreo.record import recorded
 from replay import one_key
 from replay.one_key import records_at
-from tests.choreography.ending import _ends
+from tests.choreography.ending import sent_out
 from tests.shop import Shop
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -38,11 +38,11 @@ async def choreo(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[An
 
 
 async def test_now_is_what_the_tables_have(here: Shop, capsys: pytest.CaptureFixture[str]) -> None:
-    ends, mails = await _ends(here), sorted(here.maildir.rglob("*"))
+    before = await sent_out(here)
     for service in SERVICES:
         (told,) = await choreo(capsys, "state", service, "--at", "-0s", "--diff", "live")
         assert told["differences"] == []
-    assert (await _ends(here), sorted(here.maildir.rglob("*"))) == (ends, mails)
+    assert await sent_out(here) == before
 
 
 @pytest.mark.parametrize("near", [200, 0], ids=["records are read over", "records are sought past"])

@@ -16,7 +16,7 @@ from replay.findings import Allowance, Report
 from replay.live import Live, open_live
 from replay.recording import Recording, Writer
 from replay.records import Cut, Item, Span, TopicRecord
-from tests.choreography.ending import _ends
+from tests.choreography.ending import sent_out
 from tests.replay import plants
 from tests.shop import Shop
 
@@ -36,11 +36,11 @@ async def verified(shop: Shop) -> Report:
 
 
 async def test_an_unchanged_shop_matches_and_nothing_is_sent_or_published(played: Shop) -> None:
-    ends, mails = await _ends(played), sorted(played.maildir.rglob("*"))
+    before = await sent_out(played)
     report = await verified(played)
     assert (report.findings, report.unstable, report.exit_code) == ([], [], 0)
     assert report.counts["billing steps"] > 15 and report.counts["billing rows"] > 15
-    assert (await _ends(played), sorted(played.maildir.rglob("*"))) == (ends, mails)
+    assert await sent_out(played) == before
 
 
 @pytest.mark.parametrize("name", ["plain.ndjson", "zipped.ndjson.gz"])
