@@ -55,7 +55,11 @@ WHERE status = 'pending' AND recipients.user_id IS NULL AND event_id = ANY(%b::u
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A row of a journal: what a service was asked or heard, and what it did with it."""
+    """A row of a journal: what a service was asked or heard, and what it did with it.
+
+    With what the tables beside it and the rows after it tell, for people to read. What a replay needs of the
+    row is another thing, and all of it is in the row: `replay.records.JournalEntry`.
+    """
 
     id: UUID
     key: str
