@@ -18,6 +18,8 @@ from choreo.docs import documents
 from tests.fuzz.running import Served
 
 Json = dict[str, Any]
+Somebody = tuple[Customer, Mapping[str, str]]
+"""With the ids of what is theirs, by service."""
 
 DOCUMENTS: dict[str, Json] = {
     service: json.loads(text)
@@ -26,7 +28,7 @@ DOCUMENTS: dict[str, Json] = {
     if name == f"{service}.openapi.json"
 }
 OPERATIONS = [
-    pytest.param(service, method, path, operation, id=f"{service} {method} {path}")
+    pytest.param((service, method, path, operation), id=f"{service} {method} {path}")
     for service, document in DOCUMENTS.items()
     for path, methods in document["paths"].items()
     for method, operation in methods.items()
@@ -34,12 +36,12 @@ OPERATIONS = [
 
 
 @pytest.fixture(scope="module")
-def ada(running: Served) -> tuple[Customer, Mapping[str, str]]:
+def ada(running: Served) -> Somebody:
     return running.busy_customer()
 
 
 @pytest.fixture(scope="module")
-def eve(running: Served) -> tuple[Customer, Mapping[str, str]]:
+def eve(running: Served) -> Somebody:
     return running.busy_customer()
 
 
@@ -55,7 +57,7 @@ class Asking:
     """One operation, asked over HTTP as it should be, but for what a test changes."""
 
     def __init__(self, running: Served, service: str, method: str, path: str, operation: Json) -> None:
-        self.http, self.url = running.http, running.urls[service]
+        self.http, self.url, self.service = running.http, running.urls[service], service
         self.method, self.path, self.operation = method, path, operation
         self.content_type, self.body = example(service, operation)
 
@@ -74,6 +76,11 @@ class Asking:
         if self.content_type == "application/x-www-form-urlencoded":
             return str(httpx.QueryParams(self.body)).encode()
         return json.dumps(self.body).encode() if self.content_type else b""
+
+
+@pytest.fixture(params=OPERATIONS)
+def asking(running: Served, request: pytest.FixtureRequest) -> Asking:
+    return Asking(running, *request.param)
 
 
 def is_a_problem(answer: httpx.Response, *statuses: int) -> Json:
@@ -108,26 +115,18 @@ def writes(running: Served, service: str) -> dict[str, int]:
     return {"journal": journal, "outbox": outbox}
 
 
-@pytest.mark.parametrize(("service", "method", "path", "operation"), OPERATIONS)
-def test_nobody_sees_or_moves_what_is_somebody_elses(
-    running: Served,
-    ada: tuple[Customer, Mapping[str, str]],
-    eve: tuple[Customer, Mapping[str, str]],
-    service: str,
-    method: str,
-    path: str,
-    operation: Json,
-) -> None:
-    asking = Asking(running, service, method, path, operation)
+def test_nobody_sees_or_moves_what_is_somebody_elses(asking: Asking, ada: Somebody, eve: Somebody) -> None:
     hers, theirs = ada[0], eve[0]
-    answer = asking.send(theirs.token, ada[1].get(service, str(uuid4())))
+    answer = asking.send(theirs.token, ada[1].get(asking.service, str(uuid4())))
     is_guarded(answer)
     secrets = [str(hers.id), hers.login, *ada[1].values()]
     assert not [secret for secret in secrets if secret in answer.text]
-    if "{id}" in path:
+    if "{id}" in asking.path:
         is_a_problem(answer, 404)
-        own = asking.send(theirs.token, eve[1][service])
-        assert own.status_code < 300 and eve[1][service] in own.text, "it is there for whom it belongs to"
+        own = asking.send(theirs.token, eve[1][asking.service])
+        assert own.status_code < 300 and eve[1][asking.service] in own.text, (
+            "it is there for whom it belongs to"
+        )
 
 
 def forgeries(good: str) -> Iterator[tuple[str, str]]:
@@ -143,29 +142,20 @@ def forgeries(good: str) -> Iterator[tuple[str, str]]:
     yield "other key", auth.sign(stranger, uuid4(), now=claims["iat"])
 
 
-@pytest.mark.parametrize(("service", "method", "path", "operation"), OPERATIONS)
-def test_a_route_is_open_only_if_the_document_says_so(
-    running: Served,
-    ada: tuple[Customer, Mapping[str, str]],
-    service: str,
-    method: str,
-    path: str,
-    operation: Json,
-) -> None:
-    asking = Asking(running, service, method, path, operation)
-    id = ada[1].get(service, str(uuid4()))
+def test_a_route_is_open_only_if_the_document_says_so(running: Served, asking: Asking, ada: Somebody) -> None:
+    id = ada[1].get(asking.service, str(uuid4()))
     tokens = [None, *(token for _, token in forgeries(ada[0].token))]
-    before = writes(running, service)
-    for token in tokens if "security" in operation else ():
+    before = writes(running, asking.service)
+    for token in tokens if "security" in asking.operation else ():
         answer = asking.send(token, id)
         is_a_problem(answer, 401)
         is_guarded(answer)
         assert answer.headers["www-authenticate"].startswith("Bearer")
-    if "security" in operation:
-        assert writes(running, service) == before
+    if "security" in asking.operation:
+        assert writes(running, asking.service) == before
     else:
         public = ("/users", "/token", "/.well-known/jwks.json", "/health/live", "/health/ready", "/metrics")
-        assert path in public
+        assert asking.path in public
 
 
 BODIES: list[tuple[str, bytes, int]] = [
@@ -213,25 +203,18 @@ FORMS: list[tuple[str, bytes, int]] = [
 ]
 
 
-@pytest.mark.parametrize(("service", "method", "path", "operation"), OPERATIONS)
 def test_bad_input_is_refused_with_its_place_and_writes_nothing(
-    running: Served,
-    ada: tuple[Customer, Mapping[str, str]],
-    service: str,
-    method: str,
-    path: str,
-    operation: Json,
+    running: Served, asking: Asking, ada: Somebody
 ) -> None:
-    asking = Asking(running, service, method, path, operation)
-    token, id = ada[0].token, ada[1].get(service, str(uuid4()))
-    before = writes(running, service)
+    token, id = ada[0].token, ada[1].get(asking.service, str(uuid4()))
+    before = writes(running, asking.service)
     for what, content, status in bad_bodies(asking):
         answer = asking.send(token, id, content=content)
         problem = is_a_problem(answer, status)
         is_guarded(answer)
         if status == 422:
             assert problem["errors"] and all(error["detail"] for error in problem["errors"]), what
-    for parameter in operation.get("parameters", []):
+    for parameter in asking.operation.get("parameters", []):
         if parameter["in"] == "query":
             for value in bad_values(parameter["name"]):
                 answer = asking.send(token, id, params={parameter["name"]: value})
@@ -247,7 +230,7 @@ def test_bad_input_is_refused_with_its_place_and_writes_nothing(
         for other in ("text/plain", "application/xml", f"{asking.content_type}; charset=utf-16", ""):
             is_a_problem(asking.send(token, id, headers={"Content-Type": other}), 415)
         is_a_problem(asking.send(token, id, headers={"Content-Encoding": "gzip"}), 415)
-    assert writes(running, service) == before
+    assert writes(running, asking.service) == before
 
 
 def bad_bodies(asking: Asking) -> Iterator[tuple[str, bytes, int]]:
