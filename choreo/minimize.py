@@ -17,7 +17,7 @@ from embedded.process import Unavailable
 from replay.findings import Finding
 from replay.minimize import Minimum, NotReproduced
 from replay.minimize import minimize as minimized
-from replay.recording import NotARecording, Recording, Writer
+from replay.recording import NotARecording, Recording, Writer, size_of
 from replay.records import Broken, JournalEntry
 from replay.services import services
 from replay.verify import verify
@@ -93,9 +93,9 @@ async def _minimum(recording: Recording) -> Minimum | None:
     """None: nothing diverges. Raises `Incomplete`, `NotReproduced` and `Broken`."""
     known = services(recording.cut.settings)
     chosen = {name: known[name] for name in recording.cut.services}
-    lines = sum(recording.manifest["counts"].values())
+    items = size_of(recording)
     with telling() as tell:
-        tally = await verify(recording, chosen, progress=lambda done: tell("replaying", done, lines))
+        tally = await verify(recording, chosen, progress=lambda done: tell("replaying", done, items))
     if not tally.findings:
         return None
     finding = _first(tally.findings)

@@ -28,7 +28,7 @@ from replay.history import Cause, Difference
 from replay.live import Live, open_live
 from replay.moments import AfterId, AfterPlace, AtTime, Moment, NoMoment, moment_of, settled
 from replay.one_key import open_key, records_at
-from replay.recording import NotARecording, Recording
+from replay.recording import NotARecording, Recording, size_of
 from replay.records import Broken, Source
 from replay.rows import plain
 from replay.services import services
@@ -124,11 +124,7 @@ def described(source: Source, name: str) -> Service[Any]:
 @contextmanager
 def walking(source: Source, service: Service[Any], key: str | None = None) -> Iterator[Walk[Any]]:
     """It says how far it is, where that takes long."""
-    if isinstance(source, Recording):
-        total = sum(source.manifest["counts"].values())
-    else:
-        total = 2 * sum(span.end - span.first for span in source.cut.spans.values())
-
+    total = size_of(source)
     with telling() as tell:
         yield Walk(source, service, key, lambda done: tell("replaying", done, total))
 

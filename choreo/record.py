@@ -18,7 +18,7 @@ from choreo.installation import Installation, find_installation
 from choreo.progress import telling
 from embedded.process import Unavailable
 from replay.live import open_live
-from replay.recording import Recording, Writer
+from replay.recording import Recording, Writer, size_of
 from replay.records import Broken
 from replay.redaction import Redaction
 from replay.services import services
@@ -86,11 +86,10 @@ async def recorded(
     with telling() as tell:
         async with opened as source:
             with Writer(out, source.cut, None if with_addresses else Redaction()) as writer:
-                total = 2 * sum(span.end - span.first for span in source.cut.spans.values())
                 async for batch in source.batches():
                     writer.write(batch)
                     done += len(batch)
-                    tell("recording", done, total)
+                    tell("recording", done, size_of(source))
                 for name, service in services(installation.settings).items():
                     for shelf in service.shelves.shelves:
                         await writer.digest(source, name, shelf.table)

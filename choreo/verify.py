@@ -23,7 +23,7 @@ from embedded.process import Unavailable
 from replay.again import SecondReplayDied, verified_again
 from replay.findings import Allowance, Finding, Report, WrongAllowance, read_allowances
 from replay.live import open_live
-from replay.recording import NotARecording, Recording
+from replay.recording import NotARecording, Recording, size_of
 from replay.records import Source
 from replay.services import services
 from replay.verify import verify as replayed
@@ -94,9 +94,7 @@ async def report_on(
     ]
     known = services(source.cut.settings)
     chosen = {name: known[name] for name in names if name not in missing}
-    since = time.monotonic()
-    total = sum(span.end - span.first for span in source.cut.spans.values())
-    total = sum(source.manifest["counts"].values()) if isinstance(source, Recording) else 2 * total
+    since, total = time.monotonic(), size_of(source)
     with telling() as tell:
         async with verified_again(source, list(chosen), sample, preload) as again:
             tally = await replayed(

@@ -7,7 +7,7 @@ from uuid import UUID
 from events.catalog import SOURCE_OF_TYPE
 from events.codec import Record, decode
 from replay.journals import Entry, Journal
-from replay.recording import Recording
+from replay.recording import Recording, size_of
 from replay.records import Item, JournalEntry, TopicRecord
 from replay.records import Unpublished as InOutbox
 from replay.seen import Seen, seen
@@ -23,19 +23,19 @@ def find_recorded(
 ) -> Material | None:
     """None where nothing in it has this id. Of a user the `limit` newest flows. Raises `Broken`.
 
-    `progress` hears how many lines are read, and of how many.
+    `progress` hears how many items are read, and of how many.
 
     What a recording does not keep is not told: times of commits, and why an event is parked.
     """
-    lines = sum(recording.manifest["counts"].values())
-    flows, keys, left_out = _flows(_items(recording, lambda done: progress(done, 2 * lines)), id, limit)
+    size = size_of(recording)
+    flows, keys, left_out = _flows(_items(recording, lambda done: progress(done, 2 * size)), id, limit)
     if not flows:
         return None
     events: list[Seen] = []
     unpublished: list[Unpublished] = []
     entries: dict[str, list[Entry]] = {service: [] for service in recording.cut.services}
     now = datetime.fromtimestamp(0, UTC)
-    for item in _items(recording, lambda done: progress(lines + done, 2 * lines)):
+    for item in _items(recording, lambda done: progress(size + done, 2 * size)):
         match item:
             case JournalEntry():
                 now = max(now, item.now)
