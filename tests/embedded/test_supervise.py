@@ -28,23 +28,28 @@ def program(directory: Path, name: str, code: str = SLEEP) -> Program:
     )
 
 
-def test_a_part_that_dies_is_started_again_with_a_line(tmp_path: Path) -> None:
+def killed(directory: Path, times: int) -> tuple[Program, list[str], list[int | None]]:
+    """A part that was killed so often, what was said, and its process each time it was ready."""
     said: list[str] = []
     pids: list[int | None] = []
 
     def on_change(part: Part) -> None:
         pids.append(part.pid)
-        if len(pids) == 2:
+        if len(pids) > times:
             raise Enough
-        (tmp_path / "shop.log").write_text("")
+        (directory / "shop.log").write_text("")
         part.kill()
 
-    part = program(tmp_path, "shop")
+    part = program(directory, "shop")
     with pytest.raises(Enough), Supervisor(said.append, on_change) as system:
         system.start(part)
         system.wait(part)
         system.watch()
+    return part, said, pids
 
+
+def test_a_part_that_dies_is_started_again_with_a_line(tmp_path: Path) -> None:
+    part, said, pids = killed(tmp_path, 1)
     assert pids[0] != pids[1]
     assert said[0].startswith("shop is ready after")
     assert said[1].startswith("shop ended by itself (exit -9); starting it again in 0.5 s")
@@ -58,23 +63,7 @@ def test_the_pause_doubles_until_a_part_was_ready_for_some_time(
 ) -> None:
     monkeypatch.setattr(supervise, "_FIRST_PAUSE", 0.01)
     monkeypatch.setattr(supervise, "_STEADY_AFTER", steady_after)
-    said: list[str] = []
-    times_ready = 0
-
-    def on_change(part: Part) -> None:
-        nonlocal times_ready
-        times_ready += 1
-        if times_ready == 3:
-            raise Enough
-        (tmp_path / "shop.log").write_text("")
-        part.kill()
-
-    part = program(tmp_path, "shop")
-    with pytest.raises(Enough), Supervisor(said.append, on_change) as system:
-        system.start(part)
-        system.wait(part)
-        system.watch()
-
+    _, said, _ = killed(tmp_path, 2)
     found = [re.search("again in (.+) s", line) for line in said]
     assert [match[1] for match in found if match] == pauses
 
