@@ -19,6 +19,7 @@ from chassis.topic_log import LogMismatch
 from choreo.errors import UsageError
 from choreo.installation import Installation, find_installation
 from choreo.progress import telling
+from choreo.what_if import print_what_if, what_if
 from embedded.process import Unavailable
 from replay.again import SecondReplayDied, verified_again
 from replay.findings import Allowance, Finding, Report, WrongAllowance, read_allowances
@@ -38,6 +39,9 @@ def verify(
     sample: Annotated[float, typer.Option(min=0.0, max=1.0, help="Only this share of the keys.")] = 1.0,
     allow: Annotated[Path | None, typer.Option(help="Intended changes, as TOML: see docs/replay.md.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write the result there as JUnit XML, too.")] = None,
+    closed_loop: Annotated[
+        bool, typer.Option("--closed-loop", help="What if: feed the requests alone, compare how it ends.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
     """Replay everything through today's code, twice, and compare it with what was recorded.
@@ -47,10 +51,15 @@ def verify(
     """
     if service not in (None, *SERVICES):
         raise UsageError(f"There is no service {service}: choose from {', '.join(SERVICES)}.")
+    if closed_loop and (service or sample < 1):
+        raise UsageError(
+            "--closed-loop lets all services hear what each decides: leave out --service and --sample, "
+            "or verify one service or a sample without --closed-loop."
+        )
     names = SERVICES if service is None else (service,)
     try:
         allowances = read_allowances(allow) if allow else []
-        report = asyncio.run(_report(file, names, sample, allowances))
+        report = asyncio.run(_report(file, names, sample, allowances, closed_loop))
     except (WrongAllowance, NotARecording) as wrong:
         raise UsageError(str(wrong)) from None
     except (psycopg.Error, KafkaError, LogMismatch, SecondReplayDied, OSError) as error:
@@ -58,7 +67,9 @@ def verify(
     again = " ".join(["choreo verify", *([str(file)] if file else []), "--service"])
     if junit:
         junit.write_bytes(_junit(report))
-    if as_json:
+    if closed_loop:
+        print_what_if(report, _VERDICTS[report.exit_code], file, as_json=as_json)
+    elif as_json:
         print(json.dumps(_told(report, again), indent=2, default=str))
     else:
         _print(report, again)
@@ -66,11 +77,13 @@ def verify(
 
 
 async def _report(
-    file: Path | None, names: Sequence[str], sample: float, allowances: Sequence[Allowance]
+    file: Path | None, names: Sequence[str], sample: float, allowances: Sequence[Allowance], closed_loop: bool
 ) -> Report:
     opened: AbstractAsyncContextManager[Source]
     opened = nullcontext(Recording(file)) if file else _live(find_installation())
     async with opened as source:
+        if closed_loop:
+            return await what_if(source, allowances=allowances)
         return await report_on(source, names, sample=sample, allowances=allowances)
 
 

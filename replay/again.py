@@ -16,8 +16,10 @@ from typing import Any
 
 import orjson
 
+from replay.closed_loop import closed_loop
 from replay.findings import Finding
 from replay.live import join_live
+from replay.loop import Difference
 from replay.recording import Recording
 from replay.records import Source
 from replay.services import services
@@ -33,7 +35,12 @@ class SecondReplayDied(Exception):
 
 @asynccontextmanager
 async def verified_again(
-    source: Source, names: Sequence[str], sample: float, preload: Sequence[str] = ()
+    source: Source,
+    names: Sequence[str],
+    sample: float,
+    preload: Sequence[str] = (),
+    *,
+    in_closed_loop: bool = False,
 ) -> AsyncIterator["asyncio.Task[list[Finding]]"]:
     """It runs beside whatever the block does. The task raises `SecondReplayDied`.
 
@@ -50,6 +57,7 @@ async def verified_again(
         env=os.environ | {"PYTHONHASHSEED": seed, "TZ": _ZONE},
     )
     order = {"ticket": source.ticket(), "services": names, "sample": sample, "preload": preload}
+    order["closed_loop"] = in_closed_loop
     task = asyncio.ensure_future(_findings(process, orjson.dumps(order, default=str)))
     try:
         yield task
@@ -66,7 +74,7 @@ async def _findings(process: asyncio.subprocess.Process, order: bytes) -> list[F
     if process.returncode:
         last = err.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
         raise SecondReplayDied(f"The second replay died: {last[0]}")
-    return [Finding(**told) for told in orjson.loads(out)]
+    return [(Difference if "origin" in told else Finding)(**told) for told in orjson.loads(out)]
 
 
 async def main(order: dict[str, Any]) -> list[Finding]:
@@ -83,6 +91,8 @@ async def main(order: dict[str, Any]) -> list[Finding]:
 async def _verify(source: Source, order: dict[str, Any]) -> list[Finding]:
     known = services(source.cut.settings)
     chosen = {name: known[name] for name in order["services"]}
+    if order["closed_loop"]:
+        return (await closed_loop(source, chosen)).findings
     return (await verify(source, chosen, sample=order["sample"])).findings
 
 

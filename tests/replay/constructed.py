@@ -11,13 +11,14 @@ from sqlalchemy import Table
 
 from chassis.service import Service as Described
 from chassis.settings import Settings
+from chassis.step import Decider
 from events.catalog import TOPICS
 from events.codec import encode
 from events.decider import Command, Refusal
 from events.envelope import Event
 from events.fact import Fact
 from replay.recording import Writer
-from replay.records import Cut, Item, JournalEntry, Span, TopicRecord
+from replay.records import Cut, Item, JournalEntry, Span, TopicRecord, Unpublished
 from replay.rows import values
 from replay.services import services
 from tests.unit.choreography import DEADLINE, DECIDERS, Choreography, Service
@@ -48,7 +49,7 @@ class Journaling(Service):
         refusal = super().obey(command, id, now)
         if not before and type(refusal).__name__ not in _NOT_REMEMBERED:
             told = orjson.loads(orjson.dumps(command))
-            self._journal(command, id, "command", number, now, command=told, refused=refusal is not None)
+            self._journal(command, id, "command", number, now, command=told, refusal=refusal)
         return refusal
 
     def _journal(
@@ -62,7 +63,7 @@ class Journaling(Service):
         topic: str | None = None,
         offset: int | None = None,
         command: dict[str, Any] | None = None,
-        refused: bool = False,
+        refusal: Refusal | None = None,
     ) -> None:
         self.after.append(self.state)
         flow = input.correlation_id if isinstance(input, Event) else input.cause.correlation_id
@@ -79,9 +80,11 @@ class Journaling(Service):
                 None if topic is None else 0,
                 offset,
                 flow,
-                "refused" if refused else "applied",
+                "refused" if refusal else "applied",
                 command,
-                None,
+                orjson.loads(orjson.dumps({"type": type(refusal).__name__, **refusal.numbers}))
+                if refusal
+                else None,
                 now,
                 now,
                 "0",
@@ -92,8 +95,8 @@ class Journaling(Service):
 class Constructed(Choreography):
     """A source of one key, whose inputs come through its methods."""
 
-    def __init__(self) -> None:
-        super().__init__(DECIDERS)
+    def __init__(self, deciders: dict[str, Decider[Any]] = DECIDERS) -> None:
+        super().__init__(deciders)
         self.journaling = {
             name: Journaling(service.decider, service.empty) for name, service in self.services.items()
         }
@@ -119,8 +122,10 @@ class Constructed(Choreography):
         for name, records in self.topics.items():
             for offset, event in enumerate(records):
                 yield TopicRecord(TOPICS[name], 0, offset, 0, True, encode(event))
-        for service in self.journaling.values():
+        for name, service in self.journaling.items():
             yield from service.journal
+            for event in service.decided[service.published :]:
+                yield Unpublished(name, encode(event))
 
     async def batches(self) -> AsyncIterator[Sequence[Item]]:
         for item in self.items():
