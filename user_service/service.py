@@ -3,14 +3,14 @@
 from chassis.service import Service
 from chassis.settings import Settings
 from chassis.step import Decider
-from user_service.commands import PublishSigningKey, Register
+from user_service.commands import PublishSigningKey, Register, RetireSigningKey
 from user_service.decide import SERVICE, decide
 from user_service.evolve import evolve
 from user_service.react import react
 from user_service.state import Users
 from user_service.store import SHELVES
 
-OBEYS = (Register, PublishSigningKey)
+OBEYS = (Register, PublishSigningKey, RetireSigningKey)
 
 
 def decider() -> Decider[Users]:

@@ -6,6 +6,7 @@ import pytest
 
 from chassis.settings import SERVICES, Settings
 from chassis.tables import ASIDE
+from events.decider import Command
 from replay.services import services
 
 
@@ -14,3 +15,17 @@ def test_every_table_of_a_service_is_on_a_shelf_or_declared_aside(name: str) -> 
     tables = import_module(f"{name}_service.tables").metadata.tables.values()
     shelved = {shelf.table.name for shelf in services(Settings())[name].shelves.shelves}
     assert {table.name for table in tables if not table.info.get(ASIDE)} == shelved - {"signing_keys"}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_whatever_a_journal_can_hold_is_known_to_replay(name: str) -> None:
+    here = f"{name}_service.commands"
+    wishes = {one for one in vars(import_module(here)).values() if _is_command_of(here, one)}
+    reacted = {
+        one for one in vars(import_module(f"{name}_service.react")).values() if _is_command_of(here, one)
+    }
+    assert wishes - reacted == set(services(Settings())[name].obeys)
+
+
+def _is_command_of(module: str, one: object) -> bool:
+    return isinstance(one, type) and issubclass(one, Command) and one.__module__ == module
