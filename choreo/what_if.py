@@ -104,7 +104,7 @@ def _print(finding: Finding, file: Path | None, *, follows: bool = False) -> Non
     for name in () if follows else ("handler", "at", "key"):
         if value := getattr(finding, name):
             print(f"  {name:<9} {value}")
-    expected, got = _values(finding)
+    expected, got = _values(finding, follows)
     if expected is not None or got is not None:
         print(f"{indent}  recorded  {json.dumps(expected)}")
         print(f"{indent}  now       {json.dumps(got)}")
@@ -112,10 +112,13 @@ def _print(finding: Finding, file: Path | None, *, follows: bool = False) -> Non
         print(f"{indent}  more      {command}")
 
 
-def _values(finding: Finding) -> tuple[Any, Any]:
-    """Of a row that is there both times, only what differs."""
-    if finding.column and finding.expected and finding.got:
-        return finding.expected[finding.column], finding.got[finding.column]
+def _values(finding: Finding, follows: bool) -> tuple[Any, Any]:
+    """What the sentence does not say already: of notifications the text, of other rows and steps nothing."""
+    if finding.table == "notifications":
+        before, after = finding.expected, finding.got
+        return before and before["text"], after and after["text"]
+    if follows or finding.table in _OUTCOMES:
+        return None, None
     return finding.expected, finding.got
 
 

@@ -54,9 +54,14 @@ async def closed_loop(
     return tally
 
 
-def _by_origin(finding: Finding) -> tuple[bool, str, str, str, bool]:
-    """What comes from the same step is together, the step first; what nothing can be said about is last."""
+def _by_origin(finding: Finding) -> tuple[int | str, ...]:
+    """What comes from the same step is together: that step, how it ended, and the steps in between.
+
+    What nothing can be said about is last.
+    """
     origin = finding.origin if isinstance(finding, Difference) else None
     if origin is None:
-        return True, "", "", "", False
-    return False, origin["time"], origin["event"], origin["service"], finding.kind == "state"
+        return (1,)
+    is_origin = (finding.service, finding.event, finding.kind) == (origin["service"], origin["event"], "step")
+    rank = 0 if is_origin else 1 if finding.kind == "state" else 2
+    return 0, origin["time"], origin["event"], origin["service"], rank
