@@ -8,15 +8,21 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from hypothesis.stateful import run_state_machine_as_test
 from typer.testing import CliRunner
 
 import notification_service.texts
+from billing_service.decide import _rejected
+from chassis.step import Decider
 from choreo.cli import app
 from choreo.errors import UsageError
 from choreo.record import recorded
 from choreo.what_if import print_what_if, what_if
+from events.billing import PaymentConfirmed, PaymentRefunded
+from events.decider import Command, Decision
+from order_service.commands import CancelOrder
 from replay.closed_loop import closed_loop
 from replay.findings import Report
 from replay.live import open_live
@@ -29,8 +35,14 @@ from tests.choreography.ending import _ends
 from tests.replay import plants
 from tests.replay.constructed import NAMES, Constructed, a_story
 from tests.shop import Shop
-from tests.unit.choreography import DEADLINE, Choreography
-from tests.unit.test_choreography import AnyOrder
+from tests.unit.choreography import DEADLINE, DECIDERS, Choreography
+from tests.unit.test_choreography import (
+    AnyOrder,
+    deaf,
+    spoilt,
+    the_balance_is_not_looked_at,
+    what_was_paid_is_not_given_back,
+)
 
 live = pytest.mark.asyncio(loop_scope="module")
 
@@ -67,6 +79,85 @@ def test_unchanged_code_makes_any_record_again() -> None:
         max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
     )
     run_state_machine_as_test(AnyRecord, settings=looking)
+
+
+Deciders = dict[str, Decider[Any]]
+
+
+def asked(deciders: Deciders, wishes: Sequence[tuple[str, int]]) -> Constructed:
+    """Each wish when all that came of the one before is over."""
+    shop = Constructed(deciders)
+    shop.register()
+    shop.settle()
+    for what, number in wishes:
+        if what == "order":
+            shop.place(number)
+        elif what != "cancel":
+            getattr(shop, what)(number)
+        elif shop.orders:
+            shop.cancel(number)
+        shop.settle()
+        shop.seconds += 1
+    return shop
+
+
+def the_last_penny_is_not_enough(command: Command, state: Any, decision: Decision) -> Decision:
+    match decision:
+        case [PaymentConfirmed(balance=0) as paid]:
+            payment = state.payments[paid.order_id]
+            return [_rejected(payment, "insufficient_funds", state.account.balance)]
+    return decision
+
+
+def what_is_paid_stays_paid(command: Command, state: Any, decision: Decision) -> Decision:
+    if isinstance(command, CancelOrder) and state.orders[command.order_id].payment == "confirmed":
+        return []
+    return decision
+
+
+CHANGED: dict[str, tuple[str, Deciders]] = {
+    "the last penny is not enough": ("billing", spoilt("billing", the_last_penny_is_not_enough)),
+    "the balance is not looked at": ("billing", spoilt("billing", the_balance_is_not_looked_at)),
+    "what was paid is not given back": ("billing", spoilt("billing", what_was_paid_is_not_given_back)),
+    "what is paid stays paid": ("order", spoilt("order", what_is_paid_stays_paid)),
+    "a refund does not change the status": ("order", deaf("order", PaymentRefunded)),
+}
+
+
+@pytest.mark.parametrize("changed", CHANGED)
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["deposit", "withdraw", "order", "order", "cancel"]), st.integers(1, 3)),
+        max_size=12,
+    )
+)
+def test_what_is_told_is_what_comes_of_the_same_requests(changed: str, wishes: list[tuple[str, int]]) -> None:
+    name, deciders = CHANGED[changed]
+    before, after = asked(DECIDERS, wishes), asked(deciders, wishes)
+    known = {name: services(before.cut.settings)[name] for name in NAMES}
+    known[name] = replace(known[name], decider=deciders[name])
+    found = asyncio.run(closed_loop(before, known)).findings
+    assert not [finding.says for finding in found if finding.kind == "incomplete"]
+    told = outcomes(before)
+    for finding in found:
+        assert isinstance(finding, Difference)
+        if finding.kind == "state":
+            told.pop(finding.row, None)
+            if finding.got:
+                told[finding.row] = finding.got | ({"status": "sent"} if "text" in finding.got else {})
+    assert told == outcomes(after)
+
+
+def outcomes(shop: Constructed) -> dict[str, dict[str, Any]]:
+    account, orders = shop.services["billing"].state.account, shop.orders.values()
+    told = shop.services["notification"].state.notifications.values()
+    shown = ("kind", "status", "subject", "text")
+    return {
+        str(account.user_id): {"balance": account.balance},
+        **{str(order.id): {"status": order.status, "reason": order.reason} for order in orders},
+        **{str(one.id): {name: getattr(one, name) for name in shown} for one in told},
+    }
 
 
 async def looped(shop: Shop, preload: Sequence[str] = ()) -> Report:
