@@ -19,6 +19,7 @@ from chassis.topic_log import LogMismatch
 from choreo.errors import UsageError
 from choreo.installation import Installation, find_installation
 from choreo.progress import telling
+from choreo.shuffle import shuffle
 from choreo.what_if import print_what_if, what_if
 from embedded.process import Unavailable
 from replay.again import SecondReplayDied, verified_again
@@ -42,12 +43,18 @@ def verify(
     closed_loop: Annotated[
         bool, typer.Option("--closed-loop", help="What if: feed the requests alone, compare how it ends.")
     ] = False,
+    shuffles: Annotated[
+        int | None,
+        typer.Option("--shuffle", metavar="N", min=1, help="Instead, try N other orders of what was heard."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
     """Replay everything through today's code, twice, and compare it with what was recorded.
 
     Compares every decision with its record, every row with the tables. Reads only. Exits 0 for a match,
     1 if something is changed, 2 if two replays disagree, 3 if too much is missing for either.
+
+    --shuffle finds out whether it matters which of two topics was heard first. Exits 1 if it does.
     """
     if service not in (None, *SERVICES):
         raise UsageError(f"There is no service {service}: choose from {', '.join(SERVICES)}.")
@@ -57,6 +64,10 @@ def verify(
             "or verify one service or a sample without --closed-loop."
         )
     names = SERVICES if service is None else (service,)
+    if shuffles is not None:
+        if sample < 1 or allow or junit or closed_loop:
+            raise UsageError("--shuffle goes with --service and --json only: it compares no record.")
+        shuffle(file, names, shuffles, as_json=as_json)
     try:
         allowances = read_allowances(allow) if allow else []
         report = asyncio.run(_report(file, names, sample, allowances, closed_loop))

@@ -5,6 +5,7 @@ Each input takes the very step the kernel takes (`chassis/step.py`), on the very
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cache
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
@@ -69,7 +70,7 @@ class Shadow(Generic[S]):
         self.sequences: dict[str, int] = {}
         """By key: the number of the last fact applied."""
         self.written: dict[Row, Written] = {}
-        self._commands = {command.__name__: TypeAdapter(command) for command in service.obeys}
+        self._commands = {command.__name__: _adapter(command) for command in service.obeys}
 
     def command(self, type_: str, fields: dict[str, Any]) -> Command:
         """As the journal has it. Raises LookupError for one that today's code does not know, ValueError."""
@@ -105,3 +106,9 @@ class Shadow(Generic[S]):
                             written[column] = event.id, event.type
             before = after
             self.sequences[key] = event.step
+
+
+@cache
+def _adapter(command: type[Command]) -> TypeAdapter[Any]:
+    """Made once: that takes longer than many steps."""
+    return TypeAdapter(command)

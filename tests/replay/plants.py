@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import billing_service.decide
 import notification_service.texts
@@ -18,11 +19,13 @@ from billing_service.commands import (
     Withdraw,
 )
 from billing_service.state import Account, Billing
-from events.billing import AccountCreated, MoneyDeposited, PaymentRejected
+from events.billing import AccountCreated, MoneyDeposited, PaymentConfirmed, PaymentRejected
 from events.decider import Command, Decision
 from events.envelope import Event
 from events.fact import Fact
 from events.order import OrderCreated
+from events.user import UserRegistered
+from notification_service.state import Notifications, Recipient
 from notification_service.texts import Text
 from order_service.commands import PlaceOrder
 from order_service.state import Orders
@@ -135,3 +138,64 @@ def a_bug(setattr: SetAttr = builtins.setattr) -> None:
         return evolve(state, event)
 
     setattr(service, "evolve", wrong)
+
+
+# Races: the order of two topics matters. In the last one it does not.
+
+
+def the_last_writer_wins(setattr: SetAttr = builtins.setattr) -> None:
+    """Two topics write one row: whoever's payment is confirmed loses their address."""
+    import notification_service.service as service
+    from notification_service.evolve import evolve
+
+    def wrong(state: Notifications, event: Event[Fact]) -> Notifications:
+        state = evolve(state, event)
+        match event.data:
+            case PaymentConfirmed(user_id=user_id):
+                return replace(state, recipient=Recipient(user_id, "", ""))
+        return state
+
+    setattr(service, "evolve", wrong)
+
+
+def a_gift_for_who_has_ordered_nothing(setattr: SetAttr = builtins.setattr) -> None:
+    import billing_service.service as service
+    from billing_service.evolve import evolve
+
+    def wrong(state: Billing, event: Event[Fact]) -> Billing:
+        gift = 0 if state.payments else 5
+        state = evolve(state, event)
+        if isinstance(event.data, AccountCreated) and state.account:
+            return replace(state, account=replace(state.account, balance=gift))
+        return state
+
+    setattr(service, "evolve", wrong)
+
+
+def a_bug_before_the_address_is_known(setattr: SetAttr = builtins.setattr) -> None:
+    import notification_service.service as service
+    from notification_service.evolve import evolve
+
+    def wrong(state: Notifications, event: Event[Fact]) -> Notifications:
+        if isinstance(event.data, PaymentRejected):
+            assert state.recipient is not None
+        return evolve(state, event)
+
+    setattr(service, "evolve", wrong)
+
+
+def the_order_of_one_topic_matters(setattr: SetAttr = builtins.setattr) -> None:
+    """A registration and payments write the same row, and each its own column."""
+    import notification_service.service as service
+    from notification_service.evolve import evolve
+
+    def right(state: Notifications, event: Event[Fact]) -> Notifications:
+        known = state.recipient or Recipient(UUID(event.key), "", "")
+        match event.data:
+            case UserRegistered(email=email):
+                return replace(state, recipient=replace(known, email=email))
+            case PaymentConfirmed(amount=amount) | PaymentRejected(amount=amount):
+                return replace(evolve(state, event), recipient=replace(known, login=str(amount)))
+        return evolve(state, event)
+
+    setattr(service, "evolve", right)
