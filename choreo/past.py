@@ -1,7 +1,7 @@
 """What `choreo state`, `blame` and `replay` share: where the past is read from, and how rows are shown."""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,6 +59,14 @@ def reading() -> Iterator[None]:
         raise Incomplete(str(broken)) from None
     except (psycopg.Error, KafkaError, LogMismatch, OSError) as error:
         raise Unavailable(f"The past cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def whole(file: Path | None) -> AbstractAsyncContextManager[Source]:
+    """A recording, or all of the running system."""
+    if file is not None:
+        return nullcontext(Recording(file))
+    here = find_installation()
+    return open_live(here.kafka, here.database_urls, here.settings)
 
 
 @asynccontextmanager

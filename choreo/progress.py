@@ -18,12 +18,17 @@ Tell = Callable[[str, int, int], None]
 def telling() -> Iterator[Tell]:
     """Says how far work is, once that has taken a while."""
     progress, since = Progress(), time.monotonic()
+    stage, begun = "", since
 
     def tell(what: str, done: int, total: int) -> None:
-        if (seconds := time.monotonic() - since) <= _QUIET:
+        nonlocal stage, begun
+        now = time.monotonic()
+        if what != stage:
+            stage, begun = what, now
+        if now - since <= _QUIET:
             return
         if total:
-            progress.step(what, done, max(done, total), seconds)
+            progress.step(what, done, max(done, total), now - begun)
         else:
             progress.stage(what)
 

@@ -4,7 +4,6 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,8 @@ from typing import Any
 import typer
 
 from chassis.settings import SERVICES
-from choreo.installation import find_installation
-from choreo.past import reading
-from choreo.progress import Progress
-from replay.live import open_live
-from replay.recording import Recording
+from choreo.past import reading, whole
+from choreo.progress import telling
 from replay.records import Source
 from replay.services import services
 from replay.shuffle import Race, Tally
@@ -26,8 +22,6 @@ _SHOWN = 20
 _DIFFERENCES = 3
 _KINDS = ("keys", "gaps", "orders")
 _VERDICTS = {0: "no order matters", 1: "race", 3: "incomplete"}
-_QUIET = 2.0
-"""Seconds; what is done by then needs no progress."""
 
 
 def shuffle(file: Path | None, names: Sequence[str], shuffles: int, *, as_json: bool) -> None:
@@ -44,13 +38,7 @@ def shuffle(file: Path | None, names: Sequence[str], shuffles: int, *, as_json: 
 
 
 async def _tally(file: Path | None, names: Sequence[str], shuffles: int) -> Tally:
-    opened: AbstractAsyncContextManager[Source]
-    if file is not None:
-        opened = nullcontext(Recording(file))
-    else:
-        here = find_installation()
-        opened = open_live(here.kafka, here.database_urls, here.settings)
-    async with opened as source:
+    async with whole(file) as source:
         return await tally_of(source, names, shuffles)
 
 
@@ -59,24 +47,8 @@ async def tally_of(source: Source, names: Sequence[str] = SERVICES, shuffles: in
     known = services(source.cut.settings)
     hearing = {name: known[name] for name in names if known[name].hears}
     chosen = {name: service for name, service in hearing.items() if name in source.cut.services}
-    progress, since = Progress(), time.monotonic()
-    stage, begun = "", since
-    lines = 2 * sum(span.end - span.first for span in source.cut.spans.values())
-    if isinstance(source, Recording):
-        lines = sum(source.manifest["counts"].values())
-
-    def tell(what: str, done: int, total: int | None) -> None:
-        nonlocal stage, begun
-        now = time.monotonic()
-        if what != stage:
-            stage, begun = what, now
-        if now - since > _QUIET:
-            progress.step(what, done, max(lines if total is None else total, done), now - begun)
-
-    try:
+    with telling() as tell:
         tally = await shuffled(source, chosen, shuffles, tell)
-    finally:
-        progress.done()
     tally.lacks += [f"the journal of {name} is not recorded" for name in hearing if name not in chosen]
     return tally
 

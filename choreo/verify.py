@@ -4,7 +4,6 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,15 +16,14 @@ from aiokafka.errors import KafkaError
 from chassis.settings import SERVICES
 from chassis.topic_log import LogMismatch
 from choreo.errors import UsageError
-from choreo.installation import Installation, find_installation
+from choreo.past import whole
 from choreo.progress import telling
 from choreo.shuffle import shuffle
 from choreo.what_if import print_what_if, what_if
 from embedded.process import Unavailable
 from replay.again import SecondReplayDied, verified_again
 from replay.findings import Allowance, Finding, Report, WrongAllowance, read_allowances
-from replay.live import open_live
-from replay.recording import NotARecording, Recording, size_of
+from replay.recording import NotARecording, size_of
 from replay.records import Source
 from replay.services import services
 from replay.verify import verify as replayed
@@ -90,16 +88,10 @@ def verify(
 async def _report(
     file: Path | None, names: Sequence[str], sample: float, allowances: Sequence[Allowance], closed_loop: bool
 ) -> Report:
-    opened: AbstractAsyncContextManager[Source]
-    opened = nullcontext(Recording(file)) if file else _live(find_installation())
-    async with opened as source:
+    async with whole(file) as source:
         if closed_loop:
             return await what_if(source, allowances=allowances)
         return await report_on(source, names, sample=sample, allowances=allowances)
-
-
-def _live(installation: Installation) -> AbstractAsyncContextManager[Source]:
-    return open_live(installation.kafka, installation.database_urls, installation.settings)
 
 
 async def report_on(

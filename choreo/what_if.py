@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from chassis.settings import SERVICES
-from choreo.progress import Progress
+from choreo.progress import telling
 from replay.again import verified_again
 from replay.closed_loop import closed_loop
 from replay.findings import Allowance, Finding, Report
@@ -20,8 +20,6 @@ from replay.services import services
 
 _SHOWN = 10
 """Origins, and of each so many of the differences that come from it."""
-_QUIET = 2.0
-"""Seconds; what is done by then needs no progress."""
 _OUTCOMES = ("users", "accounts", "orders", "notifications")
 
 
@@ -33,21 +31,13 @@ async def what_if(
     if lacks := _lacks(source):
         report.findings = [Finding("incomplete", "", why) for why in lacks]
         return report
-    progress, since = Progress(), time.monotonic()
-
-    def tell(what: str, done: int, of: int) -> None:
-        seconds = time.monotonic() - since
-        if seconds > _QUIET:
-            progress.step(what, done, max(of, done), seconds)
-
-    try:
+    since = time.monotonic()
+    with telling() as tell:
         async with verified_again(source, SERVICES, 1.0, preload, in_closed_loop=True) as again:
             tally = await closed_loop(source, services(source.cut.settings), tell)
             report.seconds = time.monotonic() - since
             report.findings = tally.findings
             report.compare(await again)
-    finally:
-        progress.done()
     report.counts = dict(tally.counts)
     report.allow(allowances)
     return report

@@ -26,6 +26,7 @@ from chassis.shelf import Shelf
 from replay.cases import case_taken
 from replay.guard import SideEffect, no_side_effects
 from replay.places import case_of, raised_at
+from replay.recording import size_of
 from replay.records import Broken, Cut, Item, JournalEntry, Source, TopicRecord
 from replay.rows import plain
 from replay.shadow import Row, Shadow
@@ -34,8 +35,8 @@ from replay.walk import Ahead, Walk
 _AT_ONCE = 200_000
 """Inputs in memory at most, but for those of a single key: for the next so many the stream is read again."""
 
-Tell = Callable[[str, int, int | None], None]
-"""Is told what is being done, how much of it is done, and of how much, where that is known."""
+Tell = Callable[[str, int, int], None]
+"""Is told what is being done, how much of it is done, and of how much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ class _Seen:
     """Two facts of different topics lie in one gap."""
 
 
-_Count = Callable[[int, None], None]
+_Count = Callable[[int, int], None]
 """Is told how many items were read."""
 
 
@@ -209,7 +210,7 @@ async def _batches(source: Source, tally: Tally, tell: _Count) -> AsyncIterator[
             async for batch in batches:
                 yield batch
                 read += len(batch)
-                tell(read, None)
+                tell(read, size_of(source))
     except Broken as broken:
         if str(broken) not in tally.lacks:
             tally.lacks.append(str(broken))

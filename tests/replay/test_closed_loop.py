@@ -31,7 +31,7 @@ from replay.recording import Recording, Writer
 from replay.records import Cut, Item, JournalEntry, TopicRecord
 from replay.services import services
 from replay.verify import Tally
-from tests.choreography.ending import _ends
+from tests.choreography.ending import sent_out
 from tests.replay import plants
 from tests.replay.constructed import NAMES, Constructed, a_story
 from tests.shop import Shop
@@ -173,11 +173,11 @@ async def looped(shop: Shop, preload: Sequence[str] = ()) -> Report:
 
 @live
 async def test_an_unchanged_shop_is_the_record_and_nothing_is_sent_or_published(played: Shop) -> None:
-    ends, mails = await _ends(played), sorted(played.maildir.rglob("*"))
+    before = await sent_out(played)
     report = await looped(played)
     assert (report.findings, report.unstable, report.exit_code) == ([], [], 0)
     assert report.counts["facts"] > 30 and report.counts["orders"] > 8
-    assert (await _ends(played), sorted(played.maildir.rglob("*"))) == (ends, mails)
+    assert await sent_out(played) == before
 
 
 @live
