@@ -1,7 +1,8 @@
 """What a service was asked and heard, in order; and by the same rows, what it has seen before.
 
 Rows are never removed: event ids and first answers lean on them. One exception: a parked event is written
-anew when it is retried or dropped, so that per key the order of positions stays the order of handling.
+anew when it is retried or dropped, so that per key the order of positions stays the order of handling. One
+that fails again moves as well: where it lies, a replay meets the state in which it failed.
 """
 
 from collections.abc import Collection, Sequence
@@ -30,6 +31,9 @@ SELECT EXISTS (SELECT FROM journal WHERE correlation_id = %s AND key = %s AND ou
 
 _FORGET_PARKED = """/* journal.forget_parked: this event is about to be written anew */
 DELETE FROM journal WHERE id = %s AND outcome = 'parked'"""
+
+_MOVE_PARKED = """/* journal.move_parked: it was tried again here, and failed again */
+UPDATE journal SET step = %s, decided_at = %s, position = DEFAULT WHERE id = %s AND outcome = 'parked'"""
 
 _DROP_PARKED = """/* journal.drop_parked: somebody gave this event up */
 UPDATE journal SET outcome = 'dropped', position = DEFAULT WHERE id = %s AND outcome = 'parked'"""
@@ -144,6 +148,11 @@ async def add(conn: Connection, entries: Sequence[Entry]) -> None:
 async def forget_parked(conn: Connection, id: UUID) -> None:
     """Runs inside the transaction that writes the event's row anew."""
     await conn.execute(_FORGET_PARKED, [id])
+
+
+async def move_parked(conn: Connection, id: UUID, step: int, now: datetime) -> None:
+    """Runs inside the transaction that tried the event again. `step` is the key's number so far."""
+    await conn.execute(_MOVE_PARKED, [step, now, id])
 
 
 async def drop_parked(conn: Connection, id: UUID) -> None:

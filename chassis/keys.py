@@ -11,6 +11,8 @@ ON CONFLICT DO NOTHING"""
 _LOCK = """/* keys.lock: sorted, so that no two transactions wait for each other */
 SELECT key, sequence FROM keys WHERE key = ANY(%b::text[]) ORDER BY key FOR UPDATE"""
 
+_LOOK = """/* keys.look */ SELECT sequence FROM keys WHERE key = %s"""
+
 _ADVANCE = """/* keys.advance */
 UPDATE keys SET sequence = new.sequence FROM unnest(%b::text[], %b::bigint[]) AS new (key, sequence)
 WHERE keys.key = new.key"""
@@ -23,6 +25,12 @@ async def lock(conn: Connection, keys: Collection[str]) -> dict[str, int]:
     await conn.execute(_MAKE, [list(keys)])
     rows = await (await conn.execute(_LOCK, [list(keys)])).fetchall()
     return dict(rows)
+
+
+async def look(conn: Connection, key: str) -> int:
+    """Its sequence, without a lock: for who writes nothing."""
+    row = await (await conn.execute(_LOOK, [key])).fetchone()
+    return row[0] if row else 0
 
 
 async def advance(conn: Connection, sequences: Mapping[str, int]) -> None:

@@ -14,7 +14,9 @@ from psycopg.rows import class_row
 from chassis.db import Connection, insert
 from chassis.inputs import FactTypes, Heard, read
 from chassis.tables import parked
-from events.codec import Headers, Record
+from events.codec import Headers, Record, Undecodable, UnknownType
+from events.envelope import Event
+from events.fact import Fact
 
 _BLOCKED = """/* parked.blocked: the keys whose later events have to queue */
 SELECT DISTINCT key FROM parked WHERE key = ANY(%b::text[])"""
@@ -54,12 +56,26 @@ class Parked:
     """File and line that raised."""
     parked_at: datetime
 
-    def heard(self, hears: FactTypes) -> Heard:
-        """The record as it was heard, as today's code reads it. Raises `UnknownType`."""
-        record = Record(self.record_key, self.record_value, _unpacked(self.record_headers))
-        event, error = read(record, hears)
+    @property
+    def record(self) -> Record:
+        return Record(self.record_key, self.record_value, _unpacked(self.record_headers))
+
+    def event(self, hears: FactTypes) -> Event[Fact] | None:
+        """As today's code reads it; None where that does not hear it. Raises `Undecodable`."""
+        try:
+            event, error = read(self.record, hears)
+        except UnknownType:
+            return None
+        if error is not None:
+            raise Undecodable(error)
+        if event is not None and event.key != self.key:
+            raise Undecodable(f"it is of key {event.key}, and was parked under {self.key}")
+        return event
+
+    def heard(self, event: Event[Fact]) -> Heard:
+        """As it came from Kafka."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        return Heard(self.topic, self.partition, self.offset, record, event, error, self.parked_at, done)
+        return Heard(self.topic, self.partition, self.offset, self.record, event, None, self.parked_at, done)
 
 
 def park(heard: Heard, reason: str, error: BaseException | str, now: datetime) -> Parked:

@@ -5,19 +5,19 @@ from typing import Literal, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from chassis import bell, journal, keys, parked
+from chassis import bell, clock, journal, keys, parked
 from chassis.db import Connection, is_refusal, is_trouble, raw_connection
 from chassis.inputs import FactTypes
 from chassis.parked import Parked
 from chassis.transaction import Transaction
-from events.codec import Undecodable, UnknownType
+from events.codec import Undecodable
 
 S = TypeVar("S")
 
 
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """What became of a parked event, or would have become of it."""
+    """What became of a parked event."""
 
     parked: Parked
     outcome: Literal["applied", "duplicate", "skipped", "parked"]
@@ -26,16 +26,11 @@ class Retried:
 
 
 async def retry(
-    transaction: Transaction[S],
-    engine: AsyncEngine,
-    hears: FactTypes,
-    key: str,
-    *,
-    dry_run: bool = False,
+    transaction: Transaction[S], engine: AsyncEngine, hears: FactTypes, key: str
 ) -> list[Retried]:
     """Takes the key's parked events in order, up to the first that fails again. One transaction.
 
-    Holds the key's lock, so whatever arrives meanwhile comes after them. `dry_run` undoes everything.
+    Holds the key's lock, so whatever arrives meanwhile comes after them.
     """
     results: list[Retried] = []
     async with raw_connection(engine) as conn:
@@ -47,12 +42,12 @@ async def retry(
             except Exception as error:
                 if is_trouble(error) and not is_refusal(error):
                     raise
-                result = await _still_parked(conn, row, error)
+                result = await _still_parked(conn, row, error, sequence)
             results.append(result)
             if result.outcome == "parked":
                 break
         await bell.ring(conn, key)
-        await (conn.rollback() if dry_run else conn.commit())
+        await conn.commit()
     return results
 
 
@@ -71,29 +66,24 @@ async def _take(
     transaction: Transaction[S], conn: Connection, hears: FactTypes, row: Parked, sequence: int
 ) -> tuple[Retried, int]:
     """Raises what keeps it from being handled."""
-    try:
-        heard = row.heard(hears)
-    except UnknownType:
-        heard = None
+    event = row.event(hears)
     await parked.remove(conn, row.id)
     await journal.forget_parked(conn, row.id)
-    if heard is None or not heard.concerns:
+    if event is None:
         return Retried(row, "skipped"), sequence
-    if heard.event is None:
-        raise Undecodable(heard.error)
-    if heard.key != row.key:
-        raise Undecodable(f"it is of key {heard.key}, and was parked under {row.key}")
     # As long as it could not be read it had no id of its own, and may have come a second time since.
-    await journal.forget_parked(conn, heard.id)
-    if await journal.seen(conn, [heard.id]):
+    await journal.forget_parked(conn, event.id)
+    if await journal.seen(conn, [event.id]):
         return Retried(row, "duplicate"), sequence
+    heard = row.heard(event)
     work = await transaction.load_key(conn, heard, sequence)
-    decided = transaction.apply(work, heard, heard.event)
+    decided = transaction.apply(work, heard, event)
     await transaction.write(conn, work)
     return Retried(row, "applied", tuple(event.type for event in decided)), work.sequences[row.key]
 
 
-async def _still_parked(conn: Connection, row: Parked, error: Exception) -> Retried:
+async def _still_parked(conn: Connection, row: Parked, error: Exception, sequence: int) -> Retried:
+    await journal.move_parked(conn, row.id, sequence, clock.now())
     if isinstance(error, Undecodable):
         await parked.say_why(conn, row.id, "undecodable", str(error))
     else:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shlex
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -26,7 +27,10 @@ from chassis.transaction import Transaction
 from choreo.errors import UsageError
 from choreo.installation import Installation, find_installation
 from choreo.parked_groups import Group, Queue, grouped
+from choreo.past import Paper, write_told
 from embedded.process import Unavailable
+from replay.dry_run import Tried, dry_run
+from replay.guard import SideEffect
 
 T = TypeVar("T")
 
@@ -64,7 +68,11 @@ def ls(group: GroupOption = None, as_json: AsJson = False) -> None:
 
 @app.command("show")
 def show(group: GroupOption = None, as_json: AsJson = False) -> None:
-    """Print parked events in full: where they lie in Kafka, what failed, headers and data."""
+    """Print parked events in full: where they lie in Kafka, what failed, headers and data.
+
+    And the command that shows the failure again, without any effect; of an event that queues, that of the
+    one it queues behind. With --pdb added you stand in the handler.
+    """
     groups = _run(lambda desk: desk.groups(group))
     events = [_event(queue, row) for found in groups for queue in found.queues for row in queue.events]
     if as_json:
@@ -81,8 +89,8 @@ def show(group: GroupOption = None, as_json: AsJson = False) -> None:
 def retry_(group: GroupOption = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """Take parked events again, each key's in their order, up to the first that fails again.
 
-    Runs dry first, and then for real those keys of which something can be handled. Exits 1 if anything stays
-    parked.
+    Runs dry first: in memory, on the rows as they are. Then for real those keys of which something can be
+    handled. Exits 1 if anything stays parked.
     """
     outcomes = _run(lambda desk: desk.retry(group, dry_run=dry_run))
     if as_json:
@@ -118,10 +126,10 @@ class Outcome:
     """What a retry did with one key, or would do."""
 
     queue: Queue
-    retried: Sequence[Retried]
+    retried: Sequence[Retried | Tried]
 
     @property
-    def handled(self) -> Sequence[Retried]:
+    def handled(self) -> Sequence[Retried | Tried]:
         return [one for one in self.retried if one.outcome != "parked"]
 
     @property
@@ -152,11 +160,11 @@ class Desk:
 
     async def retry(self, group: str | None, *, dry_run: bool) -> list[Outcome]:
         queues = [queue for found in await self.groups(group) for queue in found.queues]
-        dry = [await self._retry(queue, dry_run=True) for queue in _progress(queues, "dry run")]
+        dry = [await self._dry_run(queue) for queue in _progress(queues, "dry run")]
         if dry_run:
             return dry
         return [
-            await self._retry(outcome.queue, dry_run=False) if outcome.handled else outcome
+            await self._retry(outcome.queue) if outcome.handled else outcome
             for outcome in _progress(dry, "retry")
         ]
 
@@ -166,7 +174,13 @@ class Desk:
             await drop(self._engines[queue.service], queue.head)
         return queues
 
-    async def _retry(self, queue: Queue, *, dry_run: bool) -> Outcome:
+    async def _dry_run(self, queue: Queue) -> Outcome:
+        service = self._installation.service(queue.service)
+        async with raw_connection(self._engines[queue.service]) as conn:
+            await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            return Outcome(queue, await dry_run(conn, service, queue.key, clock.now()))
+
+    async def _retry(self, queue: Queue) -> Outcome:
         service: Service[Any] = self._installation.service(queue.service)
         partitions = self._installation.settings.partitions
         transaction = Transaction(
@@ -176,7 +190,7 @@ class Desk:
             clock=clock.now,
         )
         engine = self._engines[queue.service]
-        return Outcome(queue, await retry(transaction, engine, service.hears, queue.key, dry_run=dry_run))
+        return Outcome(queue, await retry(transaction, engine, service.hears, queue.key))
 
 
 def _run(work: Callable[[Desk], Awaitable[T]]) -> T:
@@ -189,6 +203,9 @@ def _run(work: Callable[[Desk], Awaitable[T]]) -> T:
 
     try:
         return asyncio.run(at_the_desk())
+    except SideEffect as effect:
+        typer.echo(f"choreo: {effect}", err=True)
+        raise typer.Exit(1) from None
     except (SQLAlchemyError, psycopg.Error, OSError) as error:
         reason = str(error).splitlines()[0] or repr(error)
         raise Unavailable(f"A database cannot be used: {reason}; see that the system runs.") from error
@@ -213,6 +230,9 @@ def _print_outcomes(outcomes: Sequence[Outcome], dry_run: bool) -> None:
         for one in outcome.handled:
             follows = f" → {', '.join(one.decided)}" if one.decided else ""
             print(f"  {one.parked.type or 'record'} {one.parked.id} {would}{one.outcome}{follows}")
+            if isinstance(one, Tried):
+                for write in one.writes:
+                    Paper().write(write)
         if outcome.failed:
             failed, place = outcome.failed, f" ({outcome.failed.place})" if outcome.failed.place else ""
             print(f"  {failed.type or 'record'} {failed.id} fails{place}: {failed.error}")
@@ -249,9 +269,18 @@ def _event(queue: Queue, row: Parked) -> dict[str, Any]:
         "reason": row.reason,
         "error": row.error,
         "place": row.place,
+        "replay": _replay(queue),
         "headers": orjson.loads(row.record_headers),
         "value": None if row.record_value is None else row.record_value.decode(errors="backslashreplace"),
     }
+
+
+def _replay(queue: Queue) -> str:
+    """Shows again how the first of them fails: for that one the others wait."""
+    stop = f'id == "{queue.head.id}"'
+    return shlex.join(
+        ["choreo", "replay", "live", "--service", queue.service, "--key", queue.key, "--break", stop]
+    )
 
 
 def _outcome(outcome: Outcome) -> dict[str, Any]:
@@ -264,6 +293,7 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
                 "event": one.parked.type,
                 "outcome": one.outcome,
                 "decided": one.decided,
+                **({"writes": [write_told(write) for write in one.writes]} if isinstance(one, Tried) else {}),
             }
             for one in outcome.handled
         ],

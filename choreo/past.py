@@ -24,7 +24,7 @@ from embedded.process import Unavailable
 from events.codec import Undecodable, UnknownType, decode
 from replay.expressions import name_as_text
 from replay.guard import SideEffect
-from replay.history import Cause, Difference
+from replay.history import Cause, Difference, written
 from replay.live import Live, open_live
 from replay.moments import AfterId, AfterPlace, AtTime, Moment, NoMoment, moment_of, settled
 from replay.one_key import open_key, records_at
@@ -32,7 +32,7 @@ from replay.recording import NotARecording, Recording, size_of
 from replay.records import Broken, Source
 from replay.rows import plain
 from replay.services import services
-from replay.walk import Walk
+from replay.walk import Walk, Write
 
 _WIDTH = 100
 
@@ -189,6 +189,14 @@ class Paper:
         self.cause(cause)
 
     def difference(self, difference: Difference) -> None:
+        self._changed(difference)
+        self.cause(difference.cause)
+
+    def write(self, write: Write) -> None:
+        self._changed(written(write))
+        self.line(f"    {write.event.type} {write.event.id}  {write.case}", "dim")
+
+    def _changed(self, difference: Difference) -> None:
         sign, style = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}[
             difference.change
         ]
@@ -203,7 +211,6 @@ class Paper:
                 case "changed":
                     told.append((column, f"{shown(old)} → {shown(new)}"))
         self.columns(told)
-        self.cause(difference.cause)
 
 
 def shown(value: Any) -> str:
@@ -222,6 +229,20 @@ def cause_told(cause: Cause | None) -> dict[str, Any] | None:
     if cause is None:
         return None
     return {name: plain(value) for name, value in asdict(cause).items()}
+
+
+def write_told(write: Write) -> dict[str, Any]:
+    return difference_told(written(write)) | {"cause": {"fact": write.event.type, "handler": write.case}}
+
+
+def difference_told(found: Difference) -> dict[str, Any]:
+    return {
+        "change": found.change,
+        "table": found.table.name,
+        "primary_key": name_as_text(found.name),
+        "columns": {column: {"old": plain(old), "new": plain(new)} for column, old, new in found.columns},
+        "cause": cause_told(found.cause),
+    }
 
 
 def row_told(shelf: Shelf, row: Sequence[Any], cause: Cause | None) -> dict[str, Any]:

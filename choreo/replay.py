@@ -124,13 +124,16 @@ class Stepping:
 
     async def run(self) -> Ahead | None:
         """Where --break is true, or None at the end."""
-        async with aclosing(self.walk.inputs()) as inputs:  # type: ignore[type-var]
+        async with aclosing(self.walk.inputs(parked=True)) as inputs:  # type: ignore[type-var]
             async for ahead in inputs:
                 if not self.until.includes(ahead.entry):
                     continue
                 names = names_at(ahead) if self.stop or self.log else {}
                 if self._stops(ahead, names):
                     return ahead
+                if ahead.parked:
+                    self.printer.parked(ahead)
+                    continue
                 done = self.walk.take(ahead)
                 self.types[ahead.entry.type] += 1
                 if self.log:
@@ -176,6 +179,17 @@ class Printer:
         self._paper.line(_head(ahead))
         self._decision(ahead, done.step)
 
+    def parked(self, ahead: Ahead) -> None:
+        """What today's code makes of it, at the place where it failed."""
+        if not self._every:
+            return
+        step, error = _tried(ahead)
+        if self._json:
+            self._line("parked", **_input(ahead), **_decision(step, error))
+            return
+        self._paper.line(f"{_head(ahead)}  parked", "red")
+        self._decided(ahead, step, error)
+
     def log(self, ahead: Ahead, value: Any, error: str) -> None:
         if self._json:
             self._line("log", **_input(ahead), value=value, error=error or None)
@@ -187,10 +201,10 @@ class Printer:
         told = state_of(ahead.taken.service, ahead.taken.state)
         step, error = _tried(ahead)
         if self._json:
-            decision = _decision(step) if step else {"raises": error}
-            self._line("break", **_input(ahead), data=_data(ahead), state=told, **decision)
+            self._line("break", **_input(ahead), data=_data(ahead), state=told, **_decision(step, error))
             return
-        self._paper.line(f"--break is true before {ahead.entry.type} {ahead.entry.id}", "bold")
+        what = f"{'the parked ' if ahead.parked else ''}{ahead.entry.type or 'record'} {ahead.entry.id}"
+        self._paper.line(f"--break is true before {what}", "bold")
         facts = _input(ahead) | {f"data.{name}": value for name, value in _data(ahead).items()}
         self._paper.columns([(name, str(value)) for name, value in facts.items() if value is not None])
         self._paper.line("state, as the handlers are given it", "cyan")
@@ -203,10 +217,7 @@ class Printer:
                 self._paper.line(f"  {shelf.field} {name}".rstrip())
                 self._paper.columns([(column, shown(value)) for column, value in row.items()])
         self._paper.line("decision", "cyan")
-        if step:
-            self._decision(ahead, step)
-        else:
-            self._paper.line(f"    {error}", "red")
+        self._decided(ahead, step, error)
 
     def state(self, walk: Walk[Any], moment: Moment) -> None:
         shelves = walk.service.shelves.shelves
@@ -246,6 +257,12 @@ class Printer:
         for why, count in stepping.unknown.most_common(5):
             self._paper.line(f"  at {count} it could not be told: {why}", "yellow")
 
+    def _decided(self, ahead: Ahead, step: Step[Any] | None, error: str) -> None:
+        if step is None:
+            self._paper.line(f"    {error}", "red")
+        else:
+            self._decision(ahead, step)
+
     def _decision(self, ahead: Ahead, step: Step[Any]) -> None:
         for event in step.events:
             place = _place(ahead, event.data)
@@ -277,7 +294,8 @@ def _tried(ahead: Ahead) -> tuple[Step[Any] | None, str]:
 
 
 def _head(ahead: Ahead) -> str:
-    return f"{plain(ahead.entry.now)}  {ahead.entry.type} {ahead.entry.id}  {ahead.at}".rstrip()
+    type_ = ahead.entry.type or "record"
+    return f"{plain(ahead.entry.now)}  {type_} {ahead.entry.id}  {ahead.at}".rstrip()
 
 
 def _input(ahead: Ahead) -> dict[str, Any]:
@@ -289,6 +307,7 @@ def _input(ahead: Ahead) -> dict[str, Any]:
         "key": entry.key,
         "at": ahead.at or None,
         "step": entry.step,
+        **({"parked": True} if ahead.parked else {}),
     }
 
 
@@ -297,7 +316,9 @@ def _data(ahead: Ahead) -> dict[str, Any]:
     return {name: value for name, value in names_at(ahead).items() if name not in surrounding}
 
 
-def _decision(step: Step[Any]) -> dict[str, Any]:
+def _decision(step: Step[Any] | None, error: str = "") -> dict[str, Any]:
+    if step is None:
+        return {"raises": error}
     return {
         "decided": [_event(event) for event in step.events],
         "refused": step.refusal

@@ -13,11 +13,11 @@ from chassis.shelf import Shelf
 from choreo.errors import UsageError
 from choreo.past import (
     Paper,
-    cause_told,
     check_complete,
     check_reached,
     check_service,
     described,
+    difference_told,
     moment_in,
     opened,
     reading,
@@ -25,11 +25,9 @@ from choreo.past import (
     rows_told,
     walking,
 )
-from replay.expressions import name_as_text
 from replay.history import Difference, Tables, differences, live_rows, tables_at
 from replay.moments import End, Moment
 from replay.records import Source
-from replay.rows import plain
 from replay.walk import Walk
 
 _SHOWN = 20
@@ -100,7 +98,7 @@ class Past:
             return {
                 "at": str(self.moment),
                 "diff": str(self.other),
-                "differences": [_difference_told(found) for found in self.differences],
+                "differences": [difference_told(found) for found in self.differences],
             }
         return {
             "at": str(self.moment),
@@ -159,13 +157,3 @@ def _print(name: str, found: Past, *, everything: bool) -> None:
 def _more(paper: Paper, count: int) -> None:
     if count > 0:
         paper.line(f"  ... and {count} more: choose with --key and --table, or print all with --json")
-
-
-def _difference_told(found: Difference) -> dict[str, Any]:
-    return {
-        "change": found.change,
-        "table": found.table.name,
-        "primary_key": name_as_text(found.name),
-        "columns": {column: {"old": plain(old), "new": plain(new)} for column, old, new in found.columns},
-        "cause": cause_told(found.cause),
-    }

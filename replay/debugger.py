@@ -8,7 +8,7 @@ from pdb import Pdb
 from types import FrameType
 from typing import IO, Any
 
-from replay.guard import no_side_effects
+from replay.guard import SideEffect, no_side_effects
 from replay.shadow import Taken
 
 _MACHINERY = ["bdb", "pdb", "functools", "chassis.*", "replay.*", "events.*"]
@@ -28,7 +28,10 @@ class _Debugger(Pdb):
 
 
 def debug(taken: Taken[Any], stdin: IO[str] | None = None, stdout: IO[str] | None = None) -> None:
-    """Takes the input. `continue` goes on to the next handler, `quit` leaves. Raises `SideEffect`."""
+    """Takes the input. `continue` goes on to the next handler, `quit` leaves. Raises `SideEffect`.
+
+    What a handler raises, or keeps the input from being read, is printed.
+    """
     debugger = _Debugger(stdin=stdin, stdout=stdout, skip=_MACHINERY, nosigint=True)
     decider = taken.service.decider
 
@@ -52,5 +55,9 @@ def debug(taken: Taken[Any], stdin: IO[str] | None = None, stdout: IO[str] | Non
             replace(taken, service=replace(taken.service, decider=watched)).run()
     except BdbQuit:
         return
+    except SideEffect:
+        raise
+    except Exception as error:
+        debugger.message(f"raises {error!r}")
     finally:
         sys.settrace(None)

@@ -9,6 +9,7 @@ import orjson
 
 from chassis.service import Service
 from chassis.shelf import Shelf
+from events.codec import Undecodable
 from events.envelope import Event
 from replay.rows import plain, values
 from replay.walk import Ahead
@@ -51,6 +52,8 @@ def names_at(ahead: Ahead) -> dict[str, Any]:
     entry, input = ahead.entry, ahead.taken.input
     if isinstance(input, Event):
         data = input.data.model_dump(mode="json")
+    elif isinstance(input, Undecodable):
+        data = {}
     else:
         told = {field.name: getattr(input, field.name) for field in fields(input) if field.name != "cause"}
         data = orjson.loads(orjson.dumps(told))

@@ -123,6 +123,14 @@ def differences(table: Table, before: Named, after: Named) -> Iterator[Differenc
             yield Difference("changed", table, name, columns, new[1])
 
 
+def written(write: Write) -> Difference:
+    """What a fact does to a row. The cause is the caller's to know."""
+    table = write.shelf.table
+    before: Named = {} if write.old is None else {write.name: (values(table, write.old), None)}
+    (difference,) = differences(table, before, {write.name: (values(table, write.row), None)})
+    return difference
+
+
 async def live_rows(source: Source, service: str, shelf: Shelf, explained: Tables) -> Named:
     """The rows of the tables; each has the cause of the replayed row if it is the same.
 

@@ -12,7 +12,7 @@ from events.fact import Fact
 from replay.shadow import Taken
 
 _ROOT = Path(__file__).parents[1]
-_CHASSIS = tuple(str(_ROOT / room) for room in ("chassis", "events", "replay"))
+_CHASSIS = tuple(str(_ROOT / room) for room in ("chassis", "choreo", "events", "replay"))
 _STEP = kernel_step.__file__
 
 

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from chassis.service import Service
 from chassis.shelf import Memory
 from chassis.step import Step, hear, obey
+from events.codec import Undecodable
 from events.decider import Command
 from events.envelope import Event
 from events.fact import Fact
@@ -41,7 +42,8 @@ class Taken(Generic[S]):
     """An input that is about to be taken. `run` may be called again and again: nothing is changed by it."""
 
     service: Service[S]
-    input: Event[Fact] | Command
+    input: Event[Fact] | Command | Undecodable
+    """A record that is no event raises what it is instead."""
     state: S
     now: datetime
     sequence: int
@@ -52,6 +54,8 @@ class Taken(Generic[S]):
     def run(self) -> Step[S]:
         """Raises what a handler raises."""
         self.trail.clear()
+        if isinstance(self.input, Undecodable):
+            raise self.input
         decider = replace(self.service.decider, evolve=self._evolve)
         if isinstance(self.input, Event):
             return hear(decider, self.state, self.input, self.now, self.sequence)
@@ -81,7 +85,7 @@ class Shadow(Generic[S]):
         """On to this step of the key, where the inputs that made those before it were left out."""
         self.sequences[key] = max(self.sequences.get(key, 0), step)
 
-    def take(self, key: str, input: Event[Fact] | Command, now: datetime) -> Taken[S]:
+    def take(self, key: str, input: Event[Fact] | Command | Undecodable, now: datetime) -> Taken[S]:
         """The state it meets. Nothing happens yet."""
         content = input.data if isinstance(input, Event) else input
         state = self.service.shelves.recall(self.memory, key, content)

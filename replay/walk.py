@@ -37,6 +37,11 @@ class Ahead:
         entry = self.entry
         return "" if entry.topic is None else f"{entry.topic}[{entry.partition}]@{entry.offset}"
 
+    @property
+    def parked(self) -> bool:
+        """It was not handled, and is still to be: nothing in what comes later follows from it."""
+        return self.entry.outcome == "parked"
+
 
 @dataclass(frozen=True, slots=True)
 class Write:
@@ -85,11 +90,14 @@ class Walk(Generic[S]):
         self._latest: Ahead | None = None
         self._aside: set[str] = set()
         """Keys that have come to their end."""
-        self._held: dict[tuple[str | None, int | None, int | None], Event[Fact]] = {}
-        """Heard events that no entry has asked for yet, by place."""
+        self._held: dict[tuple[str | None, int | None, int | None], Event[Fact] | Undecodable] = {}
+        """What was heard and no entry has asked for yet, by place."""
 
-    async def inputs(self) -> AsyncIterator[Ahead]:
-        """Each is to be given to `take` before the next is asked for. If it is not, its key ends there."""
+    async def inputs(self, *, parked: bool = False) -> AsyncIterator[Ahead]:
+        """Each is to be given to `take` before the next is asked for. If it is not, its key ends there.
+
+        `parked`: with the parked events, where they failed. Those are not to be taken.
+        """
         read = 0
         try:
             async with aclosing(self._source.batches()) as batches:  # type: ignore[type-var]
@@ -98,7 +106,10 @@ class Walk(Generic[S]):
                         if isinstance(item, TopicRecord):
                             self._hold(item)
                         elif isinstance(item, JournalEntry) and (ahead := self._ahead(item)):
-                            if self.key in (None, item.key):
+                            if ahead.parked:
+                                if parked and self.key in (None, item.key):
+                                    yield ahead
+                            elif self.key in (None, item.key):
                                 yield ahead
                                 if self._latest is not ahead:
                                     self._aside.add(item.key)
@@ -129,25 +140,15 @@ class Walk(Generic[S]):
         if entry.outcome == "refused":
             return Done(step, ())
         self.shadow.keep(entry.key, taken)
-        return Done(step, tuple(self._writes(taken)))
-
-    def _writes(self, taken: Taken[S]) -> Iterator[Write]:
-        evolve, before = self.service.decider.evolve, taken.state
-        for event, after in taken.trail:
-            for shelf in self.service.shelves.shelves:
-                added, changed = shelf.differences(before, after)
-                for row in added:
-                    yield Write(shelf, None, row, event, case_taken(evolve, before, event))
-                for row in changed:
-                    old = getattr(before, shelf.field)
-                    old = old if shelf.single else old[shelf.name_of(row)]
-                    yield Write(shelf, old, row, event, case_taken(evolve, before, event))
-            before = after
+        return Done(step, tuple(writes(taken)))
 
     def _hold(self, record: TopicRecord) -> None:
         try:
             event = decode(record.record)
-        except (UnknownType, Undecodable):
+        except UnknownType:
+            return
+        except Undecodable as error:
+            self._held[record.topic, record.partition, record.offset] = error
             return
         if type(event.data) in self.service.hears and self._concerns(event.key):
             self._held[record.topic, record.partition, record.offset] = event
@@ -156,23 +157,25 @@ class Walk(Generic[S]):
         if entry.service != self.service.name or not self._concerns(entry.key):
             return None
         if entry.kind == "fact":
-            event = self._held.pop((entry.topic, entry.partition, entry.offset), None)
-            if entry.outcome != "applied":
+            heard = self._held.pop((entry.topic, entry.partition, entry.offset), None)
+            if entry.outcome not in ("applied", "parked"):
                 return None
-            if event is None or event.id != entry.id:
+            if entry.outcome == "parked":
+                heard = heard or Undecodable(f"{entry.service} hears nothing there today")
+            elif not isinstance(heard, Event) or heard.id != entry.id:
                 at = f"{entry.topic}[{entry.partition}]@{entry.offset}"
                 self._stop(
                     entry, f"{entry.type} {entry.id}, which {entry.service} heard at {at}, is not there"
                 )
                 return None
-            input: Any = event
+            input: Any = heard
         else:
             try:
                 input = self.shadow.command(entry.type, entry.command or {})
             except (LookupError, ValueError) as error:
                 self._stop(entry, f"today's code knows no {entry.type} as {entry.id} is: {error}")
                 return None
-        recorded = entry.step - (1 if entry.kind == "fact" else 0)
+        recorded = entry.step - (1 if entry.kind == "fact" and entry.outcome == "applied" else 0)
         if self._source.cut.reduced:
             self.shadow.skip(entry.key, recorded)
         taken = self.shadow.take(entry.key, input, entry.now)
@@ -193,3 +196,18 @@ class Walk(Generic[S]):
     def _stop(self, entry: JournalEntry, why: str) -> None:
         self._aside.add(entry.key)
         self.lacks.append(f"key {entry.key} stops at {entry.now:%Y-%m-%dT%H:%M:%S.%fZ}: {why}")
+
+
+def writes(taken: Taken[Any]) -> Iterator[Write]:
+    """What its last run writes."""
+    evolve, before = taken.service.decider.evolve, taken.state
+    for event, after in taken.trail:
+        for shelf in taken.service.shelves.shelves:
+            added, changed = shelf.differences(before, after)
+            for row in added:
+                yield Write(shelf, None, row, event, case_taken(evolve, before, event))
+            for row in changed:
+                old = getattr(before, shelf.field)
+                old = old if shelf.single else old[shelf.name_of(row)]
+                yield Write(shelf, old, row, event, case_taken(evolve, before, event))
+        before = after

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,16 +14,29 @@ import pytest
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
+from billing_service import service
+from billing_service.state import Billing
 from billing_service.store import SHELVES
 from chassis.settings import SERVICES, Settings
 from choreo import dlq
 from choreo.errors import UsageError
 from choreo.installation import Installation
 from embedded.postgres import Postgres
+from events.codec import encode
+from events.envelope import Event
+from events.fact import Fact
 from events.order import OrderCreated
 from events.user import UserRegistered
 from tests.component.alone import Database, a_database, an_event
-from tests.component.test_kernel import DECIDER, Replicas, balance, ordered, raises_for, registered
+from tests.component.test_kernel import (
+    DECIDER,
+    Replicas,
+    balance,
+    deposit,
+    ordered,
+    raises_for,
+    registered,
+)
 
 
 @dataclass
@@ -124,21 +138,96 @@ def test_show_tells_where_the_event_lies_and_what_it_says(shelf: Shelf) -> None:
     assert "user-events[0]@0" in shelf.run("show")
 
 
+def test_show_names_the_command_that_replays_the_failure_of_the_first_of_the_key(shelf: Shelf) -> None:
+    ada = uuid4()
+    shelf.park(ada)
+    head, behind = shelf.json("show")
+    command = f"choreo replay live --service billing --key {ada} --break 'id == \"{head['id']}\"'"
+    assert head["replay"] == behind["replay"] == command
+    assert command in shelf.run("show")
+
+
 def test_a_dry_run_says_what_a_retry_then_does(shelf: Shelf) -> None:
     ada = uuid4()
     shelf.park(ada)
     group = shelf.group()
     dry = shelf.json("retry", "--group", group, "--dry-run")
+    told = shelf.run("retry", "--dry-run")
     assert shelf.group() == group
     assert balance(shelf.databases["billing"], ada) is None
-    assert shelf.json("retry", "--group", group) == dry
     (key,) = dry
     assert [(one["event"], one["outcome"], one["decided"]) for one in key["handled"]] == [
         ("UserRegistered", "applied", ["AccountCreated"]),
         ("OrderCreated", "applied", ["PaymentRejected"]),
     ]
+    registration, order = [one.pop("writes") for one in key["handled"]]
+    assert shelf.json("retry", "--group", group) == dry
     assert shelf.run("ls") == "Nothing is parked.\n"
     assert balance(shelf.databases["billing"], ada) == 0
+
+    (account,) = registration
+    assert (account["table"], account["change"], account["primary_key"]) == ("accounts", "added", str(ada))
+    waiting, rejected = order
+    assert (waiting["change"], waiting["columns"]["outcome"]) == ("added", {"old": None, "new": "waiting"})
+    assert (rejected["change"], rejected["columns"]["outcome"]) == (
+        "changed",
+        {"old": "waiting", "new": "rejected"},
+    )
+    assert rejected["cause"]["handler"].startswith("billing_service/evolve.py:")
+    assert f"+ accounts {ada}" in told and "waiting → rejected" in told
+
+
+def test_a_dry_run_meets_the_rows_as_they_are_and_leaves_every_table_as_it_was(shelf: Shelf) -> None:
+    ada = uuid4()
+
+    async def play(replicas: Replicas) -> None:
+        kernel = await replicas.kernel(raises_for(ada, OrderCreated))
+        users = await replicas.reader(kernel, "user-events")
+        orders = await replicas.reader(kernel)
+        await users.hear(registered(ada))
+        (first,) = await orders.hear(ordered(ada, 30))
+        await orders.put_unreadable(encode(first))
+        await deposit(kernel, ada, 50)
+        await orders.hear(ordered(ada, 30))
+
+    shelf.billing(play)
+    before = everything(shelf)
+    (key,) = shelf.json("retry", "--dry-run")
+    assert [(one["outcome"], one["decided"]) for one in key["handled"]] == [
+        ("applied", ["PaymentConfirmed"]),
+        ("duplicate", []),
+        ("applied", ["PaymentRejected"]),
+    ]
+    assert everything(shelf) == before
+
+
+def everything(shelf: Shelf) -> dict[str, list[tuple[Any, ...]]]:
+    tables = ("accounts", "payments", "ledger", "keys", "journal", "outbox", "positions", "parked")
+    return {
+        table: sorted(shelf.databases["billing"].rows(f"SELECT * FROM {table}"), key=repr) for table in tables
+    }
+
+
+def test_a_dry_run_names_the_line_that_would_fail_again(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = uuid4()
+    shelf.park(ada)
+    monkeypatch.setattr(service, "evolve", raises_for(ada, OrderCreated).evolve)
+    said = shelf.run("retry", "--dry-run", exit_code=1)
+    assert re.search(r"fails \(tests/component/test_kernel.py:\d+\): ZeroDivisionError: a bug", said)
+    assert "UserRegistered" in said and "1 would be applied; 1 stay parked" in said
+
+
+def test_in_a_dry_run_a_handler_that_acts_is_refused(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    def evolve(state: Billing, event: Event[Fact]) -> Billing:
+        socket.create_connection(("127.0.0.1", 1))
+        return state
+
+    shelf.park(uuid4())
+    monkeypatch.setattr(service, "evolve", evolve)
+    said = shelf.run("retry", "--dry-run", exit_code=1)
+    assert "tests/component/test_dlq.py:" in said and "tries to open a socket" in said
 
 
 def test_a_retry_that_leaves_something_parked_exits_1_and_says_why(shelf: Shelf) -> None:

@@ -355,6 +355,17 @@ def test_whoever_debugs_stands_on_the_first_line_of_the_handler() -> None:
     assert "replay/" not in out.getvalue() and "bdb.py" not in out.getvalue()
 
 
+def test_what_a_debugged_handler_raises_is_told() -> None:
+    def evolve(state: Any, event: Event[Any]) -> Any:
+        raise ZeroDivisionError("a bug")
+
+    ahead = next(ahead for ahead in run(_aheads(a_story(), "billing")) if ahead.entry.type == "OrderCreated")
+    service = replace(ahead.taken.service, decider=replace(ahead.taken.service.decider, evolve=evolve))
+    out = io.StringIO()
+    debug(replace(ahead.taken, service=service), io.StringIO("c\n"), out)
+    assert out.getvalue().endswith("raises ZeroDivisionError('a bug')\n")
+
+
 # -- the verbs, on a recording -----------------------------------------------------------------------
 
 
