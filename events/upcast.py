@@ -1,7 +1,8 @@
 """Facts of older versions, lifted to today's on reading, live and in replay alike.
 
 An upcaster takes the data of one version and gives the data of the next. When `PaymentConfirmed`
-becomes version 2, its model says `VERSION = 2` and an upcaster from version 1 is written here.
+becomes version 2, its model says `VERSION = 2` and an upcaster from version 1 is written here:
+docs/changing-an-event.md.
 """
 
 from collections.abc import Callable

@@ -1,0 +1,66 @@
+"""A fact that has had a past version, for a service to hear. `introduce` is called in each process."""
+
+from dataclasses import replace
+from typing import Any, ClassVar
+from uuid import UUID
+
+import pytest
+
+from billing_service import service as billing_service
+from billing_service.evolve import evolve as _evolve
+from billing_service.state import Billing
+from events.catalog import FACT_OF_TYPE, SOURCE_OF_TYPE
+from events.codec import Record, encode
+from events.envelope import Event
+from events.fact import Amount, Fact
+from events.upcast import UPCASTERS
+from tests.component.alone import an_event
+
+
+class GoodwillGranted(Fact):
+    """Version 1 had whole `euros` in the place of `amount`."""
+
+    __module__ = "events.order"
+    VERSION: ClassVar[int] = 2
+    SUBJECT: ClassVar[str] = "user_id"
+
+    user_id: UUID
+    amount: Amount
+
+
+def introduce(patch: pytest.MonkeyPatch | None = None) -> None:
+    """Into the catalogue, and into what billing hears: it adds to the balance. Without `patch`, for good."""
+    patch = patch or pytest.MonkeyPatch()
+    name = GoodwillGranted.__name__
+    patch.setitem(FACT_OF_TYPE, name, GoodwillGranted)
+    patch.setitem(SOURCE_OF_TYPE, name, "order")
+    patch.setitem(UPCASTERS, (name, 1), lift_from_1)
+    patch.setattr(billing_service, "HEARS", (*billing_service.HEARS, GoodwillGranted))
+    patch.setattr(billing_service, "evolve", evolve)
+
+
+def lift_from_1(data: dict[str, Any]) -> dict[str, Any]:
+    return {"user_id": data["user_id"], "amount": data["euros"] * 100}
+
+
+def evolve(state: Billing, event: Event[Fact]) -> Billing:
+    if isinstance(event.data, GoodwillGranted) and state.account:
+        return replace(
+            state, account=replace(state.account, balance=state.account.balance + event.data.amount)
+        )
+    return _evolve(state, event)
+
+
+def of_version_2(user: UUID, amount: int) -> Record:
+    return encode(an_event(GoodwillGranted(user_id=user, amount=amount)))
+
+
+def of_version_1(user: UUID, euros: int) -> Record:
+    """As the release that knew no other wrote it."""
+    today = of_version_2(user, 1)
+    value = f'{{"user_id":"{user}","euros":{euros}}}'.encode()
+    headers = [
+        (name, b"urn:choreo:GoodwillGranted:1" if name == "ce_dataschema" else told)
+        for name, told in today.headers
+    ]
+    return Record(today.key, value, headers)
