@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from chassis.shelf import Shelf
-from choreo.errors import UsageError
+from choreo.errors import Incomplete, UsageError
 from choreo.installation import find_installation
 from choreo.past import (
     Paper,
@@ -25,7 +25,7 @@ from choreo.past import (
     walking,
 )
 from replay.expressions import name_as_text
-from replay.history import Cause, Change, last_changes, name_of_text
+from replay.history import Cause, Change, last_changes, name_in, name_of_text
 from replay.one_key import NoSuchRow, OneKey, open_key
 from replay.records import Source
 from replay.rows import plain
@@ -67,10 +67,12 @@ async def _blame(
             columns = ", ".join(told.name for told in shelf.table.columns)
             raise UsageError(f"{table} has no column {column}: choose from {columns}.")
         key = source.key if isinstance(source, OneKey) else None
-        with walking(source, described(source, name), key) as walk:
+        async with walking(source, described(source, name), key) as walk:
             changes = await last_changes(walk, shelf, row)
         if not changes:
             check_complete(walk)
+            if isinstance(source, OneKey):
+                raise Incomplete(_nobody(name, f"{table} {primary_key}"))
             raise UsageError(f"{table} of {name} has no row {primary_key}{_others(walk.shadow, shelf)}.")
         chosen = [change for change in changes.values() if column in (None, change.column)]
         if as_json:
@@ -78,6 +80,8 @@ async def _blame(
         else:
             _print(name, table, row, chosen, file)
         check_complete(walk)
+        if isinstance(source, OneKey):
+            await _check_row(source, name, shelf, row, chosen)
 
 
 @asynccontextmanager
@@ -106,6 +110,23 @@ def _row(shelves: tuple[Shelf, ...], name: str, table: str, primary_key: str) ->
         return shelf, name_of_text(shelf.table, primary_key)
     except ValueError as error:
         raise UsageError(f"{error}.") from None
+
+
+async def _check_row(source: OneKey, name: str, shelf: Shelf, row: Any, changes: list[Change]) -> None:
+    """Raises `Incomplete` where the table has another value than the one whose writer was told."""
+    async for page in source.rows(name, shelf.table):
+        for live in page:
+            if name_in(shelf.table, live) == row:
+                values = dict(zip(shelf.table.columns.keys(), live, strict=True))
+                for change in changes:
+                    if values[change.column] != change.new:
+                        now = f"{shelf.table.name} {name_as_text(row)} has {change.column} "
+                        now += f"{shown(values[change.column])} today, which"
+                        raise Incomplete(_nobody(name, now))
+
+
+def _nobody(name: str, what: str) -> str:
+    return f"{what} was written by nothing in the journal of {name}: see `choreo verify --service {name}`."
 
 
 def _others(shadow: Shadow[Any], shelf: Shelf) -> str:

@@ -29,7 +29,7 @@ from replay.live import Live, open_live
 from replay.moments import AfterId, AfterPlace, AtTime, Moment, NoMoment, moment_of, settled
 from replay.one_key import open_key, records_at
 from replay.recording import NotARecording, Recording, size_of
-from replay.records import Broken, Source
+from replay.records import Broken, Source, lacking
 from replay.rows import plain
 from replay.services import services
 from replay.walk import Walk, Write
@@ -129,12 +129,14 @@ def described(source: Source, name: str) -> Service[Any]:
     return services(source.cut.settings)[name]
 
 
-@contextmanager
-def walking(source: Source, service: Service[Any], key: str | None = None) -> Iterator[Walk[Any]]:
+@asynccontextmanager
+async def walking(source: Source, service: Service[Any], key: str | None = None) -> AsyncIterator[Walk[Any]]:
     """It says how far it is, where that takes long."""
     total = size_of(source)
     with telling() as tell:
-        yield Walk(source, service, key, lambda done: tell("replaying", done, total))
+        walk = Walk(source, service, key, lambda done: tell("replaying", done, total))
+        walk.lacks += (await lacking(source, service.name)).values()
+        yield walk
 
 
 def check_complete(walk: Walk[Any]) -> None:
@@ -145,9 +147,11 @@ def check_complete(walk: Walk[Any]) -> None:
 
 
 def check_reached(moment: Moment, walk: Walk[Any], source: Source, file: Path | None) -> None:
-    if moment.reached:
+    if moment.reached and (walk.key is None or walk.met):
         return
     check_complete(walk)
+    if walk.key is not None and not walk.met:
+        raise UsageError(f"The journal of {walk.service.name} has nothing of key {walk.key}.")
     key = f" of key {key}" if (key := walk.key) else ""
     says = f"{walk.service.name} has applied nothing{key} that is {moment}"
     if file is not None and not source.cut.is_whole:

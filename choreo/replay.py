@@ -94,7 +94,7 @@ async def _replay(
     """Where it stopped. Then everything is closed again, and what is in memory is enough to go on."""
     async with opened(file, name, key, alone=name != "user") as source:
         moment = await moment_in(source, until, name, file) if until is not None else End()
-        with walking(source, described(source, name), key) as walk:
+        async with walking(source, described(source, name), key) as walk:
             stepping = Stepping(walk, moment, stop, log, printer)
             ahead = await stepping.run()
         if ahead is not None:
@@ -163,6 +163,15 @@ def _evaluated(expression: Expression, names: dict[str, Any]) -> tuple[Any, str]
         return None, f"{type(error).__name__}: {error}"
 
 
+def _as_json_has_it(value: Any) -> Any:
+    """Or its text, where that has no such thing."""
+    try:
+        json.dumps(value, default=str)
+    except (TypeError, ValueError):
+        return repr(value)
+    return value
+
+
 class Printer:
     """For people, or as a line of JSON for each thing; `every`: each step."""
 
@@ -192,7 +201,7 @@ class Printer:
 
     def log(self, ahead: Ahead, value: Any, error: str) -> None:
         if self._json:
-            self._line("log", **_input(ahead), value=value, error=error or None)
+            self._line("log", **_input(ahead), value=_as_json_has_it(value), error=error or None)
         else:
             self._paper.line(f"{_head(ahead)}  {error or repr(value)}", "yellow" if error else "")
 

@@ -70,8 +70,9 @@ async def _state(
         moment = await moment_in(source, at, name, file)
         other = None
         if diff is not None:
-            other = End() if diff == "live" else await moment_in(source, diff, name, file)
-        with walking(source, described(source, name), key) as walk:
+            end = End() if file else End("live")
+            other = end if diff == "live" else await moment_in(source, diff, name, file)
+        async with walking(source, described(source, name), key) as walk:
             found = await past(source, walk, shelves, moment, other)
         for one in (moment, other):
             if one is not None:

@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaError
 
 from chassis.relay import partition_of
 from chassis.settings import Settings
-from choreo.errors import UsageError
+from choreo.errors import Incomplete, UsageError
 from choreo.installation import Installation, find_installation
 from choreo.progress import telling
 from choreo.trace_formats import as_json, as_mermaid, print_table, print_trees
@@ -52,7 +52,9 @@ def trace(
         )
     except NotARecording as wrong:
         raise UsageError(str(wrong)) from None
-    except (psycopg.Error, KafkaError, Broken, OSError) as error:
+    except Broken as broken:
+        raise (Incomplete if file else Unavailable)(f"Nothing can be traced: {broken}") from None
+    except (psycopg.Error, KafkaError, OSError) as error:
         raise Unavailable(f"Nothing can be traced: {(str(error) or repr(error)).splitlines()[0]}") from error
     if not found:
         where = f"in {file}" if file else "in this system"

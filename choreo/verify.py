@@ -24,7 +24,7 @@ from embedded.process import Unavailable
 from replay.again import SecondReplayDied, verified_again
 from replay.findings import Allowance, Finding, Report, WrongAllowance, read_allowances
 from replay.recording import NotARecording, size_of
-from replay.records import Source
+from replay.records import Broken, Source
 from replay.services import services
 from replay.verify import verify as replayed
 
@@ -69,6 +69,8 @@ def verify(
     try:
         allowances = read_allowances(allow) if allow else []
         report = asyncio.run(_report(file, names, sample, allowances, closed_loop))
+    except Broken as broken:
+        report = Report([Finding("incomplete", "", str(broken))])
     except (WrongAllowance, NotARecording) as wrong:
         raise UsageError(str(wrong)) from None
     except (psycopg.Error, KafkaError, LogMismatch, SecondReplayDied, OSError) as error:

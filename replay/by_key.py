@@ -14,7 +14,7 @@ from chassis.positions import Place
 from events.codec import Undecodable, UnknownType, decode
 from events.envelope import Event
 from events.fact import Fact
-from replay.records import Broken, Cut, Item, JournalEntry, Source, TopicRecord, Unpublished
+from replay.records import Broken, Cut, Item, JournalEntry, Source, TopicRecord, Unpublished, lacking
 
 
 class Torn(Exception):
@@ -111,6 +111,8 @@ async def read_by_key(
 ) -> ByKey:
     """All of it is in memory then. The facts of other services than these are taken as recorded."""
     found = ByKey()
+    for service in services:
+        found.lacks += (await lacking(source, service)).values()
     reader = _Reader(source.cut, services, found)
     try:
         async for batch in source.batches():

@@ -39,8 +39,8 @@ class Expression:
             raise BadExpression(
                 f"{option} is no Python expression at column {error.offset}: {error.msg}: {text}"
             ) from None
-        except ValueError as error:
-            raise BadExpression(f"{option} is no Python expression: {error}.") from None
+        except (ValueError, MemoryError, RecursionError) as error:
+            raise BadExpression(f"{option} is no Python expression: {error or 'it is too deep'}.") from None
 
     def value(self, names: Mapping[str, Any]) -> Any:
         """Raises whatever it raises."""

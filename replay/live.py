@@ -58,6 +58,10 @@ WHERE (%(keys)s::text[] IS NULL OR key = ANY(%(keys)s))
     AND (%(until)s::timestamptz IS NULL OR decided_at <= %(until)s)
 ORDER BY position"""
 
+_TRIMMED = """/* journal.trimmed: keys that have made steps, and of which the journal has nothing */
+SELECT key FROM keys WHERE sequence > 0 AND (%(keys)s::text[] IS NULL OR key = ANY(%(keys)s))
+    AND NOT EXISTS (SELECT FROM journal WHERE journal.key = keys.key)"""
+
 _KEYS_OF_FLOW = """/* journal.keys_of_flow */ SELECT DISTINCT key FROM journal WHERE correlation_id = %s"""
 _KEYS_BETWEEN = """/* journal.keys_between: whoever asked or heard something then */
 SELECT DISTINCT key FROM journal WHERE (%(since)s::timestamptz IS NULL OR decided_at >= %(since)s)
@@ -110,6 +114,9 @@ class Live:
             await cursor.execute(query.encode())
             while page := await cursor.fetchmany(_AT_ONCE):
                 yield page
+
+    async def trimmed(self, service: str) -> Collection[str]:
+        return await trimmed(self._conns[service], self.cut)
 
     def digest(self, service: str, table: Table) -> str | None:
         return None
@@ -234,6 +241,10 @@ async def _keys(
             rows = await (await conn.execute(_KEYS_BETWEEN, {"since": since, "until": until})).fetchall()
         found |= {key for (key,) in rows}
     return frozenset(found)
+
+
+async def trimmed(conn: Connection, cut: Cut) -> Collection[str]:
+    return {key for (key,) in await (await conn.execute(_TRIMMED, _wanted(cut))).fetchall()}
 
 
 def _wanted(cut: Cut) -> dict[str, Any]:

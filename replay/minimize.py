@@ -10,7 +10,7 @@ recording: a decision depends on nothing else, and the right code decides there 
 """
 
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from itertools import chain, count, pairwise
@@ -66,6 +66,9 @@ class Part:
 
     def rows(self, service: str, table: Table) -> None:
         return None
+
+    async def trimmed(self, service: str) -> Collection[str]:
+        return ()
 
     def digest(self, service: str, table: Table) -> None:
         return None

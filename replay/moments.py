@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from chassis.step import Step
-from events.codec import decode
+from events.codec import Undecodable, UnknownType, decode
 from replay.records import JournalEntry, Source, TopicRecord
 from replay.rows import plain
 
@@ -44,14 +44,17 @@ class Moment(ABC):
         """It was taken, with this result."""
 
 
+@dataclass
 class End(Moment):
     """All there is."""
+
+    name: str = "the end"
 
     def includes(self, entry: JournalEntry) -> bool:
         return True
 
     def __str__(self) -> str:
-        return "the end"
+        return self.name
 
 
 @dataclass
@@ -147,5 +150,8 @@ async def settled(moment: Moment, source: Source, service: str) -> Moment:
     async for batch in source.batches():
         for item in batch:
             if isinstance(item, TopicRecord) and item.at == str(moment):
-                return AfterId(decode(item.record).id)
+                try:
+                    return AfterId(decode(item.record).id)
+                except (UnknownType, Undecodable) as error:
+                    raise NoMoment(f"What lies at {moment} is no event: {error}.") from None
     raise NoMoment(f"Nothing lies at {moment}.")

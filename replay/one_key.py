@@ -4,7 +4,7 @@ However long the topics are, only the records it heard are fetched. Nothing is w
 joined, no offset committed.
 """
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from uuid import UUID
@@ -19,7 +19,7 @@ from chassis.service import Service
 from chassis.settings import Settings
 from chassis.shelf import Shelf
 from events.codec import Record
-from replay.live import _ENTRIES, Connection, _snapshot
+from replay.live import _ENTRIES, Connection, _snapshot, trimmed
 from replay.records import Broken, Cut, Item, JournalEntry, TopicRecord
 
 Offset = tuple[str, int, int]
@@ -74,6 +74,9 @@ class OneKey:
             f"/* rows.{table.name}: of one key */ SELECT {columns} FROM {table.name} WHERE {column.name} = %s"
         )
         yield await (await self._conn.execute(query.encode(), [key])).fetchall()
+
+    async def trimmed(self, service: str) -> Collection[str]:
+        return await trimmed(self._conn, self.cut)
 
     def digest(self, service: str, table: Table) -> None:
         return None

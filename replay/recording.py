@@ -2,7 +2,7 @@
 
 The first line is the manifest. Then come topic records with kcat's keys, journal entries and unpublished
 facts, in the order of the stream. The last line holds a digest of all before it: a file that was cut off or
-edited is found out on reading.
+edited is found out on opening.
 """
 
 import gzip
@@ -11,7 +11,7 @@ import shutil
 import zlib
 from base64 import b64decode, b64encode
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +29,7 @@ from replay.redaction import Redaction
 from replay.rows import Digest, canonical, plain
 
 FORMAT = 1
+_BEGINNING = b'{"recording":'
 _AT_ONCE = 1000
 
 
@@ -82,12 +83,12 @@ class Writer:
             self._gap(place, span.end)
         self._body.close()
         manifest = orjson.dumps(self._manifest(), option=orjson.OPT_APPEND_NEWLINE)
-        end = {"lines": self.written.counts.total(), "sha256": _seal(manifest, self._sha)}
+        end = _end(self.written.counts.total(), manifest, self._sha)
         unfinished = self._path.with_name(f".{self._path.name}.new")
         with unfinished.open("wb") as out, self._body_path.open("rb") as body:
             out.write(self._packed(manifest))
             shutil.copyfileobj(body, out)
-            out.write(self._packed(orjson.dumps({"end": end}, option=orjson.OPT_APPEND_NEWLINE)))
+            out.write(self._packed(end))
         unfinished.replace(self._path)
 
     def _packed(self, line: bytes) -> bytes:
@@ -193,8 +194,10 @@ class Writer:
         }
 
 
-def _seal(manifest: bytes, body: "hashlib._Hash") -> str:
-    return hashlib.sha256(manifest + body.hexdigest().encode()).hexdigest()
+def _end(lines: int, manifest: bytes, body: "hashlib._Hash") -> bytes:
+    """The last line."""
+    seal = hashlib.sha256(manifest + body.hexdigest().encode()).hexdigest()
+    return orjson.dumps({"end": {"lines": lines, "sha256": seal}}, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def _of_record(record: Record) -> dict[str, Any]:
@@ -229,62 +232,79 @@ def _is_gzip(path: Path) -> bool:
 
 
 class Recording:
-    """A source that is a file. May be read again and again."""
+    """A source that is a file. May be read again and again.
+
+    It is checked on opening: of what was cut off or edited nothing is told, for anything in it may be wrong.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Raises `NotARecording`."""
+        """Raises `NotARecording`, and `Broken` for one that is not whole."""
         self.path = path
+        first = b""
         try:
             with _open(path) as lines:
-                self._manifest_line = lines.readline()
-            self.manifest: dict[str, Any] = orjson.loads(self._manifest_line)
+                first = lines.readline()
+            self.manifest: dict[str, Any] = orjson.loads(first)
             if self.manifest.get("recording") != FORMAT:
                 raise NotARecording(f"{path} is of another format than this program reads ({FORMAT}).")
             self.cut = _cut(self.manifest)
         except FileNotFoundError:
             raise NotARecording(f"{path} is not there.") from None
-        except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError, AttributeError) as error:
+            if isinstance(error, EOFError) or (_cut_off(first) and not isinstance(error, OSError)):
+                raise Broken(f"{path} breaks off in its first line: it was cut off.") from None
+            if first.startswith(_BEGINNING):
+                raise Broken(f"{path} is not what was recorded: it was edited.") from error
             raise NotARecording(f"{path} does not begin with the manifest of a recording.") from error
+        self._check()
+
+    def _check(self) -> None:
+        """Raises `Broken`."""
+        sha, count, end = hashlib.sha256(), 0, b""
+        try:
+            with _open(self.path) as lines:
+                manifest = lines.readline()
+                for line in lines:
+                    if end:
+                        raise Broken(f"{self.path} goes on after its end: it was edited.")
+                    if line.startswith(b'{"end":'):
+                        end = line
+                    elif line.endswith(b"\n"):
+                        sha.update(line)
+                        count += 1
+        except (OSError, EOFError, zlib.error):
+            end = b""
+        if not end.endswith(b"\n"):
+            raise Broken(f"{self.path} breaks off after {count} lines: it was cut off.")
+        if end != _end(count, manifest, sha):
+            raise Broken(f"{self.path} is not what was recorded: it was edited.")
 
     async def batches(self) -> AsyncIterator[Sequence[Item]]:
         for batch in self.read():
             yield batch
 
     def read(self) -> Iterator[Sequence[Item]]:
-        """Raises `Broken`."""
-        sha, count, batch, end = hashlib.sha256(), 0, list[Item](), None
-        try:
-            with _open(self.path) as lines:
-                lines.readline()
-                for line in lines:
-                    if not line.endswith(b"\n"):
-                        break
-                    if end is not None:
-                        raise Broken(f"{self.path} goes on after its end: it was edited.")
-                    told = orjson.loads(line)
-                    if "end" in told:
-                        end = told["end"]
-                        continue
-                    sha.update(line)
-                    count += 1
-                    batch.append(_item(told))
-                    if len(batch) >= _AT_ONCE:
-                        yield batch
-                        batch = []
-        except (OSError, EOFError, zlib.error):
-            yield batch
-            raise Broken(f"{self.path} breaks off after {count} lines: it was cut off.") from None
-        except (ValueError, KeyError, TypeError) as error:
-            yield batch
-            raise Broken(f"{self.path}: line {count + 2} is none of a recording: {error}.") from error
+        """Raises `Broken` where somebody else wrote it who knows the format less well."""
+        batch: list[Item] = []
+        with _open(self.path) as lines:
+            for number, line in enumerate(lines, start=1):
+                if number == 1 or line.startswith(b'{"end":'):
+                    continue
+                try:
+                    batch.append(_item(orjson.loads(line)))
+                except (ValueError, LookupError, TypeError, AttributeError) as error:
+                    yield batch
+                    raise Broken(f"{self.path}: line {number} is none of a recording: {error}.") from error
+                if len(batch) >= _AT_ONCE:
+                    yield batch
+                    batch = []
         yield batch
-        if end is None:
-            raise Broken(f"{self.path} breaks off after {count} lines: it was cut off.")
-        if end != {"lines": count, "sha256": _seal(self._manifest_line, sha)}:
-            raise Broken(f"{self.path} is not what was recorded: it was edited.")
 
     def rows(self, service: str, table: Table) -> None:
         return None
+
+    async def trimmed(self, service: str) -> Collection[str]:
+        return ()
 
     def digest(self, service: str, table: Table) -> str | None:
         digest: str | None = self.manifest["rows"].get(service, {}).get(table.name)
@@ -292,6 +312,11 @@ class Recording:
 
     def ticket(self) -> dict[str, Any]:
         return {"recording": str(self.path.absolute())}
+
+
+def _cut_off(line: bytes) -> bool:
+    """What there is of a first line could be the beginning of a manifest."""
+    return not line.endswith(b"\n") and (line.startswith(_BEGINNING) or _BEGINNING.startswith(line))
 
 
 def _open(path: Path) -> IO[bytes]:

@@ -5,7 +5,7 @@ in the order of their offsets. A record comes before every entry that heard it. 
 nothing else is needed: what a service decided is held against its topic by key and sequence.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -121,6 +121,14 @@ class Broken(Exception):
     """The stream does not hold what it says. The message is a sentence; what came before it is good."""
 
 
+async def lacking(source: "Source", service: str) -> dict[str, str]:
+    """By key of which a journal has nothing left, the sentence that says so."""
+    return {
+        key: f"the journal of {service} has nothing of key {key}, which has made steps: it was trimmed"
+        for key in sorted(await source.trimmed(service))
+    }
+
+
 class Source(Protocol):
     """A stream and what it says of itself."""
 
@@ -133,6 +141,10 @@ class Source(Protocol):
 
     def rows(self, service: str, table: Table) -> AsyncIterator[Sequence[tuple[Any, ...]]] | None:
         """The rows of a table as they were at the cut, in the order of its columns; None where not kept."""
+        ...
+
+    async def trimmed(self, service: str) -> Collection[str]:
+        """Keys that have made steps, and of which the service's journal has nothing; as far as one knows."""
         ...
 
     def digest(self, service: str, table: Table) -> str | None:

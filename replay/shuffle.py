@@ -27,7 +27,7 @@ from replay.cases import case_taken
 from replay.guard import SideEffect, no_side_effects
 from replay.places import case_of, raised_at
 from replay.recording import size_of
-from replay.records import Broken, Cut, Item, JournalEntry, Source, TopicRecord
+from replay.records import Broken, Cut, Item, JournalEntry, Source, TopicRecord, lacking
 from replay.rows import plain
 from replay.shadow import Row, Shadow
 from replay.walk import Ahead, Walk
@@ -98,6 +98,8 @@ async def shuffle(source: Source, services: Mapping[str, Service[Any]], shuffles
     Raises `SideEffect`.
     """
     tally = Tally()
+    for name in services:
+        tally.lacks += (await lacking(source, name)).values()
     found = await _survey(source, services, tally, partial(tell, "looking for gaps"))
     groups = list(_groups(found))
     for number, group in enumerate(groups, start=1):
@@ -228,6 +230,9 @@ class _OfKey:
 
     def rows(self, service: str, table: Table) -> None:
         return None
+
+    async def trimmed(self, service: str) -> Collection[str]:
+        return ()
 
     def digest(self, service: str, table: Table) -> None:
         return None

@@ -24,7 +24,7 @@ from events.envelope import Event
 from events.fact import Fact
 from replay.findings import Finding, Kind
 from replay.places import case_of, decided_at, raised_at
-from replay.records import Broken, Cut, Item, JournalEntry, Source, TopicRecord, Unpublished
+from replay.records import Broken, Cut, Item, JournalEntry, Source, TopicRecord, Unpublished, lacking
 from replay.rows import Digest, canonical, plain, values
 from replay.shadow import Shadow, Taken, Written
 
@@ -79,6 +79,8 @@ async def verify(
     verifiers = {name: _Verifier(service, cut, sample) for name, service in services.items()}
     log = _Log(cut, verifiers)
     whole = Tally()
+    for name, verifier in verifiers.items():
+        verifier.lacks(await lacking(source, name))
     read = 0
     collected = gc.isenabled()
     gc.disable()  # what is made here stays or goes by itself; looking for more costs a third of the time
@@ -210,6 +212,10 @@ class _Verifier:
         self._refuted: dict[str, JournalEntry] = {}
         """By key: the entry that says that today's code gives other facts than were recorded before it."""
 
+    def lacks(self, keys: Mapping[str, str]) -> None:
+        for key in filter(self._concerns, keys):
+            self._diverges(Finding("incomplete", self.name, keys[key], key))
+
     def hears_from(self, other: str) -> bool:
         return any(fact.__module__ == f"events.{other}" for fact in self.hears)
 
@@ -242,7 +248,13 @@ class _Verifier:
             self._compare(decided, lying)
 
     def take_unpublished(self, item: Unpublished) -> None:
-        event = decode(item.record)
+        try:
+            event = decode(item.record)
+        except (UnknownType, Undecodable) as error:
+            self.findings.append(
+                Finding("closure", self.name, f"its outbox holds what nobody decided: {error}")
+            )
+            return
         if self._concerns(event.key) and (event.key, event.sequence) in self._decided:
             decided = self._decided.pop((event.key, event.sequence))
             self._compare(decided, Lying(event, "the outbox", settled=False))

@@ -84,6 +84,8 @@ class Walk(Generic[S]):
         self.shadow = Shadow(service)
         self.lacks: list[str] = []
         """Why some key is not as it was: sentences."""
+        self.met = False
+        """Something of this key."""
         self._source = source
         self.key = key
         self._progress = progress
@@ -156,6 +158,7 @@ class Walk(Generic[S]):
     def _ahead(self, entry: JournalEntry) -> Ahead | None:
         if entry.service != self.service.name or not self._concerns(entry.key):
             return None
+        self.met = self.met or entry.key == self.key
         if entry.kind == "fact":
             heard = self._held.pop((entry.topic, entry.partition, entry.offset), None)
             if entry.outcome not in ("applied", "parked"):

@@ -17,8 +17,7 @@ from choreo.cli import app
 from events.envelope import Event
 from events.fact import Fact
 from events.order import OrderCreated
-from tests.choreography.ending import _ends
-from tests.choreography.test_money import caught_up
+from tests.choreography.ending import caught_up, end_offsets
 from tests.choreography.test_parking import an_order, producing, retried, with_header
 from tests.shop import Shop
 
@@ -73,7 +72,7 @@ async def test_the_command_that_is_shown_fails_where_the_event_failed(
     for price in ("6.00", "4.00", "1.00"):
         assert (await ada.order(price)).status_code == 202
     await caught_up(here)
-    ends = await _ends(here)
+    ends = await end_offsets(here)
     before = here.rows("billing", "SELECT * FROM parked ORDER BY position")
     head, *behind = await shown(capsys)
     assert (head["said"]["kind"], head["said"]["id"], head["said"]["parked"]) == ("break", head["id"], True)
@@ -85,7 +84,7 @@ async def test_the_command_that_is_shown_fails_where_the_event_failed(
     steps = await called(capsys, "replay", "live", "--service", "billing", "--key", str(ada.id))
     assert steps.count("  parked\n") == 3 and f"raises ZeroDivisionError('a bug') at {place}" in steps
     assert here.rows("billing", "SELECT * FROM parked ORDER BY position") == before
-    assert await _ends(here) == ends
+    assert await end_offsets(here) == ends
 
     await deploy(here, monkeypatch, half_mended)
     await retried(here)

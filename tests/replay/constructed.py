@@ -1,6 +1,6 @@
 """A stream without a broker: the model of `tests/unit/choreography.py`, with a journal in every service."""
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -133,6 +133,9 @@ class Constructed(Choreography):
 
     async def rows(self, service: str, table: Table) -> AsyncIterator[Sequence[tuple[Any, ...]]]:
         yield list(rows_of(self.described(service), self.journaling[service].state)[table.name].values())
+
+    async def trimmed(self, service: str) -> Collection[str]:
+        return ()
 
     def digest(self, service: str, table: Table) -> None:
         return None
