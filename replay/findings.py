@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,18 +75,27 @@ def read_allowances(path: Path) -> list[Allowance]:
         told = tomllib.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise WrongAllowance(f"{path} cannot be read: {error}.") from error
-    if set(told) - {"change"}:
-        raise WrongAllowance(f"{path} may hold [[change]] only, not {', '.join(set(told) - {'change'})}.")
-    return [_allowance(path, number, change) for number, change in enumerate(told.get("change", []), start=1)]
+    if unknown := set(told) - {"change"}:
+        raise WrongAllowance(f"{path} may hold [[change]] only, not {', '.join(sorted(unknown))}.")
+    changes = told.get("change", [])
+    if not isinstance(changes, list):
+        raise WrongAllowance(f"{path} may hold [[change]] only, in two brackets.")
+    return [_allowance(path, number, change) for number, change in enumerate(changes, start=1)]
 
 
-def _allowance(path: Path, number: int, change: dict[str, Any]) -> Allowance:
-    known = {"reason", "service", "type", "table", "column"}
+def _allowance(path: Path, number: int, change: Any) -> Allowance:
+    where, known = f"{path}, change {number}", {field.name for field in fields(Allowance)}
+    if not isinstance(change, dict):
+        raise WrongAllowance(f"{where}: it is no table.")
     if unknown := set(change) - known:
-        raise WrongAllowance(f"{path}, change {number}: {', '.join(sorted(unknown))} is not known.")
-    if not change.get("reason") or len(change) < 2:
-        raise WrongAllowance(f"{path}, change {number}: give a reason and at least one of service, type, ...")
-    return Allowance(**{name: str(value) for name, value in change.items()})
+        raise WrongAllowance(
+            f"{where}: {', '.join(sorted(unknown))} is not known; choose from {', '.join(sorted(known))}."
+        )
+    if wrong := [name for name, value in change.items() if not (isinstance(value, str) and value.strip())]:
+        raise WrongAllowance(f"{where}: {', '.join(sorted(wrong))} must be text, and not empty.")
+    if "reason" not in change or len(change) < 2:
+        raise WrongAllowance(f"{where}: give a reason and at least one of service, type, table and column.")
+    return Allowance(**change)
 
 
 @dataclass
