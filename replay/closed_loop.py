@@ -18,6 +18,7 @@ from replay.by_key import read_by_key
 from replay.findings import Finding
 from replay.loop import Difference, Loop
 from replay.outcomes import compared
+from replay.rebuild import no_collector
 from replay.records import Source
 from replay.verify import Tally
 
@@ -35,19 +36,20 @@ async def closed_loop(
     `progress` is told what is done, how much of it, and of how much (0: nobody knows).
     """
     tell = progress or (lambda what, done, of: None)
-    found = await read_by_key(source, services, lambda read: tell("reading", read, 0))
-    tally = Tally(Counter(items=found.items))
-    tally.findings = [Finding("incomplete", "", lacks) for lacks in found.lacks]
-    if found.lacks:
-        return tally
-    loop = Loop(services, some_keys=source.cut.keys is not None)
-    loop.run_those_that_hear_nobody(found.keys)
-    for number, key in enumerate(found.keys.values()):
-        if key.name not in loop.torn:
-            loop.take(key)
-        if number % _EVERY == 0:
-            tell("trying out", number, len(found.keys))
-    outcomes = await compared(source, loop, found.keys)
+    with no_collector():
+        found = await read_by_key(source, services, lambda read: tell("reading", read, 0))
+        tally = Tally(Counter(items=found.items))
+        tally.findings = [Finding("incomplete", "", lacks) for lacks in found.lacks]
+        if found.lacks:
+            return tally
+        loop = Loop(services, some_keys=source.cut.keys is not None)
+        loop.run_those_that_hear_nobody(found.keys)
+        for number, key in enumerate(found.keys.values()):
+            if key.name not in loop.torn:
+                loop.take(key)
+            if number % _EVERY == 0:
+                tell("trying out keys", number, len(found.keys))
+        outcomes = await compared(source, loop, found.keys)
     tally.findings = sorted([*loop.findings, *outcomes.findings], key=_by_origin)
     tally.counts += loop.counts + outcomes.counts
     tally.counts["keys"] = len(found.keys)

@@ -122,7 +122,7 @@ class _Table:
         return self.shelf.table.name
 
     def are_equal(self, one: Any, other: Any) -> bool:
-        return values(self.shelf.table, one) == values(self.shelf.table, other)
+        return one is other or values(self.shelf.table, one) == values(self.shelf.table, other)
 
     def differs(self, column: str, recorded: Any, mine: Any) -> Difference:
         """`column` is the first that differs; empty where a row is missing."""
