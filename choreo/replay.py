@@ -311,7 +311,7 @@ def _input(ahead: Ahead) -> dict[str, Any]:
     entry = ahead.entry
     return {
         "now": plain(entry.now),
-        "type": entry.type,
+        "type": entry.type or None,
         "id": str(entry.id),
         "key": entry.key,
         "at": ahead.at or None,

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from billing_service import service as billing_service
 from billing_service.evolve import evolve
 from billing_service.state import Billing
-from choreo import dlq, past
+from choreo import dlq, past, rebuild, verify
 from choreo.cli import app
 from events.envelope import Event
 from events.fact import Fact
@@ -110,6 +110,29 @@ async def test_what_cannot_be_read_says_why_again_and_whose_rows_it_would_have_m
     assert behind["said"] == head["said"]
     told = await called(capsys, *shlex.split(head["replay"])[1:])
     assert "--break is true before the parked record" in told and "is of version 2" in told
+
+
+async def test_a_record_that_is_no_event_is_never_a_match(
+    here: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Billing's rows are rightly rebuilt without it; those of the topic's own service cannot be."""
+    for module in (rebuild, verify):
+        monkeypatch.setattr(module, "find_installation", lambda: here.installation)
+    ada = await here.customer("10.00")
+    async with producing(here) as send:
+        await send(with_header(an_order(ada.id), "ce_type", b"OrderPraised"))
+        await send(with_header(an_order(ada.id), "ce_dataschema", b"urn:choreo:OrderCreated:2"))
+    await caught_up(here)
+    expected = {
+        ("verify",): (1, ["unknown event type 'OrderPraised'", "OrderCreated is of version 2"]),
+        ("rebuild", "billing"): (0, ["equal: 0 rows differ"]),
+        ("rebuild", "order"): (3, ["cannot be read: OrderCreated is of version 2"]),
+        ("state", "billing", "--at", "-0s"): (0, []),
+    }
+    for arguments, (exit_code, says) in expected.items():
+        code = await asyncio.to_thread(app, list(arguments), standalone_mode=False)
+        told = capsys.readouterr().out
+        assert (code or 0, [one for one in says if one not in told]) == (exit_code, []), told
 
 
 async def test_once_the_code_is_mended_the_command_says_what_would_be_decided(
