@@ -1,8 +1,8 @@
 """One input through a service's pure functions. Live handling, tests and replay all take this step."""
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, TypeVar
 from uuid import UUID
@@ -37,7 +37,7 @@ class Step(Generic[S]):
 
 def hear(decider: Decider[S], state: S, event: Event[Fact], now: datetime, sequence: int) -> Step[S]:
     """Applies a heard event and decides what follows from it. `sequence` is the key's number so far."""
-    event = replace(event, step=sequence + 1)
+    event = event.applied_as(sequence + 1)
     state = decider.evolve(state, event)
     return _follow(decider, state, decider.react(event, state), event.key, now, sequence + 1)
 
@@ -52,7 +52,7 @@ def _follow(
 ) -> Step[S]:
     events: list[Event[Fact]] = []
     refusal: Refusal | None = None
-    results: Counter[tuple[UUID, str]] = Counter()
+    results: dict[tuple[UUID, str], int] = {}
     waiting = deque(commands)
     while waiting:
         command = waiting.popleft()
@@ -77,11 +77,11 @@ def _own_event(
     fact: Fact,
     now: datetime,
     sequence: int,
-    results: Counter[tuple[UUID, str]],
+    results: dict[tuple[UUID, str], int],
 ) -> Event[Fact]:
     cause, type_ = command.cause, type(fact).__name__
-    number = results[cause.id, type_]
-    results[cause.id, type_] += 1
+    number = results.get((cause.id, type_), 0)
+    results[cause.id, type_] = number + 1
     return Event(
         id=event_id(service, cause.id, type_, number),
         source=service,

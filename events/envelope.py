@@ -2,19 +2,26 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha1
 from typing import Generic, TypeVar
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from events.fact import Fact
 
 F = TypeVar("F", bound=Fact, covariant=True)
 
-_NAMESPACE = UUID("7d1b1c0e-8f39-5d0a-9a53-0f6f2f6f5c11")
+NAMESPACE = UUID("7d1b1c0e-8f39-5d0a-9a53-0f6f2f6f5c11")
+_HASHED = sha1(NAMESPACE.bytes, usedforsecurity=False)
 
 
 def derived_id(*parts: object) -> UUID:
-    """The same parts give the same id, on every machine and for ever."""
-    return uuid5(_NAMESPACE, "\x1f".join(map(str, parts)))
+    """The same parts give the same id, on every machine and for ever: a UUID of version 5.
+
+    What `uuid.uuid5` gives, which hashes the namespace anew each time: every fact has such an id.
+    """
+    hashed = _HASHED.copy()
+    hashed.update("\x1f".join(map(str, parts)).encode())
+    return UUID(bytes=hashed.digest()[:16], version=5)
 
 
 def event_id(service: str, cause: UUID, type: str, number: int = 0) -> UUID:
@@ -59,6 +66,21 @@ class Event(Generic[F]):
     @property
     def type(self) -> str:
         return type(self.data).__name__
+
+    def applied_as(self, step: int) -> "Event[F]":
+        """The same event, with the step number it has at the service that applies it."""
+        return Event(
+            self.id,
+            self.source,
+            self.time,
+            self.key,
+            self.sequence,
+            self.correlation_id,
+            self.causation_id,
+            self.trace_id,
+            self.data,
+            step,
+        )
 
     @property
     def cause(self) -> Cause:

@@ -11,7 +11,7 @@ have had. The user service's facts are then taken to have come first, as they mo
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 from uuid import UUID
 
@@ -65,11 +65,11 @@ def in_steps(
     earliest, latest = steps, steps
     if len(queues) > 1:
         earliest, latest = _bounds(free, queues, due)
-    applied = [Applied(replace(event, step=step), step, step) for step, event in decided.items()]
+    applied = [Applied(event.applied_as(step), step, step) for step, event in decided.items()]
     for events in queues.values():
         for event in events:
             id = event.id
-            applied.append(Applied(replace(event, step=steps[id]), earliest[id], latest[id]))
+            applied.append(Applied(event.applied_as(steps[id]), earliest[id], latest[id]))
     return sorted(applied, key=lambda one: one.event.step)
 
 

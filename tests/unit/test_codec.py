@@ -4,18 +4,19 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, Literal, get_args, get_origin
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import pytest
 from annotated_types import Ge, Le
+from hypothesis import example
 from hypothesis import given as forall
 from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 
 from events import billing
 from events.catalog import FACT_OF_TYPE, SOURCE_OF_TYPE
-from events.codec import Headers, Record, Undecodable, UnknownType, decode, encode
-from events.envelope import Event
+from events.codec import Headers, Record, Undecodable, UnknownType, decode, encode, uuid_of
+from events.envelope import NAMESPACE, Event, derived_id
 from events.fact import Fact
 from events.upcast import UPCASTERS
 from tests.unit.facts import confirmed
@@ -167,6 +168,50 @@ def test_a_malformed_header_is_named(name: str, value: bytes, sentence: str) -> 
 def test_a_header_that_is_there_twice_is_named() -> None:
     with pytest.raises(Undecodable, match="ce_id is there twice"):
         decode(replace(good, headers=[*good.headers, ("ce_id", b"1")]))
+
+
+@pytest.mark.parametrize("value", [b"a\0b", b"\0", b""])
+def test_a_header_nobody_knows_may_say_anything_in_utf_8(value: bytes) -> None:
+    assert decode(replace(good, headers=[("x", value), *good.headers, ("y", value)])) == decode(good)
+
+
+def test_a_header_is_utf_8_by_itself() -> None:
+    halves: Headers = [("x", b"\xc3"), ("y", b"\xa9")]
+    with pytest.raises(Undecodable, match="x is not UTF-8"):
+        decode(replace(good, headers=[*good.headers, *halves]))
+
+
+A_UUID = "7d1b1c0e-8f39-5d0a-9a53-0f6f2f6f5c11"
+
+
+@forall(
+    st.uuids().map(str)
+    | st.text(max_size=40)
+    | st.lists(
+        st.sampled_from([*A_UUID, A_UUID, "{", "}", "urn:uuid:", "URN:", " ", "-", "_", "+", "٣"])
+    ).map("".join)
+)
+@example(A_UUID.upper())
+@example(A_UUID.replace("-", ""))
+@example(f"{{{A_UUID}}}")
+@example(f"urn:uuid:{A_UUID}")
+@example(f"uuid:{A_UUID}")
+@example(f"{A_UUID}\n")
+@example(A_UUID.replace("-", "", 1) + "-")
+@example(" 7" + A_UUID[2:].replace("-", ""))
+def test_an_id_is_read_as_python_reads_it(text: str) -> None:
+    try:
+        expected = UUID(text)
+    except ValueError:
+        with pytest.raises(ValueError, match=r"badly formed|invalid literal"):
+            uuid_of(text)
+    else:
+        assert uuid_of(text) == expected
+
+
+@forall(st.lists(st.text(st.characters(codec="utf-8")) | st.uuids() | st.integers()))
+def test_a_derived_id_is_of_version_5_and_of_our_namespace(parts: list[object]) -> None:
+    assert derived_id(*parts) == uuid5(NAMESPACE, "\x1f".join(map(str, parts)))
 
 
 def test_a_header_without_a_value_is_named() -> None:
