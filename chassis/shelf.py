@@ -3,7 +3,8 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cache, cached_property
+from operator import attrgetter
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
@@ -83,10 +84,12 @@ class Shelf:
     def _primary_key(self) -> list[str]:
         return [column.name for column in self.table.primary_key.columns]
 
-    def name_of(self, row: Any) -> Any:
-        """What a mapping of such rows is keyed by."""
-        names = tuple(getattr(row, column) for column in self._primary_key)
-        return names[0] if len(names) == 1 else names
+    @cached_property
+    def name_of(self) -> Callable[[Any], Any]:
+        """What a mapping of such rows is keyed by: of a row, its primary key; a tuple where that is several
+        columns.
+        """
+        return attrgetter(*self._primary_key)
 
     async def load(self, conn: Connection, wanted: Mapping[str, Sequence[object]]) -> list[Any]:
         if self.with_key is None and self.named_by is None:
@@ -106,17 +109,22 @@ class Shelf:
             await cursor.execute(self._select, {"keys": keys, "names": names})
             return await cursor.fetchall()
 
-    def differences(self, before: object, after: object) -> tuple[list[Any], list[Any]]:
-        """The rows that are new, and those that are not what they were."""
+    def differences(self, before: object, after: object) -> tuple[Sequence[Any], Sequence[tuple[Any, Any]]]:
+        """The rows that are new, and those that are not what they were, each with what it was before."""
         old, new = getattr(before, self.field), getattr(after, self.field)
         if old is new:
-            return [], []
+            return (), ()
         if self.single:
-            return ([new], []) if old is None else ([], [new])
-        return (
-            [row for name, row in new.items() if name not in old],
-            [row for name, row in new.items() if name in old and old[name] is not row],
-        )
+            return ([new], ()) if old is None else ((), [(old, new)])
+        added: list[Any] = []
+        changed: list[tuple[Any, Any]] = []
+        for name, row in new.items():
+            was = old.get(name)
+            if was is None:
+                added.append(row)
+            elif was is not row:
+                changed.append((was, row))
+        return added, changed
 
 
 @dataclass(frozen=True)
@@ -145,18 +153,26 @@ class ShelvesByKey(Generic[S]):
 
     def recall(self, memory: "Memory", key: str, content: object) -> S:
         found: dict[str, Any] = {}
+        kind: Any = type(content)
         for shelf in self.shelves:
             rows = memory.with_key(shelf, key)
             if shelf.single:
                 found[shelf.field] = next(iter(rows.values()), None)
                 continue
             if shelf.named_by is not None:
-                name = getattr(content, shelf.named_by, None)
-                row = memory.named(shelf, name) if name is not None else None
+                name = getattr(content, shelf.named_by) if _has(kind, shelf.named_by) else None
+                row = memory.named(shelf, name) if name is not None and name not in rows else None
                 if row is not None and str(getattr(row, shelf.key)) == key:
-                    rows = {**rows, name: row}
+                    rows[name] = row
             found[shelf.field] = rows
         return self.empty(**found)
+
+
+@cache
+def _has(content: type[Any], name: str) -> bool:
+    """Asked of the type, once: a fact takes long to say that it lacks an attribute."""
+    fields: Any = getattr(content, "model_fields", None) or getattr(content, "__dataclass_fields__", ())
+    return name in fields or hasattr(content, name)
 
 
 async def save(
@@ -167,11 +183,12 @@ async def save(
     A row that is new to its key but there already belongs to another key: the database refuses it.
     """
     for shelf in shelves:
-        added, changed = [], []
+        added: list[Any] = []
+        changed: list[Any] = []
         for key, state in after.items():
             new, other = shelf.differences(before[key], state)
             added += new
-            changed += other
+            changed += [row for _, row in other]
         await insert(conn, shelf.table, added)
         await replace(conn, shelf.table, changed)
 

@@ -25,10 +25,10 @@ from choreo.past import (
     walking,
 )
 from replay.expressions import name_as_text
-from replay.history import Cause, Change, last_changes, name_in, name_of_text
+from replay.history import Cause, Change, last_changes, name_of_text
 from replay.one_key import NoSuchRow, OneKey, open_key
 from replay.records import Source
-from replay.rows import plain
+from replay.rows import name_in, plain
 from replay.shadow import Shadow
 
 

@@ -22,9 +22,10 @@ from choreo.installation import Installation, find_installation
 from choreo.progress import Tell, telling
 from choreo.rebuilt import SCHEMA, Busy, Rebuilt, open_database, read_moment
 from embedded.process import Unavailable
+from replay.collector import no_collector
 from replay.findings import Finding
 from replay.live import described
-from replay.rebuild import Copy, History, Incomplete, Topics, no_collector
+from replay.rebuild import Copy, History, Incomplete, Topics
 from replay.records import Broken, Span
 
 _SHOWN = 20

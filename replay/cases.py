@@ -22,6 +22,13 @@ def case_taken(evolve: Evolve, state: Any, event: Event[Fact]) -> str:
     if len(fitting) > 1:
         tried = [line for line in _lines_of(evolve, state, event) if line in fitting]
         return _place(code, tried[-1])
+    return case_of(evolve, event.type)
+
+
+def case_of(function: Callable[..., Any], type_: str) -> str:
+    """Where a handler's first case for facts of this type begins: file and line."""
+    code = function.__code__
+    fitting = _cases(code, type_)
     return _place(code, fitting[0] if fitting else code.co_firstlineno)
 
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from chassis.service import Service
 from replay.by_key import read_by_key
+from replay.collector import no_collector
 from replay.findings import Finding
 from replay.loop import Difference, Loop
 from replay.outcomes import compared
-from replay.rebuild import no_collector
 from replay.records import Source
 from replay.verify import Tally
 

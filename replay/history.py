@@ -10,9 +10,10 @@ from uuid import UUID
 from sqlalchemy import Table, Uuid
 
 from chassis.shelf import Shelf
+from replay.collector import no_collector
 from replay.moments import Moment
 from replay.records import Source
-from replay.rows import values
+from replay.rows import name_in, values
 from replay.shadow import Row
 from replay.walk import Ahead, Walk, Write
 
@@ -58,17 +59,18 @@ async def tables_at(walk: Walk[Any], *moments: Moment) -> list[Tables]:
     """In one reading. It ends as soon as nothing that comes is part of any of them."""
     found = [Tables(moment) for moment in moments]
     async with aclosing(walk.inputs()) as inputs:  # type: ignore[type-var]
-        async for ahead in inputs:
-            including = [tables for tables in found if tables.moment.includes(ahead.entry)]
-            done = walk.take(ahead) if including else None
-            if done is None:
-                continue
-            for tables in including:
-                tables.moment.passed(ahead.entry, done.step)
-                for write in done.writes:
-                    tables.rows[write.shelf.field, write.name] = write.row, cause_of(ahead, write)
-            if all(tables.moment.over for tables in found):
-                break
+        with no_collector():
+            async for ahead in inputs:
+                including = [tables for tables in found if tables.moment.includes(ahead.entry)]
+                done = walk.take(ahead) if including else None
+                if done is None:
+                    continue
+                for tables in including:
+                    tables.moment.passed(ahead.entry, done.step)
+                    for write in done.writes:
+                        tables.rows[write.shelf.field, write.name] = write.row, cause_of(ahead, write)
+                if all(tables.moment.over for tables in found):
+                    break
     return found
 
 
@@ -145,12 +147,6 @@ async def live_rows(source: Source, service: str, shelf: Shelf, explained: Table
             told, cause = replayed.get(name, (None, None))
             found[name] = tuple(row), cause if told == tuple(row) else None
     return found
-
-
-def name_in(table: Table, row: Sequence[Any]) -> Any:
-    """As `Shelf.name_of` has it, of a row in the order of the table's columns."""
-    names = tuple(value for column, value in zip(table.columns, row, strict=True) if column.primary_key)
-    return names[0] if len(names) == 1 else names
 
 
 def name_of_text(table: Table, text: str) -> Any:

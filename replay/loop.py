@@ -22,6 +22,7 @@ from replay.places import decided_at, raised_at
 from replay.records import JournalEntry
 from replay.rows import plain
 from replay.shadow import Shadow, Taken
+from replay.written import Remembering
 
 
 class Origin(TypedDict):
@@ -59,7 +60,7 @@ class Loop:
 
     def __init__(self, services: Mapping[str, Service[Any]], *, some_keys: bool = False) -> None:
         """`some_keys`: not all keys that there are."""
-        self.shadows = {name: Shadow(service) for name, service in services.items()}
+        self.shadows = {name: Remembering(service) for name, service in services.items()}
         self.counts: Counter[str] = Counter()
         self.findings: list[Finding] = []
         self.torn: set[str] = set()

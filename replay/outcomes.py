@@ -13,13 +13,14 @@ from chassis.money import decimal_text
 from chassis.service import Service
 from chassis.shelf import Shelf
 from replay.by_key import Key
+from replay.cases import case_of
 from replay.findings import Finding
 from replay.loop import Difference, Loop, Origin
-from replay.places import case_of
 from replay.records import Source
 from replay.rows import Digest, canonical, plain, values
 from replay.shadow import Shadow, Taken
 from replay.verify import Tally
+from replay.written import Remembering
 
 _ENDS: Mapping[str, tuple[str, ...]] = {
     "users": ("login", "email"),
@@ -114,7 +115,7 @@ def _check_digest(source: Source, service: str, shelf: Shelf, rows: Iterable[Any
 class _Table:
     """What is said about its rows."""
 
-    def __init__(self, service: str, shelf: Shelf, shadow: Shadow[Any], loop: Loop) -> None:
+    def __init__(self, service: str, shelf: Shelf, shadow: Remembering[Any], loop: Loop) -> None:
         self.service, self.shelf, self.shadow, self.loop = service, shelf, shadow, loop
 
     @property
@@ -155,7 +156,7 @@ class _Table:
         if written is None:
             return None
         id, type_ = written.last(column)
-        handler = case_of(self.shadow.service.decider.evolve, type_) or ""
+        handler = case_of(self.shadow.service.decider.evolve, type_)
         return Origin(service=self.service, type=type_, event=str(id), at="", time="", handler=handler)
 
     def _says(self, row: Any, column: str, recorded: Any, mine: Any) -> str:

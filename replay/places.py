@@ -47,19 +47,6 @@ def raised_at(error: BaseException) -> str | None:
     return f"{_short(frames[-1].filename)}:{frames[-1].lineno}" if frames else None
 
 
-def case_of(function: Callable[..., Any], type_: str) -> str | None:
-    """Where a handler's case for facts of this type begins."""
-    code = function.__code__
-    try:
-        lines = Path(code.co_filename).read_text().splitlines()
-    except OSError:
-        return None
-    for number, line in enumerate(lines[code.co_firstlineno - 1 :], start=code.co_firstlineno):
-        if line.strip().startswith("case ") and f"{type_}(" in line:
-            return f"{_short(code.co_filename)}:{number}"
-    return f"{_short(code.co_filename)}:{code.co_firstlineno}"
-
-
 def _watched(run: Callable[[], object], watch: Callable[[FrameType, str, Any], None]) -> None:
     before = sys.getprofile()
     sys.setprofile(watch)

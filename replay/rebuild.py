@@ -8,9 +8,7 @@ A key's facts lie in partitions of the same number, since all topics have as man
 So one number is read and folded after the other, and no more than that is in memory.
 """
 
-import gc
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -22,7 +20,7 @@ from chassis.settings import Settings
 from chassis.shelf import Memory
 from chassis.topic_log import LogMismatch, PartitionLog, compare
 from events.catalog import TOPICS
-from events.codec import Record, Undecodable, UnknownType, decode
+from events.codec import Record, Undecodable, UnknownType, decode, type_in
 from events.envelope import Event
 from events.fact import Fact
 from replay.live import read_spans
@@ -190,7 +188,7 @@ class History:
         self.next[place] = record.offset + 1
         self.records += 1
         own = record.topic == self.topics.own
-        if not own and _type(record.record) not in self._hears:
+        if not own and type_in(record.record) not in self._hears:
             return
         try:
             event = decode(record.record)
@@ -248,7 +246,7 @@ class History:
                     if not one.is_certain and STEP in shelf.table.columns:
                         guess = shelf.name_of(row), one.earliest, one.latest
                         guesses.append((str(shelf.table.name), guess))
-                for row in changed:
+                for _, row in changed:
                     memory.put(shelf, row)
         copy.facts += len(applied)
         for table, guess in guesses:
@@ -274,19 +272,3 @@ class History:
             if missing := len(known) - len(heard[topic]):
                 copy.left_out[key] = copy.left_out.get(key, 0) + missing
         return heard
-
-
-def _type(record: Record) -> bytes | None:
-    return next((value for name, value in record.headers if name == "ce_type"), None)
-
-
-@contextmanager
-def no_collector() -> Iterator[None]:
-    """What is made here stays or goes by itself; looking for more costs a third of the time."""
-    collected = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collected:
-            gc.enable()

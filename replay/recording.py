@@ -16,21 +16,21 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
-from uuid import UUID
 
 import orjson
 from sqlalchemy import Table
 
 from chassis.journal import CODE_VERSION
 from chassis.positions import Place
-from events.codec import Headers, Record
+from events.codec import Headers, Record, uuid_of
 from replay.records import Broken, Cut, Item, JournalEntry, Source, Span, TopicRecord, Unpublished
 from replay.redaction import Redaction
 from replay.rows import Digest, canonical, plain
 
 FORMAT = 1
 _BEGINNING = b'{"recording":'
-_AT_ONCE = 1000
+_AT_ONCE = 200
+"""Items: so few that they stay in the processor's cache until they are replayed."""
 
 
 class NotARecording(Exception):
@@ -352,7 +352,7 @@ def _item(told: Mapping[str, Any]) -> Item:
         return JournalEntry(
             told["journal"],
             told["position"],
-            UUID(told["id"]),
+            uuid_of(told["id"]),
             told["key"],
             told["step"],
             told["kind"],
@@ -360,7 +360,7 @@ def _item(told: Mapping[str, Any]) -> Item:
             told["topic"],
             told["partition"],
             told["offset"],
-            UUID(told["flow"]) if told["flow"] else None,
+            uuid_of(told["flow"]) if told["flow"] else None,
             told["outcome"],
             told["command"],
             told["refusal"],
@@ -389,7 +389,11 @@ def _record(told: Mapping[str, Any]) -> Record:
         return b64decode(text, validate=True) if name in encoded else text.encode()
 
     flat = told["headers"]
-    headers: Headers = [
-        (flat[index], data(f"headers/{index + 1}", flat[index + 1])) for index in range(0, len(flat), 2)
-    ]
+    headers: Headers
+    if encoded or None in flat:
+        headers = [
+            (flat[index], data(f"headers/{index + 1}", flat[index + 1])) for index in range(0, len(flat), 2)
+        ]
+    else:
+        headers = [(name, text.encode()) for name, text in zip(flat[::2], flat[1::2], strict=True)]
     return Record(data("key", told["key"]), data("payload", told["payload"]), headers)

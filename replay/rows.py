@@ -1,8 +1,10 @@
 """Rows of a service, as its state has them and as its tables have them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from hashlib import blake2b
+from operator import attrgetter, itemgetter
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +16,24 @@ _MODULUS = 2**128
 
 def values(table: Table, row: Any) -> tuple[Any, ...]:
     """A row of a state, in the order of its table's columns."""
-    return tuple(getattr(row, column.name) for column in table.columns)
+    told: tuple[Any, ...] = _getter(table)(row)
+    return told
+
+
+@cache
+def _getter(table: Table) -> Callable[[Any], Any]:
+    first, second, *others = (str(column.name) for column in table.columns)  # of one alone it makes no tuple
+    return attrgetter(first, second, *others)
+
+
+def name_in(table: Table, row: Sequence[Any]) -> Any:
+    """As `Shelf.name_of` has it, of a row in the order of the table's columns."""
+    return _name_getter(table)(row)
+
+
+@cache
+def _name_getter(table: Table) -> Callable[[Sequence[Any]], Any]:
+    return itemgetter(*(place for place, column in enumerate(table.columns) if column.primary_key))
 
 
 def plain(value: Any) -> Any:
@@ -28,7 +47,7 @@ def plain(value: Any) -> Any:
 
 
 def canonical(row: Sequence[Any]) -> bytes:
-    return orjson.dumps([plain(value) for value in row], option=orjson.OPT_SORT_KEYS)
+    return orjson.dumps([*row], plain, orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_DATETIME)
 
 
 class Digest:

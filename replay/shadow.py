@@ -3,17 +3,16 @@
 Each input takes the very step the kernel takes (`chassis/step.py`), on the very rows the kernel would load.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 from typing import Any, Generic, TypeVar
-from uuid import UUID
 
 from pydantic import TypeAdapter
 
 from chassis.service import Service
-from chassis.shelf import Memory
-from chassis.step import Step, hear, obey
+from chassis.shelf import Memory, Shelf
+from chassis.step import Decider, Step, hear, obey
 from events.codec import Undecodable
 from events.decider import Command
 from events.envelope import Event
@@ -24,17 +23,10 @@ S = TypeVar("S")
 Row = tuple[str, Any]
 """A shelf's field and a primary key."""
 
-
-@dataclass(slots=True)
-class Written:
-    """Who wrote a row: facts by id and type."""
-
-    made: tuple[UUID, str]
-    changed: dict[str, tuple[UUID, str]] = field(default_factory=dict)
-    """By column, for those that have another value since."""
-
-    def last(self, column: str) -> tuple[UUID, str]:
-        return self.changed.get(column, self.made)
+Put = tuple[Shelf, Any | None, Any, Event[Fact], S]
+"""A row that was written: where, what it was (None: a new one), what it is, by which fact, and the state that
+this fact met.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +48,23 @@ class Taken(Generic[S]):
         self.trail.clear()
         if isinstance(self.input, Undecodable):
             raise self.input
-        decider = replace(self.service.decider, evolve=self._evolve)
+        own = self.service.decider
+        decider = Decider(own.service, own.decide, self._evolve, own.react)
         if isinstance(self.input, Event):
             return hear(decider, self.state, self.input, self.now, self.sequence)
         return obey(decider, self.state, self.input, self.now, self.sequence)
+
+    def puts(self) -> list[Put[S]]:
+        """What its last run writes."""
+        puts: list[Put[S]] = []
+        before = self.state
+        for event, after in self.trail:
+            for shelf in self.service.shelves.shelves:
+                added, changed = shelf.differences(before, after)
+                puts += [(shelf, None, row, event, before) for row in added]
+                puts += [(shelf, old, row, event, before) for old, row in changed]
+            before = after
+        return puts
 
     def _evolve(self, state: S, event: Event[Fact]) -> S:
         state = self.service.decider.evolve(state, event)
@@ -73,7 +78,6 @@ class Shadow(Generic[S]):
         self.memory = Memory(service.shelves.shelves)
         self.sequences: dict[str, int] = {}
         """By key: the number of the last fact applied."""
-        self.written: dict[Row, Written] = {}
         self._commands = {command.__name__: _adapter(command) for command in service.obeys}
 
     def command(self, type_: str, fields: dict[str, Any]) -> Command:
@@ -91,25 +95,14 @@ class Shadow(Generic[S]):
         state = self.service.shelves.recall(self.memory, key, content)
         return Taken(self.service, input, state, now, self.sequences.get(key, 0))
 
-    def keep(self, key: str, taken: Taken[S]) -> None:
+    def keep(self, key: str, taken: Taken[S]) -> list[Put[S]]:
         """Writes what the kernel would write after its last run."""
-        before = taken.state
-        for event, after in taken.trail:
-            for shelf in self.service.shelves.shelves:
-                added, changed = shelf.differences(before, after)
-                for row in added:
-                    self.memory.put(shelf, row)
-                    self.written[shelf.field, shelf.name_of(row)] = Written((event.id, event.type))
-                for row in changed:
-                    name = shelf.name_of(row)
-                    old = self.memory.named(shelf, name)
-                    self.memory.put(shelf, row)
-                    written = self.written[shelf.field, name].changed
-                    for column in map(str, shelf.table.columns.keys()):
-                        if getattr(row, column) != getattr(old, column):
-                            written[column] = event.id, event.type
-            before = after
+        puts = taken.puts()
+        for event, _ in taken.trail:
             self.sequences[key] = event.step
+        for shelf, _, row, _, _ in puts:
+            self.memory.put(shelf, row)
+        return puts
 
 
 @cache

@@ -23,9 +23,9 @@ from sqlalchemy import Table
 
 from chassis.service import Service
 from chassis.shelf import Shelf
-from replay.cases import case_taken
+from replay.cases import case_of, case_taken
 from replay.guard import SideEffect, no_side_effects
-from replay.places import case_of, raised_at
+from replay.places import raised_at
 from replay.recording import size_of
 from replay.records import Broken, Cut, Item, JournalEntry, Source, TopicRecord, lacking
 from replay.rows import plain
@@ -302,7 +302,7 @@ class _Replay:
         """The line of evolve, or that of react where evolve leaves it alone."""
         entry, taken, decider = ahead.entry, ahead.taken, self.service.decider
         event, after = taken.trail[0]
-        handler = case_of(decider.react, event.type) or ""
+        handler = case_of(decider.react, event.type)
         if after is not taken.state:
             handler = case_taken(decider.evolve, taken.state, event)
         return Side(entry.type, str(entry.id), ahead.at, plain(entry.now), handler)

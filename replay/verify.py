@@ -4,9 +4,8 @@ What a service decided is compared with its topic by key and sequence. After its
 aside in that service, for what follows only follows from it; all others go on.
 """
 
-import gc
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
@@ -17,16 +16,19 @@ from sqlalchemy import Table
 
 from chassis.positions import Place
 from chassis.service import Service
+from chassis.shelf import Shelf
 from chassis.step import Step
 from chassis.tables import keys as keys_table
 from events.codec import Undecodable, UnknownType, decode
 from events.envelope import Event
 from events.fact import Fact
+from replay.collector import no_collector
 from replay.findings import Finding, Kind
-from replay.places import case_of, decided_at, raised_at
+from replay.places import decided_at, raised_at
 from replay.records import Broken, Cut, Item, JournalEntry, Source, TopicRecord, Unpublished, lacking
-from replay.rows import Digest, canonical, plain, values
-from replay.shadow import Shadow, Taken, Written
+from replay.rows import Digest, canonical, name_in, plain, values
+from replay.shadow import Row, Shadow, Taken
+from replay.walk import Walk, Write
 
 _ALWAYS = "user"
 """Whether a login is free depends on other keys: of this service a sample takes all."""
@@ -82,20 +84,16 @@ async def verify(
     for name, verifier in verifiers.items():
         verifier.lacks(await lacking(source, name))
     read = 0
-    collected = gc.isenabled()
-    gc.disable()  # what is made here stays or goes by itself; looking for more costs a third of the time
+    broken = ""
     try:
-        async for batch in source.batches():
-            log.take(batch)
-            read += len(batch)
-            if progress:
-                progress(read)
-        broken = ""
+        with no_collector():
+            async for batch in source.batches():
+                log.take(batch)
+                read += len(batch)
+                if progress:
+                    progress(read)
     except Broken as error:
         broken = str(error)
-    finally:
-        if collected:
-            gc.enable()
     whole.findings += log.finish(broken)
     for verifier in verifiers.values():
         if not broken:
@@ -442,22 +440,41 @@ class _Verifier:
 # -- rows --------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """As replay has made it."""
+
+    key: str
+    values: tuple[Any, ...]
+    at: Row | None
+    """None: it is on no shelf."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Differing:
+    table: Table
+    column: str
+    """The first that differs."""
+    live: Sequence[Any] | None
+    mine: _Row | None
+
+
 async def _compare_rows(source: Source, verifier: _Verifier) -> None:
     if not source.cut.is_whole or verifier._sample < 1:
         return
+    differing: list[_Differing] = []
     for table, rows in _tables(verifier):
         live = source.rows(verifier.name, table)
         if live is not None:
+            left = dict(rows)
             async for page in live:
-                for row in page:
-                    _compare_row(verifier, table, rows, row)
-            for left in rows.values():
-                _row_differs(verifier, table, "", None, left)
+                differing += [found for row in page if (found := _compare_row(verifier, table, left, row))]
+            differing += [_Differing(table, "", None, row) for row in left.values()]
             continue
         recorded = source.digest(verifier.name, table)
         if recorded is not None and not verifier.aside:
             digest = Digest()
-            for mine in rows.values():
+            for _, mine in rows:
                 digest.add(canonical(mine.values))
             verifier.counts["tables"] += 1
             if str(digest) != recorded:
@@ -467,50 +484,70 @@ async def _compare_rows(source: Source, verifier: _Verifier) -> None:
                         "state", verifier.name, says, table=table.name, expected=recorded, got=str(digest)
                     )
                 )
+    writers = await _writers(source, verifier, differing)
+    for one in differing:
+        _row_differs(verifier, one, writers.get(one.mine.at) if one.mine and one.mine.at else None)
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    key: str
-    values: tuple[Any, ...]
-    written: Written | None
-
-
-def _tables(verifier: _Verifier) -> Iterator[tuple[Table, dict[Any, _Row]]]:
-    """Every table that replay makes, with its rows by primary key as a tuple."""
+def _tables(verifier: _Verifier) -> Iterator[tuple[Table, Iterable[tuple[Any, _Row]]]]:
+    """Every table that replay makes, with its rows by primary key."""
     shadow = verifier.shadow
     for shelf in shadow.service.shelves.shelves:
-        rows = {}
-        for name, row in shadow.memory.rows(shelf).items():
-            told = values(shelf.table, row)
-            written = shadow.written[shelf.field, name]
-            rows[_name(shelf.table, told)] = _Row(str(getattr(row, shelf.key)), told, written)
-        yield shelf.table, rows
-    yield keys_table, {(key,): _Row(key, (key, number), None) for key, number in shadow.sequences.items()}
+        yield shelf.table, _on(shelf, shadow)
+    keys = shadow.sequences.items()
+    yield keys_table, ((key, _Row(key, (key, number), None)) for key, number in keys)
 
 
-def _name(table: Table, row: Sequence[Any]) -> tuple[Any, ...]:
-    return tuple(value for column, value in zip(table.columns, row, strict=True) if column.primary_key)
+def _on(shelf: Shelf, shadow: Shadow[Any]) -> Iterator[tuple[Any, _Row]]:
+    for name, row in shadow.memory.rows(shelf).items():
+        yield name, _Row(str(getattr(row, shelf.key)), values(shelf.table, row), (shelf.field, name))
 
 
-def _compare_row(verifier: _Verifier, table: Table, rows: dict[Any, _Row], live: Sequence[Any]) -> None:
-    name = _name(table, live)
-    mine = rows.pop(name, None)
+def _compare_row(
+    verifier: _Verifier, table: Table, rows: dict[Any, _Row], live: Sequence[Any]
+) -> _Differing | None:
+    mine = rows.pop(name_in(table, live), None)
     if mine is None:
-        _row_differs(verifier, table, "", live, None)
-        return
+        return _Differing(table, "", live, None)
     verifier.counts["rows"] += 1
-    if mine.values != tuple(live):
-        for column, left, right in zip(table.columns, live, mine.values, strict=True):
-            if left != right:
-                _row_differs(verifier, table, str(column.name), live, mine)
-                return
+    if mine.values == tuple(live):
+        return None
+    told = zip(table.columns, live, mine.values, strict=True)
+    return _Differing(table, next(str(one.name) for one, was, is_ in told if was != is_), live, mine)
 
 
-def _row_differs(
-    verifier: _Verifier, table: Table, column: str, live: Sequence[Any] | None, mine: _Row | None
-) -> None:
-    """`column` is the first that differs."""
+async def _writers(source: Source, verifier: _Verifier, differing: Sequence[_Differing]) -> dict[Row, Write]:
+    """What gave the differing columns their values; of a row that should not be, what made it.
+
+    Rows seldom differ: for those that do, everything is replayed once more.
+    """
+    found: dict[Row, Write] = {}
+    columns = {
+        one.mine.at: one.column
+        for one in differing
+        if one.mine and one.mine.at and one.mine.key not in verifier.aside
+    }
+    if not columns:
+        return found
+    walk = Walk(source, verifier.service)
+    async for ahead in walk.inputs():
+        done = walk.take(ahead)
+        for write in done.writes if done else ():
+            at = write.shelf.field, write.name
+            if at in columns and _changes(write, columns[at]):
+                found[at] = write
+    return found
+
+
+def _changes(write: Write, column: str) -> bool:
+    """Whether it gave the column another value; without one, whether it made the row."""
+    if write.old is None:
+        return True
+    return bool(column) and getattr(write.old, column) != getattr(write.row, column)
+
+
+def _row_differs(verifier: _Verifier, differing: _Differing, writer: Write | None) -> None:
+    table, column, live, mine = differing.table, differing.column, differing.live, differing.mine
     columns = [str(told.name) for told in table.columns]
     expected = None if live is None else dict(zip(columns, map(plain, live), strict=True))
     got = None if mine is None else dict(zip(columns, map(plain, mine.values), strict=True))
@@ -519,7 +556,6 @@ def _row_differs(
         return
     named = expected or got or {}
     name = ", ".join(str(named[told.name]) for told in table.primary_key.columns)
-    writer = mine.written.last(column) if mine and mine.written else None
     if table is keys_table:
         replayed, live_number = (got or {}).get("sequence", 0), (expected or {}).get("sequence", 0)
         says = (
@@ -538,16 +574,16 @@ def _row_differs(
         says = f"{table.name} {name} has another {column}"
         expected, got = {column: expected[column]}, {column: got[column]}
     if writer:
-        says += f"; last written by {writer[1]} {writer[0]}"
+        says += f"; last written by {writer.event.type} {writer.event.id}"
     verifier.findings.append(
         Finding(
             "state",
             verifier.name,
             says,
             key,
-            str(writer[0]) if writer else "",
-            writer[1] if writer else "",
-            handler=(case_of(verifier.service.decider.evolve, writer[1]) or "") if writer else "",
+            str(writer.event.id) if writer else "",
+            writer.event.type if writer else "",
+            handler=writer.case if writer else "",
             table=table.name,
             column=column,
             expected=expected,

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from chassis.service import Service
 from chassis.shelf import Shelf
 from chassis.step import Step
-from events.codec import Undecodable, UnknownType, decode
+from events.codec import Undecodable, UnknownType, decode, type_in
 from events.envelope import Event
 from events.fact import Fact
 from replay.cases import case_taken
@@ -90,6 +90,7 @@ class Walk(Generic[S]):
         self.key = key
         self._progress = progress
         self._latest: Ahead | None = None
+        self._hears = {fact.__name__.encode() for fact in service.hears}
         self._aside: set[str] = set()
         """Keys that have come to their end."""
         self._held: dict[tuple[str | None, int | None, int | None], Event[Fact] | Undecodable] = {}
@@ -145,6 +146,8 @@ class Walk(Generic[S]):
         return Done(step, tuple(writes(taken)))
 
     def _hold(self, record: TopicRecord) -> None:
+        if type_in(record.record) not in self._hears:
+            return
         try:
             event = decode(record.record)
         except UnknownType:
@@ -152,7 +155,7 @@ class Walk(Generic[S]):
         except Undecodable as error:
             self._held[record.topic, record.partition, record.offset] = error
             return
-        if type(event.data) in self.service.hears and self._concerns(event.key):
+        if self._concerns(event.key):
             self._held[record.topic, record.partition, record.offset] = event
 
     def _ahead(self, entry: JournalEntry) -> Ahead | None:
@@ -203,14 +206,6 @@ class Walk(Generic[S]):
 
 def writes(taken: Taken[Any]) -> Iterator[Write]:
     """What its last run writes."""
-    evolve, before = taken.service.decider.evolve, taken.state
-    for event, after in taken.trail:
-        for shelf in taken.service.shelves.shelves:
-            added, changed = shelf.differences(before, after)
-            for row in added:
-                yield Write(shelf, None, row, event, case_taken(evolve, before, event))
-            for row in changed:
-                old = getattr(before, shelf.field)
-                old = old if shelf.single else old[shelf.name_of(row)]
-                yield Write(shelf, old, row, event, case_taken(evolve, before, event))
-        before = after
+    evolve = taken.service.decider.evolve
+    for shelf, old, row, event, before in taken.puts():
+        yield Write(shelf, old, row, event, case_taken(evolve, before, event))
