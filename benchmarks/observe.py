@@ -1,11 +1,13 @@
 """What became of the orders, seen from outside: metrics while the load runs, journals once it is over."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
 import psycopg
+from psycopg import sql
 
 from benchmarks.connection import Connection
 
@@ -33,6 +35,21 @@ SELECT count(*) FROM orders WHERE status = 'created'"""
 
 _PENDING = """/* bench.pending: mails still to be sent */
 SELECT count(*) FROM notifications WHERE status = 'pending'"""
+
+_ORDERS = """/* bench.orders: by status */
+SELECT status, count(*) FROM orders GROUP BY status ORDER BY status"""
+
+_AN_ORDER = """/* bench.an_order: the latest that came to this */
+SELECT id::text FROM orders WHERE status = %s ORDER BY created_at DESC LIMIT 1"""
+
+_PARKED = """/* bench.parked: events that need a person */
+SELECT count(*) FROM parked"""
+
+_REFUSE = """/* bench.refuse: whatever is to be paid by this user is refused */
+ALTER TABLE payments ADD CONSTRAINT bench CHECK (user_id <> {}) NOT VALID"""
+
+_ACCEPT = """/* bench.accept: again */
+ALTER TABLE payments DROP CONSTRAINT bench"""
 
 
 class Applied:
@@ -89,6 +106,31 @@ class Journals:
 
     def undecided(self) -> int:
         return self._count("order", _UNDECIDED)
+
+    def parked(self) -> int:
+        return self._count("billing", _PARKED)
+
+    def orders(self) -> dict[str, int]:
+        with psycopg.connect(self.owner_urls["order"]) as conn:
+            return dict(conn.execute(_ORDERS).fetchall())
+
+    def an_order(self, status: str) -> str:
+        """Raises LookupError if there is none."""
+        with psycopg.connect(self.owner_urls["order"]) as conn:
+            row = conn.execute(_AN_ORDER, [status]).fetchone()
+            if row is None:
+                raise LookupError(f"no order is {status}")
+            return str(row[0])
+
+    @contextmanager
+    def billing_refuses(self, user: UUID) -> Iterator[None]:
+        """Nothing this user orders can be written meanwhile, so that billing parks it."""
+        with psycopg.connect(self.owner_urls["billing"], autocommit=True) as conn:
+            conn.execute(sql.SQL(_REFUSE).format(str(user)))
+            try:
+                yield
+            finally:
+                conn.execute(_ACCEPT)
 
     def _count(self, service: str, query: str) -> int:
         with psycopg.connect(self.owner_urls[service]) as conn:

@@ -11,6 +11,7 @@ from benchmarks.idle import at_rest, start_up
 from benchmarks.latency import latency
 from benchmarks.observe import Journals
 from benchmarks.overload import overload
+from benchmarks.replay import replay
 from benchmarks.report import show
 from benchmarks.resources import machine
 from benchmarks.sustained import sustained
@@ -24,7 +25,7 @@ _REST_SECONDS = 10.0
 _USERS = 200
 
 
-def run(seconds: int, names: Collection[str], *, as_json: bool) -> None:
+def run(seconds: int, events: int, names: Collection[str], *, as_json: bool) -> None:
     """Measures and prints. Raises `Unavailable` where the system cannot be started or loses an order."""
     results: dict[str, Any] = {"machine": machine(), "seconds": seconds}
     progress = Progress()
@@ -33,7 +34,7 @@ def run(seconds: int, names: Collection[str], *, as_json: bool) -> None:
             started = asdict(start_up(system, progress))
             if "startup" in names:
                 results["startup"] = started
-            results |= _or_give_up(lambda: uvloop.run(_measure(system, seconds, names, progress)))
+            results |= _or_give_up(lambda: uvloop.run(_measure(system, seconds, events, names, progress)))
     finally:
         progress.done()
     show(results, as_json=as_json)
@@ -51,7 +52,7 @@ def _or_give_up(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 async def _measure(
-    system: ThrowawaySystem, seconds: float, names: Collection[str], progress: Progress
+    system: ThrowawaySystem, seconds: float, events: int, names: Collection[str], progress: Progress
 ) -> dict[str, Any]:
     facts = system.run_file
     pids = {**facts["pids"], "supervisor": system.supervisor_pid}
@@ -62,7 +63,7 @@ async def _measure(
     if "waits" in names:
         (maker,) = await register_users(1, ports, progress.counting("users registered", 1))
         results["waits"] = asdict(await waits(maker, ports, pids, progress))
-    if {"latency", "sustained", "overload"} & set(names):
+    if {"latency", "sustained", "overload", "replay"} & set(names):
         makers = await register_users(_USERS, ports, progress.counting("users registered", _USERS))
     if "latency" in names:
         results["latency"] = asdict(await latency(makers, ports, journals, seconds, progress))
@@ -73,4 +74,7 @@ async def _measure(
         if "overload" in names:
             rate = found.orders_per_second
             results["overload"] = asdict(await overload(makers, ports, journals, rate, progress))
+    if "replay" in names:
+        users = [maker.user for maker in makers]
+        results["replay"] = asdict(await replay(system, users, journals, events, progress))
     return results

@@ -31,6 +31,7 @@ def show(results: Mapping[str, Any], *, as_json: bool) -> None:
         ("sustained", _sustained),
         ("overload", _overload),
         ("waits", _waits),
+        ("replay", _replay),
     ):
         if name in results:
             console.print()
@@ -103,6 +104,21 @@ def _waits(found: Mapping[str, Any]) -> Table:
     table = _table(title, "requests that wait", "CPU, % of a core")
     table.add_row("none", f"{found['cpu_percent_without']:.2f}")
     table.add_row(str(found["waits"]), f"{found['cpu_percent_with']:.2f}")
+    return table
+
+
+def _replay(found: Mapping[str, Any]) -> Table:
+    orders = ", ".join(f"{count} {status}" for status, count in found["orders"].items())
+    title = (
+        f"Replay of {found['events']} events. Orders: {orders}; {found['parked']} events of one key parked"
+    )
+    table = _table(title, "choreo", "events", "exits", "counted", "seconds", "per second", "peak MiB (RSS)")
+    for verb in found["verbs"]:
+        exits = f"{verb['exit_code']} {verb['verdict']}".rstrip()
+        figures = (f"{verb[name]:.1f}" for name in ("seconds", "per_second", "peak_mib"))
+        table.add_row(
+            verb["command"], str(verb["events"]), exits, f"{verb['count']} {verb['what']}", *figures
+        )
     return table
 
 

@@ -40,6 +40,11 @@ def memory(pids: Mapping[str, int]) -> Memory:
     raise AssertionError("every system tells RSS")
 
 
+def resident(pid: int) -> int:
+    """Bytes (RSS) of a process and its children; 0 once it is gone."""
+    return sum(_bytes(process, "rss") for process in _family(pid, {}))
+
+
 def _bytes(process: psutil.Process, kind: str) -> int:
     try:
         told = process.memory_full_info() if kind == "pss" else process.memory_info()

@@ -63,18 +63,12 @@ class ThrowawaySystem:
 
     def start(self) -> float:
         """Seconds from the start of the process until it said that all is ready. Raises `Unavailable`."""
-        outer = {
-            name: value
-            for name, value in os.environ.items()
-            if name not in _NOT_HANDED_ON and "KAFKA_" not in name
-        }
-        own = {"CHOREO_HOME": str(self.home), "CHOREO_PORT_BASE": str(self.port_base)}
         started = time.monotonic()
         self._child = Child(
             "choreo up",
             [sys.executable, "-m", *self._up],
             log=self.log,
-            env=outer | own | {"PYTHONUNBUFFERED": "1"},
+            env=self.environment | {"PYTHONUNBUFFERED": "1"},
             death_signal=signal.SIGTERM,
         )
         while '"ready": true' not in self._child.output():
@@ -97,6 +91,16 @@ class ThrowawaySystem:
         """SIGKILL to `choreo up`, with which its parts go. It may be started again at once."""
         assert self._child is not None, "start() comes first"
         self._child.kill()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """In which a verb works on this system."""
+        outer = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in _NOT_HANDED_ON and "KAFKA_" not in name
+        }
+        return outer | {"CHOREO_HOME": str(self.home), "CHOREO_PORT_BASE": str(self.port_base)}
 
     @property
     def log(self) -> Path:
