@@ -75,7 +75,7 @@ class Applied:
 
 @dataclass(frozen=True)
 class Journals:
-    """Read with the owner's credentials, only while nothing is measured."""
+    """Opened with the owner's credentials, only while nothing is measured."""
 
     owner_urls: Mapping[str, str]
 

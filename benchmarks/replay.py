@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,6 @@ _EVERY = 1.0
 """Seconds between two looks at how long the log is."""
 _PATIENCE = 600.0
 _PARKED = 3
-_MOST_SAID = 3
-"""Exit codes beyond it say that a verb could not do its work."""
 _SAMPLED = 0.1
 """Seconds between two looks at the memory of a verb."""
 
@@ -155,28 +154,31 @@ class _Verbs:
     async def run(
         self, command: str, arguments: Sequence[str], what: str, count: Callable[[Any], int]
     ) -> Any:
-        """The JSON it printed. Words in capitals stand for an argument. Raises `Refused` where it gave up."""
+        """The JSON it printed. Words in capitals stand for an argument. Raises `Refused` if there is none."""
         self._progress.stage(f"replay: choreo {command}")
         words = [word for word in command.split() if not word.isupper()]
         events, began = await _length(self._system), time.monotonic()
         exit_code, peak = self._wait(*words, *arguments, *(["--json"] if words != ["trace"] else []))
-        seconds = time.monotonic() - began
-        if exit_code > _MOST_SAID:
+        seconds, printed = time.monotonic() - began, self._output.read_text()
+        if not printed:
             raise Refused(f"choreo {command} exited {exit_code}: {self._errors.read_text()[-500:].strip()}")
-        told = json.loads(self._output.read_text())
+        told = json.loads(printed)
         number = count(told)
-        self.done.append(
-            Verb(
-                events,
-                command,
-                exit_code,
-                _verdict(told),
-                number,
-                what,
-                round(seconds, 2),
-                round(number / seconds, 1),
-                round(peak / 2**20, 1),
-            )
+        verb = Verb(
+            events,
+            command,
+            exit_code,
+            _verdict(told),
+            number,
+            what,
+            round(seconds, 2),
+            round(number / seconds, 1),
+            round(peak / 2**20, 1),
+        )
+        self.done.append(verb)
+        self._progress.stage(
+            f"replay: choreo {command} exits {exit_code} {verb.verdict} after {seconds:.1f} s: "
+            f"{number} {what}, {verb.peak_mib:.0f} MiB"
         )
         return told
 
@@ -191,7 +193,8 @@ class _Verbs:
             try:
                 while process.poll() is None:
                     peak = max(peak, resident(process.pid))
-                    time.sleep(_SAMPLED)
+                    with suppress(subprocess.TimeoutExpired):
+                        process.wait(_SAMPLED)
             except BaseException:
                 process.kill()
                 raise

@@ -30,7 +30,7 @@ def bench(
         Measurement | None, typer.Option(help="Measure this alone; replay is measured no other way.")
     ] = None,
     events: Annotated[
-        int, typer.Option(min=1000, max=1_000_000, help="How long the log is that is replayed.")
+        int, typer.Option(min=4000, max=1_000_000, help="How long a log is replayed.")
     ] = 100_000,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
