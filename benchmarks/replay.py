@@ -19,7 +19,7 @@ from benchmarks.connection import Connection
 from benchmarks.observe import Journals
 from benchmarks.resources import resident
 from benchmarks.shoppers import place_order, shop
-from benchmarks.users import Refused, User
+from benchmarks.users import Refused, User, renewed
 from chassis.settings import SERVICES
 from choreo.installation import observer_access
 from choreo.progress import Progress
@@ -79,7 +79,7 @@ async def replay(
         verbs = _Verbs(system, Path(directory), progress)
         await _make_log(events // 4, system, others, journals, progress)
         await verbs.run("verify", (), "items", _items)
-        await _park(unlucky, system.run_file["ports"]["order"], journals)
+        await _park(unlucky, system.run_file["ports"], journals)
         await _make_log(events, system, others, journals, progress)
         orders, parked, length = journals.orders(), journals.parked(), await _length(system)
         await verbs.run("verify", (), "items", _items)
@@ -119,14 +119,16 @@ async def _make_log(
     await _until(lambda: not journals.undecided() and not journals.pending_mails())
 
 
-async def _park(user: User, port: int, journals: Journals) -> None:
+async def _park(user: User, ports: Mapping[str, int], journals: Journals) -> None:
     """Orders which billing's database refuses, for as long as that takes. They expire."""
-    connection = Connection(port)
+    service, order = Connection(ports["user"]), Connection(ports["order"])
+    user = await renewed(service, user)
     with journals.billing_refuses(user.id):
         for _ in range(_PARKED):
-            await place_order(connection, user, 1)
+            await place_order(order, user, 1)
         await _until(lambda: journals.parked() >= _PARKED)
-    connection.close()
+    service.close()
+    order.close()
 
 
 async def _until(enough: Callable[[], bool]) -> None:

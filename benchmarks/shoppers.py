@@ -1,6 +1,7 @@
 """Customers who do all there is to do, for a log with a bit of everything: a closed loop."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from uuid import uuid4
@@ -8,7 +9,7 @@ from uuid import uuid4
 import orjson
 
 from benchmarks.connection import Answer, Connection
-from benchmarks.users import Refused, User
+from benchmarks.users import Refused, User, renewed
 
 SHOPPERS = 32
 _BASKET = 7
@@ -22,6 +23,8 @@ _PAYS_IN = 0.2
 _PRICES = range(1, 40_00)
 _DEAR = 900_000_000_00
 _TRIES = 120
+_TOKEN_LASTS = 300.0
+"""Seconds; in truth three times as long."""
 _COME_AGAIN = 1.0
 """Seconds until a service that is overloaded is asked again."""
 
@@ -41,7 +44,11 @@ async def _shopper(
 ) -> None:
     """As one of these users or another."""
     chance, services = Random(number), {name: Connection(port) for name, port in ports.items()}
+    renew_at = 0.0
     while users and not enough():
+        if time.monotonic() >= renew_at:
+            users = [await renewed(services["user"], user) for user in users]
+            renew_at = time.monotonic() + _TOKEN_LASTS
         await _fill_a_basket(services, chance.choice(users), chance)
     for connection in services.values():
         connection.close()

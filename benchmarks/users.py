@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlencode
 from uuid import UUID, uuid4
 
@@ -25,6 +25,7 @@ class Refused(Exception):
 @dataclass(frozen=True, slots=True)
 class User:
     id: UUID
+    login: str
     token: str
 
     @property
@@ -79,15 +80,24 @@ async def register_users(
 
 async def _register(connections: Mapping[str, Connection]) -> User:
     login = f"load-{uuid4().hex}"
-    form = {"grant_type": "password", "username": login, "password": _PASSWORD}
     registration = {"login": login, "email": f"{login}@example.com", "password": _PASSWORD}
     service = connections["user"]
     user = _want(201, await service.request("POST", "/users", orjson.dumps(registration), _JSON))
-    form_type = {"Content-Type": "application/x-www-form-urlencoded"}
-    token = _want(200, await service.request("POST", "/token", urlencode(form).encode(), form_type))
-    registered = User(UUID(user.json()["id"]), token.json()["access_token"])
+    registered = User(UUID(user.json()["id"]), login, await _token(service, login))
     await _fund(connections["billing"], registered)
     return registered
+
+
+async def renewed(service: Connection, user: User) -> User:
+    """With another token, for load that goes on for longer than one lasts."""
+    return replace(user, token=await _token(service, user.login))
+
+
+async def _token(service: Connection, login: str) -> str:
+    form = urlencode({"grant_type": "password", "username": login, "password": _PASSWORD}).encode()
+    form_type = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = _want(200, await service.request("POST", "/token", form, form_type))
+    return str(answer.json()["access_token"])
 
 
 async def _fund(billing: Connection, user: User) -> None:
