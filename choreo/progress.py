@@ -18,13 +18,15 @@ Tell = Callable[[str, int, int], None]
 def telling() -> Iterator[Tell]:
     """Says how far work is, once that has taken a while."""
     progress, since = Progress(), time.monotonic()
-    stage, begun = "", since
+    stage: str | None = None
+    begun = since
 
     def tell(what: str, done: int, total: int) -> None:
         nonlocal stage, begun
         now = time.monotonic()
         if what != stage:
-            stage, begun = what, now
+            begun = now if stage else since
+            stage = what
         if now - since <= _QUIET:
             return
         if total:

@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mappi
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
 from random import Random
 from typing import Any
 
@@ -288,7 +287,8 @@ class _Replay:
             for event in step.events:
                 yield f"{event.type} {event.id}", event.data.model_dump(mode="json")
             for shelf in self._shelves.values():
-                for row in chain(*shelf.differences(taken.state, step.state)):
+                added, changed = shelf.differences(taken.state, step.state)
+                for row in [*added, *(row for _, row in changed)]:
                     name = shelf.name_of(row)
                     before.setdefault((shelf.field, name), shadow.memory.named(shelf, name))
             shadow.keep(self.key, taken)

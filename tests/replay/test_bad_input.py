@@ -277,7 +277,7 @@ def test_a_journal_that_was_trimmed_is_incomplete(here: Shop, capsys: Out) -> No
             assert code == 3, (arguments, told)
             assert "match:" not in told
         told = called(capsys, "state", "billing", "--at", "-0s", *of_gone)[1]
-        assert f"the journal has nothing of key {gone}" in told
+        assert f"the journal of billing has nothing of key {gone}" in told
         code, told = called(capsys, "rebuild", "billing")
         assert code == 0, f"that needs the topics alone: {told}"
         assert called(capsys, "trace", gone)[0] == 0, "the other services know it"
