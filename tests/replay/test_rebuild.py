@@ -189,9 +189,8 @@ async def test_of_two_at_once_one_is_told_to_wait(running: Shop) -> None:
         conn.execute("SELECT pg_advisory_lock(hashtext('choreo_rebuild'))")
         with pytest.raises(Busy):
             await rebuilt(running.installation, "billing")
-        conn.execute(
-            "SELECT pg_advisory_unlock(hashtext('choreo_rebuild'))"
-        )  # the end of a session takes time
+        # Not left to the session's end, which takes its time.
+        conn.execute("SELECT pg_advisory_unlock(hashtext('choreo_rebuild'))")
     assert (await rebuilt(running.installation, "billing")).exit_code == 0
 
 
