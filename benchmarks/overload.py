@@ -1,7 +1,6 @@
 """What becomes of the orders when three times as many come as can be finished: an open loop."""
 
 import asyncio
-import resource
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from benchmarks.connection import Connection
 from benchmarks.load import schedule
 from benchmarks.observe import Journals
 from benchmarks.users import OrderMaker
+from chassis.open_files import allow_many
 from choreo.progress import Progress
 
 TIMES = 3
@@ -23,6 +23,7 @@ _DEADLINE = 30.0
 _PATIENCE = 90.0
 _MOST_CONNECTIONS = 8000
 """Who finds none free opens one more: nobody waits for the answers of others."""
+_OWN_FILES = 100
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ async def overload(
     accepted: list[UUID] = []
     idle: list[Connection] = []
     connections: list[Connection] = []
-    free = asyncio.Semaphore(_most_connections())
+    free = asyncio.Semaphore(min(_MOST_CONNECTIONS, allow_many() - _OWN_FILES))
     slowest = 0.0
     start = time.time()
 
@@ -110,12 +111,3 @@ async def overload(
         round(max(waits, default=0.0), 1),
         round(slowest, 1),
     )
-
-
-def _most_connections() -> int:
-    """As many files as this process may open, but for some it has already."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MOST_CONNECTIONS + 100
-    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    return most - 100

@@ -37,6 +37,7 @@ from chassis.key_source import HeardKeys
 from chassis.meter import Meter
 from chassis.metrics import Metrics
 from chassis.news import News
+from chassis.open_files import allow_many
 from chassis.problems import Problem, internal_error, unavailable
 from chassis.relay import Relay, partition_of
 from chassis.routes import Router
@@ -230,6 +231,7 @@ def serve(name: str, build: Callable[[Settings], tuple[Runtime[Any], FastAPI]]) 
         first = error.errors(include_input=False)[0]
         sys.exit(f"{name}: the setting {first['loc'][0]} is wrong: {first['msg']}")
     log.configure(name, settings.log_level)
+    allow_many()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         if not runner.run(_serve(name, build, settings)):
             sys.exit(1)
