@@ -179,8 +179,8 @@ class _Verbs:
         )
         self.done.append(verb)
         self._progress.stage(
-            f"replay: choreo {command} exits {exit_code} {verb.verdict} after {seconds:.1f} s: "
-            f"{number} {what}, {verb.peak_mib:.0f} MiB"
+            f"replay: choreo {command} exits {f'{exit_code} {verb.verdict}'.strip()} "
+            f"after {seconds:.1f} s: {number} {what}, {verb.peak_mib:.0f} MiB"
         )
         return told
 
