@@ -15,7 +15,7 @@ run: $(STAMP)
 	@exec $(BIN)/choreo up
 
 test: $(STAMP)
-	@exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	@exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 demo bench chaos docs: $(STAMP)
 	@exec $(BIN)/choreo $@ $(ARGS)

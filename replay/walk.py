@@ -146,7 +146,8 @@ class Walk(Generic[S]):
         return Done(step, tuple(writes(taken)))
 
     def _hold(self, record: TopicRecord) -> None:
-        if type_in(record.record) not in self._hears:
+        type_ = type_in(record.record)
+        if type_ is not None and type_ not in self._hears:
             return
         try:
             event = decode(record.record)
