@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle
 from uuid import UUID
@@ -24,6 +23,7 @@ _PATIENCE = 90.0
 _MOST_CONNECTIONS = 8000
 """Who finds none free opens one more: nobody waits for the answers of others."""
 _OWN_FILES = 100
+_ACCEPTED, _TURNED_AWAY = "202", "503"
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Overload:
     accepted: int
     turned_away: int
     """503, and when to come again."""
-    other: int
-    """Any other answer, or none."""
+    others: Mapping[str, int]
+    """Any other answer by its status, or what came of the connection instead."""
     decided_in_time: int
     """By billing, before the order's deadline."""
     late: int
@@ -57,7 +57,7 @@ async def overload(
 ) -> Overload:
     rate = TIMES * sustained_rate
     times = schedule(rate, _SECONDS)
-    answers: Counter[int] = Counter()
+    answers: Counter[str] = Counter()
     accepted: list[UUID] = []
     idle: list[Connection] = []
     connections: list[Connection] = []
@@ -73,14 +73,15 @@ async def overload(
                 idle.append(Connection(ports["order"]))
                 connections.append(idle[-1])
             connection = idle.pop()
-            status = 0
-            with suppress(OSError):
+            try:
                 answer = await connection.send(request)
-                status = answer.status
+                status = str(answer.status)
+            except OSError as error:
+                status = type(error).__name__
             idle.append(connection)
         answers[status] += 1
         slowest = max(slowest, time.time() - sent)
-        if status == 202:
+        if status == _ACCEPTED:
             accepted.append(UUID(answer.header("flow-id")))
         progress.step(f"overload at {rate:.0f} orders/s", answers.total(), len(times), time.time() - start)
 
@@ -104,8 +105,8 @@ async def overload(
         len(connections),
         len(times),
         len(accepted),
-        answers[503],
-        answers.total() - answers[202] - answers[503],
+        answers[_TURNED_AWAY],
+        {status: count for status, count in answers.items() if status not in (_ACCEPTED, _TURNED_AWAY)},
         in_time,
         len(accepted) - in_time,
         round(max(waits, default=0.0), 1),

@@ -91,8 +91,10 @@ def _sustained(found: Mapping[str, Any]) -> Table:
 
 def _overload(found: Mapping[str, Any]) -> Table:
     table = _table(f"Overload: {found['rate']:.0f} orders/s for {found['seconds']:.0f} s", "", "orders")
-    for name in ("sent", "accepted", "decided_in_time", "late", "turned_away", "other"):
+    for name in ("sent", "accepted", "decided_in_time", "late", "turned_away"):
         table.add_row(name.replace("_", " "), str(found[name]))
+    for status, count in (found["others"] or {"other": 0}).items():
+        table.add_row(status, str(count))
     for name in ("decision", "answer"):
         table.add_row(f"slowest {name}", f"{found[f'slowest_{name}_seconds']:.1f} s")
     table.add_row("connections used", str(found["connections"]))

@@ -26,14 +26,15 @@ class Admission:
     """Asks nothing of anybody while no orders come and nothing is unfinished.
 
     Where orders come k times as fast as they are decided, one that is taken while the oldest is of age a is
-    decided k·a later. A sixth of the deadline leaves every order time at three times what can be decided, and
-    half of the deadline to spare. Facts may wait for Kafka twice as long: they go out soon when it is back.
+    decided k·a later. Three times what can be decided at best is about six times what is decided then, since
+    turning away takes its part of the machine. A tenth of the deadline leaves every order time even so. Facts
+    may wait for Kafka a third: they go out soon when it is back.
     """
 
     def __init__(self, engine: AsyncEngine, clock: Callable[[], datetime], deadline: timedelta) -> None:
         self._engine = engine
         self._clock = clock
-        self._undecided_for = max(deadline / 6, _LEAST)
+        self._undecided_for = max(deadline / 10, _LEAST)
         self._unpublished_for = max(deadline / 3, _LEAST)
         self._undecided_since: datetime | None = None
         self._unpublished_since: datetime | None = None

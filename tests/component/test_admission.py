@@ -21,7 +21,7 @@ from tests.component.test_order import paid
 
 DEADLINE = timedelta(seconds=30)
 FEW = 9
-LATE = DEADLINE / 6 + timedelta(seconds=1)
+LATE = DEADLINE / 10 + timedelta(seconds=1)
 
 
 class Door(Admission):
