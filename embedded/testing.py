@@ -3,6 +3,7 @@
 They also go when the test run is killed: see `embedded.process.Child`.
 """
 
+import os
 import random
 import tempfile
 from collections.abc import Iterator
@@ -57,11 +58,23 @@ def postgres_for_tests(settings: dict[str, str] | None = None) -> Iterator[Postg
             postgres.stop()
 
 
+_WIDTH = 1_200
+"""From a system's first port to where the next one's may be."""
+
+
 def free_port_base() -> int:
-    """A value for CHOREO_PORT_BASE under which a whole system finds its ports free."""
+    """A value for CHOREO_PORT_BASE under which a whole system finds its ports free.
+
+    Between the look and the start another process may take them, so those that test side by side look in
+    different places.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    share = 20_000 // workers
+    first = 10_000 + worker * share
     services = [100 * replica + number for replica in range(4) for number in range(1, 5)]
     while True:
-        base = random.randrange(10_000, 30_000, 100)
+        base = random.randrange(first, first + max(share - _WIDTH, 1), 100)
         try:
             for offset in (*services, 25, *(1092 + 10 * node + port for node in range(3) for port in (0, 1))):
                 require_free(base + offset, "a test")
