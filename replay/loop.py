@@ -7,8 +7,6 @@ from itertools import chain
 from typing import Any, TypedDict
 from uuid import UUID
 
-import orjson
-
 from chassis.service import Service
 from chassis.step import Step
 from events.codec import decode, encode
@@ -22,6 +20,7 @@ from replay.places import decided_at, raised_at
 from replay.records import JournalEntry
 from replay.rows import plain
 from replay.shadow import Shadow, Taken
+from replay.verifier import refusal_of
 from replay.written import Remembering
 
 
@@ -252,7 +251,7 @@ class _KeyLoop:
         self, name: str, input: Input, taken: Taken[Any], step: Step[Any], events: list[Event[Fact]]
     ) -> Origin | None:
         recorded = {fact.id: fact for fact in input.facts}
-        refusal = _refusal(step)
+        refusal = refusal_of(step)
         if refusal != input.refusal:
             handler = decided_at(taken, None) or ""
             says = "is answered differently"
@@ -390,13 +389,3 @@ def _told(events: Sequence[Event[Fact]]) -> list[dict[str, Any]]:
         }
         for event in events
     ]
-
-
-def _refusal(step: Step[Any]) -> dict[str, Any] | None:
-    """As the journal has it."""
-    if step.refusal is None:
-        return None
-    told: dict[str, Any] = orjson.loads(
-        orjson.dumps({"type": type(step.refusal).__name__, **step.refusal.numbers})
-    )
-    return told

@@ -10,21 +10,19 @@ recording: a decision depends on nothing else, and the right code decides there 
 """
 
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from itertools import chain, count, pairwise
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Table
-
 from chassis.positions import Place
 from chassis.service import Service
 from events.codec import Undecodable, UnknownType, decode
 from replay.findings import Finding
 from replay.recording import Recording
-from replay.records import Cut, Item, JournalEntry, Source, Span, TopicRecord
+from replay.records import Cut, Item, JournalEntry, OfRecordsAlone, Source, Span, TopicRecord
 from replay.verify import verify
 from replay.walk import Walk
 
@@ -50,7 +48,7 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Part:
+class Part(OfRecordsAlone):
     """A source of some inputs of a recording."""
 
     cut: Cut
@@ -63,18 +61,6 @@ class Part:
 
     async def batches(self) -> AsyncIterator[Sequence[Item]]:
         yield self.items
-
-    def rows(self, service: str, table: Table) -> None:
-        return None
-
-    async def trimmed(self, service: str) -> Collection[str]:
-        return ()
-
-    def digest(self, service: str, table: Table) -> None:
-        return None
-
-    def ticket(self) -> dict[str, Any]:
-        raise NotImplementedError("it is in no file yet")
 
 
 @dataclass(frozen=True)

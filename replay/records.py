@@ -154,3 +154,19 @@ class Source(Protocol):
     def ticket(self) -> dict[str, Any]:
         """Lets another process read the very same stream, as long as this one is open."""
         ...
+
+
+class OfRecordsAlone:
+    """What a source in memory answers that has no tables, and that no other process reads."""
+
+    def rows(self, service: str, table: Table) -> None:
+        return None
+
+    async def trimmed(self, service: str) -> Collection[str]:
+        return ()
+
+    def digest(self, service: str, table: Table) -> None:
+        return None
+
+    def ticket(self) -> dict[str, Any]:
+        raise NotImplementedError("it is in no file")

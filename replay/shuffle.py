@@ -18,15 +18,13 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from sqlalchemy import Table
-
 from chassis.service import Service
 from chassis.shelf import Shelf
 from replay.cases import case_of, case_taken
 from replay.guard import SideEffect, no_side_effects
 from replay.places import raised_at
 from replay.recording import size_of
-from replay.records import Broken, Cut, Item, JournalEntry, Source, TopicRecord, lacking
+from replay.records import Broken, Cut, Item, JournalEntry, OfRecordsAlone, Source, TopicRecord, lacking
 from replay.rows import plain
 from replay.shadow import Row, Shadow
 from replay.walk import Ahead, Walk
@@ -218,7 +216,7 @@ async def _batches(source: Source, tally: Tally, tell: _Count) -> AsyncIterator[
 
 
 @dataclass(frozen=True)
-class _OfKey:
+class _OfKey(OfRecordsAlone):
     """A source of what was gathered of one key."""
 
     cut: Cut
@@ -226,18 +224,6 @@ class _OfKey:
 
     async def batches(self) -> AsyncIterator[Sequence[Item]]:
         yield self.items
-
-    def rows(self, service: str, table: Table) -> None:
-        return None
-
-    async def trimmed(self, service: str) -> Collection[str]:
-        return ()
-
-    def digest(self, service: str, table: Table) -> None:
-        return None
-
-    def ticket(self) -> dict[str, Any]:
-        raise NotImplementedError("it is for one process")
 
 
 # -- what comes of an order --------------------------------------------------------------------------

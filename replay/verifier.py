@@ -189,7 +189,7 @@ class Verifier:
         self.counts["decisions"] += len(step.events)
         self._last[key] = Last(entry, taken)
         if entry.refusal is not None or step.refusal is not None:
-            refusal = _refusal(step)
+            refusal = refusal_of(step)
             if refusal != entry.refusal:
                 says = f"{entry.type} {entry.id} is answered differently"
                 place = decided_at(taken, None) or ""
@@ -335,7 +335,7 @@ def _told(event: Event[Fact]) -> dict[str, Any]:
     }
 
 
-def _refusal(step: Step[Any]) -> dict[str, Any] | None:
+def refusal_of(step: Step[Any]) -> dict[str, Any] | None:
     """As the journal has it."""
     if step.refusal is None:
         return None
