@@ -23,7 +23,7 @@ _PATIENCE = 90.0
 _MOST_CONNECTIONS = 8000
 """Who finds none free opens one more: nobody waits for the answers of others."""
 _OWN_FILES = 100
-_ACCEPTED, _TURNED_AWAY = "202", "503"
+_ACCEPTED, _OVERLOADED = "202", "overloaded"
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Overload:
     sent: int
     accepted: int
     turned_away: int
-    """503, and when to come again."""
+    """503 `overloaded`."""
     others: Mapping[str, int]
     """Any other answer by its status, or what came of the connection instead."""
     decided_in_time: int
@@ -75,7 +75,7 @@ async def overload(
             connection = idle.pop()
             try:
                 answer = await connection.send(request)
-                status = str(answer.status)
+                status = _OVERLOADED if b":overloaded" in answer.body else str(answer.status)
             except OSError as error:
                 status = type(error).__name__
             idle.append(connection)
@@ -105,8 +105,8 @@ async def overload(
         len(connections),
         len(times),
         len(accepted),
-        answers[_TURNED_AWAY],
-        {status: count for status, count in answers.items() if status not in (_ACCEPTED, _TURNED_AWAY)},
+        answers[_OVERLOADED],
+        {status: count for status, count in answers.items() if status not in (_ACCEPTED, _OVERLOADED)},
         in_time,
         len(accepted) - in_time,
         round(max(waits, default=0.0), 1),
