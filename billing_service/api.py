@@ -10,14 +10,14 @@ from sqlalchemy import Row
 from billing_service import queries
 from billing_service.commands import Deposit, InsufficientFunds, NoAccount, Withdraw
 from billing_service.state import Billing
-from chassis.answer import Answer
-from chassis.body import Body
-from chassis.inputs import Decided
-from chassis.money import Amount, Money, decimal_text
-from chassis.pages import Page
-from chassis.problems import Problem, not_found
-from chassis.routes import KeyedCause, Paging, Router, User, example, problem
-from chassis.runtime import Runtime
+from choreo.chassis.http.answer import Answer
+from choreo.chassis.http.body import Body
+from choreo.chassis.http.money import Amount, Money, decimal_text
+from choreo.chassis.http.pages import Page
+from choreo.chassis.http.problems import Problem, not_found
+from choreo.chassis.http.routes import KeyedCause, Paging, Router, User, example, problem
+from choreo.chassis.runtime import Runtime
+from choreo.chassis.transaction.inputs import Decided
 from events.billing import MoneyDeposited, MoneyWithdrawn
 
 

@@ -5,8 +5,8 @@ from fastapi import FastAPI
 from billing_service import api
 from billing_service.service import service
 from billing_service.state import Billing
-from chassis.runtime import Runtime
-from chassis.settings import Settings
+from choreo.chassis.runtime import Runtime
+from choreo.chassis.settings import Settings
 
 
 def build(settings: Settings) -> tuple[Runtime[Billing], FastAPI]:

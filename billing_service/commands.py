@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from uuid import UUID
 
-from events.decider import Refusal, UserCommand
+from choreo.message.decider import Refusal, UserCommand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,8 @@ from billing_service.commands import (
     Withdraw,
 )
 from billing_service.state import Account, Billing, Payment
+from choreo.message.decider import Command, Decision
+from choreo.message.envelope import derived_id, event_id
 from events.billing import (
     AccountCreated,
     MoneyDeposited,
@@ -22,8 +24,6 @@ from events.billing import (
     PaymentRefunded,
     PaymentRejected,
 )
-from events.decider import Command, Decision
-from events.envelope import derived_id, event_id
 
 SERVICE = "billing"
 

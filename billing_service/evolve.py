@@ -5,6 +5,9 @@ from typing import Literal
 from uuid import UUID
 
 from billing_service.state import Account, Billing, Leg, Payment
+from choreo.message.envelope import Event
+from choreo.message.fact import Fact
+from choreo.message.signing_key import SigningKeyPublished
 from events.billing import (
     AccountCreated,
     MoneyDeposited,
@@ -13,10 +16,7 @@ from events.billing import (
     PaymentRefunded,
     PaymentRejected,
 )
-from events.envelope import Event
-from events.fact import Fact
 from events.order import OrderCreated
-from events.user import SigningKeyPublished
 
 
 def evolve(state: Billing, event: Event[Fact]) -> Billing:

@@ -8,7 +8,7 @@ from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from billing_service.tables import accounts, ledger
-from chassis.pages import PageRequest
+from choreo.chassis.http.pages import PageRequest
 
 WITHOUT_ACCOUNT = """/* payments.waiting: how many orders came before their account, and since when */
 SELECT count(*), min(decided_at) FROM payments JOIN journal ON journal.id = payments.event_id

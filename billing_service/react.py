@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from billing_service.commands import DecidePayment, OpenAccount, UndoPayment
 from billing_service.state import Billing, Payment
+from choreo.message.decider import Command
+from choreo.message.envelope import Event
+from choreo.message.fact import Fact
 from events.billing import AccountCreated
-from events.decider import Command
-from events.envelope import Event
-from events.fact import Fact
 from events.order import OrderCancelled, OrderCreated
 from events.user import UserRegistered
 

@@ -9,11 +9,12 @@ from billing_service.queries import WITHOUT_ACCOUNT
 from billing_service.react import react
 from billing_service.state import Billing
 from billing_service.store import SHELVES
-from chassis.service import Service, Waiting
-from chassis.settings import Settings
-from chassis.step import Decider
+from choreo.chassis.service import Service, Waiting
+from choreo.chassis.settings import Settings
+from choreo.chassis.transaction.step import Decider
+from choreo.message.signing_key import SigningKeyPublished
 from events.order import OrderCancelled, OrderCreated
-from events.user import SigningKeyPublished, UserRegistered
+from events.user import UserRegistered
 
 HEARS = (UserRegistered, SigningKeyPublished, OrderCreated, OrderCancelled)
 OBEYS = (Deposit, Withdraw)

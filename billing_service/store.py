@@ -2,8 +2,8 @@
 
 from billing_service.state import Account, Billing, Leg, Payment
 from billing_service.tables import accounts, ledger, payments
-from chassis.key_source import SIGNING_KEYS
-from chassis.shelf import Shelf, ShelvesByKey
+from choreo.chassis.http.signing_keys import SIGNING_KEYS
+from choreo.chassis.transaction.state_store import Shelf, ShelvesByKey
 
 SHELVES = ShelvesByKey(
     Billing,

@@ -2,7 +2,7 @@
 
 from sqlalchemy import BigInteger, Column, Index, MetaData, Table, Text, Uuid, text
 
-from chassis.tables import timestamp
+from choreo.chassis.database.tables import timestamp
 
 metadata = MetaData()
 

@@ -11,3 +11,9 @@ class Incomplete(Exception):
     """What was asked for cannot be told from what there is. The message says what is missing."""
 
     exit_code = 3
+
+
+class Unavailable(Exception):
+    """Something this system needs cannot be had. The message is the whole sentence a person needs."""
+
+    exit_code = 69

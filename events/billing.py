@@ -3,7 +3,8 @@
 from typing import ClassVar, Literal
 from uuid import UUID
 
-from events.fact import Amount, Balance, Fact
+from choreo.message.catalog import publishes
+from choreo.message.fact import Amount, Balance, Fact
 
 
 class AccountCreated(Fact):
@@ -60,3 +61,14 @@ class PaymentRefunded(Fact):
     user_id: UUID
     amount: Amount
     balance: Balance
+
+
+publishes(
+    "billing",
+    AccountCreated,
+    MoneyDeposited,
+    MoneyWithdrawn,
+    PaymentConfirmed,
+    PaymentRejected,
+    PaymentRefunded,
+)

@@ -3,7 +3,8 @@
 from typing import ClassVar, Literal
 from uuid import UUID
 
-from events.fact import Fact
+from choreo.message.catalog import publishes
+from choreo.message.fact import Fact
 
 NotificationKind = Literal["order_confirmed", "order_rejected", "order_cancelled", "order_refunded"]
 
@@ -24,3 +25,6 @@ class NotificationSent(_Delivery):
 
 class NotificationFailed(_Delivery):
     """The mail server refused it for good."""
+
+
+publishes("notification", NotificationSent, NotificationFailed)

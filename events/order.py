@@ -3,7 +3,8 @@
 from typing import ClassVar, Literal
 from uuid import UUID
 
-from events.fact import Amount, Fact, Moment
+from choreo.message.catalog import publishes
+from choreo.message.fact import Amount, Fact, Moment
 
 
 class OrderCreated(Fact):
@@ -22,3 +23,6 @@ class OrderCancelled(Fact):
     order_id: UUID
     user_id: UUID
     reason: Literal["by_user", "expired"]
+
+
+publishes("order", OrderCreated, OrderCancelled)

@@ -3,7 +3,8 @@
 from typing import ClassVar
 from uuid import UUID
 
-from events.fact import Fact, Moment
+from choreo.message.catalog import publishes
+from choreo.message.fact import Fact
 
 
 class UserRegistered(Fact):
@@ -14,15 +15,4 @@ class UserRegistered(Fact):
     email: str
 
 
-class SigningKeyPublished(Fact):
-    """Tokens may be signed with this key, until `not_after`. The one fact that belongs to no user.
-
-    Told of the same key again, it ends earlier: another one signs now.
-    """
-
-    SUBJECT: ClassVar[str] = "kid"
-    KEY: ClassVar[str] = "kid"
-
-    kid: str
-    public_jwk: dict[str, str]
-    not_after: Moment
+publishes("user", UserRegistered)

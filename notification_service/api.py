@@ -7,10 +7,10 @@ from uuid import UUID
 from pydantic import BaseModel
 from sqlalchemy import Row
 
-from chassis.pages import Page
-from chassis.problems import not_found
-from chassis.routes import Paging, Router, User, example
-from chassis.runtime import Runtime
+from choreo.chassis.http.pages import Page
+from choreo.chassis.http.problems import not_found
+from choreo.chassis.http.routes import Paging, Router, User, example
+from choreo.chassis.runtime import Runtime
 from events.notification import NotificationKind
 from notification_service import queries
 from notification_service.state import Notifications

@@ -2,9 +2,9 @@
 
 from fastapi import FastAPI
 
-from chassis import clock
-from chassis.runtime import Runtime
-from chassis.settings import Settings
+from choreo.chassis import clock
+from choreo.chassis.runtime import Runtime
+from choreo.chassis.settings import Settings
 from notification_service import api
 from notification_service.mailer import Mailer
 from notification_service.service import service

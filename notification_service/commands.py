@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from uuid import UUID
 
-from events.decider import UserCommand
+from choreo.message.decider import UserCommand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

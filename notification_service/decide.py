@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from events.decider import Command, Decision
+from choreo.message.decider import Command, Decision
 from events.notification import NotificationFailed, NotificationSent
 from notification_service.commands import RecordDelivery
 from notification_service.state import Notifications

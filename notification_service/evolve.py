@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 
+from choreo.message.envelope import Event, derived_id
+from choreo.message.fact import Fact
+from choreo.message.signing_key import SigningKeyPublished
 from events.billing import PaymentConfirmed, PaymentRefunded, PaymentRejected
-from events.envelope import Event, derived_id
-from events.fact import Fact
 from events.notification import NotificationFailed, NotificationKind, NotificationSent
-from events.user import SigningKeyPublished, UserRegistered
+from events.user import UserRegistered
 from notification_service import texts
 from notification_service.state import Notification, Notifications, Recipient
 from notification_service.texts import Text

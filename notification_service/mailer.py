@@ -19,11 +19,11 @@ import structlog
 from psycopg.rows import class_row
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from chassis.answer import Answer
-from chassis.db import Connection, raw_connection
-from chassis.inputs import Decided, Failed, Unavailable
-from chassis.kernel import Kernel
-from events.envelope import Cause, derived_id
+from choreo.chassis.database.connection import Connection, raw_connection
+from choreo.chassis.http.answer import Answer
+from choreo.chassis.transaction.inputs import Decided, Failed, Unavailable
+from choreo.chassis.transaction.kernel import Kernel
+from choreo.message.envelope import Cause, derived_id
 from notification_service.commands import RecordDelivery
 from notification_service.state import Notifications
 

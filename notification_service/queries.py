@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from chassis.pages import PageRequest
+from choreo.chassis.http.pages import PageRequest
 from notification_service.tables import notifications
 
 PENDING = """/* notifications.pending: how many mails are to be sent, and since when the oldest */

@@ -1,10 +1,11 @@
 """The notification service as the chassis needs to know it, with nothing that runs."""
 
-from chassis.service import Service, Waiting
-from chassis.settings import Settings
-from chassis.step import Decider
+from choreo.chassis.service import Service, Waiting
+from choreo.chassis.settings import Settings
+from choreo.chassis.transaction.step import Decider
+from choreo.message.signing_key import SigningKeyPublished
 from events.billing import PaymentConfirmed, PaymentRefunded, PaymentRejected
-from events.user import SigningKeyPublished, UserRegistered
+from events.user import UserRegistered
 from notification_service.commands import RecordDelivery
 from notification_service.decide import SERVICE, decide
 from notification_service.evolve import evolve

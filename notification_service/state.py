@@ -6,9 +6,9 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from events.envelope import Cause
+from choreo.message.envelope import Cause
+from choreo.message.signing_key import SigningKeyPublished
 from events.notification import NotificationKind
-from events.user import SigningKeyPublished
 
 
 @dataclass(frozen=True, slots=True)

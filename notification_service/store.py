@@ -1,7 +1,7 @@
 """Which notifications a batch needs, and where they are kept."""
 
-from chassis.key_source import SIGNING_KEYS
-from chassis.shelf import Shelf, ShelvesByKey
+from choreo.chassis.http.signing_keys import SIGNING_KEYS
+from choreo.chassis.transaction.state_store import Shelf, ShelvesByKey
 from notification_service.state import Notification, Notifications, Recipient
 from notification_service.tables import notifications, recipients
 

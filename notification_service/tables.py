@@ -2,7 +2,7 @@
 
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text, Uuid, text
 
-from chassis.tables import ASIDE, timestamp
+from choreo.chassis.database.tables import ASIDE, timestamp
 
 metadata = MetaData()
 

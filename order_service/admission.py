@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from chassis import outbox
-from chassis.db import raw_connection
+from choreo.chassis.database.connection import raw_connection
+from choreo.chassis.transaction import outbox
 from order_service import queries
 
 _PAUSE = 0.25

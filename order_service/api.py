@@ -8,14 +8,13 @@ from pydantic import BaseModel, Field
 from sqlalchemy import Row
 from starlette.responses import Response, StreamingResponse
 
-from chassis import stream
-from chassis.answer import Answer
-from chassis.body import Body
-from chassis.inputs import Decided
-from chassis.money import Amount, Money
-from chassis.pages import Page
-from chassis.problems import Problem, not_found
-from chassis.routes import (
+from choreo.chassis.http import stream
+from choreo.chassis.http.answer import Answer
+from choreo.chassis.http.body import Body
+from choreo.chassis.http.money import Amount, Money
+from choreo.chassis.http.pages import Page
+from choreo.chassis.http.problems import Problem, not_found
+from choreo.chassis.http.routes import (
     KeyedCause,
     LastEventId,
     Paging,
@@ -27,9 +26,10 @@ from chassis.routes import (
     problem,
     with_headers,
 )
-from chassis.runtime import Runtime
-from chassis.stream import Story, event_stream
-from events.envelope import derived_id
+from choreo.chassis.http.stream import Story, event_stream
+from choreo.chassis.runtime import Runtime
+from choreo.chassis.transaction.inputs import Decided
+from choreo.message.envelope import derived_id
 from order_service import queries
 from order_service.admission import Admission
 from order_service.commands import AlreadyOver, CancelOrder, NoSuchOrder, PlaceOrder

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from events.decider import Refusal, UserCommand
+from choreo.message.decider import Refusal, UserCommand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

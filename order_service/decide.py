@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from events.decider import Command, Decision
+from choreo.message.decider import Command, Decision
 from events.order import OrderCancelled, OrderCreated
 from order_service.commands import AlreadyOver, CancelOrder, ExpireOrder, NoSuchOrder, NotDue, PlaceOrder
 from order_service.state import Cancelled, Confirmed, Created, Order, Orders, Refunded, Rejected

@@ -3,11 +3,11 @@
 from dataclasses import replace
 from uuid import UUID
 
+from choreo.message.envelope import Event
+from choreo.message.fact import Fact
+from choreo.message.signing_key import SigningKeyPublished
 from events.billing import PaymentConfirmed, PaymentRefunded, PaymentRejected
-from events.envelope import Event
-from events.fact import Fact
 from events.order import OrderCancelled, OrderCreated
-from events.user import SigningKeyPublished
 from order_service.state import Change, Order, Orders
 
 

@@ -13,11 +13,11 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from chassis.answer import Answer
-from chassis.inputs import Decided, Failed
-from chassis.kernel import Kernel
-from chassis.news import News
-from events.envelope import derived_id
+from choreo.chassis.http.answer import Answer
+from choreo.chassis.kafka.catch_up import News
+from choreo.chassis.transaction.inputs import Decided, Failed
+from choreo.chassis.transaction.kernel import Kernel
+from choreo.message.envelope import derived_id
 from order_service import queries
 from order_service.commands import ExpireOrder, NotDue
 from order_service.queries import Due

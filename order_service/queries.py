@@ -10,9 +10,9 @@ from psycopg.rows import class_row
 from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from chassis.db import Connection, raw_connection
-from chassis.pages import PageRequest
-from events.envelope import Cause
+from choreo.chassis.database.connection import Connection, raw_connection
+from choreo.chassis.http.pages import PageRequest
+from choreo.message.envelope import Cause
 from order_service.tables import orders
 
 UNDECIDED = """/* orders.undecided: how many, and since when the oldest */

@@ -3,11 +3,11 @@
 from datetime import timedelta
 from functools import partial
 
-from chassis.service import Service, Waiting
-from chassis.settings import Settings
-from chassis.step import Decider
+from choreo.chassis.service import Service, Waiting
+from choreo.chassis.settings import Settings
+from choreo.chassis.transaction.step import Decider
+from choreo.message.signing_key import SigningKeyPublished
 from events.billing import PaymentConfirmed, PaymentRefunded, PaymentRejected
-from events.user import SigningKeyPublished
 from order_service.commands import CancelOrder, ExpireOrder, PlaceOrder
 from order_service.decide import SERVICE, decide
 from order_service.evolve import evolve

@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Literal, TypedDict
 from uuid import UUID
 
-from events.envelope import Cause
-from events.user import SigningKeyPublished
+from choreo.message.envelope import Cause
+from choreo.message.signing_key import SigningKeyPublished
 
 RejectionReason = Literal["insufficient_funds", "order_cancelled"]
 CancelReason = Literal["by_user", "expired"]

@@ -3,7 +3,7 @@
 from sqlalchemy import BigInteger, Boolean, Column, Index, MetaData, Table, Text, Uuid, text
 from sqlalchemy.dialects.postgresql import JSONB
 
-from chassis.tables import timestamp
+from choreo.chassis.database.tables import timestamp
 
 metadata = MetaData()
 

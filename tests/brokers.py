@@ -9,11 +9,11 @@ from typing import Any, Protocol
 import pytest
 import yaml
 
-from chassis.kafka_access import KafkaAccess
-from embedded.kafka import answers
-from embedded.ports import LOOPBACK, free_ports
-from embedded.process import Unavailable
-from embedded.testing import kafka_for_tests
+from choreo.chassis.kafka.access import KafkaAccess
+from choreo.embedded.kafka import answers
+from choreo.embedded.ports import LOOPBACK, free_ports
+from choreo.embedded.testing import kafka_for_tests
+from choreo.errors import Unavailable
 
 BROKERS = ("embedded", "testcontainers")
 

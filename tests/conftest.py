@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from chassis.migrate import migrate
-from chassis.settings import OBSERVER, SERVICES
-from embedded.postgres import Postgres
-from embedded.testing import postgres_for_tests
+from choreo.chassis.database.migrate import migrate
+from choreo.chassis.settings import OBSERVER, SERVICES
+from choreo.embedded.postgres import Postgres
+from choreo.embedded.testing import postgres_for_tests
 from tests.brokers import BROKERS, Broker, broker, require_engine
 from tests.shop import Shop, a_shop
 

@@ -9,14 +9,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from events.billing import (
-    MoneyDeposited,
-    MoneyWithdrawn,
-    PaymentConfirmed,
-    PaymentRefunded,
-    PaymentRejected,
-)
-from events.fact import Fact
+from choreo.message.fact import Fact
+from events.billing import MoneyDeposited, MoneyWithdrawn, PaymentConfirmed, PaymentRefunded, PaymentRejected
 from events.notification import NotificationFailed, NotificationSent
 from events.order import OrderCancelled, OrderCreated
 

@@ -14,15 +14,15 @@ from aiosmtpd.smtp import SMTP
 from fastapi import FastAPI
 
 from billing_service.app import build as build_billing
-from chassis.runtime import Runtime
-from chassis.settings import OBSERVER, SERVICES, Settings
-from choreo.client import Customer
-from choreo.installation import Installation
-from choreo.principals import grants_of_all, topic_names
-from embedded.grants import admit
-from embedded.kafka import Kafka
-from embedded.postgres import Postgres
-from embedded.topics import declare_topics
+from choreo.chassis.kafka.acls import admit
+from choreo.chassis.kafka.topics import declare_topics
+from choreo.chassis.runtime import Runtime
+from choreo.chassis.settings import OBSERVER, SERVICES, Settings
+from choreo.demo.client import Customer
+from choreo.embedded.kafka import Kafka
+from choreo.embedded.postgres import Postgres
+from choreo.operations.principals import grants_of_all, topic_names
+from choreo.operations.reading.installation import Installation
 from notification_service.app import build as build_notification
 from order_service.app import build as build_order
 from tests.brokers import Broker

@@ -9,16 +9,16 @@ from fastapi import Form
 from pydantic import AfterValidator, BaseModel, EmailStr, Field
 from starlette.requests import Request
 
-from chassis import clock
-from chassis.answer import Answer
-from chassis.auth import LIFETIME
-from chassis.body import Body, refused
-from chassis.db import Connection
-from chassis.inputs import Decided
-from chassis.problems import Problem, not_found, unauthorized
-from chassis.routes import FreshCause, Router, User, example, problem
-from chassis.runtime import Runtime
-from events.envelope import derived_id
+from choreo.chassis import clock
+from choreo.chassis.database.connection import Connection
+from choreo.chassis.http.answer import Answer
+from choreo.chassis.http.auth import LIFETIME
+from choreo.chassis.http.body import Body, refused
+from choreo.chassis.http.problems import Problem, not_found, unauthorized
+from choreo.chassis.http.routes import FreshCause, Router, User, example, problem
+from choreo.chassis.runtime import Runtime
+from choreo.chassis.transaction.inputs import Decided
+from choreo.message.envelope import derived_id
 from user_service import queries
 from user_service.commands import EmailTaken, LoginTaken, Register
 from user_service.login_limit import LoginLimit

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from events.decider import Command, Refusal, UserCommand
+from choreo.message.decider import Command, Refusal, UserCommand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,8 +2,9 @@
 
 from datetime import datetime
 
-from events.decider import Command, Decision
-from events.user import SigningKeyPublished, UserRegistered
+from choreo.message.decider import Command, Decision
+from choreo.message.signing_key import SigningKeyPublished
+from events.user import UserRegistered
 from user_service.commands import EmailTaken, LoginTaken, PublishSigningKey, Register, RetireSigningKey
 from user_service.state import Users
 

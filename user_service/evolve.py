@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
-from events.envelope import Event
-from events.fact import Fact
-from events.user import SigningKeyPublished, UserRegistered
+from choreo.message.envelope import Event
+from choreo.message.fact import Fact
+from choreo.message.signing_key import SigningKeyPublished
+from events.user import UserRegistered
 from user_service.state import User, Users
 
 

@@ -13,7 +13,7 @@ from math import ceil
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from chassis.problems import Problem
+from choreo.chassis.http.problems import Problem
 from user_service.tables import failed_logins
 
 MOST_FAILURES = 5

@@ -7,7 +7,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from argon2.low_level import Type
 
-from chassis.problems import unavailable
+from choreo.chassis.http.problems import unavailable
 
 THREADS = 2
 MOST_QUEUED = 64

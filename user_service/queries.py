@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from chassis.tables import signing_keys
+from choreo.chassis.database.tables import signing_keys
 from user_service.tables import credentials, users
 
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from events.decider import Command
-from events.envelope import Event
-from events.fact import Fact
+from choreo.message.decider import Command
+from choreo.message.envelope import Event
+from choreo.message.fact import Fact
 from user_service.state import Users
 
 

@@ -1,8 +1,8 @@
 """The user service as the chassis needs to know it, with nothing that runs. It hears nobody."""
 
-from chassis.service import Service
-from chassis.settings import Settings
-from chassis.step import Decider
+from choreo.chassis.service import Service
+from choreo.chassis.settings import Settings
+from choreo.chassis.transaction.step import Decider
 from user_service.commands import PublishSigningKey, Register, RetireSigningKey
 from user_service.decide import SERVICE, decide
 from user_service.evolve import evolve

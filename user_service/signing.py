@@ -14,14 +14,14 @@ import structlog
 from sqlalchemy import Row, exists, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from chassis import auth
-from chassis.answer import Answer
-from chassis.db import Connection
-from chassis.inputs import Aside, Decided, Unavailable
-from chassis.kernel import Kernel
-from chassis.problems import unavailable
-from chassis.tables import outbox
-from events.envelope import Cause
+from choreo.chassis.database.connection import Connection
+from choreo.chassis.database.tables import outbox
+from choreo.chassis.http import auth
+from choreo.chassis.http.answer import Answer
+from choreo.chassis.http.problems import unavailable
+from choreo.chassis.transaction.inputs import Aside, Decided, Unavailable
+from choreo.chassis.transaction.kernel import Kernel
+from choreo.message.envelope import Cause
 from user_service.commands import PublishSigningKey, RetireSigningKey
 from user_service.state import Users
 from user_service.tables import private_keys

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from events.user import SigningKeyPublished
+from choreo.message.signing_key import SigningKeyPublished
 
 
 @dataclass(frozen=True, slots=True)

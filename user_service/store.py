@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from psycopg.rows import class_row
 
-from chassis.db import Connection
-from chassis.key_source import SIGNING_KEYS
-from chassis.shelf import Memory, Shelf, save
+from choreo.chassis.database.connection import Connection
+from choreo.chassis.http.signing_keys import SIGNING_KEYS
+from choreo.chassis.transaction.state_store import Memory, Shelf, save
 from user_service.commands import Register
 from user_service.state import User, Users
 from user_service.tables import users

@@ -3,7 +3,7 @@
 from sqlalchemy import BigInteger, Column, MetaData, Table, Text, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 
-from chassis.tables import ASIDE, timestamp
+from choreo.chassis.database.tables import ASIDE, timestamp
 
 metadata = MetaData()
 

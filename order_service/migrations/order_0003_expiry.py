@@ -3,7 +3,7 @@
 from alembic import op
 from sqlalchemy import text
 
-from events.envelope import event_id
+from choreo.message.envelope import event_id
 
 revision = "order_0003"
 down_revision = "order_0002"

@@ -1,12 +1,12 @@
 """Three brokers: one of them may die under load."""
 
-from chaos.faults import leader_killed
-from chaos.programme import keep_evidence
-from chaos.trial import Trial
-from choreo.throwaway import ThrowawaySystem
+from choreo.chaos.faults import leader_killed
+from choreo.chaos.programme import keep_evidence
+from choreo.chaos.trial import Trial
+from choreo.operations.acting.throwaway import ThrowawaySystem
 
 SEED = 1
-THREE = ("choreo.cli", "up", "--json", "--brokers", "3")
+THREE = ("choreo.cli.main", "up", "--json", "--brokers", "3")
 
 
 def test_every_promise_holds_when_a_leader_dies_and_comes_back() -> None:

@@ -15,17 +15,17 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from benchmarks.observe import Journals
-from chaos import evidence
-from chaos.drain import drain
-from chaos.history import History
-from chaos.judge import judge
-from chaos.load import Load, Rates
-from chassis.settings import SERVICES
-from choreo.cli import app
-from choreo.throwaway import ThrowawaySystem
-from replay.recording import Recording, Writer
-from replay.records import Item, TopicRecord
+from choreo.benchmarks.observe import Journals
+from choreo.chaos import evidence
+from choreo.chaos.drain import drain
+from choreo.chaos.history import History
+from choreo.chaos.judge import judge
+from choreo.chaos.load import Load, Rates
+from choreo.chassis.settings import SERVICES
+from choreo.cli.main import app
+from choreo.operations.acting.throwaway import ThrowawaySystem
+from choreo.replay.sources.recording import Recording, Writer
+from choreo.replay.sources.records import Item, TopicRecord
 from tests.e2e.outside import Shop, until
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +45,7 @@ EDITS = {
 
 @pytest.fixture(scope="module")
 def system() -> Iterator[ThrowawaySystem]:
-    with ThrowawaySystem(("choreo.cli", "up", "--json", "--replicas", REPLICAS)) as system:
+    with ThrowawaySystem(("choreo.cli.main", "up", "--json", "--replicas", REPLICAS)) as system:
         system.start()
         yield system
 
@@ -89,7 +89,7 @@ def test_while_every_service_is_rebuilt_and_swapped_under_load_nothing_is_lost(
 
 def rebuilt(system: ThrowawaySystem, *arguments: str) -> tuple[int, dict[str, Any]]:
     """How it exits as a process, and what it tells."""
-    command = [sys.executable, "-m", "choreo.cli", "rebuild", *arguments, "--json"]
+    command = [sys.executable, "-m", "choreo.cli.main", "rebuild", *arguments, "--json"]
     done = subprocess.run(command, env=system.environment, cwd=ROOT, capture_output=True, text=True)
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 from confluent_kafka import KafkaException
 
-from chaos import failpoints
-from chaos.evidence import end_offsets
-from chaos.failpoints import Moment
-from chassis import consumer, journal, outbox
-from chassis.kernel import Kernel
-from chassis.settings import OBSERVER
+from choreo.chaos import failpoints
+from choreo.chaos.evidence import end_offsets
+from choreo.chaos.failpoints import Moment
+from choreo.chassis.kafka import consumer
+from choreo.chassis.settings import OBSERVER
+from choreo.chassis.transaction import journal, outbox
+from choreo.chassis.transaction.kernel import Kernel
 from tests.shop import Shop, eventually
 
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from chaos.faults import FAULTS, Fault
-from chaos.programme import UP, keep_evidence
-from chaos.trial import Trial
-from choreo.throwaway import ThrowawaySystem
+from choreo.chaos.faults import FAULTS, Fault
+from choreo.chaos.programme import UP, keep_evidence
+from choreo.chaos.trial import Trial
+from choreo.operations.acting.throwaway import ThrowawaySystem
 
 SEED = 1
 

@@ -10,9 +10,9 @@ from urllib.parse import parse_qs
 import httpx
 import pytest
 
-from chaos import load
-from chaos.history import Request
-from chaos.load import Load, Rates, ask, verdict
+from choreo.chaos import load
+from choreo.chaos.history import Request
+from choreo.chaos.load import Load, Rates, ask, verdict
 
 LATER = {"Retry-After": "1"}
 Met = httpx.Response | httpx.TransportError

@@ -11,14 +11,14 @@ from threading import Event, Semaphore
 
 import pytest
 
-from chaos.faults import killed
-from chaos.programme import keep_evidence
-from chaos.trial import Trial
-from chassis.settings import SERVICES
-from choreo.checkup import examine
-from choreo.installation import find_installation
-from choreo.throwaway import ThrowawaySystem
-from embedded.ports import LOOPBACK
+from choreo.chaos.faults import killed
+from choreo.chaos.programme import keep_evidence
+from choreo.chaos.trial import Trial
+from choreo.chassis.settings import SERVICES
+from choreo.embedded.ports import LOOPBACK
+from choreo.operations.acting.throwaway import ThrowawaySystem
+from choreo.operations.reading.checkup import examine
+from choreo.operations.reading.installation import find_installation
 from tests.shop import PATIENCE
 
 CLIENTS = 8
@@ -27,7 +27,7 @@ REPLICAS = "user=2,order=3,notification=2"
 
 @pytest.fixture(scope="module")
 def system() -> Iterator[ThrowawaySystem]:
-    with ThrowawaySystem(("choreo.cli", "up", "--json", "--replicas", REPLICAS)) as system:
+    with ThrowawaySystem(("choreo.cli.main", "up", "--json", "--replicas", REPLICAS)) as system:
         system.start()
         yield system
 

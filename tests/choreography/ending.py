@@ -6,13 +6,12 @@ from uuid import UUID, uuid4
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from chassis.auth import sign
-from chassis.settings import SERVICES
-from choreo.client import Customer
-from events.catalog import TOPICS
-from events.codec import Record, decode, encode
-from events.envelope import Event
-from events.fact import Fact
+from choreo.chassis.http.auth import sign
+from choreo.chassis.settings import SERVICES, TOPICS
+from choreo.demo.client import Customer
+from choreo.message.codec import Record, decode, encode
+from choreo.message.envelope import Event
+from choreo.message.fact import Fact
 from events.user import UserRegistered
 from tests.component.alone import an_event
 from tests.law import Ending, Leg

@@ -6,8 +6,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from chassis.runtime import Runtime
-from chassis.settings import Settings
+from choreo.chassis.runtime import Runtime
+from choreo.chassis.settings import Settings
 from tests.component.alone import assert_problem
 from tests.shop import BUILDS, Shop, eventually
 

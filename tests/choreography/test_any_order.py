@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from chassis.settings import SERVICES
-from choreo.client import Customer
+from choreo.chassis.settings import SERVICES
+from choreo.demo.client import Customer
 from order_service import expiry
 from tests.choreography.ending import ending, introduce, settled, stranger
 from tests.law import breaches

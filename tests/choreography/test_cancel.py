@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from chassis.news import News
-from chassis.settings import SERVICES
-from choreo.client import Customer
+from choreo.chassis.kafka.catch_up import News
+from choreo.chassis.settings import SERVICES
+from choreo.demo.client import Customer
 from order_service.expiry import Expiry
 from tests.brokers import Broker
 from tests.choreography.ending import ending, introduce, published, settled, stranger

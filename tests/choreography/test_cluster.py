@@ -13,17 +13,17 @@ from confluent_kafka import KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 from pydantic import SecretStr
 
-from chassis.cluster import LATEST, Cluster
-from chassis.kafka_access import KafkaAccess
-from chassis.settings import OBSERVER, SERVICES, Settings
-from chassis.topic_log import LogMismatch, describe
-from choreo.checkup import examine
-from choreo.installation import Installation
-from choreo.principals import topic_names
-from embedded.home import cache_directory
-from embedded.kafka import Kafka
-from embedded.ports import free_ports
-from embedded.topics import declare_topics
+from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.kafka.cluster import LATEST, Cluster
+from choreo.chassis.kafka.topic_log import LogMismatch, describe
+from choreo.chassis.kafka.topics import declare_topics
+from choreo.chassis.settings import OBSERVER, SERVICES, Settings
+from choreo.embedded.home import cache_directory
+from choreo.embedded.kafka import Kafka
+from choreo.embedded.ports import free_ports
+from choreo.operations.principals import topic_names
+from choreo.operations.reading.checkup import examine
+from choreo.operations.reading.installation import Installation
 from tests.shop import PARTITIONS, Shop, eventually
 
 MORE = [f"more-{number}" for number in range(12)]
@@ -148,7 +148,7 @@ async def test_a_cluster_that_names_no_broker_is_an_ordinary_error(taken_for_dea
 async def test_a_cluster_that_does_not_answer_is_an_ordinary_error(
     taken_for_dead: Kafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chassis.cluster._PATIENCE_MS", 100)
+    monkeypatch.setattr("choreo.chassis.kafka.cluster._PATIENCE_MS", 100)
     taken_for_dead.pause()
     try:
         with pytest.raises(KafkaConnectionError, match=f"Kafka at {taken_for_dead.bootstrap}"):

@@ -9,11 +9,11 @@ from uuid import UUID, uuid4
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from chassis import consumer
-from chassis.inputs import Heard
-from chassis.kernel import Kernel
-from events.catalog import TOPICS
-from events.codec import encode
+from choreo.chassis.kafka import consumer
+from choreo.chassis.settings import TOPICS
+from choreo.chassis.transaction.inputs import Heard
+from choreo.chassis.transaction.kernel import Kernel
+from choreo.message.codec import encode
 from events.user import UserRegistered
 from tests.component.alone import an_event
 from tests.locks import held

@@ -14,12 +14,12 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from choreo import checkup
-from choreo.checkup import Finding, examine
-from choreo.installation import Installation
-from embedded.topics import declare_topics
-from events.catalog import TOPICS
-from events.codec import Record
+from choreo.chassis.kafka.topics import declare_topics
+from choreo.chassis.settings import TOPICS
+from choreo.message.codec import Record
+from choreo.operations.reading import checkup
+from choreo.operations.reading.checkup import Finding, examine
+from choreo.operations.reading.installation import Installation
 from tests.choreography.ending import caught_up
 from tests.choreography.test_parking import producing
 from tests.shop import PARTITIONS, Shop

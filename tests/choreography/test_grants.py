@@ -12,16 +12,15 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AclBindingFilter, AdminClient, ResourcePatternType
 from pydantic import SecretStr
 
-from chassis.grants import Grant
-from chassis.kafka_access import KafkaAccess
-from chassis.settings import OBSERVER, SERVICES
-from choreo.checkup import examine
-from choreo.principals import grants_of_all, topic_names
-from embedded import grants
-from embedded.admin import administering
-from embedded.grants import admit
-from embedded.kafka import Kafka
-from events.catalog import TOPICS
+from choreo.chassis.kafka import acls as grants
+from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.kafka.acls import admit
+from choreo.chassis.kafka.admin import administering
+from choreo.chassis.kafka.grants import Grant
+from choreo.chassis.settings import OBSERVER, SERVICES, TOPICS
+from choreo.embedded.kafka import Kafka
+from choreo.operations.principals import grants_of_all, topic_names
+from choreo.operations.reading.checkup import examine
 from tests.brokers import Broker
 from tests.shop import PATIENCE, Shop, eventually
 

@@ -19,12 +19,12 @@ from aiokafka.record.util import calc_crc32c
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from chassis.positions import Place
-from chassis.topic_log import PartitionLog, describe
-from embedded.kafka import Kafka
-from embedded.topics import declare_topics
-from events.catalog import TOPICS
-from events.codec import Record, encode
+from choreo.chassis.kafka.topic_log import PartitionLog, describe
+from choreo.chassis.kafka.topics import declare_topics
+from choreo.chassis.settings import TOPICS
+from choreo.chassis.transaction.positions import Place
+from choreo.embedded.kafka import Kafka
+from choreo.message.codec import Record, encode
 from events.user import UserRegistered
 from tests.component.alone import an_event
 from tests.locks import held
@@ -36,13 +36,13 @@ READ = 3
 
 @pytest.fixture
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chassis.consumer._WATCH", 0.1)
+    monkeypatch.setattr("choreo.chassis.kafka.consumer._WATCH", 0.1)
 
 
 @pytest.fixture
 def looks_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only when it begins to read. What comes later it has to learn from Kafka."""
-    monkeypatch.setattr("chassis.consumer._WATCH", 3600.0)
+    monkeypatch.setattr("choreo.chassis.kafka.consumer._WATCH", 3600.0)
 
 
 class Log:

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from chassis.settings import SERVICES, Settings
+from choreo.chassis.settings import SERVICES, Settings
 from tests.shop import Shop
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

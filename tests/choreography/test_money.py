@@ -4,10 +4,9 @@ import asyncio
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from chassis.settings import SERVICES
-from choreo.client import Customer
-from embedded.mail import read_maildir
-from events.catalog import TOPICS
+from choreo.chassis.settings import SERVICES, TOPICS
+from choreo.demo.client import Customer
+from choreo.embedded.mail import read_maildir
 from tests.brokers import Broker
 from tests.choreography.ending import caught_up, end_offsets, introduce, settled, stranger
 from tests.shop import Shop, eventually

@@ -10,12 +10,12 @@ from aiokafka import AIOKafkaProducer
 from billing_service import service as billing_service
 from billing_service.evolve import evolve
 from billing_service.state import Billing
-from choreo.client import Customer
-from choreo.dlq import Desk, Outcome
-from events.catalog import TOPICS
-from events.codec import Headers, Record, encode
-from events.envelope import Event
-from events.fact import Fact
+from choreo.chassis.settings import TOPICS
+from choreo.cli.running.dlq import Desk, Outcome
+from choreo.demo.client import Customer
+from choreo.message.codec import Headers, Record, encode
+from choreo.message.envelope import Event
+from choreo.message.fact import Fact
 from events.order import OrderCreated
 from tests.choreography.ending import caught_up
 from tests.choreography.test_money import assert_money_is_conserved

@@ -4,15 +4,15 @@ from uuid import uuid4
 
 import pytest
 
-from chassis.grants import observing
-from chassis.kafka_access import KafkaAccess
-from chassis.settings import OBSERVER, SERVICES, Settings
-from choreo.principals import topic_names
-from choreo.provision import provision
-from embedded.grants import admit
-from embedded.kafka import Kafka
-from embedded.process import Unavailable
-from embedded.topics import declare_topics
+from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.kafka.acls import admit
+from choreo.chassis.kafka.grants import observing
+from choreo.chassis.kafka.topics import declare_topics
+from choreo.chassis.settings import OBSERVER, SERVICES, Settings
+from choreo.cli.running.provision import provision
+from choreo.embedded.kafka import Kafka
+from choreo.errors import Unavailable
+from choreo.operations.principals import topic_names
 
 
 def test_topics_and_grants_are_made_checked_or_named(

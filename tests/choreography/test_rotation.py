@@ -7,10 +7,11 @@ import jwt
 import pytest
 from typer.testing import CliRunner
 
-from chassis import inputs
-from choreo import cli, keys
-from choreo.client import PASSWORD, Customer
-from embedded.process import Unavailable
+from choreo.chassis.transaction import inputs
+from choreo.cli import main as cli
+from choreo.cli.running import keys
+from choreo.demo.client import PASSWORD, Customer
+from choreo.errors import Unavailable
 from tests.shop import PATIENCE, Shop, eventually
 from user_service import signing
 

@@ -1,6 +1,6 @@
 """The mission's story, over HTTP, on the real Kafka and Postgres."""
 
-from choreo.client import Customer, registration
+from choreo.demo.client import Customer, registration
 from tests.shop import Shop
 
 

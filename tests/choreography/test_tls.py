@@ -12,12 +12,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from chassis.kafka_access import KafkaAccess
-from embedded.home import cache_directory
-from embedded.kafka import Kafka
-from embedded.ports import LOOPBACK, free_ports
-from embedded.postgres import Postgres
-from embedded.testing import running_with_users
+from choreo.chassis.kafka.access import KafkaAccess
+from choreo.embedded.home import cache_directory
+from choreo.embedded.kafka import Kafka
+from choreo.embedded.ports import LOOPBACK, free_ports
+from choreo.embedded.postgres import Postgres
+from choreo.embedded.testing import running_with_users
 from tests.shop import a_shop
 
 

@@ -12,13 +12,13 @@ from typer.testing import CliRunner
 from billing_service import service as billing_service
 from billing_service.evolve import evolve
 from billing_service.state import Billing
-from chassis.settings import SERVICES
-from choreo.cli import app
-from choreo.record import recorded
-from choreo.trace import live
-from events.envelope import Event
-from events.fact import Fact
-from replay.trace import Node, Tree
+from choreo.chassis.settings import SERVICES
+from choreo.cli.debugging.record import recorded
+from choreo.cli.debugging.trace import live
+from choreo.cli.main import app
+from choreo.message.envelope import Event
+from choreo.message.fact import Fact
+from choreo.replay.trace.trace import Node, Tree
 from tests.choreography.ending import caught_up, sent_out, stranger
 from tests.shop import Shop
 

@@ -14,21 +14,23 @@ import psycopg
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from chassis import auth, clock, positions
-from chassis.db import raw_connection
-from chassis.inputs import Heard
-from chassis.kernel import Kernel
-from chassis.positions import Position
-from chassis.runtime import Runtime
-from chassis.settings import Settings
-from choreo.client import Customer
-from embedded.ports import free_ports
-from embedded.postgres import Postgres
-from events.catalog import SOURCE_OF_TYPE, TOPICS
-from events.codec import Record, decode, encode
-from events.envelope import Event
-from events.fact import Fact
-from events.user import SigningKeyPublished
+from choreo.chassis import clock
+from choreo.chassis.database.connection import raw_connection
+from choreo.chassis.http import auth
+from choreo.chassis.runtime import Runtime
+from choreo.chassis.settings import TOPICS, Settings
+from choreo.chassis.transaction import positions
+from choreo.chassis.transaction.inputs import Heard
+from choreo.chassis.transaction.kernel import Kernel
+from choreo.chassis.transaction.positions import Position
+from choreo.demo.client import Customer
+from choreo.embedded.ports import free_ports
+from choreo.embedded.postgres import Postgres
+from choreo.message.catalog import SOURCE_OF_TYPE
+from choreo.message.codec import Record, decode, encode
+from choreo.message.envelope import Event
+from choreo.message.fact import Fact
+from choreo.message.signing_key import SigningKeyPublished
 from order_service.admission import Admission
 from tests.shop import BUILDS, PATIENCE
 

@@ -10,9 +10,9 @@ import pytest_asyncio
 import sqlalchemy.event
 from sqlalchemy.pool import QueuePool
 
-from chassis import kernel
-from choreo.client import Customer, Json
-from embedded.postgres import Postgres
+from choreo.chassis.transaction import kernel
+from choreo.demo.client import Customer, Json
+from choreo.embedded.postgres import Postgres
 from order_service import app
 from order_service.admission import Admission
 from tests.component.alone import Alone, alone, assert_problem

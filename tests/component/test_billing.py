@@ -9,8 +9,8 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from choreo.client import Customer
-from embedded.postgres import Postgres
+from choreo.demo.client import Customer
+from choreo.embedded.postgres import Postgres
 from events.order import OrderCancelled, OrderCreated
 from events.user import UserRegistered
 from tests.component.alone import (

@@ -25,23 +25,23 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from billing_service.commands import Deposit, NoAccount, Withdraw
 from billing_service.service import service as billing
-from chassis.answer import Answer
-from chassis.db import Connection, make_engine
-from chassis.inputs import Decided
-from chassis.kernel import Kernel
-from chassis.key_source import SIGNING_KEYS
-from chassis.meter import Meter
-from chassis.positions import Place
-from chassis.service import Service
-from chassis.settings import Settings
-from chassis.shelf import Shelf, ShelvesByKey
-from chassis.step import hear, obey
-from embedded.postgres import Postgres
+from choreo.chassis.database.connection import Connection, make_engine
+from choreo.chassis.http.answer import Answer
+from choreo.chassis.http.signing_keys import SIGNING_KEYS
+from choreo.chassis.observe.meter import Meter
+from choreo.chassis.service import Service
+from choreo.chassis.settings import Settings
+from choreo.chassis.transaction.inputs import Decided
+from choreo.chassis.transaction.kernel import Kernel
+from choreo.chassis.transaction.positions import Place
+from choreo.chassis.transaction.state_store import Shelf, ShelvesByKey
+from choreo.chassis.transaction.step import hear, obey
+from choreo.embedded.postgres import Postgres
+from choreo.message.codec import Record, decode
+from choreo.message.decider import Command
+from choreo.message.envelope import Cause, Event
+from choreo.message.fact import Fact
 from events.billing import PaymentConfirmed, PaymentRefunded, PaymentRejected
-from events.codec import Record, decode
-from events.decider import Command
-from events.envelope import Cause, Event
-from events.fact import Fact
 from events.order import OrderCancelled, OrderCreated
 from events.user import UserRegistered
 from notification_service.service import service as notification

@@ -17,14 +17,14 @@ from typer.testing import CliRunner
 from billing_service import service
 from billing_service.state import Billing
 from billing_service.store import SHELVES
-from chassis.settings import SERVICES, Settings
-from choreo import dlq
+from choreo.chassis.settings import SERVICES, Settings
+from choreo.cli.running import dlq
+from choreo.embedded.postgres import Postgres
 from choreo.errors import UsageError
-from choreo.installation import Installation
-from embedded.postgres import Postgres
-from events.codec import encode
-from events.envelope import Event
-from events.fact import Fact
+from choreo.message.codec import encode
+from choreo.message.envelope import Event
+from choreo.message.fact import Fact
+from choreo.operations.reading.installation import Installation
 from events.order import OrderCreated
 from events.user import UserRegistered
 from tests.component.alone import Database, a_database, an_event

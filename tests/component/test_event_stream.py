@@ -9,9 +9,9 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from chassis import stream
-from choreo.client import Customer, Json
-from embedded.postgres import Postgres
+from choreo.chassis.http import stream
+from choreo.demo.client import Customer, Json
+from choreo.embedded.postgres import Postgres
 from tests.component.alone import Alone, a_process, alone, assert_problem
 from tests.component.test_order import paid, refunded, refused
 from tests.shop import PATIENCE

@@ -11,15 +11,16 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from chassis import clock, parked
-from chassis.db import raw_connection
-from chassis.news import News
-from chassis.positions import Place, Position
-from chassis.retry import drop, retry
-from chassis.topic_log import LogMismatch, PartitionLog
-from chassis.transaction import Transaction
-from choreo.client import Customer, Json
-from embedded.postgres import Postgres
+from choreo.chassis import clock
+from choreo.chassis.database.connection import raw_connection
+from choreo.chassis.kafka.catch_up import News
+from choreo.chassis.kafka.topic_log import LogMismatch, PartitionLog
+from choreo.chassis.transaction import parked
+from choreo.chassis.transaction.positions import Place, Position
+from choreo.chassis.transaction.retry import drop, retry
+from choreo.chassis.transaction.transaction import Transaction
+from choreo.demo.client import Customer, Json
+from choreo.embedded.postgres import Postgres
 from events.billing import PaymentConfirmed
 from order_service import expiry
 from order_service.expiry import Expiry

@@ -9,9 +9,9 @@ import psycopg
 import pytest
 import pytest_asyncio
 
-from chassis import kernel
-from choreo.client import Customer
-from embedded.postgres import Postgres
+from choreo.chassis.transaction import kernel
+from choreo.demo.client import Customer
+from choreo.embedded.postgres import Postgres
 from events.user import UserRegistered
 from tests.component.alone import Alone, a_process, alone, assert_problem
 

@@ -19,20 +19,20 @@ from billing_service.commands import Deposit, InsufficientFunds, Withdraw
 from billing_service.service import decider as billing_decider
 from billing_service.state import Billing
 from billing_service.store import SHELVES as BILLING
-from chassis import clock
-from chassis.answer import Answer
-from chassis.db import make_engine
-from chassis.inputs import Decided, Failed, Input, KeyReused, PositionGap, Unavailable
-from chassis.kernel import Kernel
-from chassis.meter import Meter
-from chassis.relay import partition_of
-from chassis.settings import Settings
-from chassis.shelf import Shelves
-from chassis.step import Decider
-from embedded.postgres import Postgres
+from choreo.chassis import clock
+from choreo.chassis.database.connection import make_engine
+from choreo.chassis.http.answer import Answer
+from choreo.chassis.kafka.relay import partition_of
+from choreo.chassis.observe.meter import Meter
+from choreo.chassis.settings import Settings
+from choreo.chassis.transaction.inputs import Decided, Failed, Input, KeyReused, PositionGap, Unavailable
+from choreo.chassis.transaction.kernel import Kernel
+from choreo.chassis.transaction.state_store import Shelves
+from choreo.chassis.transaction.step import Decider
+from choreo.embedded.postgres import Postgres
+from choreo.message.envelope import Cause, Event, derived_id
+from choreo.message.fact import Fact
 from events.billing import AccountCreated, MoneyDeposited
-from events.envelope import Cause, Event, derived_id
-from events.fact import Fact
 from events.order import OrderCreated
 from events.user import UserRegistered
 from tests.component.alone import NEVER, Database, Reader, a_database, an_event
@@ -714,7 +714,7 @@ async def test_the_database_goes_away_and_comes_back(
     outage.begin()
     heard = [orders.put(an_event(ordered(ada, 100))) for _ in range(3)]
     with monkeypatch.context() as impatient:
-        impatient.setattr("chassis.kernel.PATIENCE", 0.2)
+        impatient.setattr("choreo.chassis.transaction.kernel.PATIENCE", 0.2)
         with pytest.raises(Unavailable):
             await deposit(kernel, ada, 5, "in doubt")
         assert kernel.trouble
@@ -740,7 +740,7 @@ async def test_who_asks_alone_while_the_database_is_away_finds_it_back_by_itself
     await (await billing.reader(kernel, "user-events")).hear(registered(ada))
     outage.begin()
     with monkeypatch.context() as impatient, pytest.raises(Unavailable):
-        impatient.setattr("chassis.kernel.PATIENCE", 0.2)
+        impatient.setattr("choreo.chassis.transaction.kernel.PATIENCE", 0.2)
         await deposit(kernel, ada, 5, "in doubt")
     outage.end()
 

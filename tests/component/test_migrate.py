@@ -9,9 +9,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from chassis.settings import SERVICES
-from embedded.postgres import Postgres, binaries
-from embedded.testing import postgres_for_tests
+from choreo.chassis.settings import SERVICES
+from choreo.embedded.postgres import Postgres, binaries
+from choreo.embedded.testing import postgres_for_tests
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,7 +42,7 @@ def url(server: Postgres, role: str, database: str) -> str:
 
 def choreo_migrate(*arguments: str, **urls: str) -> "subprocess.CompletedProcess[str]":
     outer = {name: value for name, value in os.environ.items() if not name.endswith("_DATABASE_URL")}
-    command = [sys.executable, "-m", "choreo.cli", "migrate", *arguments]
+    command = [sys.executable, "-m", "choreo.cli.main", "migrate", *arguments]
     return subprocess.run(command, env=outer | urls, capture_output=True, text=True, timeout=60)
 
 

@@ -11,10 +11,10 @@ from alembic.migration import MigrationContext
 from sqlalchemy import MetaData, create_engine, inspect
 from sqlalchemy.engine import Connection
 
-from chassis import tables as chassis_tables
-from chassis.migrate import migrate
-from chassis.settings import SERVICES
-from embedded.postgres import Postgres
+from choreo.chassis.database import tables as chassis_tables
+from choreo.chassis.database.migrate import migrate
+from choreo.chassis.settings import SERVICES
+from choreo.embedded.postgres import Postgres
 from tests.component.alone import Database, a_database, alone
 
 _LEG = """INSERT INTO ledger (entry_id, side, user_id, kind, amount, balance, at, step)

@@ -10,9 +10,9 @@ import pytest
 import pytest_asyncio
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from chassis import clock
-from choreo.client import Customer
-from embedded.postgres import Postgres
+from choreo.chassis import clock
+from choreo.demo.client import Customer
+from choreo.embedded.postgres import Postgres
 from events.billing import PaymentConfirmed, PaymentRefunded, PaymentRejected
 from events.user import UserRegistered
 from notification_service import mailer

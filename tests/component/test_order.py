@@ -9,8 +9,8 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from choreo.client import Customer, Json
-from embedded.postgres import Postgres
+from choreo.demo.client import Customer, Json
+from choreo.embedded.postgres import Postgres
 from events.billing import PaymentConfirmed, PaymentRefunded, PaymentRejected
 from tests.component.alone import (
     Alone,

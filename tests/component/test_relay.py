@@ -12,18 +12,19 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from chassis import outbox, relay
-from chassis.db import Connection, make_engine, raw_connection
-from chassis.health import NotReady
-from chassis.kafka_access import KafkaAccess
-from chassis.meter import Meter
-from chassis.outbox import Unpublished
-from chassis.relay import Relay, partition_of
-from embedded.ports import LOOPBACK, free_ports
-from embedded.postgres import Postgres
-from embedded.topics import declare_topics
+from choreo.chassis.database.connection import Connection, make_engine, raw_connection
+from choreo.chassis.kafka import relay
+from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.kafka.relay import Relay, partition_of
+from choreo.chassis.kafka.topics import declare_topics
+from choreo.chassis.observe.health import NotReady
+from choreo.chassis.observe.meter import Meter
+from choreo.chassis.transaction import outbox
+from choreo.chassis.transaction.outbox import Unpublished
+from choreo.embedded.ports import LOOPBACK, free_ports
+from choreo.embedded.postgres import Postgres
+from choreo.message.codec import Record
 from events.billing import MoneyDeposited
-from events.codec import Record
 from tests.brokers import Broker
 from tests.component.alone import Database, a_database, an_event
 from tests.shop import PATIENCE, eventually

@@ -11,18 +11,19 @@ import pytest
 from billing_service.service import HEARS
 from billing_service.state import Billing
 from billing_service.store import SHELVES
-from chassis import clock, parked
-from chassis.db import raw_connection
-from chassis.parked import Parked
-from chassis.relay import partition_of
-from chassis.retry import Retried, drop, retry
-from chassis.step import Decider
-from chassis.transaction import Transaction
-from embedded.postgres import Postgres
+from choreo.chassis import clock
+from choreo.chassis.database.connection import raw_connection
+from choreo.chassis.kafka.relay import partition_of
+from choreo.chassis.transaction import parked
+from choreo.chassis.transaction.parked import Parked
+from choreo.chassis.transaction.retry import Retried, drop, retry
+from choreo.chassis.transaction.step import Decider
+from choreo.chassis.transaction.transaction import Transaction
+from choreo.embedded.postgres import Postgres
+from choreo.message.codec import Record, encode
+from choreo.message.envelope import Event
+from choreo.message.fact import Fact
 from events.billing import PaymentConfirmed, PaymentRejected
-from events.codec import Record, encode
-from events.envelope import Event
-from events.fact import Fact
 from events.order import OrderCreated
 from events.user import UserRegistered
 from tests.component.alone import Reader, an_event

@@ -7,8 +7,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from chassis.settings import SERVICES
-from embedded.postgres import Postgres
+from choreo.chassis.settings import SERVICES
+from choreo.embedded.postgres import Postgres
 from tests.component.alone import Database, a_database
 
 

@@ -9,12 +9,12 @@ from types import MethodType
 import pytest
 from fastapi import FastAPI
 
-from chassis.consumer import ConsumerDied
-from chassis.runtime import Runtime, _serve
-from chassis.settings import Settings
-from chassis.waiters import Waiters
-from embedded.ports import free_ports
-from embedded.postgres import Postgres
+from choreo.chassis.kafka.consumer import ConsumerDied
+from choreo.chassis.runtime import Runtime, _serve
+from choreo.chassis.settings import Settings
+from choreo.chassis.transaction.waiters import Waiters
+from choreo.embedded.ports import free_ports
+from choreo.embedded.postgres import Postgres
 from order_service.app import build
 from order_service.state import Orders
 from tests.component.alone import a_database

@@ -13,10 +13,11 @@ import pytest
 import pytest_asyncio
 from jwt import PyJWK
 
-from chassis import auth, clock
-from chassis.problems import Problem
-from choreo.client import PASSWORD, Customer, registration
-from embedded.postgres import Postgres
+from choreo.chassis import clock
+from choreo.chassis.http import auth
+from choreo.chassis.http.problems import Problem
+from choreo.demo.client import PASSWORD, Customer, registration
+from choreo.embedded.postgres import Postgres
 from tests.component.alone import (
     Alone,
     alone,

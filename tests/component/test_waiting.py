@@ -14,13 +14,14 @@ import pytest_asyncio
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from chassis import clock, parked
-from chassis.bell import Bell
-from chassis.db import make_engine, raw_connection
-from chassis.retry import drop, retry
-from chassis.transaction import Transaction
-from choreo.client import Customer, Json
-from embedded.postgres import Postgres
+from choreo.chassis import clock
+from choreo.chassis.database.connection import make_engine, raw_connection
+from choreo.chassis.transaction import parked
+from choreo.chassis.transaction.commit_notifications import Bell
+from choreo.chassis.transaction.retry import drop, retry
+from choreo.chassis.transaction.transaction import Transaction
+from choreo.demo.client import Customer, Json
+from choreo.embedded.postgres import Postgres
 from order_service import queries, service
 from order_service.store import SHELVES
 from tests.component.alone import Alone, a_process, alone, an_event, assert_problem

@@ -2,9 +2,9 @@
 
 from contextlib import AsyncExitStack
 
-from chassis.settings import SERVICES
-from choreo.client import Customer
-from embedded.postgres import Postgres
+from choreo.chassis.settings import SERVICES
+from choreo.demo.client import Customer
+from choreo.embedded.postgres import Postgres
 from tests.component.alone import Alone, alone, assert_problem
 
 

@@ -45,9 +45,9 @@ def test_what_a_document_names_is_there(document: Path) -> None:
 def test_it_sees_what_is_not_there(tmp_path: Path) -> None:
     document = tmp_path / "page.md"
     document.write_text(
-        "# A title\n`chassis/nothing.py`, `chassis/kernel.py`, [a](no.md) [b](#a-title) [c](#b)\n"
+        "# A title\n`choreo/nothing.py`, `choreo/chassis/service.py`, [a](no.md) [b](#a-title) [c](#b)\n"
     )
-    assert missing(document) == ["chassis/nothing.py", "no.md", "#b"]
+    assert missing(document) == ["choreo/nothing.py", "no.md", "#b"]
 
 
 def test_decisions_are_numbered_and_listed() -> None:

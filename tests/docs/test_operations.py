@@ -1,6 +1,6 @@
 """An operator who pastes the blocks of docs/operations.md, in order, gets what it says."""
 
-from choreo.throwaway import ThrowawaySystem
+from choreo.operations.acting.throwaway import ThrowawaySystem
 from tests.docs.examples import ROOT, examples, run_in_order
 
 OPERATIONS = ROOT / "docs" / "operations.md"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from choreo.throwaway import ThrowawaySystem
+from choreo.operations.acting.throwaway import ThrowawaySystem
 from tests.docs.examples import ROOT, Example, differs, examples, run_in_order
 
 README = ROOT / "README.md"

@@ -26,7 +26,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 from prometheus_client.parser import text_string_to_metric_families
 
-from choreo.throwaway import ThrowawaySystem
+from choreo.operations.acting.throwaway import ThrowawaySystem
 from tests.e2e.outside import (
     OFFSET,
     PASSWORD,
@@ -124,7 +124,7 @@ def is_utc(time: str) -> bool:
 def choreo(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     outer = {name: value for name, value in os.environ.items() if not name.startswith("CHOREO_")}
     return subprocess.run(
-        [sys.executable, "-m", "choreo.cli", *arguments],
+        [sys.executable, "-m", "choreo.cli.main", *arguments],
         env=outer | environment,
         capture_output=True,
         text=True,

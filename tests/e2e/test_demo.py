@@ -18,17 +18,17 @@ import psutil
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from choreo import story
-from choreo.client import Customer, registration
-from choreo.demo import Acts, perform
-from choreo.screens import JsonScreen, TextScreen
-from choreo.story import PATIENCE, Stage
-from choreo.throwaway import ThrowawaySystem
-from events.catalog import TOPICS
-from events.codec import Record, encode
-from events.envelope import derived_id
+from choreo.chassis.settings import TOPICS
+from choreo.cli.running.demo import Acts, perform
+from choreo.demo import story
+from choreo.demo.client import Customer, registration
+from choreo.demo.screens import JsonScreen, TextScreen
+from choreo.demo.story import PATIENCE, Stage
+from choreo.message.codec import Record, encode
+from choreo.message.envelope import derived_id
+from choreo.operations.acting.throwaway import ThrowawaySystem
+from choreo.replay.trace.published_events import Seen
 from events.order import OrderCreated
-from replay.seen import Seen
 from tests.component.alone import an_event
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +51,7 @@ def demo(home: Path, port_base: int, **more: str) -> "subprocess.Popen[str]":
     outer = {name: value for name, value in os.environ.items() if not name.endswith(("_URL", "_SERVERS"))}
     own = {"CHOREO_HOME": str(home), "CHOREO_PORT_BASE": str(port_base), "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, "-m", "choreo.cli", "demo", "--json"],
+        [sys.executable, "-m", "choreo.cli.main", "demo", "--json"],
         env=outer | own | more,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -6,13 +6,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from chassis.migrate import migrate
-from choreo.story import PATIENCE
-from embedded.postgres import Postgres
-from embedded.testing import postgres_for_tests
-from replay import journals
-from replay.journals import Journal, JournalReader
-from replay.seen import Seen
+from choreo.chassis.database.migrate import migrate
+from choreo.demo.story import PATIENCE
+from choreo.embedded.postgres import Postgres
+from choreo.embedded.testing import postgres_for_tests
+from choreo.replay.trace import journals
+from choreo.replay.trace.journals import Journal, JournalReader
+from choreo.replay.trace.published_events import Seen
 from tests.component.alone import Database, a_database
 from tests.unit.test_timeline import seen
 

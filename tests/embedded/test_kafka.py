@@ -6,12 +6,12 @@ from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from embedded import kafka_runtime
-from embedded.kafka import Kafka
-from embedded.ports import require_free
-from embedded.process import Unavailable
-from embedded.testing import kafka_for_tests
-from embedded.topics import declare_topics
+from choreo.chassis.kafka.topics import declare_topics
+from choreo.embedded import kafka_runtime
+from choreo.embedded.kafka import Kafka
+from choreo.embedded.ports import require_free
+from choreo.embedded.testing import kafka_for_tests
+from choreo.errors import Unavailable
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-import embedded.postgres
-from embedded.postgres import Postgres
-from embedded.testing import postgres_for_tests
+import choreo.embedded.postgres
+from choreo.embedded.postgres import Postgres
+from choreo.embedded.testing import postgres_for_tests
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_an_interrupted_initialisation_and_a_long_path_do_no_harm(tmp_path: Path
 
 
 def test_a_lock_that_names_a_stranger_is_forgotten(server: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded.postgres, "_LOCK_PATIENCE", 0.0)
+    monkeypatch.setattr(choreo.embedded.postgres, "_LOCK_PATIENCE", 0.0)
     server.kill()
     lock = server.directory / "data" / "postmaster.pid"
     _, *rest = lock.read_text().split("\n")

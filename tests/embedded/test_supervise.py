@@ -8,10 +8,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from embedded import supervise
-from embedded.part import Part, Program
-from embedded.process import Unavailable
-from embedded.supervise import Supervisor
+from choreo.embedded import supervise
+from choreo.embedded.part import Part, Program
+from choreo.embedded.supervise import Supervisor
+from choreo.errors import Unavailable
 
 SLEEP = "import signal; print('up', flush=True); signal.pause()"
 STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEP}"
@@ -144,8 +144,8 @@ def test_a_part_that_cannot_start_is_a_sentence_and_the_others_are_stopped(tmp_p
 def test_nothing_outlives_a_supervisor_killed_with_sigkill(tmp_path: Path) -> None:
     code = f"""
 import pathlib, sys
-from embedded.part import Program
-from embedded.supervise import Supervisor
+from choreo.embedded.part import Program
+from choreo.embedded.supervise import Supervisor
 with Supervisor(lambda text: None, lambda part: print(part.pid, flush=True)) as system:
     part = Program("part", [sys.executable, "-c", {STUBBORN!r}], log=pathlib.Path("part.log"),
                    probe=lambda: pathlib.Path("part.log").read_text() == "up\\n")

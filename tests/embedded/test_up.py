@@ -16,10 +16,10 @@ from typing import Any
 import psutil
 import pytest
 
-from chassis.settings import SERVICES
-from embedded.mail import read_maildir
-from embedded.ports import LOOPBACK
-from embedded.testing import free_port_base
+from choreo.chassis.settings import SERVICES
+from choreo.embedded.mail import read_maildir
+from choreo.embedded.ports import LOOPBACK
+from choreo.embedded.testing import free_port_base
 
 DATABASES = [f"{service.upper()}_DATABASE_URL" for service in SERVICES]
 ROOT = Path(__file__).parents[2]
@@ -66,7 +66,7 @@ class Place:
         }
         own = {"CHOREO_HOME": str(self.home), "CHOREO_PORT_BASE": str(self.port_base)}
         return subprocess.Popen(
-            [sys.executable, "-m", "choreo.cli", *arguments],
+            [sys.executable, "-m", "choreo.cli.main", *arguments],
             cwd=self.directory,
             env=outer | own | {"PYTHONPATH": f"{self.directory}:{ROOT}"} | more,
             stdout=subprocess.PIPE,

@@ -2,8 +2,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from embedded.kafka import Kafka
-from embedded.postgres import Postgres
+from choreo.embedded.kafka import Kafka
+from choreo.embedded.postgres import Postgres
 from tests.fuzz.running import Served, served
 
 

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 import httpx
 import uvicorn
 
-from chassis.settings import SERVICES
-from choreo.client import Customer
-from embedded.kafka import Kafka
-from embedded.postgres import Postgres
+from choreo.chassis.settings import SERVICES
+from choreo.demo.client import Customer
+from choreo.embedded.kafka import Kafka
+from choreo.embedded.postgres import Postgres
 from tests.shop import Shop, a_shop
 
 T = TypeVar("T")

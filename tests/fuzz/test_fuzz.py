@@ -17,8 +17,8 @@ import requests
 import schemathesis
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
-from choreo.client import Customer
-from choreo.docs import documents
+from choreo.cli.programmes.docs import documents
+from choreo.demo.client import Customer
 from tests.fuzz.running import Served
 
 Test = Callable[..., None]

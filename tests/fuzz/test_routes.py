@@ -11,10 +11,10 @@ import httpx
 import jwt
 import pytest
 
-from chassis import auth
-from chassis.settings import SERVICES
-from choreo.client import Customer
-from choreo.docs import documents
+from choreo.chassis.http import auth
+from choreo.chassis.settings import SERVICES
+from choreo.cli.programmes.docs import documents
+from choreo.demo.client import Customer
 from tests.fuzz.running import Served
 
 Json = dict[str, Any]

@@ -17,20 +17,22 @@ import pytest
 from billing_service import decide as billing
 from billing_service.commands import DecidePayment
 from billing_service.state import Billing
-from chassis import consumer, journal, keys, outbox, parked, positions, relay, routes, step
-from chassis import tables as chassis_tables
-from chassis import transaction as transactions
-from chassis.consumer import Consumer
-from chassis.db import Connection
-from chassis.inputs import Asked, Failed, Heard, Input
-from chassis.kernel import Kernel, _resolve
-from chassis.news import News
-from chassis.outbox import Unpublished
-from chassis.relay import Relay
-from chassis.transaction import Transaction, Work
+from choreo.chassis.database import tables as chassis_tables
+from choreo.chassis.database.connection import Connection
+from choreo.chassis.http import routes
+from choreo.chassis.kafka import consumer, relay
+from choreo.chassis.kafka.catch_up import News
+from choreo.chassis.kafka.consumer import Consumer
+from choreo.chassis.kafka.relay import Relay
+from choreo.chassis.transaction import journal, keys, outbox, parked, positions, step
+from choreo.chassis.transaction import transaction as transactions
+from choreo.chassis.transaction.inputs import Asked, Failed, Heard, Input
+from choreo.chassis.transaction.kernel import Kernel, _resolve
+from choreo.chassis.transaction.outbox import Unpublished
+from choreo.chassis.transaction.transaction import Transaction, Work
+from choreo.message.decider import Decision
+from choreo.message.fact import Fact
 from events.billing import PaymentRejected
-from events.decider import Decision
-from events.fact import Fact
 from notification_service import evolve as notifications
 from order_service import api as orders
 from tests.shop import PARTITIONS

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from embedded.process import tied_to_this_process
+from choreo.embedded.process import tied_to_this_process
 from tests.removals.guards import GUARDS, Guard
 
 ROOT = Path(__file__).parents[2]

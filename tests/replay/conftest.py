@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from chassis.settings import SERVICES
-from choreo.record import recorded
-from embedded.postgres import Postgres
-from replay.recording import Recording
+from choreo.chassis.settings import SERVICES
+from choreo.cli.debugging.record import recorded
+from choreo.embedded.postgres import Postgres
+from choreo.replay.sources.recording import Recording
 from tests.brokers import Broker
 from tests.replay.story import play
 from tests.shop import Shop, a_shop

@@ -9,18 +9,17 @@ from typing import Any
 import orjson
 from sqlalchemy import Table
 
-from chassis.service import Service as Described
-from chassis.settings import Settings
-from chassis.step import Decider
-from events.catalog import TOPICS
-from events.codec import encode
-from events.decider import Command, Refusal
-from events.envelope import Event
-from events.fact import Fact
-from replay.recording import Writer
-from replay.records import Cut, Item, JournalEntry, Span, TopicRecord, Unpublished
-from replay.rows import values
-from replay.services import services
+from choreo.chassis.registry import services
+from choreo.chassis.service import Service as Described
+from choreo.chassis.settings import TOPICS, Settings
+from choreo.chassis.transaction.step import Decider
+from choreo.message.codec import encode
+from choreo.message.decider import Command, Refusal
+from choreo.message.envelope import Event
+from choreo.message.fact import Fact
+from choreo.replay.sources.recording import Writer
+from choreo.replay.sources.records import Cut, Item, JournalEntry, Span, TopicRecord, Unpublished
+from choreo.replay.sources.rows import values
 from tests.unit.choreography import DEADLINE, DECIDERS, Choreography, Service
 
 NAMES = ("order", "billing", "notification")

@@ -19,10 +19,10 @@ from billing_service.commands import (
     Withdraw,
 )
 from billing_service.state import Account, Billing
+from choreo.message.decider import Command, Decision
+from choreo.message.envelope import Event
+from choreo.message.fact import Fact
 from events.billing import AccountCreated, MoneyDeposited, PaymentConfirmed, PaymentRejected
-from events.decider import Command, Decision
-from events.envelope import Event
-from events.fact import Fact
 from events.order import OrderCreated
 from events.user import UserRegistered
 from notification_service.state import Notifications, Recipient

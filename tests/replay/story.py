@@ -8,11 +8,11 @@ import pytest
 from billing_service import service as billing_service
 from billing_service.evolve import evolve
 from billing_service.state import Billing
-from chassis import outbox
-from chassis.db import Connection
-from choreo.client import registration
-from events.envelope import Event
-from events.fact import Fact
+from choreo.chassis.database.connection import Connection
+from choreo.chassis.transaction import outbox
+from choreo.demo.client import registration
+from choreo.message.envelope import Event
+from choreo.message.fact import Fact
 from events.order import OrderCreated
 from tests.choreography.ending import caught_up, settled
 from tests.choreography.test_parking import retried

@@ -8,19 +8,18 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from choreo import blame as blame_verb
-from choreo import past as past_verbs
-from choreo import rebuild as rebuild_verb
-from choreo import trace as trace_verb
-from choreo.cli import app
-from choreo.errors import Incomplete, UsageError
-from embedded.process import Unavailable
-from events.codec import Headers, Record
-from replay.recording import Recording, Writer
-from replay.records import Item, Span, TopicRecord
+from choreo.cli.debugging import blame as blame_verb
+from choreo.cli.debugging import past as past_verbs
+from choreo.cli.debugging import rebuild as rebuild_verb
+from choreo.cli.debugging import trace as trace_verb
+from choreo.cli.main import app
+from choreo.errors import Incomplete, Unavailable, UsageError
+from choreo.message.codec import Headers, Record
+from choreo.replay.sources.recording import Recording, Writer
+from choreo.replay.sources.records import Item, Span, TopicRecord
 from tests.shop import Shop
 
-GOOD = Path(__file__).parents[1] / "recordings" / "every-fact-1.ndjson"
+GOOD = Path(__file__).parents[2] / "events" / "recordings" / "every-fact-1.ndjson"
 NOBODY = "00000000-0000-0000-0000-000000000001"
 
 VERBS = {
@@ -35,7 +34,7 @@ Out = pytest.CaptureFixture[str]
 
 
 def called(capsys: Out, *arguments: str) -> tuple[int, str]:
-    """The exit code and all that was printed, as `choreo.cli.main` has it."""
+    """The exit code and all that was printed, as `choreo.cli.main.main` has it."""
     capsys.readouterr()
     try:
         code = app(list(arguments), standalone_mode=False) or 0

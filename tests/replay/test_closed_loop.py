@@ -15,22 +15,22 @@ from typer.testing import CliRunner
 
 import notification_service.texts
 from billing_service.decide import _rejected
-from chassis.step import Decider
-from choreo.cli import app
+from choreo.chassis.registry import services
+from choreo.chassis.transaction.step import Decider
+from choreo.cli.debugging.closed_loop import print_what_if, what_if
+from choreo.cli.debugging.record import recorded
+from choreo.cli.main import app
 from choreo.errors import UsageError
-from choreo.record import recorded
-from choreo.what_if import print_what_if, what_if
+from choreo.message.decider import Command, Decision
+from choreo.replay.sources.live import open_live
+from choreo.replay.sources.recording import Recording, Writer
+from choreo.replay.sources.records import Cut, Item, JournalEntry, TopicRecord
+from choreo.replay.verify.closed_loop import closed_loop
+from choreo.replay.verify.findings import Report
+from choreo.replay.verify.simulation import Difference
+from choreo.replay.verify.verify import Tally
 from events.billing import PaymentConfirmed, PaymentRefunded
-from events.decider import Command, Decision
 from order_service.commands import CancelOrder
-from replay.closed_loop import closed_loop
-from replay.findings import Report
-from replay.live import open_live
-from replay.loop import Difference
-from replay.recording import Recording, Writer
-from replay.records import Cut, Item, JournalEntry, TopicRecord
-from replay.services import services
-from replay.verify import Tally
 from tests.choreography.ending import sent_out
 from tests.replay import plants
 from tests.replay.constructed import NAMES, Constructed, a_story

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from choreo.cli import app
+from choreo.chassis.registry import services
+from choreo.cli.debugging.verify import report_on
+from choreo.cli.main import app
 from choreo.errors import Incomplete, UsageError
-from choreo.verify import report_on
-from replay.minimize import ddmin
-from replay.recording import Recording
-from replay.records import JournalEntry
-from replay.services import services
-from replay.verify import verify
+from choreo.replay.sources.recording import Recording
+from choreo.replay.sources.records import JournalEntry
+from choreo.replay.verify.minimize import ddmin
+from choreo.replay.verify.verify import verify
 from tests.replay import plants
 
 ROOT = Path(__file__).parents[2]

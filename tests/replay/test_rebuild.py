@@ -18,19 +18,19 @@ from confluent_kafka.admin import AdminClient
 from billing_service import service as billing_service
 from billing_service.evolve import evolve
 from billing_service.state import Billing
-from chassis.settings import SERVICES
 from choreo import progress
-from choreo.client import Customer
-from choreo.rebuild import rebuilt
-from choreo.rebuilt import Busy
-from choreo.record import recorded
-from choreo.trace import live
-from choreo.verify import report_on
-from embedded.postgres import Postgres
-from events.envelope import Event
-from events.fact import Fact
+from choreo.chassis.settings import SERVICES
+from choreo.cli.debugging.rebuild import rebuilt
+from choreo.cli.debugging.record import recorded
+from choreo.cli.debugging.trace import live
+from choreo.cli.debugging.verify import report_on
+from choreo.demo.client import Customer
+from choreo.embedded.postgres import Postgres
+from choreo.message.envelope import Event
+from choreo.message.fact import Fact
+from choreo.operations.acting.rebuilt import Busy
+from choreo.replay.sources.live import open_live
 from events.order import OrderCreated
-from replay.live import open_live
 from tests.brokers import Broker
 from tests.choreography.ending import caught_up, sent_out, settled
 from tests.choreography.test_money import assert_money_is_conserved
@@ -219,7 +219,7 @@ async def _called(
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "choreo.cli",
+        "choreo.cli.main",
         "rebuild",
         *arguments,
         stdout=asyncio.subprocess.PIPE,

@@ -21,16 +21,25 @@ from hypothesis import strategies as st
 
 from billing_service.evolve import evolve as evolve_billing
 from choreo import progress
-from choreo.cli import app
+from choreo.cli.main import app
 from choreo.errors import Incomplete, UsageError
+from choreo.message.envelope import Event
+from choreo.replay.engine.debugger import debug
+from choreo.replay.engine.expressions import BadExpression, Expression, names_at
+from choreo.replay.engine.sandbox import SideEffect, no_side_effects
+from choreo.replay.engine.walk import Ahead, Walk
+from choreo.replay.history.history import Tables, differences, last_changes, live_rows, tables_at
+from choreo.replay.history.moments import (
+    AfterId,
+    AfterPlace,
+    AtTime,
+    End,
+    Moment,
+    NoMoment,
+    moment_of,
+    settled,
+)
 from events.billing import MoneyDeposited
-from events.envelope import Event
-from replay.debugger import debug
-from replay.expressions import BadExpression, Expression, names_at
-from replay.guard import SideEffect, no_side_effects
-from replay.history import Tables, differences, last_changes, live_rows, tables_at
-from replay.moments import AfterId, AfterPlace, AtTime, End, Moment, NoMoment, moment_of, settled
-from replay.walk import Ahead, Walk
 from tests.replay.constructed import NAMES, Constructed, a_story, rows_of
 from tests.unit.facts import ADA
 from tests.unit.spec import START

@@ -8,14 +8,14 @@ from uuid import uuid4
 
 import pytest
 
-from chassis.settings import SERVICES
-from choreo import blame as blame_verb
-from choreo import past as shared
-from choreo.cli import app
+from choreo.chassis.settings import SERVICES
+from choreo.cli.debugging import blame as blame_verb
+from choreo.cli.debugging import past as shared
+from choreo.cli.debugging.record import recorded
+from choreo.cli.main import app
 from choreo.errors import UsageError
-from choreo.record import recorded
-from replay import one_key
-from replay.one_key import records_at
+from choreo.replay.sources import one_key
+from choreo.replay.sources.one_key import records_at
 from tests.choreography.ending import sent_out
 from tests.shop import Shop
 

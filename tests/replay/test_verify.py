@@ -9,13 +9,13 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from choreo.record import recorded
-from choreo.verify import report_on
-from events.codec import Headers, Record
-from replay.findings import Allowance, Report
-from replay.live import Live, open_live
-from replay.recording import Recording, Writer
-from replay.records import Cut, Item, Span, TopicRecord
+from choreo.cli.debugging.record import recorded
+from choreo.cli.debugging.verify import report_on
+from choreo.message.codec import Headers, Record
+from choreo.replay.sources.live import Live, open_live
+from choreo.replay.sources.recording import Recording, Writer
+from choreo.replay.sources.records import Cut, Item, Span, TopicRecord
+from choreo.replay.verify.findings import Allowance, Report
 from tests.choreography.ending import sent_out
 from tests.replay import plants
 from tests.shop import Shop

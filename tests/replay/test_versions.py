@@ -5,24 +5,25 @@ from pathlib import Path
 
 import pytest
 
-from chassis.settings import SERVICES
-from choreo.cli import app
-from choreo.rebuild import rebuilt
-from choreo.record import recorded
-from choreo.verify import report_on
-from events.schema import FOLDER
-from events.upcast import UPCASTERS
-from replay.live import open_live
-from replay.recording import Recording
-from replay.records import TopicRecord
-from replay.services import services
-from replay.verify import verify
+from choreo.chassis.registry import services
+from choreo.chassis.settings import SERVICES
+from choreo.cli.debugging.rebuild import rebuilt
+from choreo.cli.debugging.record import recorded
+from choreo.cli.debugging.verify import report_on
+from choreo.cli.main import app
+from choreo.message.catalog import FACT_OF_TYPE
+from choreo.message.schema import path_of
+from choreo.message.upcast import UPCASTERS
+from choreo.replay.sources.live import open_live
+from choreo.replay.sources.recording import Recording
+from choreo.replay.sources.records import TopicRecord
+from choreo.replay.verify.verify import verify
 from tests.choreography.ending import settled
 from tests.choreography.test_parking import producing
 from tests.replay import versions
 from tests.shop import Shop
 
-RECORDINGS = sorted((Path(__file__).parents[1] / "recordings").glob("*.ndjson"))
+RECORDINGS = sorted((Path(__file__).parents[2] / "events" / "recordings").glob("*.ndjson"))
 PRELOAD = [f"{versions.__name__}:{versions.introduce.__name__}"]
 
 
@@ -43,7 +44,8 @@ def test_every_version_of_every_fact_is_in_one_of_them() -> None:
         for item in batch
         if isinstance(item, TopicRecord)
     }
-    stored = {json.loads(path.read_text())["$id"].encode() for path in FOLDER.iterdir()}
+    folders = {path_of(fact).parent for fact in FACT_OF_TYPE.values()}
+    stored = {json.loads(path.read_text())["$id"].encode() for folder in folders for path in folder.iterdir()}
     assert recorded == stored, "docs/changing-an-event.md says how a recording is made"
 
 

@@ -9,11 +9,11 @@ import pytest
 from billing_service import service as billing_service
 from billing_service.evolve import evolve as _evolve
 from billing_service.state import Billing
-from events.catalog import FACT_OF_TYPE, SOURCE_OF_TYPE
-from events.codec import Record, encode
-from events.envelope import Event
-from events.fact import Amount, Fact
-from events.upcast import UPCASTERS
+from choreo.message.catalog import FACT_OF_TYPE, SOURCE_OF_TYPE
+from choreo.message.codec import Record, encode
+from choreo.message.envelope import Event
+from choreo.message.fact import Amount, Fact
+from choreo.message.upcast import UPCASTERS
 from tests.component.alone import an_event
 
 

@@ -17,11 +17,11 @@ from billing_service.commands import Deposit, Withdraw
 from billing_service.evolve import evolve as evolve_billing
 from billing_service.react import react as react_billing
 from billing_service.state import Billing
-from chassis.step import Decider, Step, hear, obey
+from choreo.chassis.transaction.step import Decider, Step, hear, obey
+from choreo.message.decider import Command, Refusal
+from choreo.message.envelope import Cause, Event, derived_id
+from choreo.message.fact import Fact
 from events.billing import PaymentConfirmed, PaymentRejected
-from events.decider import Command, Refusal
-from events.envelope import Cause, Event, derived_id
-from events.fact import Fact
 from events.order import OrderCancelled
 from notification_service import decide as notification
 from notification_service.commands import RecordDelivery

@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
+from choreo.message.envelope import derived_id
 from events.billing import (
     AccountCreated,
     MoneyDeposited,
@@ -12,7 +13,6 @@ from events.billing import (
     PaymentRefunded,
     PaymentRejected,
 )
-from events.envelope import derived_id
 from events.order import OrderCancelled, OrderCreated
 from events.user import UserRegistered
 from tests.unit.spec import START

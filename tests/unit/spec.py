@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Generic, TypeVar
 
-from chassis.step import Decider, Step, hear, obey
-from events.catalog import SOURCE_OF_TYPE
-from events.decider import Command, Refusal
-from events.envelope import Cause, Event, derived_id
-from events.fact import Fact
+from choreo.chassis.transaction.step import Decider, Step, hear, obey
+from choreo.message.catalog import SOURCE_OF_TYPE
+from choreo.message.decider import Command, Refusal
+from choreo.message.envelope import Cause, Event, derived_id
+from choreo.message.fact import Fact
 
 S = TypeVar("S")
 

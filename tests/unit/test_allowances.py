@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from choreo.cli import app
+from choreo.cli.debugging.verify import _print
+from choreo.cli.main import app
 from choreo.errors import UsageError
-from choreo.verify import _print
-from replay.findings import Allowance, Finding, Report, WrongAllowance, read_allowances
+from choreo.replay.verify.findings import Allowance, Finding, Report, WrongAllowance, read_allowances
 
 ROW = Finding("state", "billing", "", type="PaymentConfirmed", table="accounts", column="balance")
 STEP = Finding("step", "billing", "", type="OrderCreated")

@@ -8,11 +8,11 @@ import pytest
 from jsonschema import Draft7Validator, Draft202012Validator, FormatChecker
 from openapi_spec_validator import validate
 
-from chassis import body
-from chassis.settings import SERVICES
-from choreo.docs import FOLDER, documents
-from events.catalog import FACTS, TOPICS
-from events.codec import Record, decode
+from choreo.chassis.http import body
+from choreo.chassis.settings import SERVICES, TOPICS
+from choreo.cli.programmes.docs import FOLDER, documents
+from choreo.message.catalog import published_by
+from choreo.message.codec import Record, decode
 
 Json = dict[str, Any]
 
@@ -182,7 +182,7 @@ def test_asyncapi_tells_what_a_service_says_and_hears(made: dict[str, Json], ser
             resolve(document, resolve(document, message["$ref"])["$ref"])["name"]
             for message in operation["messages"]
         }
-    assert told["send"] == {TOPICS[service]: {fact.__name__ for fact in FACTS[service]}}
+    assert told["send"] == {TOPICS[service]: {fact.__name__ for fact in published_by(service)}}
     assert told["receive"].keys() == HEARD[service]
 
 

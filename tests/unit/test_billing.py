@@ -12,9 +12,9 @@ from billing_service.decide import SERVICE, decide
 from billing_service.evolve import evolve
 from billing_service.react import react
 from billing_service.state import Billing
-from chassis.step import Decider
+from choreo.chassis.transaction.step import Decider
+from choreo.message.envelope import event_id
 from events.billing import MoneyDeposited, MoneyWithdrawn, PaymentConfirmed, PaymentRejected
-from events.envelope import event_id
 from tests.unit.facts import (
     ADA,
     account,

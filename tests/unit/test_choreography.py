@@ -21,11 +21,11 @@ from hypothesis.stateful import (
 )
 
 from billing_service.commands import DecidePayment, UndoPayment
-from chassis.step import Decider
+from choreo.chassis.transaction.step import Decider
+from choreo.message.decider import Command, Decision
+from choreo.message.envelope import Event, derived_id
+from choreo.message.fact import Fact
 from events.billing import PaymentConfirmed, PaymentRefunded
-from events.decider import Command, Decision
-from events.envelope import Event, derived_id
-from events.fact import Fact
 from events.order import OrderCancelled
 from order_service.commands import CancelOrder, ExpireOrder
 from tests.law import breaches

@@ -6,7 +6,7 @@ import sys
 import pytest
 from typer.main import get_group
 
-from choreo.cli import VERBS, app, imported
+from choreo.cli.main import VERBS, app, imported
 
 _HEAVY = "aiokafka", "chassis", "confluent_kafka", "fastapi", "faust", "pydantic", "replay", "sqlalchemy"
 
@@ -19,7 +19,7 @@ def test_a_verb_says_of_itself_in_the_list_what_it_says_alone(verb: str) -> None
 
 def test_the_list_of_verbs_needs_none_of_what_they_need() -> None:
     told = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "choreo.cli", "--help"],
+        [sys.executable, "-X", "importtime", "-m", "choreo.cli.main", "--help"],
         capture_output=True,
         text=True,
         check=True,

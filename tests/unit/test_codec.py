@@ -13,12 +13,12 @@ from hypothesis import given as forall
 from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 
+from choreo.message.catalog import FACT_OF_TYPE, SOURCE_OF_TYPE
+from choreo.message.codec import Headers, Record, Undecodable, UnknownType, decode, encode, uuid_of
+from choreo.message.envelope import NAMESPACE, Event, derived_id
+from choreo.message.fact import Fact
+from choreo.message.upcast import UPCASTERS
 from events import billing
-from events.catalog import FACT_OF_TYPE, SOURCE_OF_TYPE
-from events.codec import Headers, Record, Undecodable, UnknownType, decode, encode, uuid_of
-from events.envelope import NAMESPACE, Event, derived_id
-from events.fact import Fact
-from events.upcast import UPCASTERS
 from tests.unit.facts import confirmed
 from tests.unit.spec import START, event
 

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from chassis.settings import SERVICES, Settings
-from choreo.cli import imported
+from choreo.chassis.settings import SERVICES, Settings
+from choreo.cli.main import imported
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docker-compose.kafka.yml"

@@ -4,10 +4,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from events.envelope import derived_id
-from replay.hops import Hearing, Hop, Origin, Way, ways
-from replay.journals import Entry, Journal
-from replay.seen import Seen
+from choreo.message.envelope import derived_id
+from choreo.replay.trace.hops import Hearing, Hop, Origin, Way, ways
+from choreo.replay.trace.journals import Entry, Journal
+from choreo.replay.trace.published_events import Seen
 from tests.unit.spec import START
 
 FLOW = derived_id("flow")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from chassis.kafka_access import KafkaAccess
-from chassis.settings import Settings
+from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.settings import Settings
 
 SECURED = {
     "KAFKA_BOOTSTRAP_SERVERS": "one:9092,two:9092",

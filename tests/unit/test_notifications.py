@@ -2,9 +2,9 @@
 
 import pytest
 
-from chassis.step import Decider
-from events.envelope import derived_id
-from events.fact import Fact
+from choreo.chassis.transaction.step import Decider
+from choreo.message.envelope import derived_id
+from choreo.message.fact import Fact
 from events.notification import NotificationFailed, NotificationKind, NotificationSent
 from notification_service.commands import RecordDelivery
 from notification_service.decide import SERVICE, decide

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from chassis.open_files import allow_many
+from choreo.chassis.open_files import allow_many
 
 NOFILE = resource.RLIMIT_NOFILE
 

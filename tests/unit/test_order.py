@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from events.envelope import Event
-from events.fact import Fact
-from replay.order import Applied, Unordered, in_steps
+from choreo.message.envelope import Event
+from choreo.message.fact import Fact
+from choreo.replay.rebuild.apply_order import Applied, Unordered, in_steps
 from tests.unit.choreography import DECIDERS, READERS, Choreography, Service
 
 HEARERS = ["order", "billing", "notification"]

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given as forall
 from hypothesis import strategies as st
 
-from chassis.step import Decider
-from events.fact import Fact
+from choreo.chassis.transaction.step import Decider
+from choreo.message.fact import Fact
 from events.order import OrderCreated
 from order_service.commands import AlreadyOver, CancelOrder, ExpireOrder, NoSuchOrder, NotDue, PlaceOrder
 from order_service.decide import SERVICE, decide

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events.codec import Record
-from replay.recording import NotARecording, Recording, Writer, _end
-from replay.records import Broken, Cut, Item, JournalEntry, Span, TopicRecord, Unpublished
-from replay.redaction import Redaction
+from choreo.message.codec import Record
+from choreo.replay.sources.recording import NotARecording, Recording, Writer, _end
+from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, Span, TopicRecord, Unpublished
+from choreo.replay.sources.redaction import Redaction
 
 TOPIC = "p-billing-events"
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)

@@ -8,11 +8,14 @@ import pytest
 from jsonschema import Draft202012Validator, ValidationError
 from pydantic import create_model
 
-from events.catalog import FACT_OF_TYPE
-from events.fact import Amount, Fact
-from events.schema import FOLDER, fault_of, path_of, store
-from events.upcast import UPCASTERS
+from choreo.chassis.registry import load_facts
+from choreo.message.catalog import FACT_OF_TYPE
+from choreo.message.fact import Amount, Fact
+from choreo.message.schema import fault_of, path_of, store
+from choreo.message.upcast import UPCASTERS
 from tests.unit.facts import order_created, rejected
+
+load_facts()
 
 
 @pytest.mark.parametrize("fact", FACT_OF_TYPE.values())
@@ -21,12 +24,13 @@ def test_a_fact_reads_as_its_version_says(fact: type[Fact]) -> None:
 
 
 def test_every_stored_version_is_todays_or_can_be_lifted() -> None:
-    for path in FOLDER.iterdir():
+    folders = {path_of(fact).parent for fact in FACT_OF_TYPE.values()}
+    for path in (path for folder in folders for path in folder.iterdir()):
         name, version, suffix = path.name.split(".")
         assert suffix == "json" and name in FACT_OF_TYPE, f"{path.name} belongs to no fact"
         assert int(version) <= FACT_OF_TYPE[name].VERSION, f"{path.name} is of a version {name} does not have"
         for step in range(int(version), FACT_OF_TYPE[name].VERSION):
-            assert (name, step) in UPCASTERS, f"events/upcast.py lifts no {name} of version {step}"
+            assert (name, step) in UPCASTERS, f"UPCASTERS lifts no {name} of version {step}"
 
 
 @pytest.mark.parametrize("fact", [order_created(), rejected()])
@@ -46,7 +50,7 @@ class Praised(Fact):
 
 
 def test_a_changed_fact_is_noticed_and_told_the_cure(tmp_path: Path) -> None:
-    assert (fault := fault_of(Praised, tmp_path)) and "python -m events.schema" in fault
+    assert (fault := fault_of(Praised, tmp_path)) and "run `choreo docs`" in fault
     store(Praised, tmp_path)
     assert fault_of(Praised, tmp_path) is None
 

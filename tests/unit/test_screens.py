@@ -2,8 +2,8 @@
 
 import pytest
 
-from choreo.screens import TextScreen
-from replay.hops import Hearing, Hop, Origin, Way
+from choreo.demo.screens import TextScreen
+from choreo.replay.trace.hops import Hearing, Hop, Origin, Way
 from tests.unit.test_hops import ORDERED
 
 ORIGIN = Origin("order", "PlaceOrder", (Hop("queue", 0.5), Hop("transaction", 1.5), Hop("outbox", 2)))

@@ -4,10 +4,10 @@ from importlib import import_module
 
 import pytest
 
-from chassis.settings import SERVICES, Settings
-from chassis.tables import ASIDE
-from events.decider import Command
-from replay.services import services
+from choreo.chassis.database.tables import ASIDE
+from choreo.chassis.registry import services
+from choreo.chassis.settings import SERVICES, Settings
+from choreo.message.decider import Command
 
 
 @pytest.mark.parametrize("name", SERVICES)

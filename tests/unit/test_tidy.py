@@ -13,6 +13,7 @@ PURE = [
     *(ROOT / service / f"{room}.py" for service in SERVICES for room in ROOMS),
     ROOT / "notification_service" / "texts.py",
     *sorted((ROOT / "events").glob("*.py")),
+    *sorted((ROOT / "choreo" / "message").glob("*.py")),
 ]
 
 REFUSED = {

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from events.codec import Headers, encode
-from events.envelope import Event, derived_id
-from replay.seen import Seen, event_in, in_causal_order
+from choreo.message.codec import Headers, encode
+from choreo.message.envelope import Event, derived_id
+from choreo.replay.trace.published_events import Seen, event_in, in_causal_order
 from tests.unit import facts
 from tests.unit.spec import START
 

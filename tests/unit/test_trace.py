@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chassis.settings import Settings
-from chassis.step import Decider
-from choreo.trace import _hears
-from choreo.trace_formats import as_json, as_mermaid, print_table, print_trees
-from events.envelope import Event, derived_id
-from events.fact import Fact
-from replay.journals import Entry, Journal
-from replay.seen import Seen
-from replay.trace import FOLLOWS, Gap, Material, Tree, Unpublished, trees
+from choreo.chassis.settings import Settings
+from choreo.chassis.transaction.step import Decider
+from choreo.cli.debugging.trace import _hears
+from choreo.cli.debugging.trace_formats import as_json, as_mermaid, print_table, print_trees
+from choreo.message.envelope import Event, derived_id
+from choreo.message.fact import Fact
+from choreo.replay.trace.journals import Entry, Journal
+from choreo.replay.trace.published_events import Seen
+from choreo.replay.trace.trace import FOLLOWS, Gap, Material, Tree, Unpublished, trees
 from tests.unit.choreography import DECIDERS, READERS, Choreography
 from tests.unit.test_choreography import spoilt, what_was_paid_is_not_given_back
 from tests.unit.test_hops import FLOW, ORDERS, PAYMENTS, at, command, event, fact

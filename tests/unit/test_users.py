@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given as forall
 from hypothesis import strategies as st
 
-from chassis.step import Decider
-from events.envelope import derived_id
-from events.user import SigningKeyPublished, UserRegistered
+from choreo.chassis.transaction.step import Decider
+from choreo.message.envelope import derived_id
+from choreo.message.signing_key import SigningKeyPublished
+from events.user import UserRegistered
 from tests.unit.facts import ADA, registered
 from tests.unit.spec import START, Spec, request
 from user_service.commands import EmailTaken, LoginTaken, PublishSigningKey, Register, RetireSigningKey

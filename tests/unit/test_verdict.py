@@ -2,8 +2,8 @@
 
 import pytest
 
-from choreo.verify import _print
-from replay.findings import Finding, Report
+from choreo.cli.debugging.verify import _print
+from choreo.replay.verify.findings import Finding, Report
 
 EDITED = Finding(
     "state", "billing", "accounts 7 has another balance", expected={"balance": 449}, got={"balance": 399}

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from chaos.history import History, Kind, Place, Record, Request
+from choreo.chaos.history import History, Kind, Place, Record, Request
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 PARTITIONS = 2

@@ -6,8 +6,8 @@ from datetime import timedelta, timezone
 
 import pytest
 
-from chaos.history import Record, Request
-from chaos.judge import judge, repeats
+from choreo.chaos.history import Record, Request
+from choreo.chaos.judge import judge, repeats
 from tests.unit.chaos.past import SERVICES, Past, header, with_data, with_header
 
 

@@ -14,17 +14,26 @@ from pydantic import BaseModel, StringConstraints
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 
-from chassis import auth
-from chassis.answer import Answer
-from chassis.auth import Jwk, Verifier
-from chassis.body import Body
-from chassis.health import Health
-from chassis.http import create_app
-from chassis.metrics import Metrics
-from chassis.money import Amount, Money
-from chassis.pages import Page
-from chassis.problems import Problem, unavailable
-from chassis.routes import FreshCause, KeyedCause, Paging, PreferredWait, Router, User, Wait, problem
+from choreo.chassis.http import auth
+from choreo.chassis.http.answer import Answer
+from choreo.chassis.http.auth import Jwk, Verifier
+from choreo.chassis.http.body import Body
+from choreo.chassis.http.edge import create_app
+from choreo.chassis.http.money import Amount, Money
+from choreo.chassis.http.pages import Page
+from choreo.chassis.http.problems import Problem, unavailable
+from choreo.chassis.http.routes import (
+    FreshCause,
+    KeyedCause,
+    Paging,
+    PreferredWait,
+    Router,
+    User,
+    Wait,
+    problem,
+)
+from choreo.chassis.observe.health import Health
+from choreo.chassis.observe.metrics import Metrics
 
 NOW = 1_800_000_000.0
 

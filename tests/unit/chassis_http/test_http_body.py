@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chassis.body import Num, fingerprint, parse_form, parse_json, validate
-from chassis.problems import Problem
+from choreo.chassis.http.body import Num, fingerprint, parse_form, parse_json, validate
+from choreo.chassis.http.problems import Problem
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from chassis.routes import Router
+from choreo.chassis.http.routes import Router
 
 pytestmark = pytest.mark.asyncio
 

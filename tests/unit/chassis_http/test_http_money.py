@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chassis.body import Body, parse_json, validate
-from chassis.money import Amount, decimal_text
-from chassis.problems import Problem
+from choreo.chassis.http.body import Body, parse_json, validate
+from choreo.chassis.http.money import Amount, decimal_text
+from choreo.chassis.http.problems import Problem
 
 
 class Priced(Body):

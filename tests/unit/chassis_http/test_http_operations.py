@@ -8,10 +8,10 @@ import pytest
 import structlog
 from openapi_spec_validator import validate
 
-from chassis import log
-from chassis.health import NotReady
-from chassis.http import operations_alone
-from chassis.problems import Problem
+from choreo.chassis.http.edge import operations_alone
+from choreo.chassis.http.problems import Problem
+from choreo.chassis.observe import log
+from choreo.chassis.observe.health import NotReady
 from user_service.passwords import MOST_QUEUED, Passwords
 
 

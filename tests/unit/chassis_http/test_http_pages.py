@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chassis.pages import Query, cursor, sequence_of
-from chassis.problems import Problem
+from choreo.chassis.http.pages import Query, cursor, sequence_of
+from choreo.chassis.http.problems import Problem
 
 
 @given(st.integers(0, 2**63 - 1))

@@ -9,8 +9,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jwt.utils import base64url_decode
 
-from chassis import auth
-from chassis.auth import Verifier
+from choreo.chassis.http import auth
+from choreo.chassis.http.auth import Verifier
 
 pytestmark = pytest.mark.asyncio
 

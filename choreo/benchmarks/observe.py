@@ -1,0 +1,139 @@
+"""What became of the orders, seen from outside: metrics while the load runs, journals once it is over."""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from uuid import UUID
+
+import psycopg
+from psycopg import sql
+
+from choreo.benchmarks.connection import Connection
+
+OUTCOMES = ("PaymentConfirmed", "PaymentRejected")
+
+_APPLIED = re.compile(rb'^facts_heard_total\{outcome="applied",type="\w+"\} ([0-9.e+]+)', re.MULTILINE)
+
+_WHEN = """/* bench.when: at which moment the transaction was committed that applied each flow's input */
+SELECT correlation_id, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM journal
+WHERE correlation_id = ANY(%s) AND type = ANY(%s) AND outcome = 'applied'"""
+
+_TO_DECIDE = """/* bench.to_decide: seconds from the order to the COMMIT of its outcome */
+SELECT extract(epoch FROM pg_xact_commit_timestamp(outcome.xmin) - placed.decided_at)::float8
+FROM journal AS placed JOIN journal AS outcome USING (correlation_id)
+WHERE placed.type = 'PlaceOrder' AND correlation_id = ANY(%s)
+AND outcome.type = ANY(%s) AND outcome.outcome = 'applied'"""
+
+_HOW_MANY = """/* bench.how_many: inputs of these types between two moments */
+SELECT count(*) FROM journal
+WHERE type = ANY(%s) AND outcome = 'applied'
+AND decided_at >= to_timestamp(%s) AND decided_at < to_timestamp(%s)"""
+
+_UNDECIDED = """/* bench.undecided: orders nobody has decided about */
+SELECT count(*) FROM orders WHERE status = 'created'"""
+
+_PENDING = """/* bench.pending: mails still to be sent */
+SELECT count(*) FROM notifications WHERE status = 'pending'"""
+
+_ORDERS = """/* bench.orders: by status */
+SELECT status, count(*) FROM orders GROUP BY status ORDER BY status"""
+
+_AN_ORDER = """/* bench.an_order: the latest that came to this */
+SELECT id::text FROM orders WHERE status = %s ORDER BY created_at DESC LIMIT 1"""
+
+_PARKED = """/* bench.parked: events that need a person */
+SELECT count(*) FROM parked"""
+
+_REFUSE = """/* bench.refuse: whatever is to be paid by this user is refused */
+ALTER TABLE payments ADD CONSTRAINT bench CHECK (user_id <> {}) NOT VALID"""
+
+_ACCEPT = """/* bench.accept: again */
+ALTER TABLE payments DROP CONSTRAINT bench"""
+
+
+class Applied:
+    """How many facts a service has applied since `begin`, by its metrics."""
+
+    def __init__(self, port: int) -> None:
+        self._connection = Connection(port)
+        self._at_begin = 0
+
+    async def begin(self) -> None:
+        self._at_begin = await self._read()
+
+    async def count(self) -> int:
+        return await self._read() - self._at_begin
+
+    def close(self) -> None:
+        self._connection.close()
+
+    async def _read(self) -> int:
+        answer = await self._connection.request("GET", "/metrics")
+        return sum(int(float(number)) for number in _APPLIED.findall(answer.body))
+
+
+@dataclass(frozen=True)
+class Journals:
+    """Opened with the owner's credentials, only while nothing is measured."""
+
+    owner_urls: Mapping[str, str]
+
+    def when_committed(
+        self, service: str, flows: Collection[UUID], types: Collection[str] = OUTCOMES
+    ) -> dict[UUID, float]:
+        """By flow: Postgres' clock, in seconds since the epoch, at the COMMIT that applied such an input.
+
+        Postgres must have run with `track_commit_timestamp`.
+        """
+        with psycopg.connect(self.owner_urls[service]) as conn:
+            return dict(conn.execute(_WHEN, [list(flows), list(types)]).fetchall())
+
+    def seconds_to_decide(self, flows: Collection[UUID]) -> list[float]:
+        """From the moment an order was placed to the COMMIT of billing's outcome, for all that have one."""
+        with psycopg.connect(self.owner_urls["order"]) as conn:
+            rows = conn.execute(_TO_DECIDE, [list(flows), list(OUTCOMES)]).fetchall()
+            return [seconds for (seconds,) in rows]
+
+    def how_many(self, service: str, types: Collection[str], since: float, until: float) -> int:
+        with psycopg.connect(self.owner_urls[service]) as conn:
+            row = conn.execute(_HOW_MANY, [list(types), since, until]).fetchone()
+            assert row is not None
+            return int(row[0])
+
+    def pending_mails(self) -> int:
+        return self._count("notification", _PENDING)
+
+    def undecided(self) -> int:
+        return self._count("order", _UNDECIDED)
+
+    def parked(self) -> int:
+        return self._count("billing", _PARKED)
+
+    def orders(self) -> dict[str, int]:
+        with psycopg.connect(self.owner_urls["order"]) as conn:
+            return dict(conn.execute(_ORDERS).fetchall())
+
+    def an_order(self, status: str) -> str:
+        """Raises LookupError if there is none."""
+        with psycopg.connect(self.owner_urls["order"]) as conn:
+            row = conn.execute(_AN_ORDER, [status]).fetchone()
+            if row is None:
+                raise LookupError(f"no order is {status}")
+            return str(row[0])
+
+    @contextmanager
+    def billing_refuses(self, user: UUID) -> Iterator[None]:
+        """Nothing this user orders can be written meanwhile, so that billing parks it."""
+        with psycopg.connect(self.owner_urls["billing"], autocommit=True) as conn:
+            conn.execute(sql.SQL(_REFUSE).format(str(user)))
+            try:
+                yield
+            finally:
+                conn.execute(_ACCEPT)
+
+    def _count(self, service: str, query: str) -> int:
+        with psycopg.connect(self.owner_urls[service]) as conn:
+            row = conn.execute(query.encode()).fetchone()
+            assert row is not None
+            return int(row[0])

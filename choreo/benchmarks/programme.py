@@ -1,0 +1,80 @@
+"""Which measurements there are, in which order they run, and what they run on."""
+
+import os
+from collections.abc import Callable, Collection
+from dataclasses import asdict
+from typing import Any
+
+import uvloop
+
+from choreo.benchmarks.idle import at_rest, start_up
+from choreo.benchmarks.latency import latency
+from choreo.benchmarks.observe import Journals
+from choreo.benchmarks.overload import overload
+from choreo.benchmarks.replay import replay
+from choreo.benchmarks.report import show
+from choreo.benchmarks.resources import machine
+from choreo.benchmarks.sustained import sustained
+from choreo.benchmarks.users import Refused, register_users
+from choreo.benchmarks.waits import waits
+from choreo.errors import Unavailable
+from choreo.operations.acting.throwaway import ThrowawaySystem
+from choreo.progress import Progress
+
+_REST_SECONDS = 10.0
+_USERS = 200
+
+
+def run(seconds: int, events: int, names: Collection[str], *, as_json: bool) -> None:
+    """Measures and prints. Raises `Unavailable` where the system cannot be started or loses an order."""
+    results: dict[str, Any] = {"machine": machine(), "seconds": seconds}
+    progress = Progress()
+    try:
+        with ThrowawaySystem() as system:
+            started = asdict(start_up(system, progress))
+            if "startup" in names:
+                results["startup"] = started
+            results |= _or_give_up(lambda: uvloop.run(_measure(system, seconds, events, names, progress)))
+    finally:
+        progress.done()
+    show(results, as_json=as_json)
+
+
+def _or_give_up(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    reasons: list[BaseException] = []
+    try:
+        return measure()
+    except* (Refused, LookupError, OSError) as group:  # lost connections and time-outs are OSErrors
+        reasons += group.exceptions
+    while isinstance(reasons[0], BaseExceptionGroup):
+        reasons = list(reasons[0].exceptions)
+    raise Unavailable(f"The measurement was given up: {reasons[0] or repr(reasons[0])}.") from reasons[0]
+
+
+async def _measure(
+    system: ThrowawaySystem, seconds: float, events: int, names: Collection[str], progress: Progress
+) -> dict[str, Any]:
+    facts = system.run_file
+    pids = {**facts["pids"], "supervisor": system.supervisor_pid}
+    ports, journals = facts["ports"], Journals(facts["owner_urls"])
+    results: dict[str, Any] = {}
+    if "rest" in names:
+        results["rest"] = asdict(await at_rest(pids, _REST_SECONDS, progress))
+    if "waits" in names:
+        (maker,) = await register_users(1, ports, progress.counting("users registered", 1))
+        results["waits"] = asdict(await waits(maker, ports, pids, progress))
+    if {"latency", "sustained", "overload", "replay"} & set(names):
+        makers = await register_users(_USERS, ports, progress.counting("users registered", _USERS))
+    if "latency" in names:
+        results["latency"] = asdict(await latency(makers, ports, journals, seconds, progress))
+    if {"sustained", "overload"} & set(names):
+        all_pids = pids | {"load generator": os.getpid()}
+        found = await sustained(makers, ports, all_pids, journals, seconds, progress)
+        results["sustained"] = asdict(found)
+        if "overload" in names:
+            rate = found.orders_per_second
+            results["overload"] = asdict(await overload(makers, ports, journals, rate, progress))
+    if "replay" in names:
+        users = [maker.user for maker in makers]
+        results["replay"] = asdict(await replay(system, users, journals, events, progress))
+    return results

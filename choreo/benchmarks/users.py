@@ -1,0 +1,118 @@
+"""Registered users with a token and money, to place orders with."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from urllib.parse import urlencode
+from uuid import UUID, uuid4
+
+import orjson
+
+from choreo.benchmarks.connection import Answer, Connection
+
+_PASSWORD = "correct horse battery"
+_DEPOSIT = "1000000.00"
+_PRICE = "0.01"
+_AT_ONCE = 4
+_PATIENCE = 30.0
+_JSON = {"Content-Type": "application/json"}
+
+
+class Refused(Exception):
+    """A service did not answer as it must for the measurement to go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    id: UUID
+    login: str
+    token: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"}
+
+
+class OrderMaker:
+    """The bytes of `POST /orders`, each with an idempotency key of its own. Keys only have to differ."""
+
+    def __init__(self, user: User) -> None:
+        body = orjson.dumps({"price": _PRICE})
+        head = (
+            "POST /orders HTTP/1.1",
+            "Host: 127.0.0.1",
+            "Content-Type: application/json",
+            f"Content-Length: {len(body)}",
+            f"Authorization: Bearer {user.token}",
+            "Idempotency-Key: ",
+        )
+        self.user = user
+        self._before = "\r\n".join(head).encode() + uuid4().hex.encode() + b"-"
+        self._after = b"\r\n\r\n" + body
+        self._count = 0
+
+    def next(self) -> bytes:
+        self._count += 1
+        return self._before + str(self._count).encode() + self._after
+
+
+async def register_users(
+    count: int, ports: Mapping[str, int], done: Callable[[int], None]
+) -> list[OrderMaker]:
+    """So many users with money on their accounts. A password costs 26 ms of CPU, and twice: keep it bounded.
+
+    `done` is told how many there are. Raises `Refused`.
+    """
+    users: list[OrderMaker] = []
+
+    async def some(share: int) -> None:
+        connections = {name: Connection(port) for name, port in ports.items()}
+        for _ in range(share):
+            users.append(OrderMaker(await _register(connections)))
+            done(len(users))
+        for connection in connections.values():
+            connection.close()
+
+    shares = [count // _AT_ONCE + (number < count % _AT_ONCE) for number in range(_AT_ONCE)]
+    await asyncio.gather(*map(some, shares))
+    return users
+
+
+async def _register(connections: Mapping[str, Connection]) -> User:
+    login = f"load-{uuid4().hex}"
+    registration = {"login": login, "email": f"{login}@example.com", "password": _PASSWORD}
+    service = connections["user"]
+    user = _want(201, await service.request("POST", "/users", orjson.dumps(registration), _JSON))
+    registered = User(UUID(user.json()["id"]), login, await _token(service, login))
+    await _fund(connections["billing"], registered)
+    return registered
+
+
+async def renewed(service: Connection, user: User) -> User:
+    """With another token, for load that goes on for longer than one lasts."""
+    return replace(user, token=await _token(service, user.login))
+
+
+async def _token(service: Connection, login: str) -> str:
+    form = urlencode({"grant_type": "password", "username": login, "password": _PASSWORD}).encode()
+    form_type = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = _want(200, await service.request("POST", "/token", form, form_type))
+    return str(answer.json()["access_token"])
+
+
+async def _fund(billing: Connection, user: User) -> None:
+    deposit = orjson.dumps({"amount": _DEPOSIT})
+    async with asyncio.timeout(_PATIENCE):
+        while True:
+            headers = user.headers | _JSON | {"Idempotency-Key": uuid4().hex}
+            answer = await billing.request("POST", "/account/deposits", deposit, headers)
+            if answer.status != 404:
+                break
+            await asyncio.sleep(0.05)  # the account comes into being by itself
+    _want(201, answer)
+
+
+def _want(status: int, answer: Answer) -> Answer:
+    if answer.status != status:
+        raise Refused(f"expected {status}, got {answer.status}: {answer.body.decode(errors='replace')}")
+    return answer

@@ -1,0 +1,76 @@
+"""Moments at which a process that dies does the most harm, and dying at them.
+
+The services know nothing of this: `choreo.chaos.service` patches its own process before it runs
+one. A failpoint is armed by a file; the process that reaches the moment takes the file away and kills itself.
+So whoever armed it knows by the file's absence that it happened, and it happens once.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from choreo.chassis.kafka import consumer
+from choreo.chassis.transaction import journal, outbox
+from choreo.chassis.transaction.kernel import Kernel
+
+Moment = Literal["inside", "committed", "acknowledged", "offset"]
+"""`inside`: in the middle of a transaction's writes, rows and journal done, outbox and positions not.
+`committed`: the database has it, and nobody was told yet: no client, no topic, no waiting request.
+`acknowledged`: Kafka has the facts, and they still lie in the outbox.
+`offset`: committed and told, but Kafka does not know yet that the record was read.
+"""
+
+MOMENTS: tuple[Moment, ...] = get_args(Moment)
+
+
+def file_of(home: Path, service: str, moment: Moment) -> Path:
+    """Where it lies, the service is to die at that moment."""
+    return home / "failpoints" / f"{service}.{moment}"
+
+
+def install(service: str, home: Path) -> None:
+    """From now on this process dies where it is told to."""
+
+    def reach(moment: Moment) -> None:
+        try:
+            file_of(home, service, moment).unlink()
+        except FileNotFoundError:
+            return
+        _die()
+
+    add, remove, tell, finished = journal.add, outbox.remove, Kernel._tell, consumer._finished
+
+    async def die_inside(conn: Any, entries: Sequence[journal.Entry]) -> None:
+        await add(conn, entries)
+        if entries:
+            reach("inside")
+
+    def die_committed(kernel: Kernel[Any], work: Any) -> None:
+        if work.writes:
+            reach("committed")
+        tell(kernel, work)
+
+    async def die_acknowledged(conn: Any, positions: Sequence[int]) -> None:
+        reach("acknowledged")
+        await remove(conn, positions)
+
+    def die_before_offset(done: Any, **rest: Any) -> None:
+        if not done.cancelled() and done.exception() is None:
+            reach("offset")
+        finished(done, **rest)
+
+    _replace(journal, "add", die_inside)
+    _replace(outbox, "remove", die_acknowledged)
+    _replace(Kernel, "_tell", die_committed)
+    _replace(consumer, "_finished", die_before_offset)
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _replace(owner: object, name: str, by: Callable[..., Any]) -> None:
+    assert hasattr(owner, name)
+    setattr(owner, name, by)

@@ -1,0 +1,348 @@
+"""What is done to the system. Each fault has a name, a sentence, and a moment when it is over.
+
+A fault strikes from the main thread while the load runs in another. It waits for signals wherever there are
+any: a failpoint's file that is gone, a member that Kafka no longer counts, a part that has another pid.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import zip_longest
+from random import Random
+from typing import Any
+
+import psycopg
+from confluent_kafka.admin import AdminClient
+
+from choreo.chaos.failpoints import MOMENTS, Moment, file_of
+from choreo.chassis.settings import SERVICES, TOPICS, Settings
+from choreo.cli.running.scale import scale_to
+from choreo.embedded.part import AnswersHttp, Program
+from choreo.embedded.testing import free_port_base
+from choreo.operations.acting.throwaway import ThrowawaySystem
+from choreo.operations.reading.installation import observer_access
+
+PATIENCE = 30.0
+"""Seconds after a fault within which all must be well again. That much is promised."""
+
+_REACHED_WITHIN = 20.0
+_EXPELLED_WITHIN = 20.0
+_CAUGHT_UP_WITHIN = 60.0
+_LOOK_AGAIN = 0.05
+_BROKER_STOPPED_SECONDS = 15.0
+_BROKER_AWAY_SECONDS = 1.0
+_TOGETHER_SECONDS = 1.0
+_TERMINATED_TIMES, _TERMINATED_EVERY = 5, 0.3
+_HEARING = ("order", "billing", "notification")
+"""The user service hears nothing: it has no group to be expelled from, and no offset to be late with."""
+
+_TERMINATE = """/* chaos.terminate: every connection but this one */
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"""
+
+
+class NotInTime(Exception):
+    """What had to happen did not. The message says what that was."""
+
+
+Strike = Callable[[ThrowawaySystem, Random], float]
+"""Does harm, and leaves off. Returns the moment (monotonic) since when nothing is in the way any more.
+
+What was killed is there again by then; where that is everything, it has said that it is ready.
+Raises `NotInTime` or `Unavailable`.
+"""
+
+
+@dataclass(frozen=True)
+class Fault:
+    name: str
+    sentence: str
+    strike: Strike
+    kills: int = 0
+    stops: int = 0
+    repeats: bool = False
+    """Whether records are published again for certain."""
+
+
+def killed_at(service: str, moment: Moment) -> Fault:
+    when = {
+        "inside": "in the middle of a transaction's writes",
+        "committed": "after a commit, before anybody was told",
+        "acknowledged": "when Kafka has its facts and the outbox still holds them",
+        "offset": "when a record is handled and Kafka does not know it yet",
+    }
+
+    def strike(system: ThrowawaySystem, chance: Random) -> float:
+        before = _pid(system, service)
+        armed = file_of(system.home, service, moment)
+        armed.parent.mkdir(exist_ok=True)
+        armed.touch()
+        try:
+            _until(lambda: not armed.exists(), _REACHED_WITHIN, f"{service} did not reach {moment!r}")
+        finally:
+            armed.unlink(missing_ok=True)
+        return _replaced(system, service, before)
+
+    sentence = f"the {service} service is SIGKILLed {when[moment]}"
+    again = moment == "acknowledged"
+    return Fault(f"kill-{service}-{moment}", sentence, strike, kills=1, repeats=again)
+
+
+def killed(part: str, by: signal.Signals = signal.SIGKILL) -> Fault:
+    def strike(system: ThrowawaySystem, chance: Random) -> float:
+        time.sleep(chance.random())
+        before = _pid(system, part)
+        os.kill(before, by)
+        return _replaced(system, part, before)
+
+    return Fault(f"kill-{part}", f"{part} gets {by.name} at any moment", strike, kills=1)
+
+
+def stopped(service: str) -> Fault:
+    def strike(system: ThrowawaySystem, chance: Random) -> float:
+        members = _members(system, service)
+        if not members:
+            raise NotInTime(f"{service} is in no group")
+        with _suspended(_pid(system, service)):
+            _until(
+                lambda: not members & _members(system, service),
+                _EXPELLED_WITHIN,
+                f"{service} was not expelled",
+            )
+        return time.monotonic()
+
+    sentence = f"the {service} service gets SIGSTOP, its group expels it, it gets SIGCONT"
+    return Fault(f"stop-{service}", sentence, strike, stops=1)
+
+
+def broker_killed(service: str) -> Fault:
+    """What is decided while the broker is away lies in the outbox and nowhere else; then its service dies."""
+
+    def strike(system: ThrowawaySystem, chance: Random) -> float:
+        broker, process = _pid(system, "kafka"), _pid(system, service)
+        os.kill(broker, signal.SIGKILL)
+        time.sleep(_BROKER_AWAY_SECONDS)
+        os.kill(process, signal.SIGKILL)
+        since = _replaced(system, service, process)
+        _replaced(system, "kafka", broker)
+        return since
+
+    return Fault(
+        "kill-kafka", f"kafka gets SIGKILL, and the {service} service too before it is back", strike, 2
+    )
+
+
+def broker_stopped() -> Fault:
+    def strike(system: ThrowawaySystem, chance: Random) -> float:
+        with _suspended(_pid(system, "kafka")):
+            time.sleep(_BROKER_STOPPED_SECONDS)
+        return time.monotonic()
+
+    sentence = f"kafka gets SIGSTOP, and SIGCONT after {_BROKER_STOPPED_SECONDS:.0f} s"
+    return Fault("stop-kafka", sentence, strike, stops=1)
+
+
+def leader_killed() -> Fault:
+    """For a system of three brokers: one of them dies, and others lead its partitions until it is back."""
+
+    def strike(system: ThrowawaySystem, chance: Random) -> float:
+        time.sleep(chance.random())
+        part = f"kafka-{min(_leaders(system))}"
+        before = _pid(system, part)
+        os.kill(before, signal.SIGKILL)
+        _replaced(system, part, before)
+        _until(lambda: _all_in_sync(system), _CAUGHT_UP_WITHIN, f"{part} did not catch up")
+        return time.monotonic()
+
+    sentence = "the broker that leads some partitions gets SIGKILL, is started again and catches up"
+    return Fault("kill-leader", sentence, strike, kills=1)
+
+
+def disconnected() -> Fault:
+    def strike(system: ThrowawaySystem, chance: Random) -> float:
+        with psycopg.connect(system.admin_url, autocommit=True) as admin:
+            for _ in range(_TERMINATED_TIMES):
+                admin.execute(_TERMINATE)
+                time.sleep(_TERMINATED_EVERY)
+        return time.monotonic()
+
+    sentence = f"postgres terminates all connections, {_TERMINATED_TIMES} times in a row"
+    return Fault("disconnect-postgres", sentence, strike)
+
+
+def joined(service: str, by: signal.Signals) -> Fault:
+    """Partitions go to a second process and come back, while records are in flight."""
+
+    def strike(system: ThrowawaySystem, chance: Random) -> float:
+        with _second_process(system, service) as second:
+            time.sleep(_TOGETHER_SECONDS + chance.random())
+            second.running.send(by)
+            second.running.wait(PATIENCE)
+        return time.monotonic()
+
+    sentence = f"a second {service} process joins the group, works, and gets {by.name}"
+    return Fault(f"join-{service}-{by.name.lower()}", sentence, strike, kills=int(by is signal.SIGKILL))
+
+
+def zombie(service: str) -> Fault:
+    """Who was stopped wakes up in the belief that the partitions are still its own."""
+
+    def strike(system: ThrowawaySystem, chance: Random) -> float:
+        with _suspended(_pid(system, service)), _second_process(system, service) as second:
+            time.sleep(_TOGETHER_SECONDS)
+            os.kill(_pid(system, service), signal.SIGCONT)
+            time.sleep(_TOGETHER_SECONDS)
+            second.stop()
+        return time.monotonic()
+
+    sentence = f"the {service} service gets SIGSTOP, a second process takes over, the first gets SIGCONT"
+    return Fault(f"zombie-{service}", sentence, strike, stops=1)
+
+
+def scaled(*services: str) -> Fault:
+    """Partitions, relay shards, mails and connections are divided anew, twice."""
+
+    def strike(system: ThrowawaySystem, chance: Random) -> float:
+        settings = Settings(port_base=system.port_base, home=system.home)
+        scale_to(settings, dict.fromkeys(services, 3))
+        time.sleep(_TOGETHER_SECONDS + chance.random())
+        scale_to(settings, dict.fromkeys(services, 1))
+        return time.monotonic()
+
+    return Fault("scale", f"from one process each to three and back: {', '.join(services)}", strike)
+
+
+def everything_killed() -> Fault:
+    def strike(system: ThrowawaySystem, chance: Random) -> float:
+        time.sleep(chance.random())
+        system.kill()
+        system.start()
+        return time.monotonic()
+
+    sentence = "choreo up gets SIGKILL, all parts go with it, and it is started again on its data"
+    return Fault("kill-everything", sentence, strike, kills=1)
+
+
+def _in_turn(*rows: Sequence[Fault]) -> Iterator[Fault]:
+    """The first of each row, then the second of each: no service is struck twice in a row."""
+    return (fault for turn in zip_longest(*rows) for fault in turn if fault)
+
+
+def _kills_of(service: str) -> list[Fault]:
+    reached = [moment for moment in MOMENTS if moment != "offset" or service in _HEARING]
+    return [*(killed_at(service, moment) for moment in reached), killed(service)]
+
+
+FAULTS: tuple[Fault, ...] = tuple(
+    _in_turn(
+        *map(_kills_of, SERVICES),
+        [
+            disconnected(),
+            stopped("order"),
+            joined("billing", signal.SIGTERM),
+            broker_killed("order"),
+            stopped("notification"),
+            joined("order", signal.SIGKILL),
+        ],
+        [
+            killed("postgres", signal.SIGQUIT),
+            zombie("billing"),
+            joined("order", signal.SIGTERM),
+            broker_stopped(),
+            stopped("billing"),
+            joined("billing", signal.SIGKILL),
+            scaled("order", "billing"),
+            everything_killed(),
+        ],
+    )
+)
+
+
+# What strikes have in common.
+
+
+def _pid(system: ThrowawaySystem, part: str) -> int:
+    return int(system.run_file["pids"][part])
+
+
+def _until(happened: Callable[[], bool], seconds: float, otherwise: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        if time.monotonic() > deadline:
+            raise NotInTime(f"{otherwise} within {seconds:.0f} s")
+        time.sleep(_LOOK_AGAIN)
+
+
+def _replaced(system: ThrowawaySystem, part: str, before: int) -> float:
+    """Returns the moment it was called, once the part is there again: a process that is dead harms nobody."""
+    since = time.monotonic()
+    _until(lambda: _pid(system, part) != before, PATIENCE, f"{part} was not there again")
+    return since
+
+
+@contextmanager
+def _suspended(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def _members(system: ThrowawaySystem, service: str) -> set[str]:
+    """Whom Kafka counts as members of the service's group."""
+    facts = system.run_file
+    group = f"{facts['topic_prefix']}{service}-service"
+    admin = AdminClient(observer_access(facts).confluent())
+    described = admin.describe_consumer_groups([group])[group].result(PATIENCE)
+    return {member.member_id for member in described.members}
+
+
+def _partitions(system: ThrowawaySystem) -> list[Any]:
+    """Of all topics of the system, as Kafka describes them now."""
+    facts = system.run_file
+    told = AdminClient(observer_access(facts).confluent()).list_topics(timeout=PATIENCE).topics
+    topics = [told[facts["topic_prefix"] + topic] for topic in TOPICS.values()]
+    return [partition for topic in topics for partition in topic.partitions.values()]
+
+
+def _leaders(system: ThrowawaySystem) -> set[int]:
+    return {partition.leader for partition in _partitions(system)}
+
+
+def _all_in_sync(system: ThrowawaySystem) -> bool:
+    return all(len(partition.isrs) == len(partition.replicas) for partition in _partitions(system))
+
+
+@contextmanager
+def _second_process(system: ThrowawaySystem, service: str) -> Iterator[Program]:
+    """From when it is ready. However the block is left, it is gone."""
+    facts, port_base = system.run_file, free_port_base()
+    env = os.environ | {
+        "CHOREO_PORT_BASE": str(port_base),
+        "CHOREO_TOPIC_PREFIX": facts["topic_prefix"],
+        "CHOREO_PARTITIONS": str(facts["partitions"]),
+        "CHOREO_CURRENCY": facts["currency"],
+        **system.kafka_access(service).environment(),
+        f"{service.upper()}_DATABASE_URL": facts["runtime_urls"][service],
+        "SMTP_URL": facts["smtp_url"],
+        "PYTHONUNBUFFERED": "1",
+    }
+    port = port_base + 1 + SERVICES.index(service)
+    second = Program(
+        f"a second {service}",
+        [sys.executable, "-m", f"{service}_service"],
+        log=system.home / "logs" / f"{service}-second.log",
+        probe=AnswersHttp(port, "/health/ready"),
+        env=env,
+    )
+    second.start()
+    try:
+        second.wait_ready(PATIENCE)
+        yield second
+    finally:
+        second.kill()

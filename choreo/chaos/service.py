@@ -1,0 +1,13 @@
+"""Runs a service as `python -m NAME_service` does, with failpoints: `python -m choreo.chaos.service NAME`."""
+
+import runpy
+import sys
+
+from choreo.chaos.failpoints import install
+from choreo.embedded.home import Home
+from choreo.operations.reading.installation import read_settings
+
+if __name__ == "__main__":
+    name = sys.argv[1]
+    install(name, Home(read_settings()).path)
+    runpy.run_module(f"{name}_service", run_name="__main__")

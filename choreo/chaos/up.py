@@ -1,0 +1,20 @@
+"""`choreo up` as it is, but for services that have failpoints: `python -m choreo.chaos.up`."""
+
+import sys
+
+from choreo.cli.running.up import Reporter, System
+from choreo.errors import Unavailable
+from choreo.operations.reading.installation import read_settings
+
+
+class Endangered(System):
+    def command(self, service: str) -> list[str]:
+        return [sys.executable, "-m", "choreo.chaos.service", service]
+
+
+if __name__ == "__main__":
+    try:
+        Endangered(read_settings(), Reporter(as_json=True)).run(fresh=False, counts={})
+    except Unavailable as error:
+        print(f"choreo: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,303 @@
+"""The HTTP edge of a service: every request comes in and every answer goes out through `Edge`."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
+from re import Pattern
+from typing import Any, Literal
+
+import structlog
+from fastapi import FastAPI
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from choreo.chassis.http import problems
+from choreo.chassis.http.answer import JSON, Answer
+from choreo.chassis.http.auth import Verifier
+from choreo.chassis.http.body import ClientGone
+from choreo.chassis.http.problems import Problem
+from choreo.chassis.http.routes import FlowApplied, Route, Router
+from choreo.chassis.observe.health import Health
+from choreo.chassis.observe.metrics import CONTENT_TYPE, Metrics
+
+log = structlog.get_logger()
+
+Translate = Mapping[type[Exception], Problem]
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def create_app(
+    service: str,
+    routers: Iterable[Router] = (),
+    *,
+    verifier: Verifier,
+    flow_applied: FlowApplied,
+    health: Health,
+    metrics: Metrics,
+    translate: Translate | None = None,
+    lifespan: Lifespan | None = None,
+) -> FastAPI:
+    """One service's app, with health, metrics and documents.
+
+    `translate` says which problem answers an exception of the layers below; any other is a 500.
+    Starlette's middleware is not used: whatever every request needs is in `Edge`.
+    """
+    app = _App(
+        title=f"{service.capitalize()} service",
+        version="1",
+        description=_DESCRIPTION,
+        redirect_slashes=False,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        lifespan=lifespan,
+    )
+    for router in (*routers, _operations(health, metrics)):
+        # Not include_router: it would wrap every request in another layer of matching.
+        app.router.routes.extend(router.routes)
+    routes = [route for route in app.router.routes if isinstance(route, Route)]
+    app.edge = Edge(service, routes, app.router, verifier, flow_applied, metrics, translate or {})
+    return app
+
+
+_DESCRIPTION = """One of the four services of a shop. They meet only through Kafka: see the AsyncAPI document.
+
+Errors are RFC 9457 problem details. Money is a decimal string with two places, times are RFC 3339 in UTC,
+lists are pages, newest first. Bodies are read strictly: an unknown field, a number with three decimals or a
+key that stands there twice is refused."""
+
+
+class _App(FastAPI):
+    edge: "Edge"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self
+        await self.edge(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            document = super().openapi()
+            schemas = document.setdefault("components", {}).setdefault("schemas", {})
+            schemas["Problem"] = problems.SCHEMA
+            if schemas.pop("HTTPValidationError", None):
+                # FastAPI's own 422, for ids in a path: what is no id is a 404 here.
+                del schemas["ValidationError"]
+                for methods in document["paths"].values():
+                    for operation in methods.values():
+                        _drop_foreign_422(operation["responses"])
+        return super().openapi()
+
+
+def _drop_foreign_422(responses: dict[str, Any]) -> None:
+    if JSON in responses.get("422", {}).get("content", {}):
+        del responses["422"]
+
+
+class Alive(BaseModel):
+    status: Literal["ok"] = "ok"
+
+
+class PartView(BaseModel):
+    status: Literal["ok", "failing"]
+    detail: str
+
+
+class Ready(BaseModel):
+    status: Literal["ok"] = "ok"
+    parts: dict[str, PartView]
+
+
+def _operations(health: Health, metrics: Metrics) -> Router:
+    router = Router(public=True)
+
+    @router.get("/health/live", tags=["operations"])
+    async def live() -> Alive:
+        """200 while the process answers at all."""
+        return Alive()
+
+    @router.get("/health/ready", tags=["operations"])
+    async def ready() -> Ready:
+        """200 when every part works, else 503; either names each part."""
+        parts = {
+            name: PartView(status="ok" if state.ready else "failing", detail=state.detail)
+            for name, state in (await health.states()).items()
+        }
+        failing = [name for name, part in parts.items() if part.status == "failing"]
+        if failing:
+            detail = f"Not ready: {', '.join(failing)}."
+            told = Ready(parts=parts).model_dump()["parts"]
+            raise Problem(503, "not_ready", detail, headers={"Retry-After": "1"}, parts=told)
+        return Ready(parts=parts)
+
+    @router.get("/metrics", tags=["operations"], response_class=PlainTextResponse)
+    async def prometheus() -> Answer:
+        """Prometheus text format."""
+        return Answer(200, metrics.exposition(), {"Content-Type": CONTENT_TYPE})
+
+    return router
+
+
+_ON_EVERY_ANSWER = [
+    (b"cache-control", b"no-store"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+]
+_ON_OURS = [*_ON_EVERY_ANSWER, (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")]
+_ON_PAGES = [
+    *_ON_EVERY_ANSWER,
+    (
+        b"content-security-policy",
+        b"default-src 'self'; script-src 'unsafe-inline' https://cdn.jsdelivr.net; "
+        b"style-src 'unsafe-inline' https://cdn.jsdelivr.net; img-src data: https://fastapi.tiangolo.com; "
+        b"object-src 'none'; base-uri 'none'; frame-ancestors 'none'",
+    ),
+]
+"""Ours hold no page; the documentation's page needs its scripts."""
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_CLIENT_GONE = 499
+"""As nginx has it: the client left before there was an answer."""
+
+_QUIET = ("/health/live", "/health/ready", "/metrics")
+
+
+class Edge:
+    """Finds the route, turns whatever is raised into a problem, counts and logs.
+
+    Nothing a client sends gets into a log line or a metric: only the route's template.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        routes: Iterable[Route],
+        documents: ASGIApp,
+        verifier: Verifier,
+        flow_applied: FlowApplied,
+        metrics: Metrics,
+        translate: Translate,
+    ) -> None:
+        self._service = service
+        self._documents = documents
+        self._verifier = verifier
+        self._flow_applied = flow_applied
+        self._metrics = metrics
+        self._translate = translate
+        self._plain: dict[str, dict[str, Route]] = {}
+        self._patterns: dict[Pattern[str], dict[str, Route]] = {}
+        for route in routes:
+            methods = (
+                self._patterns.setdefault(route.path_regex, {})
+                if route.param_convertors
+                else self._plain.setdefault(route.path, {})
+            )
+            methods.update(dict.fromkeys(route.methods or (), route))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._documents(scope, receive, send)
+            return
+        structlog.contextvars.clear_contextvars()
+        began = time.perf_counter()
+        reply = _Reply(send)
+        template = "unmatched"
+        try:
+            route = self._find(scope)
+            if route is None:
+                await self._documents(scope, receive, reply.pass_on)
+            else:
+                template = route.path_format
+                outcome = await route.respond(
+                    self._service, self._verifier, self._flow_applied, scope, receive
+                )
+                if isinstance(outcome, Answer):
+                    await reply.give(outcome)
+                else:
+                    await outcome(scope, receive, reply.pass_on)
+        except ClientGone:
+            pass  # nobody is there to be answered
+        except Exception as error:
+            found = self._problem(error)
+            if reply.status:
+                raise  # half an answer is out: only closing the connection tells the client
+            await reply.give(found.answer())
+        finally:
+            self._record(scope["method"], template, reply.status or _CLIENT_GONE, time.perf_counter() - began)
+
+    def _find(self, scope: Scope) -> Route | None:
+        methods = self._plain.get(scope["path"])
+        if methods is None:
+            for pattern, candidates in self._patterns.items():
+                match = pattern.fullmatch(scope["path"])
+                if match:
+                    scope["path_params"] = match.groupdict()
+                    methods = candidates
+                    break
+            else:
+                return None
+        route = methods.get(scope["method"])
+        if route is None:
+            raise problems.of_status(405, {"Allow": ", ".join(sorted(methods))})
+        return route
+
+    def _problem(self, error: Exception) -> Problem:
+        if isinstance(error, Problem):
+            return error
+        if isinstance(error, HTTPException):
+            return problems.of_status(error.status_code, error.headers)
+        for kind, found in self._translate.items():
+            if isinstance(error, kind):
+                # Its kind only: the text of a driver's error may hold what the client sent.
+                structlog.contextvars.bind_contextvars(problem=found.code, error=type(error).__name__)
+                return found
+        log.error("request failed", exc_info=error)
+        return problems.internal_error()
+
+    def _record(self, method: str, template: str, status: int, seconds: float) -> None:
+        method = method if method in _METHODS else "other"
+        self._metrics.request(method, template, status, seconds)
+        write = log.debug if template in _QUIET else log.info
+        write("request", method=method, route=template, status=status, ms=round(seconds * 1000, 2))
+
+
+def operations_alone(app: ASGIApp, port: int) -> ASGIApp:
+    """The app, which answers nothing but health and metrics to whoever came by `port`."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        by_port = scope["type"] == "http" and scope["server"][1] == port
+        if by_port and scope["path"] not in _QUIET:
+            await _Reply(send).give(problems.of_status(404).answer())
+        else:
+            await app(scope, receive, send)
+
+    return answer
+
+
+class _Reply:
+    """The way out. `status` is 0 until an answer has begun."""
+
+    __slots__ = ("_send", "status")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status = 0
+
+    async def give(self, answer: Answer) -> None:
+        headers = [
+            (name.lower().encode("latin-1"), value.encode("latin-1"))
+            for name, value in answer.headers.items()
+        ]
+        headers.append((b"content-length", b"%d" % len(answer.body)))
+        headers += _ON_OURS
+        self.status = answer.status
+        await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": answer.body})
+
+    async def pass_on(self, message: Message) -> None:
+        """For responses that send themselves: the documentation, event streams."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), *_ON_PAGES]
+        await self._send(message)

@@ -1,0 +1,83 @@
+"""Whether what another service has said of a key is known here: the news of that key is in.
+
+A clock alone cannot tell that an answer is missing. The service may have been stopped or lag behind, and an
+answer that came in time lies in the topic unread. Whoever wants to decide that something did not happen asks
+here first, once its time is up. With the broker away no news is in.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from choreo.chassis.database.connection import raw_connection
+from choreo.chassis.kafka.topic_log import PartitionLog, compare
+from choreo.chassis.transaction import parked, positions
+from choreo.chassis.transaction.positions import Place
+
+_LOOK_AGAIN = 0.1
+
+
+class News:
+    """Of one topic. `describe` says how it is in Kafka now."""
+
+    def __init__(
+        self,
+        service: str,
+        topic: str,
+        engine: AsyncEngine,
+        *,
+        describe: Callable[[], Awaitable[Mapping[Place, PartitionLog]]],
+        partition_of: Callable[[str], int],
+    ) -> None:
+        self._service = service
+        self._topic = topic
+        self._engine = engine
+        self._describe = describe
+        self._partition_of = partition_of
+
+    async def read(self, seconds: float) -> frozenset[int]:
+        """The partitions whose records, up to where they ended at this call or later, were all read.
+
+        Returns once that is all of them, at the latest after so many seconds. Raises `LogMismatch` where
+        the topic is not the one that was read, and what Kafka's client raises where the broker is away.
+        """
+        ends = await self._ends()
+        next_offsets = await self._next_offsets()
+        try:
+            async with asyncio.timeout(seconds):
+                while any(next_offsets[partition] < end for partition, end in ends.items()):
+                    await asyncio.sleep(_LOOK_AGAIN)
+                    next_offsets = await self._next_offsets()
+        except TimeoutError:
+            pass
+        return frozenset(partition for partition, end in ends.items() if next_offsets[partition] >= end)
+
+    async def known(self, keys: Collection[str], read: frozenset[int]) -> set[str]:
+        """Those of the keys whose partitions were read, and of which nothing of that is parked.
+
+        Records of a parked key count as read and are not applied yet.
+        """
+        candidates = {key for key in keys if self._partition_of(key) in read}
+        async with raw_connection(self._engine) as conn:
+            return candidates - await parked.blocked(conn, candidates)
+
+    async def _ends(self) -> dict[int, int]:
+        async with raw_connection(self._engine) as conn:
+            before = {row.place: row for row in await positions.read(conn, [self._topic])}
+        log = await self._describe()
+        for place, there in log.items():
+            compare(self._service, there, before.get(place))
+        return {partition: there.latest for (_, partition), there in log.items()}
+
+    async def _next_offsets(self) -> Mapping[int, int]:
+        async with raw_connection(self._engine) as conn:
+            found = await positions.read(conn, [self._topic])
+        return _FromStart({row.partition: row.next_offset for row in found})
+
+
+class _FromStart(dict[int, int]):
+    """A partition without a position was not begun."""
+
+    def __missing__(self, partition: int) -> int:
+        return 0

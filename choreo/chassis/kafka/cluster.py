@@ -1,0 +1,195 @@
+"""What a Kafka cluster says of itself: its topics, where they begin and end, and what this client may do.
+
+Asked over aiokafka's connections. Its own requests know neither a topic's id nor the leave to use it: these
+are in `choreo/chassis/kafka/protocol.py`. librdkafka's admin client (2.16) knows both, and aborts the
+whole process where the cluster names no broker or the leader of a partition changes under its question.
+"""
+
+from base64 import b64encode
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from struct import pack
+from typing import Any, Self
+
+from aiokafka.conn import collect_hosts, create_conn
+from aiokafka.errors import (
+    BrokerNotAvailableError,
+    KafkaConnectionError,
+    KafkaError,
+    LeaderNotAvailableError,
+    SaslAuthenticationFailed,
+    for_code,
+)
+from aiokafka.protocol.coordination import FindCoordinatorRequest
+from aiokafka.protocol.offset import OffsetRequest
+
+from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.kafka.protocol import DescribeGroupsRequest, MetadataRequest
+from choreo.chassis.transaction.positions import Place
+
+EARLIEST, LATEST = -2, -1
+"""Of a partition, instead of a time."""
+
+_PATIENCE_MS = 5000
+_OF_GROUPS = 0
+_ANY_REPLICA = -1
+_UNCOMMITTED_TOO = 0
+_UNTOLD = -(2**31)
+_OPERATIONS = {
+    3: "READ",
+    4: "WRITE",
+    5: "CREATE",
+    6: "DELETE",
+    7: "ALTER",
+    8: "DESCRIBE",
+    10: "DESCRIBE_CONFIGS",
+    11: "ALTER_CONFIGS",
+}
+"""By Kafka's numbers: those there are for a topic or a group."""
+
+Address = tuple[str, int]
+Operations = Collection[str] | None
+"""What this client may do, by Kafka's names; None where the cluster does not tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    id: str
+    """In base64 with + and /, as it stands in `positions`. Kafka's own tools show - and _ instead."""
+    leaders: Mapping[int, int]
+    """By partition the number of a broker, which is not among the brokers where there is no leader."""
+    operations: Operations
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    cluster_id: str
+    brokers: Mapping[int, Address]
+    _topics: Mapping[str, Topic | KafkaError]
+
+    def topic(self, name: str) -> Topic:
+        """Raises what Kafka answers instead, as `UnknownTopicOrPartitionError`."""
+        told = self._topics[name]
+        if isinstance(told, KafkaError):
+            raise told
+        return told
+
+
+class Cluster:
+    """Connections are made where they are needed; use as a context, which ends them.
+
+    Raises nothing but aiokafka's KafkaError: of a cluster that is away, too, and after five seconds without
+    an answer.
+    """
+
+    def __init__(self, access: KafkaAccess) -> None:
+        self._how = access.aiokafka()
+        self._bootstrap = self._how.pop("bootstrap_servers")
+        self._first: Address | None = None
+        self._connections: dict[Address, Any] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for connection in self._connections.values():
+            connection.close()
+
+    async def metadata(self, topics: Iterable[str]) -> Metadata:
+        """Raises `BrokerNotAvailableError` where the cluster names no broker.
+
+        As a broker does that is alone, while its controller takes it for dead.
+        """
+        no_id = 0, 0
+        asked: list[tuple[Any, ...]] = [(*no_id, name, {}) for name in topics]
+        told = await self._ask(MetadataRequest(asked, False, True, {}))
+        if not told.brokers:
+            raise BrokerNotAvailableError(f"the cluster at {self._bootstrap} names no broker")
+        return Metadata(
+            told.cluster_id,
+            {number: (host, port) for number, host, port, *_ in told.brokers},
+            {name: _topic(error, name, *rest) for error, name, *rest in told.topics},
+        )
+
+    async def group_operations(self, group: str) -> Operations:
+        found = await self._ask(FindCoordinatorRequest(group, _OF_GROUPS))
+        _check(found.error_code, group)
+        told = await self._ask(DescribeGroupsRequest([group], True), (found.host, found.port))
+        ((error, *_, operations),) = told.groups
+        _check(error, group)
+        return _operations(operations)
+
+    async def offsets(self, places: Collection[Place], when: int) -> dict[Place, tuple[int, int]]:
+        """Of the first record that is as young as `when`, or younger: its offset, and its time.
+
+        Both in milliseconds since the epoch; -1 and -1 where there is none. `EARLIEST` and `LATEST` have no
+        time. Asked of the leader of each partition.
+        """
+        metadata = await self.metadata({topic for topic, _ in places})
+        asked: dict[int, dict[str, list[tuple[int, int]]]] = {}
+        for topic, partition in places:
+            leader = metadata.topic(topic).leaders.get(partition, -1)
+            if leader not in metadata.brokers:
+                raise LeaderNotAvailableError(f"{topic}[{partition}]")
+            asked.setdefault(leader, {}).setdefault(topic, []).append((partition, when))
+        found = {}
+        for leader, topics in asked.items():
+            request = OffsetRequest(_ANY_REPLICA, _UNCOMMITTED_TOO, list(topics.items()))
+            told = await self._ask(request, metadata.brokers[leader])
+            for topic, partitions in told.topics:
+                for partition, error, time, offset in partitions:
+                    _check(error, f"{topic}[{partition}]")
+                    found[topic, partition] = offset, time
+        return found
+
+    async def _ask(self, request: Any, at: Address | None = None) -> Any:
+        """This broker, or any."""
+        try:
+            connection = await (self._connected(at) if at else self._any())
+            return await connection.send(request)
+        except OSError as error:
+            raise KafkaConnectionError(f"Kafka at {self._bootstrap}: {str(error) or repr(error)}") from error
+
+    async def _any(self) -> Any:
+        """The first that answers, and from then on the same."""
+        if self._first:
+            return await self._connected(self._first)
+        troubles: list[Exception] = []
+        for host, port, _ in collect_hosts(self._bootstrap):
+            try:
+                connection = await self._connected((host, port))
+            except SaslAuthenticationFailed:
+                raise
+            except (KafkaError, OSError) as error:
+                troubles.append(error)
+            else:
+                self._first = host, port
+                return connection
+        raise troubles[-1]
+
+    async def _connected(self, at: Address) -> Any:
+        if at not in self._connections:
+            self._connections[at] = await create_conn(*at, request_timeout_ms=_PATIENCE_MS, **self._how)
+        return self._connections[at]
+
+
+def _topic(error: int, name: str, *told: Any) -> Topic | KafkaError:
+    if error:
+        return _error(error, name)
+    high, low, _, partitions, operations, _ = told
+    leaders = {partition: leader for _, partition, leader, *_ in partitions}
+    return Topic(b64encode(pack(">qq", high, low)).decode().rstrip("="), leaders, _operations(operations))
+
+
+def _operations(bits: int) -> Operations:
+    return None if bits == _UNTOLD else {name for bit, name in _OPERATIONS.items() if bits >> bit & 1}
+
+
+def _check(code: int, about: str) -> None:
+    if code:
+        raise _error(code, about)
+
+
+def _error(code: int, about: str) -> KafkaError:
+    error: KafkaError = for_code(code)(about)
+    return error

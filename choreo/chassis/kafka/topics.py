@@ -1,0 +1,97 @@
+"""Topics are declared once, from the catalogue of events, and never change their shape afterwards."""
+
+import time
+from collections.abc import Iterable
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+from confluent_kafka.cimpl import NewTopic
+
+from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.kafka.admin import administering
+from choreo.chassis.kafka.grants import AccessDenied
+from choreo.errors import Unavailable
+
+FOREVER = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}
+
+_TIMEOUT = 15.0
+
+
+def declare_topics(
+    access: KafkaAccess, topics: Iterable[str], partitions: int, replication_factor: int = 1
+) -> list[str]:
+    """Make the missing ones, check the others; returns those made. Safe to repeat and to race.
+
+    Unavailable if the cluster cannot be reached or refuses, or if a topic has another number of partitions
+    (a key would move) or forgets records.
+    """
+    wanted = list(topics)
+    try:
+        with administering(access) as admin:
+            existing = _partition_counts(admin)
+            missing = [topic for topic in wanted if topic not in existing]
+            made = _make(
+                admin, [NewTopic(t, partitions, replication_factor, config=FOREVER) for t in missing]
+            )
+            _check_partitions(admin, wanted, partitions)
+            _check_retention(admin, wanted)
+    except AccessDenied as denied:
+        raise Unavailable(f"{denied}.") from denied
+    except KafkaException as error:
+        raise Unavailable(
+            f"Topics could not be made or checked on {access.bootstrap}: {error.args[0].str()}. See that the "
+            f"cluster runs and that {access.principal} may create and describe topics."
+        ) from error
+    return made
+
+
+def _partition_counts(admin: AdminClient) -> dict[str, int]:
+    return {name: len(topic.partitions) for name, topic in admin.list_topics(timeout=_TIMEOUT).topics.items()}
+
+
+def _make(admin: AdminClient, topics: list[NewTopic]) -> list[str]:
+    """Again where there are fewer brokers than copies: of those just started some may be missing."""
+    deadline = time.monotonic() + _TIMEOUT
+    made: list[str] = []
+    while topics:
+        late = []
+        for name, done in admin.create_topics(topics).items():
+            try:
+                done.result(_TIMEOUT)
+                made.append(name)
+            except KafkaException as error:
+                code = error.args[0].code()
+                if code == KafkaError.INVALID_REPLICATION_FACTOR and time.monotonic() < deadline:
+                    late.append(name)
+                elif code != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise
+        topics = [topic for topic in topics if topic.topic in late]
+        time.sleep(0.1 if late else 0)
+    return made
+
+
+def _check_partitions(admin: AdminClient, topics: list[str], partitions: int) -> None:
+    deadline = time.monotonic() + _TIMEOUT
+    counts = _partition_counts(admin)
+    while not all(counts.get(topic) for topic in topics) and time.monotonic() < deadline:
+        time.sleep(0.02)  # made, but not yet known to every part of the broker
+        counts = _partition_counts(admin)
+    for topic in topics:
+        found = counts.get(topic, 0)
+        if found != partitions:
+            raise Unavailable(
+                f"Topic {topic} has {found} partitions and CHOREO_PARTITIONS asks for {partitions}: a topic "
+                f"keeps its number for ever, so set CHOREO_PARTITIONS={found}."
+            )
+
+
+def _check_retention(admin: AdminClient, topics: list[str]) -> None:
+    resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
+    for resource, described in admin.describe_configs(resources).items():
+        config = described.result(_TIMEOUT)
+        wrong = [f"{key}={config[key].value}" for key, value in FOREVER.items() if config[key].value != value]
+        if wrong:
+            cure = ", ".join(f"{key}={value}" for key, value in FOREVER.items())
+            raise Unavailable(
+                f"Topic {resource.name} has {', '.join(wrong)} and would forget facts: set {cure} on it."
+            )

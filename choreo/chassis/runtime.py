@@ -1,0 +1,321 @@
+"""A service put together: kernel, relay, consumer, health and what it needs to answer over HTTP."""
+
+import asyncio
+import gc
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+import structlog
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+from pydantic import BaseModel, ValidationError
+from sqlalchemy import text
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from choreo.chassis import clock
+from choreo.chassis.backlog import read_depths
+from choreo.chassis.database.connection import make_engine, raw_connection
+from choreo.chassis.http.answer import Answer
+from choreo.chassis.http.auth import Verifier
+from choreo.chassis.http.body import fingerprint
+from choreo.chassis.http.edge import create_app, operations_alone
+from choreo.chassis.http.problems import Problem, internal_error, unavailable
+from choreo.chassis.http.routes import Router
+from choreo.chassis.http.signing_keys import HeardKeys
+from choreo.chassis.kafka.catch_up import News
+from choreo.chassis.kafka.consumer import Consumer, Hears
+from choreo.chassis.kafka.grants import reading
+from choreo.chassis.kafka.relay import Relay, partition_of
+from choreo.chassis.kafka.topic_log import describe
+from choreo.chassis.observe import log
+from choreo.chassis.observe.health import Health
+from choreo.chassis.observe.meter import Meter
+from choreo.chassis.observe.metrics import Metrics
+from choreo.chassis.open_files import allow_many
+from choreo.chassis.service import Service
+from choreo.chassis.settings import TOPICS, Settings
+from choreo.chassis.transaction import journal
+from choreo.chassis.transaction.commit_notifications import Bell
+from choreo.chassis.transaction.inputs import Aside, Failed, KeyReused, Overloaded, Respond, Unavailable
+from choreo.chassis.transaction.kernel import Kernel
+from choreo.chassis.transaction.waiters import Waiters
+from choreo.message.catalog import SOURCE_OF_TYPE
+from choreo.message.decider import Command
+from choreo.message.fact import Fact
+
+S = TypeVar("S")
+Job = Callable[[], Awaitable[None]]
+
+_MEASURE_SECONDS = 5.0
+_CONNECTIONS = 10
+_CANCEL_SECONDS = 6.0
+
+_AWAY = unavailable(
+    "The database cannot be used right now. The request may or may not have been carried out."
+)
+_PROBLEMS = {
+    Overloaded: unavailable(
+        "More was accepted than can be finished in time. This request was not carried out.",
+        code="overloaded",
+        retry_after=2,
+    ),
+    Unavailable: _AWAY,
+    OperationalError: _AWAY,
+    InterfaceError: _AWAY,
+    PoolTimeout: _AWAY,
+    KeyReused: Problem(
+        422, "idempotency_key_reused", "This Idempotency-Key stands for a request with another body."
+    ),
+    Failed: internal_error(),
+}
+
+
+class Runtime(Generic[S]):
+    """One process of one service. `jobs` run beside the kernel for as long as it does."""
+
+    def __init__(
+        self,
+        service: Service[S],
+        settings: Settings,
+    ) -> None:
+        self.service = service.name
+        self._waiting = service.waiting
+        self.settings = settings
+        self.engine = make_engine(_required(settings.database_url_of(self.service)), pool_size=_CONNECTIONS)
+        self.health = Health()
+        self.metrics = Metrics()
+        self.meter = Meter(self.metrics.registry)
+        _required(settings.kafka_bootstrap_servers)
+        self._access = settings.kafka_access(self.service)
+        prefix = settings.topic_prefix
+        self.kernel = Kernel(
+            service.decider,
+            service.shelves,
+            self.engine,
+            partition_of=self.partition_of,
+            clock=clock.now,
+            meter=self.meter,
+        )
+        self.relay = Relay(
+            prefix + TOPICS[self.service], settings.partitions, self.engine, self._access, self.meter
+        )
+        bell = Bell(self.engine, self.kernel.waiters)
+        self.jobs: list[Job] = [self.kernel.run, self.relay.run, bell.listen, bell.tell, self._measure]
+        self.kernel.on_facts.append(self.relay.wake)
+        self.kernel.on_commit.append(bell.ring)
+        self.health.probe("database", self._probe_database)
+        self.health.probe("broker", self.relay.probe)
+        topics = _by_topic(prefix, service.hears)
+        self._hears_anything = bool(topics)
+        if topics:
+            group = service.group(prefix)
+            self.consumer = Consumer(
+                self.service,
+                topics,
+                self.kernel,
+                self.engine,
+                access=self._access,
+                group=group,
+                needs=reading(topics, group),
+                part=self.health.part("consumer"),
+                meter=self.meter,
+            )
+            self.jobs.append(self.consumer.run)
+        keys = HeardKeys(self.engine, self.kernel.waiters, clock.now, lags=self._lags)
+        self._verifier = Verifier(keys)
+
+    async def ask(
+        self,
+        command: Command,
+        respond: Respond,
+        *,
+        body: BaseModel | None = None,
+        aside: Aside | None = None,
+        admit: bool = True,
+    ) -> Answer:
+        """The answer to a command, which names the flow that follows from it."""
+        answer = await self.kernel.ask(
+            command, respond, fingerprint=fingerprint(body), aside=aside, admit=admit
+        )
+        return answer.with_headers({"Flow-Id": str(command.cause.correlation_id)})
+
+    def news_of(self, other: str) -> News:
+        """Of what another service publishes, which this one hears."""
+        topic = self.settings.topic_prefix + TOPICS[other]
+        return News(
+            self.service,
+            topic,
+            self.engine,
+            describe=partial(describe, self._access, [topic]),
+            partition_of=self.partition_of,
+        )
+
+    def partition_of(self, key: str) -> int:
+        return partition_of(key, self.settings.partitions)
+
+    def app(self, *routers: Router) -> FastAPI:
+        return create_app(
+            self.service,
+            routers,
+            verifier=self._verifier,
+            flow_applied=self._flow_applied,
+            health=self.health,
+            metrics=self.metrics,
+            translate=_PROBLEMS,
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["asyncio.Future[None]"]:
+        """Runs every job. The future is resolved with the error of the first job that dies."""
+        died: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def ended(task: "asyncio.Task[None]") -> None:
+            if not task.cancelled() and not died.done():
+                died.set_exception(task.exception() or RuntimeError("a job ended"))
+
+        tasks = [asyncio.ensure_future(job()) for job in self.jobs]
+        for task in tasks:
+            task.add_done_callback(ended)
+        try:
+            yield died
+        finally:
+            for task in reversed(tasks):  # whoever still has something to write needs the kernel
+                await _cancel(task)
+            died.cancel()
+            await self.engine.dispose()
+
+    async def _flow_applied(self, user_id: UUID, flow: UUID, seconds: int) -> bool:
+        async def look() -> bool:
+            async with raw_connection(self.engine) as conn:
+                return await journal.flow_applied(conn, str(user_id), flow)
+
+        return await self.kernel.waiters.until(str(user_id), seconds, look, enough=bool)
+
+    async def _probe_database(self) -> str:
+        async with self.engine.connect() as conn:
+            await conn.execute(text("SELECT 1"))
+        return "answers"
+
+    def _lags(self) -> bool:
+        return self._hears_anything and not self.health.part("consumer").state.ready
+
+    async def _measure(self) -> None:
+        """Keeps the gauges of what waits up to date."""
+        while True:
+            try:
+                async with raw_connection(self.engine) as conn:
+                    depths = await read_depths(conn, self._waiting)
+                for (count, since), number, age in (
+                    (depths.unpublished, self.meter.unpublished, self.meter.unpublished_age),
+                    (depths.parked, self.meter.parked, self.meter.parked_age),
+                    (depths.waiting, self.meter.waiting, self.meter.waiting_age),
+                ):
+                    number.set(count)
+                    age.set((clock.now() - since).total_seconds() if since else 0)
+            except Exception as error:
+                structlog.get_logger().debug("cannot measure", error=repr(error))
+            await asyncio.sleep(_MEASURE_SECONDS)
+
+
+def serve(name: str, build: Callable[[Settings], tuple[Runtime[Any], FastAPI]]) -> None:
+    """Runs a service until it is told to stop. Exits 1 where a job died: the supervisor starts it anew."""
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        sys.exit(f"{name}: the setting {first['loc'][0]} is wrong: {first['msg']}")
+    log.configure(name, settings.log_level)
+    allow_many()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        if not runner.run(_serve(name, build, settings)):
+            sys.exit(1)
+
+
+async def _serve(
+    name: str, build: Callable[[Settings], tuple[Runtime[Any], FastAPI]], settings: Settings
+) -> bool:
+    runtime, app = build(settings)
+    shared = _listening(name, settings, settings.port_of(name), settings.http_fd)
+    own = _listening(name, settings, settings.own_port_of(name), settings.own_http_fd)
+    config = uvicorn.Config(
+        operations_alone(app, own.getsockname()[1]),
+        http="httptools",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=3,
+    )
+    server = _Server(config, runtime.kernel.waiters)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # uvicorn stops serving and then raises the signal once more: there is still the rest to be stopped.
+        signal.signal(number, lambda *_: None)
+    gc.collect()
+    gc.freeze()  # what is there now stays: no use looking at it again and again
+    async with runtime.running() as died:
+
+        def give_up(death: "asyncio.Future[None]") -> None:
+            if not death.cancelled():
+                structlog.get_logger().error("a job died, stopping", exc_info=death.exception())
+            server.should_exit = True
+
+        died.add_done_callback(give_up)
+        await server.serve(sockets=[shared, own])
+        return not died.done()
+
+
+def _listening(name: str, settings: Settings, port: int, handed_over: int | None) -> socket.socket:
+    """The socket handed over. A process that nobody supervises binds its port itself."""
+    if handed_over is not None:
+        return socket.socket(fileno=handed_over)
+    try:
+        return socket.create_server((settings.http_host, port))
+    except OSError as error:
+        sys.exit(f"{name}: {error.strerror}")
+
+
+class _Server(uvicorn.Server):
+    """Nobody who waits, or listens to a stream, holds up its end."""
+
+    def __init__(self, config: uvicorn.Config, waiters: Waiters) -> None:
+        super().__init__(config)
+        self._waiters = waiters
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._waiters.close()
+        await super().shutdown(sockets)
+
+
+async def _cancel(task: "asyncio.Future[None]") -> None:
+    """Returns once it has ended. Faust swallows a cancellation that meets it while it starts or stops,
+    so a job that has not gone is told again.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=_CANCEL_SECONDS)
+
+
+def _by_topic(prefix: str, hears: Iterable[type[Fact]]) -> Hears:
+    topics: dict[str, frozenset[type[Fact]]] = {}
+    for fact in hears:
+        topic = prefix + TOPICS[SOURCE_OF_TYPE[fact.__name__]]
+        topics[topic] = topics.get(topic, frozenset()) | {fact}
+    return topics
+
+
+def _required(value: str | None) -> str:
+    if not value:
+        raise SystemExit(
+            "KAFKA_BOOTSTRAP_SERVERS and the service's ..._DATABASE_URL must be set; `choreo up` does."
+        )
+    return value

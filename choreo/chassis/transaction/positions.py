@@ -1,0 +1,78 @@
+"""How far each partition has been read: the truth about consumption, moved in the kernel's transaction."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from psycopg.rows import class_row
+
+from choreo.chassis.database.connection import Connection
+
+Place = tuple[str, int]
+"""Topic and partition."""
+
+_LOCK = """/* positions.lock: one transaction at a time moves a partition */
+SELECT topic, partition, next_offset FROM positions
+WHERE (topic, partition) IN (SELECT * FROM unnest(%b::text[], %b::int[]))
+ORDER BY topic, partition FOR UPDATE"""
+
+_ADVANCE = """/* positions.advance */
+UPDATE positions SET next_offset = new.next_offset
+FROM unnest(%b::text[], %b::int[], %b::bigint[]) AS new (topic, partition, next_offset)
+WHERE positions.topic = new.topic AND positions.partition = new.partition"""
+
+_READ = """/* positions.read */
+SELECT topic, partition, next_offset, topic_id, cluster_id FROM positions
+WHERE topic = ANY(%b::text[]) ORDER BY topic, partition"""
+
+_BEGIN = """/* positions.begin: a partition this service never read is read from its start */
+INSERT INTO positions (topic, partition, next_offset, topic_id, cluster_id)
+SELECT topic, partition, 0, topic_id, cluster_id
+FROM unnest(%b::text[], %b::int[], %b::text[], %b::text[]) AS new (topic, partition, topic_id, cluster_id)
+ON CONFLICT DO NOTHING"""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    topic: str
+    partition: int
+    next_offset: int
+    topic_id: str
+    cluster_id: str
+
+    @property
+    def place(self) -> Place:
+        return self.topic, self.partition
+
+
+async def lock(conn: Connection, places: Collection[Place]) -> dict[Place, int]:
+    """The next offset of every place, which nobody else moves until this transaction ends."""
+    if not places:
+        return {}
+    topics, partitions = zip(*places, strict=True)
+    rows = await (await conn.execute(_LOCK, [list(topics), list(partitions)])).fetchall()
+    return {(topic, partition): next_offset for topic, partition, next_offset in rows}
+
+
+async def advance(conn: Connection, next_offsets: Mapping[Place, int]) -> None:
+    """Runs inside the transaction that locked them."""
+    if next_offsets:
+        topics, partitions = zip(*next_offsets, strict=True)
+        await conn.execute(_ADVANCE, [list(topics), list(partitions), list(next_offsets.values())])
+
+
+async def read(conn: Connection, topics: Sequence[str]) -> list[Position]:
+    async with conn.cursor(row_factory=class_row(Position)) as cursor:
+        await cursor.execute(_READ, [list(topics)])
+        return await cursor.fetchall()
+
+
+async def begin(conn: Connection, places: Sequence[Position]) -> None:
+    await conn.execute(
+        _BEGIN,
+        [
+            [place.topic for place in places],
+            [place.partition for place in places],
+            [place.topic_id for place in places],
+            [place.cluster_id for place in places],
+        ],
+    )

@@ -1,0 +1,94 @@
+"""Parked events of one key, taken again in order, or given up. A person asks for this: see `choreo dlq`."""
+
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from choreo.chassis import clock
+from choreo.chassis.database.connection import Connection, is_refusal, is_trouble, raw_connection
+from choreo.chassis.transaction import commit_notifications as bell
+from choreo.chassis.transaction import journal, keys, parked
+from choreo.chassis.transaction.inputs import FactTypes
+from choreo.chassis.transaction.parked import Parked
+from choreo.chassis.transaction.transaction import Transaction
+from choreo.message.codec import Undecodable
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """What became of a parked event."""
+
+    parked: Parked
+    outcome: Literal["applied", "duplicate", "skipped", "parked"]
+    decided: tuple[str, ...] = ()
+    """Types of the facts that follow from it."""
+
+
+async def retry(
+    transaction: Transaction[S], engine: AsyncEngine, hears: FactTypes, key: str
+) -> list[Retried]:
+    """Takes the key's parked events in order, up to the first that fails again. One transaction.
+
+    Holds the key's lock, so whatever arrives meanwhile comes after them.
+    """
+    results: list[Retried] = []
+    async with raw_connection(engine) as conn:
+        sequence = (await keys.lock(conn, [key]))[key]
+        for row in await parked.of_key(conn, key):
+            try:
+                async with conn.transaction():  # a savepoint
+                    result, sequence = await _take(transaction, conn, hears, row, sequence)
+            except Exception as error:
+                if is_trouble(error) and not is_refusal(error):
+                    raise
+                result = await _still_parked(conn, row, error, sequence)
+            results.append(result)
+            if result.outcome == "parked":
+                break
+        await bell.ring(conn, key)
+        await conn.commit()
+    return results
+
+
+async def drop(engine: AsyncEngine, row: Parked) -> None:
+    """Gives one parked event up for good. What queues behind it stays parked until it is retried."""
+    async with raw_connection(engine) as conn:
+        await keys.lock(conn, [row.key])
+        await journal.drop_parked(conn, row.id)
+        await parked.remove(conn, row.id)
+        for freed in (await parked.of_key(conn, row.key))[:1]:
+            await parked.say_why(conn, freed.id, "queued", "what it queued behind was dropped: retry it")
+        await conn.commit()
+
+
+async def _take(
+    transaction: Transaction[S], conn: Connection, hears: FactTypes, row: Parked, sequence: int
+) -> tuple[Retried, int]:
+    """Raises what keeps it from being handled."""
+    event = row.event(hears)
+    await parked.remove(conn, row.id)
+    await journal.forget_parked(conn, row.id)
+    if event is None:
+        return Retried(row, "skipped"), sequence
+    # As long as it could not be read it had no id of its own, and may have come a second time since.
+    await journal.forget_parked(conn, event.id)
+    if await journal.seen(conn, [event.id]):
+        return Retried(row, "duplicate"), sequence
+    heard = row.heard(event)
+    work = await transaction.load_key(conn, heard, sequence)
+    decided = transaction.apply(work, heard, event)
+    await transaction.write(conn, work)
+    return Retried(row, "applied", tuple(event.type for event in decided)), work.sequences[row.key]
+
+
+async def _still_parked(conn: Connection, row: Parked, error: Exception, sequence: int) -> Retried:
+    await journal.move_parked(conn, row.id, sequence, clock.now())
+    if isinstance(error, Undecodable):
+        await parked.say_why(conn, row.id, "undecodable", str(error))
+    else:
+        await parked.say_why(conn, row.id, "database" if is_refusal(error) else "handler", error)
+    (now,) = [again for again in await parked.of_key(conn, row.key) if again.id == row.id]
+    return Retried(now, "parked")

@@ -1,0 +1,241 @@
+"""State and tables: which rows a batch concerns, and which of them it changed."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache, cached_property
+from operator import attrgetter
+from typing import Any, Generic, Protocol, TypeVar
+from uuid import UUID
+
+from psycopg.rows import kwargs_row
+from pydantic import BaseModel
+from sqlalchemy import Table, Uuid
+
+from choreo.chassis.database.connection import Connection, array_type, insert, replace
+
+S = TypeVar("S")
+
+
+class Shelves(Protocol[S]):
+    """A service's state as tables."""
+
+    async def load(self, conn: Connection, wanted: "Mapping[str, Sequence[object]]") -> dict[str, S]: ...
+
+    async def save(self, conn: Connection, before: Mapping[str, S], after: Mapping[str, S]) -> None: ...
+
+
+class RecallableShelves(Shelves[S], Protocol[S]):
+    """The same rows can be kept in memory instead."""
+
+    @property
+    def shelves(self) -> "tuple[Shelf, ...]": ...
+
+    def recall(self, memory: "Memory", key: str, content: object) -> S:
+        """What `load` gives, from rows in memory."""
+        ...
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """One field of a state, and its table.
+
+    The field is one row or None (`single`), or a mapping of rows by primary key. A row is loaded with its
+    key if its columns have the values that `with_key` names, and wherever an input names its primary key in
+    an attribute called `named_by`.
+    """
+
+    field: str
+    table: Table
+    row: type[Any]
+    key: str
+    single: bool = False
+    with_key: Mapping[str, str] | None = None
+    named_by: str | None = None
+
+    @cached_property
+    def _columns(self) -> list[str]:
+        if issubclass(self.row, BaseModel):
+            return list(self.row.model_fields)
+        return [field.name for field in fields(self.row)]
+
+    @cached_property
+    def _select(self) -> bytes:
+        """Names are those of our own tables; nothing from outside gets into the text."""
+        conditions = []
+        if self.with_key is not None:
+            array = array_type(self.table.columns[self.key])
+            conditions.append(
+                " AND ".join(
+                    [
+                        f"{self.key} = ANY(%(keys)b::{array}[])",
+                        *(f"{column} = '{value}'" for column, value in self.with_key.items()),
+                    ]
+                )
+            )
+        if self.named_by is not None:
+            name = self._primary_key[0]
+            conditions.append(f"{name} = ANY(%(names)b::{array_type(self.table.columns[name])}[])")
+        columns = ", ".join(self._columns)
+        where = " OR ".join(f"({condition})" for condition in conditions)
+        return f"/* load.{self.table.name} */ SELECT {columns} FROM {self.table.name} WHERE {where}".encode()
+
+    @cached_property
+    def _primary_key(self) -> list[str]:
+        return [column.name for column in self.table.primary_key.columns]
+
+    @cached_property
+    def name_of(self) -> Callable[[Any], Any]:
+        """What a mapping of such rows is keyed by: of a row, its primary key; a tuple where that is several
+        columns.
+        """
+        return attrgetter(*self._primary_key)
+
+    async def load(self, conn: Connection, wanted: Mapping[str, Sequence[object]]) -> list[Any]:
+        if self.with_key is None and self.named_by is None:
+            return []
+        keys: list[Any] = list(wanted)
+        if isinstance(self.table.columns[self.key].type, Uuid):
+            keys = [uuid for key in keys if (uuid := _uuid(key))]
+        names = []
+        if self.named_by is not None:
+            named = (
+                getattr(content, self.named_by, None) for contents in wanted.values() for content in contents
+            )
+            names = [name for name in named if name is not None]
+        if not keys and not names:
+            return []
+        async with conn.cursor(row_factory=kwargs_row(self.row)) as cursor:
+            await cursor.execute(self._select, {"keys": keys, "names": names})
+            return await cursor.fetchall()
+
+    def differences(self, before: object, after: object) -> tuple[Sequence[Any], Sequence[tuple[Any, Any]]]:
+        """The rows that are new, and those that are not what they were, each with what it was before."""
+        old, new = getattr(before, self.field), getattr(after, self.field)
+        if old is new:
+            return (), ()
+        if self.single:
+            return ([new], ()) if old is None else ((), [(old, new)])
+        added: list[Any] = []
+        changed: list[tuple[Any, Any]] = []
+        for name, row in new.items():
+            was = old.get(name)
+            if was is None:
+                added.append(row)
+            elif was is not row:
+                changed.append((was, row))
+        return added, changed
+
+
+@dataclass(frozen=True)
+class ShelvesByKey(Generic[S]):
+    """The usual case: every row belongs to one key, and a state is the rows of its key."""
+
+    empty: Callable[..., S]
+    shelves: tuple[Shelf, ...]
+
+    async def load(self, conn: Connection, wanted: Mapping[str, Sequence[object]]) -> dict[str, S]:
+        """The state of every wanted key, with the rows the inputs' contents concern."""
+        found: dict[str, dict[str, Any]] = {key: {} for key in wanted}
+        for shelf in self.shelves:
+            for row in await shelf.load(conn, wanted):
+                content = found.get(str(getattr(row, shelf.key)))
+                if content is None:
+                    continue
+                if shelf.single:
+                    content[shelf.field] = row
+                else:
+                    content.setdefault(shelf.field, {})[shelf.name_of(row)] = row
+        return {key: dataclasses.replace(self.empty(), **content) for key, content in found.items()}  # type: ignore[type-var]
+
+    async def save(self, conn: Connection, before: Mapping[str, S], after: Mapping[str, S]) -> None:
+        await save(conn, self.shelves, before, after)
+
+    def recall(self, memory: "Memory", key: str, content: object) -> S:
+        found: dict[str, Any] = {}
+        kind: Any = type(content)
+        for shelf in self.shelves:
+            rows = memory.with_key(shelf, key)
+            if shelf.single:
+                found[shelf.field] = next(iter(rows.values()), None)
+                continue
+            if shelf.named_by is not None:
+                name = getattr(content, shelf.named_by) if _has(kind, shelf.named_by) else None
+                row = memory.named(shelf, name) if name is not None and name not in rows else None
+                if row is not None and str(getattr(row, shelf.key)) == key:
+                    rows[name] = row
+            found[shelf.field] = rows
+        return self.empty(**found)
+
+
+@cache
+def _has(content: type[Any], name: str) -> bool:
+    """Asked of the type, once: a fact takes long to say that it lacks an attribute."""
+    fields: Any = getattr(content, "model_fields", None) or getattr(content, "__dataclass_fields__", ())
+    return name in fields or hasattr(content, name)
+
+
+async def save(
+    conn: Connection, shelves: Iterable[Shelf], before: Mapping[str, S], after: Mapping[str, S]
+) -> None:
+    """Writes every row that `after` has and `before` had not.
+
+    A row that is new to its key but there already belongs to another key: the database refuses it.
+    """
+    for shelf in shelves:
+        added: list[Any] = []
+        changed: list[Any] = []
+        for key, state in after.items():
+            new, other = shelf.differences(before[key], state)
+            added += new
+            changed += [row for _, row in other]
+        await insert(conn, shelf.table, added)
+        await replace(conn, shelf.table, changed)
+
+
+class Memory:
+    """Rows on their shelves without a database, found in the same ways."""
+
+    def __init__(self, shelves: Iterable[Shelf]) -> None:
+        self._rows: dict[str, dict[Any, Any]] = {shelf.field: {} for shelf in shelves}
+        self._with_key: dict[str, dict[str, dict[Any, Any]]] = {shelf.field: {} for shelf in shelves}
+        self._unique: dict[tuple[str, str], dict[Any, Any]] = {}
+
+    def put(self, shelf: Shelf, row: Any) -> None:
+        """Over the one with the same primary key."""
+        name = shelf.name_of(row)
+        self._rows[shelf.field][name] = row
+        for (field, column), index in self._unique.items():
+            if field == shelf.field:
+                index[getattr(row, column)] = row
+        if shelf.with_key is not None:
+            of_key = self._with_key[shelf.field].setdefault(str(getattr(row, shelf.key)), {})
+            if all(getattr(row, column) == value for column, value in shelf.with_key.items()):
+                of_key[name] = row
+            else:
+                of_key.pop(name, None)
+
+    def rows(self, shelf: Shelf) -> Mapping[Any, Any]:
+        """All of them, by primary key."""
+        return self._rows[shelf.field]
+
+    def named(self, shelf: Shelf, name: Any) -> Any | None:
+        return self._rows[shelf.field].get(name)
+
+    def with_key(self, shelf: Shelf, key: str) -> dict[Any, Any]:
+        """Those that are loaded with their key. A copy."""
+        return dict(self._with_key[shelf.field].get(key, ()))
+
+    def unique(self, shelf: Shelf, column: str, value: Any) -> Any | None:
+        """The row with this value in a column where no two rows have the same, and none ever changes."""
+        at = shelf.field, column
+        if at not in self._unique:
+            self._unique[at] = {getattr(row, column): row for row in self._rows[shelf.field].values()}
+        return self._unique[at].get(value)
+
+
+def _uuid(key: str) -> UUID | None:
+    try:
+        return UUID(key)
+    except ValueError:
+        return None

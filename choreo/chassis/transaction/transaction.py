@@ -1,0 +1,260 @@
+"""What happens between BEGIN and COMMIT: lock, look, decide, write; in this order, each step a statement.
+
+Nothing here begins or ends a transaction; that, and trying again, is its caller's.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+import structlog
+
+from choreo.chassis.database.connection import Connection
+from choreo.chassis.http.answer import Answer
+from choreo.chassis.transaction import journal, keys, outbox, parked, positions
+from choreo.chassis.transaction.inputs import (
+    Aside,
+    Asked,
+    Decided,
+    Failed,
+    Heard,
+    Input,
+    KeyReused,
+    PositionGap,
+)
+from choreo.chassis.transaction.positions import Place
+from choreo.chassis.transaction.state_store import Shelves
+from choreo.chassis.transaction.step import Decider, hear, obey
+from choreo.message.envelope import Event
+from choreo.message.fact import Fact
+
+S = TypeVar("S")
+
+log = structlog.get_logger()
+
+
+@dataclass
+class Work(Generic[S]):
+    """What one transaction writes, and whom it answers once it is committed."""
+
+    now: datetime
+    before: dict[str, S]
+    sequences: dict[str, int]
+    seen: dict[Any, journal.Seen] = field(default_factory=dict)
+    blocked: set[str] = field(default_factory=set)
+    expected: dict[Place, int] = field(default_factory=dict)
+    after: dict[str, S] = field(default_factory=dict)
+    advanced: dict[Place, int] = field(default_factory=dict)
+    moved: dict[str, int] = field(default_factory=dict)
+    entries: list[journal.Entry] = field(default_factory=list)
+    unpublished: list[outbox.Unpublished] = field(default_factory=list)
+    to_park: list[parked.Parked] = field(default_factory=list)
+    asides: list[tuple[Aside, Decided]] = field(default_factory=list)
+    answers: list[tuple[Input, Answer | Exception | None]] = field(default_factory=list)
+    commands: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    """By type and outcome; likewise `heard`. Counted for the metrics, once all is committed."""
+    heard: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    decided: Counter[tuple[str, ...]] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.after = dict(self.before)
+
+    @property
+    def writes(self) -> bool:
+        return bool(self.entries or self.advanced)
+
+
+class Transaction(Generic[S]):
+    """How one service takes inputs. Holds nothing between two transactions."""
+
+    def __init__(
+        self,
+        decider: Decider[S],
+        shelves: Shelves[S],
+        *,
+        partition_of: Callable[[str], int],
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._decider = decider
+        self._shelves = shelves
+        self._partition_of = partition_of
+        self._clock = clock
+
+    async def lock_and_load(self, conn: Connection, batch: Sequence[Input]) -> Work[S]:
+        """Locks first and reads afterwards: one statement for both would read what was before its wait."""
+        places = {(input.topic, input.partition) for input in batch if isinstance(input, Heard)}
+        expected = await positions.lock(conn, sorted(places))
+        inputs = [input for input in batch if not isinstance(input, Heard) or _is_due(input, expected)]
+        sequences = await keys.lock(conn, sorted({key for input in inputs for key in input.keys}))
+        heard = {input.key for input in inputs if isinstance(input, Heard)}
+        return Work(
+            now=self._clock(),
+            before=await self._load(conn, inputs),
+            sequences=sequences,
+            seen=await journal.seen(conn, [input.id for input in inputs]),
+            blocked=await parked.blocked(conn, heard) if heard else set(),
+            expected=expected,
+        )
+
+    async def load_key(self, conn: Connection, heard: Heard, sequence: int) -> Work[S]:
+        """For one fact whose key the caller has locked."""
+        return Work(
+            now=self._clock(), before=await self._load(conn, [heard]), sequences={heard.key: sequence}
+        )
+
+    async def _load(self, conn: Connection, inputs: Sequence[Input]) -> dict[str, S]:
+        wanted: dict[str, list[object]] = {}
+        for input in inputs:
+            wanted.setdefault(input.key, []).append(input.content)
+        return await self._shelves.load(conn, wanted) if wanted else {}
+
+    def take(self, work: Work[S], input: Input) -> None:
+        """Decides what becomes of this input, and what is to be written for it."""
+        match input:
+            case Heard():
+                self._take_heard(work, input)
+            case Asked():
+                self._take_asked(work, input)
+
+    def _take_heard(self, work: Work[S], heard: Heard) -> None:
+        place = heard.topic, heard.partition
+        expected = work.expected.get(place)
+        if expected is None or heard.offset > expected:
+            gap = f"{heard.topic}[{heard.partition}]: got offset {heard.offset}, next is {expected}"
+            work.answers.append((heard, PositionGap(gap)))
+            return
+        work.answers.append((heard, None))
+        if heard.offset < expected:
+            _count(work, heard, "stale")
+            return
+        work.expected[place] = work.advanced[place] = heard.offset + 1
+        if not heard.concerns:
+            _count(work, heard, "skipped")
+        elif heard.id in work.seen:
+            _count(work, heard, "duplicate")
+        elif heard.key in work.blocked:
+            self._park(work, heard, "queued", "queued behind an earlier event of its key")
+        elif heard.event is None or heard.refused:
+            self._park(
+                work,
+                heard,
+                "database" if heard.refused else "undecodable",
+                heard.refused or heard.error or "",
+            )
+        else:
+            try:
+                self.apply(work, heard, heard.event)
+            except Exception as error:
+                self._park(work, heard, "handler", error)
+
+    def apply(self, work: Work[S], heard: Heard, event: Event[Fact]) -> tuple[Event[Fact], ...]:
+        """What follows from it. Raises what a handler raises, and then nothing of it is in `work`."""
+        number = work.sequences[heard.key]
+        step = hear(self._decider, work.after[heard.key], event, work.now, number)
+        unpublished = [outbox.unpublished(own, self._partition_of(own.key)) for own in step.events]
+        entry = journal.entry(heard, step=number + 1, now=work.now, outcome="applied", refusal=step.refusal)
+        self._record(work, heard, entry)
+        work.after[heard.key] = step.state
+        work.sequences[heard.key] = work.moved[heard.key] = step.sequence
+        work.unpublished += unpublished
+        for own in step.events:
+            work.decided[own.type,] += 1
+        return step.events
+
+    def _take_asked(self, work: Work[S], asked: Asked) -> None:
+        before = work.seen.get(asked.id)
+        if before is not None:
+            _count(work, asked, "duplicate")
+            same = before.fingerprint == asked.fingerprint
+            work.answers.append((asked, before.answer if same else KeyReused()))
+            return
+        number = work.sequences[asked.key]
+        try:
+            step = obey(self._decider, work.after[asked.key], asked.command, work.now, number)
+            unpublished = [outbox.unpublished(event, self._partition_of(event.key)) for event in step.events]
+            decided = Decided(step.state, step.events, step.refusal)
+            answer = asked.respond(decided)
+        except Exception as error:
+            log.exception("a handler raised", command=type(asked.command).__name__, id=str(asked.id))
+            _count(work, asked, "failed")
+            work.answers.append((asked, Failed(repr(error))))
+            return
+        work.answers.append((asked, answer))
+        outcome = "refused" if step.refusal else "applied"
+        if not (answer.status < 300 or answer.status == 409):
+            _count(work, asked, outcome)
+            return
+        self._record(
+            work,
+            asked,
+            journal.entry(
+                asked, step=number, now=work.now, outcome=outcome, refusal=step.refusal, answer=answer
+            ),
+        )
+        if step.refusal:
+            return
+        if step.events:
+            work.after[asked.key] = step.state
+            work.sequences[asked.key] = work.moved[asked.key] = step.sequence
+            work.unpublished += unpublished
+            for event in step.events:
+                work.decided[event.type,] += 1
+        if asked.aside:
+            work.asides.append((asked.aside, decided))
+
+    def _park(self, work: Work[S], heard: Heard, reason: str, error: BaseException | str) -> None:
+        row = parked.park(heard, reason, error, work.now)
+        log.warning(
+            "parked",
+            event_id=str(row.id),
+            key=row.key,
+            topic=row.topic,
+            partition=row.partition,
+            offset=row.offset,
+            reason=reason,
+            error=row.error,
+            place=row.place,
+        )
+        work.to_park.append(row)
+        work.blocked.add(heard.key)
+        number = work.sequences[heard.key]
+        self._record(work, heard, journal.entry(heard, step=number, now=work.now, outcome="parked"))
+
+    def _record(self, work: Work[S], input: Input, entry: journal.Entry) -> None:
+        """The same input later in this batch is a repeat."""
+        _count(work, input, entry.outcome)
+        log.debug(entry.outcome, id=entry.id, type=entry.type, key=entry.key, flow=entry.correlation_id)
+        work.entries.append(entry)
+        work.seen[input.id] = journal.Seen(
+            entry.id,
+            entry.outcome,
+            entry.fingerprint,
+            entry.answer_status,
+            entry.answer_body,
+            entry.answer_headers,
+        )
+
+    async def write(self, conn: Connection, work: Work[S]) -> None:
+        await self._shelves.save(conn, work.before, work.after)
+        await journal.add(conn, work.entries)
+        await outbox.add(conn, work.unpublished)
+        await parked.add(conn, work.to_park)
+        await keys.advance(conn, work.moved)
+        await positions.advance(conn, work.advanced)
+        for aside, decided in work.asides:
+            await aside(conn, decided)
+
+
+def _count(work: Work[S], input: Input, outcome: str) -> None:
+    match input:
+        case Asked():
+            work.commands[type(input.command).__name__, outcome] += 1
+        case Heard():
+            work.heard[input.event.type if input.event else "other", outcome] += 1
+
+
+def _is_due(heard: Heard, expected: dict[Place, int]) -> bool:
+    """Worth locking its key for: it concerns this service, and was not committed before."""
+    return heard.concerns and heard.offset >= expected.get((heard.topic, heard.partition), heard.offset + 1)

@@ -1,0 +1,189 @@
+"""`choreo blame`: which event and which line last wrote each column of a row."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from choreo.chassis.transaction.state_store import Shelf
+from choreo.cli.debugging.past import (
+    Paper,
+    cause_told,
+    check_complete,
+    check_service,
+    described,
+    reading,
+    recording_of,
+    shown,
+    walking,
+)
+from choreo.errors import Incomplete, UsageError
+from choreo.operations.reading.installation import find_installation
+from choreo.replay.engine.expressions import name_as_text
+from choreo.replay.engine.in_memory_service import Shadow
+from choreo.replay.history.history import Cause, Change, last_changes, name_of_text
+from choreo.replay.sources.one_key import NoSuchRow, OneKey, open_key
+from choreo.replay.sources.records import Source
+from choreo.replay.sources.rows import name_in, plain
+
+
+def blame(
+    service: Annotated[str, typer.Argument(help="user, order, billing or notification.")],
+    table: Annotated[str, typer.Argument(help="One of its tables.")],
+    primary_key: Annotated[str, typer.Argument(metavar="PK", help="A composite one as a,b.")],
+    column: Annotated[str | None, typer.Argument(help="Only this column.")] = None,
+    file: Annotated[Path | None, typer.Argument(help="A recording; without it, the running system.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+) -> None:
+    """Say which event or command, and which line of evolve, last changed each column of a row. Reads only.
+
+    In a running system only the history of the row's key is read.
+
+    Example: choreo blame billing accounts 6f0c…
+    """
+    check_service(service)
+    if file is None and column is not None and (named := Path(column)).is_file():
+        column, file = None, named
+    with reading():
+        try:
+            asyncio.run(_blame(service, table, primary_key, column, file, as_json))
+        except NoSuchRow:
+            raise UsageError(
+                f"{table} of {service} has no row {primary_key}: "
+                f"`choreo state {service} --at -0s --table {table}` prints those it has."
+            ) from None
+
+
+async def _blame(
+    name: str, table: str, primary_key: str, column: str | None, file: Path | None, as_json: bool
+) -> None:
+    async with _opened(file, name, table, primary_key) as (source, shelf, row):
+        if column is not None and column not in shelf.table.columns:
+            columns = ", ".join(told.name for told in shelf.table.columns)
+            raise UsageError(f"{table} has no column {column}: choose from {columns}.")
+        key = source.key if isinstance(source, OneKey) else None
+        async with walking(source, described(source, name), key) as walk:
+            changes = await last_changes(walk, shelf, row)
+        if not changes:
+            check_complete(walk)
+            if isinstance(source, OneKey):
+                raise Incomplete(_nobody(name, f"{table} {primary_key}"))
+            raise UsageError(f"{table} of {name} has no row {primary_key}{_others(walk.shadow, shelf)}.")
+        chosen = [change for change in changes.values() if column in (None, change.column)]
+        if as_json:
+            print(json.dumps(_told(name, table, row, chosen, file), indent=2))
+        else:
+            _print(name, table, row, chosen, file)
+        check_complete(walk)
+        if isinstance(source, OneKey):
+            await _check_row(source, name, shelf, row, chosen)
+
+
+@asynccontextmanager
+async def _opened(
+    file: Path | None, name: str, table: str, primary_key: str
+) -> AsyncIterator[tuple[Source, Shelf, Any]]:
+    """The source, the table's shelf and the row's primary key."""
+    if file is not None:
+        recording = recording_of(file, name)
+        yield recording, *_row(described(recording, name).shelves.shelves, name, table, primary_key)
+        return
+    here = find_installation()
+    service = here.service(name)
+    shelf, row = _row(service.shelves.shelves, name, table, primary_key)
+    url = here.database_urls[name]
+    async with open_key(here.kafka, url, service, here.settings, row=(shelf, row)) as source:
+        yield source, shelf, row
+
+
+def _row(shelves: tuple[Shelf, ...], name: str, table: str, primary_key: str) -> tuple[Shelf, Any]:
+    shelf = next((shelf for shelf in shelves if shelf.table.name == table), None)
+    if shelf is None:
+        names = ", ".join(shelf.table.name for shelf in shelves)
+        raise UsageError(f"{name} has no table {table} that events make: choose from {names}.")
+    try:
+        return shelf, name_of_text(shelf.table, primary_key)
+    except ValueError as error:
+        raise UsageError(f"{error}.") from None
+
+
+async def _check_row(source: OneKey, name: str, shelf: Shelf, row: Any, changes: list[Change]) -> None:
+    """Raises `Incomplete` where the table has another value than the one whose writer was told."""
+    async for page in source.rows(name, shelf.table):
+        for live in page:
+            if name_in(shelf.table, live) == row:
+                values = dict(zip(shelf.table.columns.keys(), live, strict=True))
+                for change in changes:
+                    if values[change.column] != change.new:
+                        now = f"{shelf.table.name} {name_as_text(row)} has {change.column} "
+                        now += f"{shown(values[change.column])} today, which"
+                        raise Incomplete(_nobody(name, now))
+
+
+def _nobody(name: str, what: str) -> str:
+    return f"{what} was written by nothing in the journal of {name}: see `choreo verify --service {name}`."
+
+
+def _others(shadow: Shadow[Any], shelf: Shelf) -> str:
+    """To choose from."""
+    names = sorted(map(name_as_text, shadow.memory.rows(shelf)))
+    some = ", ".join(names[:5])
+    return f": it has {len(names)}{f', such as {some}' if names else ''}"
+
+
+def _commands(name: str, cause: Cause, file: Path | None) -> list[str]:
+    """To see more."""
+    return [
+        f"choreo trace {cause.flow}",
+        f"choreo replay {file or 'live'} --service {name} --key {cause.key} --until {cause.id}",
+    ]
+
+
+def _told(name: str, table: str, row: Any, changes: list[Change], file: Path | None) -> dict[str, Any]:
+    return {
+        "service": name,
+        "table": table,
+        "primary_key": name_as_text(row),
+        "columns": {
+            change.column: {
+                "old": plain(change.old),
+                "new": plain(change.new),
+                "added": change.first,
+                "cause": cause_told(change.cause),
+                "see": _commands(name, change.cause, file),
+            }
+            for change in changes
+        },
+    }
+
+
+def _print(name: str, table: str, row: Any, changes: list[Change], file: Path | None) -> None:
+    """The latest write last."""
+    paper = Paper()
+    paper.line(f"{name} {table} {name_as_text(row)}", "bold")
+    for cause, group in groupby(
+        sorted(changes, key=lambda change: (change.cause.time, str(change.cause.fact_id))),
+        key=lambda change: change.cause,
+    ):
+        paper.line(f"{cause.fact} {cause.fact_id}  {plain(cause.time)}", "cyan")
+        paper.line(f"  {cause.handler}")
+        if cause.fact_id != cause.id:
+            paper.line(f"  because of {cause.type} {cause.id} {cause.at}".rstrip())
+        elif cause.at:
+            paper.line(f"  heard at {cause.at}")
+        paper.columns(
+            [
+                (
+                    change.column,
+                    shown(change.new) if change.first else f"{shown(change.old)} → {shown(change.new)}",
+                )
+                for change in group
+            ]
+        )
+        for command in _commands(name, cause, file):
+            paper.line(f"  {command}", "dim")

@@ -1,0 +1,179 @@
+"""`choreo minimize`: the few inputs of a recording that show a divergence, and a test that holds it."""
+
+import asyncio
+import json
+import re
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from choreo.chassis.registry import services
+from choreo.cli.debugging.verify import print_finding
+from choreo.errors import Incomplete, Unavailable, UsageError
+from choreo.progress import telling
+from choreo.replay.sources.recording import NotARecording, Recording, Writer, size_of
+from choreo.replay.sources.records import Broken, JournalEntry
+from choreo.replay.verify.findings import Finding
+from choreo.replay.verify.minimize import Minimum, NotReproduced
+from choreo.replay.verify.minimize import minimize as minimized
+from choreo.replay.verify.verify import verify
+
+_TEST = '''\
+"""{about}.
+
+Written by `choreo minimize`. It fails until the recorded inputs lead to what was recorded again.
+"""
+
+import asyncio
+from pathlib import Path
+
+from choreo.verify import report_on
+from choreo.replay.sources.recording import Recording
+
+RECORDING = Path(__file__).with_suffix(".ndjson")
+
+
+def test_{name}_leads_to_what_was_recorded() -> None:
+    recording = Recording(RECORDING)
+    report = asyncio.run(report_on(recording, recording.cut.services))
+    assert [finding.says for finding in [*report.unstable, *report.findings]] == []
+'''
+
+
+def minimize(
+    file: Annotated[Path, typer.Argument(help="A recording that does not match: see choreo verify.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the smallest recording.")] = None,
+    test: Annotated[
+        Path | None,
+        typer.Option("--pytest", help="Write a test that fails, with its recording beside it (.ndjson)."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+) -> None:
+    """Find the fewest inputs of a recording that still show its first divergence.
+
+    Other keys go first, then inputs, until none can go. The diverging input meets the same state as before.
+    Exits 0 if nothing diverges, 1 with the smallest recording, 3 if too much is missing to tell.
+
+    Example: choreo minimize monday.ndjson --pytest tests/test_monday.py
+    """
+    if test and test.suffix != ".py":
+        raise UsageError(f"{test} is no name of a test: it must end in .py.")
+    files = [path for path in (out, test and test.with_suffix(".ndjson")) if path]
+    if any(path.resolve() == file.resolve() for path in files):
+        raise UsageError(f"{file} would be overwritten: choose another name.")
+    since = time.monotonic()
+    try:
+        minimum = asyncio.run(_minimum(Recording(file)))
+        if minimum is not None:
+            for path in files:
+                _write(path, minimum)
+            if test:
+                test.write_text(_test(minimum))
+    except NotARecording as wrong:
+        raise UsageError(str(wrong)) from None
+    except (NotReproduced, Broken) as wrong:
+        raise Incomplete(str(wrong)) from None
+    except OSError as error:
+        raise Unavailable(f"Nothing was written: {error}") from error
+    commands = [] if minimum is None else _commands(minimum, files, test)
+    if as_json:
+        print(json.dumps(_told(minimum, commands), indent=2))
+    elif minimum is None:
+        print(f"{file} matches: there is nothing to minimize.")
+    else:
+        _print(minimum, commands, time.monotonic() - since)
+    raise typer.Exit(0 if minimum is None else 1)
+
+
+async def _minimum(recording: Recording) -> Minimum | None:
+    """None: nothing diverges. Raises `Incomplete`, `NotReproduced` and `Broken`."""
+    known = services(recording.cut.settings)
+    chosen = {name: known[name] for name in recording.cut.services}
+    items = size_of(recording)
+    with telling() as tell:
+        tally = await verify(recording, chosen, progress=lambda done: tell("replaying", done, items))
+    if not tally.findings:
+        return None
+    finding = _first(tally.findings)
+    with telling() as tell:
+        return await minimized(
+            recording,
+            known[finding.service],
+            finding,
+            lambda done, to_come, left: tell(f"trying, {left} left", done, done + to_come),
+        )
+
+
+def _first(findings: list[Finding]) -> Finding:
+    """The first divergence that belongs to an input."""
+    broken = next((finding for finding in findings if not finding.service), None)
+    if broken:
+        raise Incomplete(broken.says)
+    told = next((one for one in findings if one.kind != "incomplete" and one.event and one.key), None)
+    if told:
+        return told
+    changed = next((one for one in findings if one.kind != "incomplete"), None)
+    if changed is None:
+        raise Incomplete(findings[0].says)
+    raise Incomplete(
+        f"{changed.says[:1].upper()}{changed.says[1:]}: no recording says which input that follows from. "
+        f"`choreo verify` of the running system names it."
+    )
+
+
+def _write(path: Path, minimum: Minimum) -> None:
+    with Writer(path, minimum.part.cut, None) as writer:
+        writer.write(minimum.part.items)
+        writer.finish()
+
+
+def _test(minimum: Minimum) -> str:
+    """The type of an input is whatever its recording says: only its letters get into the text."""
+    finding = minimum.finding
+    type_ = re.sub(r"\W+", "_", finding.type)
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", f"{finding.service}_{type_}").lower()
+    return _TEST.format(about=f"{type_} {finding.event} in {finding.service}", name=name)
+
+
+def _commands(minimum: Minimum, files: list[Path], test: Path | None) -> list[str]:
+    service, key, event = minimum.finding.service, minimum.finding.key, minimum.finding.event
+    commands = [f"choreo verify {path} --service {service}" for path in files]
+    commands += [
+        f"choreo replay {path} --service {service} --key {key} --until {event}" for path in files[:1]
+    ]
+    return [*commands, f"pytest {test}"] if test else commands
+
+
+def _print(minimum: Minimum, commands: list[str], seconds: float) -> None:
+    print_finding(minimum.finding, minimum.finding.kind)
+    inputs = minimum.part.inputs
+    records = len(minimum.part.items) - len(inputs)
+    print(f"{len(inputs)} of {minimum.of} inputs, {records} records, {minimum.tries} tries, {seconds:.1f} s")
+    for one in inputs:
+        print(f"  {one.entry.type:<20} {one.entry.id} {_at(one.entry)}".rstrip())
+    for command in commands:
+        print(command)
+
+
+def _told(minimum: Minimum | None, commands: list[str]) -> dict[str, Any]:
+    if minimum is None:
+        return {"diverges": False}
+    inputs = minimum.part.inputs
+    return {
+        "diverges": True,
+        "finding": asdict(minimum.finding),
+        "inputs": [
+            {"id": str(one.entry.id), "type": one.entry.type, "at": _at(one.entry) or None} for one in inputs
+        ],
+        "records": len(minimum.part.items) - len(inputs),
+        "of": minimum.of,
+        "tries": minimum.tries,
+        "commands": commands,
+    }
+
+
+def _at(entry: JournalEntry) -> str:
+    return "" if entry.topic is None else f"{entry.topic}[{entry.partition}]@{entry.offset}"

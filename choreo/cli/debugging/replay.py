@@ -1,0 +1,346 @@
+"""`choreo replay`: step by step in the real handlers, with side effects impossible."""
+
+import asyncio
+import json
+from collections import Counter
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from choreo.chassis.transaction.step import Step
+from choreo.cli.debugging.past import (
+    Paper,
+    check_complete,
+    check_reached,
+    check_service,
+    described,
+    moment_in,
+    opened,
+    reading,
+    rows_told,
+    shown,
+    walking,
+)
+from choreo.errors import UsageError
+from choreo.message.envelope import Event
+from choreo.message.fact import Fact
+from choreo.replay.engine.debugger import debug
+from choreo.replay.engine.expressions import (
+    BadExpression,
+    Expression,
+    name_as_text,
+    names_at,
+    row_of,
+    state_of,
+)
+from choreo.replay.engine.sandbox import SideEffect, no_side_effects
+from choreo.replay.engine.source_lines import decided_at, raised_at
+from choreo.replay.engine.walk import Ahead, Done, Walk
+from choreo.replay.history.moments import End, Moment
+from choreo.replay.sources.records import Source
+from choreo.replay.sources.rows import plain
+
+_SHOWN = 20
+"""Rows of a table."""
+
+
+def replay(
+    source: Annotated[str, typer.Argument(metavar="FILE|live", help="A recording, or the running system.")],
+    service: Annotated[str, typer.Option(help="user, order, billing or notification.")],
+    key: Annotated[str | None, typer.Option(help="Only the steps of this key (the user id).")] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MOMENT", help="Up to this time, id or place (order-events[0]@17); then the state."
+        ),
+    ] = None,
+    break_: Annotated[
+        str | None, typer.Option("--break", metavar="EXPR", help="Stop before the step where this is true.")
+    ] = None,
+    log: Annotated[str | None, typer.Option(metavar="EXPR", help="Print this at every step.")] = None,
+    pdb: Annotated[bool, typer.Option("--pdb", help="Where --break stops, debug the handlers.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each step.")] = False,
+) -> None:
+    """Take a service's inputs again, one by one, in today's handlers. Reads only; nothing is sent.
+
+    Expressions are Python without builtins. They know type, id, key, service, topic, partition, offset, now,
+    every field of the event's or command's data, and state: what the handlers are given.
+
+    Example: choreo replay live --service billing --break 'type=="OrderCreated" and price>40000' --pdb
+    """
+    check_service(service)
+    if pdb and break_ is None:
+        raise UsageError("--pdb needs --break: it says where to begin.")
+    if pdb and as_json:
+        raise UsageError("choreo replay takes --pdb or --json, not both.")
+    try:
+        stop = Expression(break_, "--break") if break_ is not None else None
+        told = Expression(log, "--log") if log is not None else None
+    except BadExpression as error:
+        raise UsageError(str(error)) from None
+    printer = Printer(as_json=as_json, every=stop is None and told is None)
+    file = None if source == "live" else Path(source)
+    with reading():
+        ahead = asyncio.run(_replay(file, service, key, until, stop, told, printer))
+        if ahead is not None and pdb:
+            debug(ahead.taken)
+
+
+async def _replay(
+    file: Path | None,
+    name: str,
+    key: str | None,
+    until: str | None,
+    stop: Expression | None,
+    log: Expression | None,
+    printer: "Printer",
+) -> Ahead | None:
+    """Where it stopped. Then everything is closed again, and what is in memory is enough to go on."""
+    async with opened(file, name, key, alone=name != "user") as source:
+        moment = await moment_in(source, until, name, file) if until is not None else End()
+        async with walking(source, described(source, name), key) as walk:
+            stepping = Stepping(walk, moment, stop, log, printer)
+            ahead = await stepping.run()
+        if ahead is not None:
+            printer.stop(ahead, stop)
+            for lack in walk.lacks:
+                typer.echo(f"choreo: before that, {lack}", err=True)
+            return ahead
+        check_reached(moment, walk, source, file)
+        if until is not None:
+            printer.state(walk, moment)
+        printer.end(stepping, source)
+        check_complete(walk)
+        return None
+
+
+@dataclass
+class Stepping:
+    walk: Walk[Any]
+    until: Moment
+    stop: Expression | None
+    log: Expression | None
+    printer: "Printer"
+    types: Counter[str] = field(default_factory=Counter)
+    """Of the inputs taken."""
+    unknown: Counter[str] = field(default_factory=Counter)
+    """Why --break could not be evaluated."""
+
+    async def run(self) -> Ahead | None:
+        """Where --break is true, or None at the end."""
+        async with aclosing(self.walk.inputs(parked=True)) as inputs:  # type: ignore[type-var]
+            async for ahead in inputs:
+                if not self.until.includes(ahead.entry):
+                    continue
+                names = names_at(ahead) if self.stop or self.log else {}
+                if self._stops(ahead, names):
+                    return ahead
+                if ahead.parked:
+                    self.printer.parked(ahead)
+                    continue
+                done = self.walk.take(ahead)
+                self.types[ahead.entry.type] += 1
+                if self.log:
+                    self.printer.log(ahead, *_evaluated(self.log, names))
+                elif done is not None:
+                    self.printer.step(ahead, done)
+                if done is not None:
+                    self.until.passed(ahead.entry, done.step)
+                if self.until.over:
+                    break
+        return None
+
+    def _stops(self, ahead: Ahead, names: dict[str, Any]) -> bool:
+        if self.stop is None:
+            return False
+        value, error = _evaluated(self.stop, names)
+        if error:
+            self.unknown[f"{error} at {ahead.entry.type}"] += 1
+        return bool(value)
+
+
+def _evaluated(expression: Expression, names: dict[str, Any]) -> tuple[Any, str]:
+    """The value, or why there is none."""
+    try:
+        return expression.value(names), ""
+    except Exception as error:
+        return None, f"{type(error).__name__}: {error}"
+
+
+def _as_json_has_it(value: Any) -> Any:
+    """Or its text, where that has no such thing."""
+    try:
+        json.dumps(value, default=str)
+    except (TypeError, ValueError):
+        return repr(value)
+    return value
+
+
+class Printer:
+    """For people, or as a line of JSON for each thing; `every`: each step."""
+
+    def __init__(self, *, as_json: bool, every: bool) -> None:
+        self._json, self._every = as_json, every
+        self._paper = Paper()
+
+    def step(self, ahead: Ahead, done: Done) -> None:
+        if not self._every:
+            return
+        if self._json:
+            self._line("step", **_input(ahead), **_decision(done.step))
+            return
+        self._paper.line(_head(ahead))
+        self._decision(ahead, done.step)
+
+    def parked(self, ahead: Ahead) -> None:
+        """What today's code makes of it, at the place where it failed."""
+        if not self._every:
+            return
+        step, error = _tried(ahead)
+        if self._json:
+            self._line("parked", **_input(ahead), **_decision(step, error))
+            return
+        self._paper.line(f"{_head(ahead)}  parked", "red")
+        self._decided(ahead, step, error)
+
+    def log(self, ahead: Ahead, value: Any, error: str) -> None:
+        if self._json:
+            self._line("log", **_input(ahead), value=_as_json_has_it(value), error=error or None)
+        else:
+            self._paper.line(f"{_head(ahead)}  {error or repr(value)}", "yellow" if error else "")
+
+    def stop(self, ahead: Ahead, stop: Expression | None) -> None:
+        """Before the step: it, what its handlers are given, and what they will decide."""
+        told = state_of(ahead.taken.service, ahead.taken.state)
+        step, error = _tried(ahead)
+        if self._json:
+            self._line("break", **_input(ahead), data=_data(ahead), state=told, **_decision(step, error))
+            return
+        what = f"{'the parked ' if ahead.parked else ''}{ahead.entry.type or 'record'} {ahead.entry.id}"
+        self._paper.line(f"--break is true before {what}", "bold")
+        facts = _input(ahead) | {f"data.{name}": value for name, value in _data(ahead).items()}
+        self._paper.columns([(name, str(value)) for name, value in facts.items() if value is not None])
+        self._paper.line("state, as the handlers are given it", "cyan")
+        for shelf in ahead.taken.service.shelves.shelves:
+            held = told[shelf.field]
+            rows = {"": held} if shelf.single and held else held or {}
+            if not rows:
+                self._paper.line(f"  {shelf.field}: none")
+            for name, row in rows.items():
+                self._paper.line(f"  {shelf.field} {name}".rstrip())
+                self._paper.columns([(column, shown(value)) for column, value in row.items()])
+        self._paper.line("decision", "cyan")
+        self._decided(ahead, step, error)
+
+    def state(self, walk: Walk[Any], moment: Moment) -> None:
+        shelves = walk.service.shelves.shelves
+        rows = {
+            shelf.table.name: [
+                row_of(shelf, row)
+                for row in walk.shadow.memory.rows(shelf).values()
+                if walk.key in (None, str(getattr(row, shelf.key)))
+            ]
+            for shelf in shelves
+        }
+        if self._json:
+            self._line("state", at=str(moment), tables=rows)
+            return
+        whose = f" of key {walk.key}" if walk.key else ""
+        self._paper.line(f"state{whose} at {moment}", "bold")
+        for shelf in shelves:
+            self._paper.line(f"{shelf.table.name}: {rows_told(len(rows[shelf.table.name]))}", "cyan")
+            for row in rows[shelf.table.name][: None if walk.key else _SHOWN]:
+                name = name_as_text(tuple(row[column.name] for column in shelf.table.primary_key.columns))
+                self._paper.line(f"  {shelf.table.name} {name}")
+                self._paper.columns([(column, shown(value)) for column, value in row.items()])
+            if not walk.key and (more := len(rows[shelf.table.name]) - _SHOWN) > 0:
+                self._paper.line(f"  ... and {more} more: choose with --key, or print all with --json")
+
+    def end(self, stepping: Stepping, source: Source) -> None:
+        steps = stepping.types.total()
+        if self._json:
+            unknown = [{"error": why, "steps": count} for why, count in stepping.unknown.most_common()]
+            self._line("end", steps=steps, types=stepping.types, break_errors=unknown)
+            return
+        if stepping.stop is None:
+            self._paper.line(f"{steps} steps", "dim")
+            return
+        seen = ", ".join(f"{type_} {count}" for type_, count in stepping.types.most_common())
+        self._paper.line(f"--break was true at none of {steps} steps: {seen or 'there are none'}")
+        for why, count in stepping.unknown.most_common(5):
+            self._paper.line(f"  at {count} it could not be told: {why}", "yellow")
+
+    def _decided(self, ahead: Ahead, step: Step[Any] | None, error: str) -> None:
+        if step is None:
+            self._paper.line(f"    {error}", "red")
+        else:
+            self._decision(ahead, step)
+
+    def _decision(self, ahead: Ahead, step: Step[Any]) -> None:
+        for event in step.events:
+            place = _place(ahead, event.data)
+            self._paper.line(f"    → {event.type} {event.id}  {place}", "green")
+        if step.refusal is not None:
+            numbers = ", ".join(f"{name}={value}" for name, value in step.refusal.numbers.items())
+            place = _place(ahead, None)
+            self._paper.line(f"    → {type(step.refusal).__name__}({numbers})  {place}", "yellow")
+
+    def _line(self, kind: str, **facts: Any) -> None:
+        print(json.dumps({"kind": kind, **facts}, default=str), flush=True)
+
+
+def _place(ahead: Ahead, fact: Fact | None) -> str:
+    with no_side_effects():
+        return decided_at(ahead.taken, fact) or ""
+
+
+def _tried(ahead: Ahead) -> tuple[Step[Any] | None, str]:
+    """What will come of it, or what is raised."""
+    try:
+        with no_side_effects():
+            return ahead.taken.run(), ""
+    except SideEffect:
+        raise
+    except Exception as error:
+        where = raised_at(error)
+        return None, f"raises {error!r}{f' at {where}' if where else ''}"
+
+
+def _head(ahead: Ahead) -> str:
+    type_ = ahead.entry.type or "record"
+    return f"{plain(ahead.entry.now)}  {type_} {ahead.entry.id}  {ahead.at}".rstrip()
+
+
+def _input(ahead: Ahead) -> dict[str, Any]:
+    entry = ahead.entry
+    return {
+        "now": plain(entry.now),
+        "type": entry.type or None,
+        "id": str(entry.id),
+        "key": entry.key,
+        "at": ahead.at or None,
+        "step": entry.step,
+        **({"parked": True} if ahead.parked else {}),
+    }
+
+
+def _data(ahead: Ahead) -> dict[str, Any]:
+    surrounding = {"type", "key", "id", "service", "now", "topic", "partition", "offset", "state"}
+    return {name: value for name, value in names_at(ahead).items() if name not in surrounding}
+
+
+def _decision(step: Step[Any] | None, error: str = "") -> dict[str, Any]:
+    if step is None:
+        return {"raises": error}
+    return {
+        "decided": [_event(event) for event in step.events],
+        "refused": step.refusal
+        and {"type": type(step.refusal).__name__, **{n: plain(v) for n, v in step.refusal.numbers.items()}},
+    }
+
+
+def _event(event: Event[Any]) -> dict[str, Any]:
+    return {"type": event.type, "id": str(event.id), "data": event.data.model_dump(mode="json")}

@@ -1,0 +1,160 @@
+"""`choreo state`: a service's tables as they were, and what has changed since."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from choreo.chassis.transaction.state_store import Shelf
+from choreo.cli.debugging.past import (
+    Paper,
+    check_complete,
+    check_reached,
+    check_service,
+    described,
+    difference_told,
+    moment_in,
+    opened,
+    reading,
+    row_told,
+    rows_told,
+    walking,
+)
+from choreo.errors import UsageError
+from choreo.replay.engine.walk import Walk
+from choreo.replay.history.history import Difference, Tables, differences, live_rows, tables_at
+from choreo.replay.history.moments import End, Moment
+from choreo.replay.sources.records import Source
+
+_SHOWN = 20
+"""Rows of a table, or differences."""
+
+
+def state(
+    service: Annotated[str, typer.Argument(help="user, order, billing or notification.")],
+    at: Annotated[
+        str,
+        typer.Option(
+            metavar="MOMENT", help="A time, an id of an event or command, or a place: order-events[0]@17."
+        ),
+    ],
+    file: Annotated[Path | None, typer.Argument(help="A recording; without it, the running system.")] = None,
+    key: Annotated[str | None, typer.Option(help="Only the rows of this key (the user id); fast.")] = None,
+    diff: Annotated[
+        str | None, typer.Option(metavar="MOMENT|live", help="What is different there, row by row.")
+    ] = None,
+    table: Annotated[str | None, typer.Option(help="Only this table.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead, and all of it.")] = False,
+) -> None:
+    """Print a service's tables as they were at a moment. Reads only.
+
+    Its inputs up to then are taken again by today's code, in memory. A time (2030-01-31T09:00:00Z, or -5m)
+    is all that the service had decided by then; an id is right after the service had applied it.
+
+    Example: choreo state billing --at -5m --key 6f0c… --diff live
+    """
+    check_service(service)
+    with reading():
+        asyncio.run(_state(service, file, at, key, diff, table, as_json))
+
+
+async def _state(
+    name: str, file: Path | None, at: str, key: str | None, diff: str | None, table: str | None, as_json: bool
+) -> None:
+    async with opened(file, name, key) as source:
+        shelves = _chosen(described(source, name).shelves.shelves, table)
+        moment = await moment_in(source, at, name, file)
+        other = None
+        if diff is not None:
+            end = End() if file else End("live")
+            other = end if diff == "live" else await moment_in(source, diff, name, file)
+        async with walking(source, described(source, name), key) as walk:
+            found = await past(source, walk, shelves, moment, other)
+        for one in (moment, other):
+            if one is not None:
+                check_reached(one, walk, source, file)
+        if as_json:
+            print(json.dumps(found.told, indent=2))
+        else:
+            _print(name, found, everything=key is not None)
+        check_complete(walk)
+
+
+@dataclass(frozen=True)
+class Past:
+    moment: Moment
+    other: Moment | None
+    shelves: Sequence[Shelf]
+    tables: Tables
+    differences: Sequence[Difference]
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What JSON can hold."""
+        if self.other is not None:
+            return {
+                "at": str(self.moment),
+                "diff": str(self.other),
+                "differences": [difference_told(found) for found in self.differences],
+            }
+        return {
+            "at": str(self.moment),
+            "tables": {
+                shelf.table.name: [row_told(shelf, *found) for found in self.tables.of(shelf).values()]
+                for shelf in self.shelves
+            },
+        }
+
+
+async def past(
+    source: Source, walk: Walk[Any], shelves: Sequence[Shelf], moment: Moment, other: Moment | None
+) -> Past:
+    """With `End` as the other moment, the tables themselves are compared, where the source keeps them."""
+    if other is None:
+        (tables,) = await tables_at(walk, moment)
+        return Past(moment, None, shelves, tables, ())
+    tables, later = await tables_at(walk, moment, other)
+    found: list[Difference] = []
+    for shelf in shelves:
+        after: Any = later.of(shelf)
+        if isinstance(other, End) and source.rows(walk.service.name, shelf.table) is not None:
+            after = await live_rows(source, walk.service.name, shelf, later)
+        found += differences(shelf.table, dict(tables.of(shelf)), after)
+    return Past(moment, other, shelves, tables, found)
+
+
+def _chosen(shelves: Sequence[Shelf], table: str | None) -> Sequence[Shelf]:
+    chosen = [shelf for shelf in shelves if table in (None, shelf.table.name)]
+    if not chosen:
+        names = ", ".join(shelf.table.name for shelf in shelves)
+        raise UsageError(f"There is no table {table}: choose from {names}.")
+    return chosen
+
+
+def _print(name: str, found: Past, *, everything: bool) -> None:
+    paper = Paper()
+    if found.other is not None:
+        differ = rows_told(len(found.differences), "differs", "differ")
+        paper.line(f"{name}: {found.moment} → {found.other}, {differ}", "bold")
+        shown = found.differences if everything else found.differences[:_SHOWN]
+        for difference in shown:
+            paper.difference(difference)
+        _more(paper, len(found.differences) - len(shown))
+        return
+    paper.line(f"{name} at {found.moment}", "bold")
+    for shelf in found.shelves:
+        rows = found.tables.of(shelf)
+        paper.line(f"{shelf.table.name}: {rows_told(len(rows))}", "cyan")
+        some = list(rows.items()) if everything else list(rows.items())[:_SHOWN]
+        for row, (told, cause) in some:
+            paper.row(shelf, row, told, cause)
+        _more(paper, len(rows) - len(some))
+
+
+def _more(paper: Paper, count: int) -> None:
+    if count > 0:
+        paper.line(f"  ... and {count} more: choose with --key and --table, or print all with --json")

@@ -1,0 +1,115 @@
+"""`choreo trace`: what followed from what, how long each hop took, and what is still missing."""
+
+import asyncio
+import logging
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+from uuid import UUID
+
+import psycopg
+import typer
+from aiokafka.errors import KafkaError
+
+from choreo.chassis.kafka.relay import partition_of
+from choreo.chassis.registry import services
+from choreo.chassis.settings import Settings
+from choreo.cli.debugging.trace_formats import as_json, as_mermaid, print_table, print_trees
+from choreo.errors import Incomplete, Unavailable, UsageError
+from choreo.operations.reading.installation import Installation, find_installation
+from choreo.progress import telling
+from choreo.replay.sources.recording import NotARecording, Recording
+from choreo.replay.sources.records import Broken
+from choreo.replay.trace.find import find
+from choreo.replay.trace.find_recorded import find_recorded
+from choreo.replay.trace.trace import Material, Tree, trees
+
+
+class Format(StrEnum):
+    tree = "tree"
+    table = "table"
+    mermaid = "mermaid"
+    json = "json"
+
+
+def trace(
+    id: Annotated[str, typer.Argument(metavar="ID", help="Of an order, a user, an event, a flow ...")],
+    file: Annotated[Path | None, typer.Argument(help="A recording; without it, the running system.")] = None,
+    format: Annotated[Format, typer.Option(help="How to print it.")] = Format.tree,
+    limit: Annotated[int, typer.Option(min=1, help="Of a user, so many flows: the newest.")] = 20,
+) -> None:
+    """Show what followed from what: each event, what every service did with it, and what is missing.
+
+    Reads only, and joins no consumer group. Exits 1 if nobody knows the id. See docs/trace.md.
+    """
+    id = _normal(id)
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it has to say is raised as well
+    try:
+        found, left_out = (
+            _recorded(file, id, limit) if file else asyncio.run(live(find_installation(), id, limit))
+        )
+    except NotARecording as wrong:
+        raise UsageError(str(wrong)) from None
+    except Broken as broken:
+        raise (Incomplete if file else Unavailable)(f"Nothing can be traced: {broken}") from None
+    except (psycopg.Error, KafkaError, OSError) as error:
+        raise Unavailable(f"Nothing can be traced: {(str(error) or repr(error)).splitlines()[0]}") from error
+    if not found:
+        where = f"in {file}" if file else "in this system"
+        print(
+            f"choreo: Nothing {where} has the id {id}; see docs/trace.md for the ids it can be.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1)
+    match format:
+        case Format.tree:
+            print_trees(found, left_out)
+        case Format.table:
+            print_table(found, left_out)
+        case Format.mermaid:
+            print(as_mermaid(found, left_out))
+        case Format.json:
+            print(as_json(id, found, left_out))
+
+
+async def live(installation: Installation, id: str, limit: int = 20) -> tuple[list[Tree], int]:
+    """The trees, oldest first, and how many flows were left out."""
+    settings = installation.settings
+    with telling() as tell:
+        material = await find(
+            installation.kafka,
+            installation.database_urls,
+            settings.topic_prefix,
+            lambda key: partition_of(key, settings.partitions),
+            id,
+            limit,
+            lambda done, total: tell("looking up", done, total),
+        )
+    return _trees(material, settings)
+
+
+def _recorded(file: Path, id: str, limit: int) -> tuple[list[Tree], int]:
+    recording = Recording(file)
+    settings = recording.cut.settings
+    with telling() as tell:
+        material = find_recorded(
+            recording, id, limit, _hears(settings), lambda done, total: tell("reading", done, total)
+        )
+    return _trees(material, settings)
+
+
+def _trees(material: Material | None, settings: Settings) -> tuple[list[Tree], int]:
+    return (trees(material, _hears(settings)), material.left_out) if material else ([], 0)
+
+
+def _hears(settings: Settings) -> dict[str, set[str]]:
+    return {name: {fact.__name__ for fact in service.hears} for name, service in services(settings).items()}
+
+
+def _normal(id: str) -> str:
+    """As the system writes it, however it was typed."""
+    try:
+        return str(UUID(id))
+    except ValueError:
+        return id

@@ -1,0 +1,197 @@
+"""How a trace looks: a tree or a table for people, Mermaid for documents, JSON for programs.
+
+Text fits 100 columns and is in colour only on a terminal. Times are milliseconds from the root.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from textwrap import shorten, wrap
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from choreo.chassis.settings import SERVICES
+from choreo.demo import screens
+from choreo.demo.screens import figure, print_beneath, print_line
+from choreo.demo.timeline import clock
+from choreo.replay.trace.hops import Hop
+from choreo.replay.trace.trace import Gap, Node, Tree
+
+WIDTH = 100
+_COLUMNS = ("outbox", "broker", "consumer", "transaction")
+_INDENT = "   "
+_MARGIN = 4
+_SERVICE_AND_DID = 28
+_LONG = 200
+
+
+def print_trees(trees: Sequence[Tree], left_out: int) -> None:
+    console = _console()
+    _say_left_out(console, left_out)
+    for tree in trees:
+        console.print(f"[bold]{escape(_title(tree))}[/]")
+        _print_gaps(console, tree.gaps, "")
+        for depth, node in tree.everything():
+            event, margin = node.way.event, _INDENT * depth
+            name = f"{margin}└─ {event.type}"
+            place = escape(f"[{event.partition}]@{event.offset}")
+            console.print(
+                f"    [cyan]{name:<28}[/] {f'+{node.after_ms:.1f}':>9} ms  {place}  [dim]{event.id}[/]"
+            )
+            print_beneath(console, node.way, margin)
+            _print_gaps(console, node.gaps, margin + _INDENT)
+        console.print()
+
+
+def _print_gaps(console: Console, gaps: Sequence[Gap], margin: str) -> None:
+    """Where the event that is missing would have been."""
+    for gap in gaps:
+        if gap.expects:
+            console.print(f"    {margin}[red]└─ ? {' or '.join(gap.expects)}[/]")
+        first, *rest = wrap(_why(gap), WIDTH - _MARGIN - len(margin) - _SERVICE_AND_DID) or [""]
+        print_line(console, margin, gap.service, gap.state, first)
+        for line in rest:
+            print_line(console, margin, "", "", line)
+
+
+def print_table(trees: Sequence[Tree], left_out: int) -> None:
+    console = _console()
+    _say_left_out(console, left_out)
+    for tree in trees:
+        console.print(f"[bold]{escape(_title(tree))}[/]")
+        console.print(f"[dim]{'ms':>9} {'event':<24} {'service':<13}{'did':<12}{' '.join(_COLUMNS)}[/]")
+        for after, what, service, did, hops in _rows(tree):
+            told = {hop.name: figure(hop) for hop in hops}
+            figures = " ".join(f"{told.get(name, ''):>{len(name)}}" for name in _COLUMNS)
+            console.print(escape(f"{after:>9} {what:<24} {service:<13}{did:<12}{figures}".rstrip()))
+        console.print()
+
+
+def _rows(tree: Tree) -> Iterator[tuple[str, str, str, str, Sequence[Hop]]]:
+    yield from _missing_rows(tree.gaps, 0)
+    for depth, node in tree.everything():
+        way, what = node.way, "  " * depth + node.way.event.type
+        origin = way.origin
+        yield f"{node.after_ms:.1f}", what, way.event.source, "decided", origin.hops if origin else ()
+        for hearing in way.hearings:
+            yield "", "", hearing.service, hearing.outcome, hearing.hops
+        yield from _missing_rows(node.gaps, depth + 1)
+
+
+def _missing_rows(gaps: Sequence[Gap], depth: int) -> Iterator[tuple[str, str, str, str, Sequence[Hop]]]:
+    for gap in gaps:
+        for expected in gap.expects:
+            yield "", f"{'  ' * depth}? {expected}", gap.service, gap.state, ()
+
+
+def as_mermaid(trees: Sequence[Tree], left_out: int) -> str:
+    """A sequence diagram. Everything that is not plain text is escaped, so that no content breaks it."""
+    lines = ["sequenceDiagram", "    participant client"]
+    lines += [f"    participant {service}" for service in SERVICES]
+
+    def note(text: str, over: str = f"client,{SERVICES[-1]}") -> None:
+        lines.append(f"    Note over {over}: {_escaped(text)}")
+
+    def missing(gap: Gap) -> None:
+        note(f"{' or '.join(gap.expects) or gap.service} is {gap.state}: {_why(gap)}", gap.service)
+
+    if left_out:
+        note(_left_out(left_out))
+    for tree in trees:
+        note(_title(tree))
+        if tree.asked and tree.service:
+            lines.append(f"    client->>{tree.service}: {_escaped(tree.asked.type)}")
+        for gap in tree.gaps:
+            missing(gap)
+        for _, node in tree.everything():
+            event = node.way.event
+            told = _escaped(f"{event.type} +{node.after_ms:.1f} ms")
+            for hearing in node.way.hearings or ():
+                arrow = "->>" if hearing.outcome == "applied" else "--x"
+                did = "" if hearing.outcome == "applied" else _escaped(f", {hearing.outcome}")
+                lines.append(f"    {event.source}{arrow}{hearing.service}: {told}{did}")
+            if not node.way.hearings:
+                lines.append(f"    {event.source}->>{event.source}: {told}")
+            for gap in node.gaps:
+                missing(gap)
+    return "\n".join(lines)
+
+
+def _escaped(text: str) -> str:
+    """As Mermaid takes any character: by its number. A long error is cut."""
+    told = shorten(text, _LONG, placeholder=" ...")
+    return re.sub(r"[^A-Za-z0-9 .,+_()\[\]@/-]", lambda found: f"#{ord(found[0])};", told)
+
+
+def as_json(id: str, trees: Sequence[Tree], left_out: int) -> str:
+    """The shape is in docs/trace.md."""
+    told = {"id": id, "left_out": left_out, "flows": [_flow(tree) for tree in trees]}
+    return json.dumps(told, indent=2, default=str)
+
+
+def _flow(tree: Tree) -> dict[str, Any]:
+    asked = tree.asked
+    return {
+        "flow": tree.flow,
+        "key": tree.key,
+        "began_at": clock(tree.began_at.timestamp()),
+        "asked": asked
+        and {
+            "service": tree.service,
+            "type": asked.type,
+            "outcome": asked.outcome,
+            "refusal": asked.refusal,
+        },
+        "missing": [asdict(gap) for gap in tree.gaps],
+        "events": [_node(node) for node in tree.nodes],
+    }
+
+
+def _node(node: Node) -> dict[str, Any]:
+    return {
+        **screens.as_json(node.way),
+        "after_ms": round(node.after_ms, 3),
+        "missing": [asdict(gap) for gap in node.gaps],
+        "followed_by": [_node(child) for child in node.children],
+    }
+
+
+def _title(tree: Tree) -> str:
+    """What was asked, of whom, when, and what the flow is called."""
+    asked = tree.asked
+    what = f"{tree.service} {asked.type}" if asked else "a flow whose request is not known"
+    title = f"{what}  {clock(tree.began_at.timestamp())}  flow {tree.flow}"
+    if asked and asked.outcome != "applied":
+        numbers = ", ".join(
+            f"{name} {value}" for name, value in (asked.refusal or {}).items() if name != "type"
+        )
+        reason = (asked.refusal or {}).get("type", "")
+        title += f"\n  {asked.outcome} {reason} {numbers}".rstrip()
+    return title
+
+
+def _why(gap: Gap) -> str:
+    since = f"for {_span(gap.since_ms)}: " if gap.since_ms is not None else ""
+    overdue = f"; overdue for {_span(gap.overdue_ms)}" if gap.overdue_ms is not None else ""
+    return f"{since}{gap.says}{overdue}"
+
+
+def _span(ms: float) -> str:
+    return f"{ms:.0f} ms" if ms < 10_000 else f"{ms / 1000:.0f} s"
+
+
+def _left_out(count: int) -> str:
+    return f"{count} older flows are left out: --limit shows more"
+
+
+def _say_left_out(console: Console, left_out: int) -> None:
+    if left_out:
+        console.print(f"{_left_out(left_out)}\n")
+
+
+def _console() -> Console:
+    """Longer lines are cut, as far as there are any."""
+    return Console(highlight=False, width=WIDTH)

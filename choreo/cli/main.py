@@ -1,0 +1,97 @@
+"""The command line: thin verbs. A new one is a module and a function of its name, and a word below."""
+
+import ast
+import logging
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+import structlog
+import typer
+from typer.core import TyperCommand
+from typer.exceptions import TyperException
+from typer.main import get_group
+from typer.rich_utils import rich_format_error
+
+from choreo.errors import Incomplete, Unavailable, UsageError
+
+VERBS = {
+    "up": "running",
+    "scale": "running",
+    "migrate": "running",
+    "provision": "running",
+    "demo": "running",
+    "bench": "programmes",
+    "chaos": "programmes",
+    "doctor": "running",
+    "docs": "programmes",
+    "trace": "debugging",
+    "record": "debugging",
+    "verify": "debugging",
+    "minimize": "debugging",
+    "state": "debugging",
+    "blame": "debugging",
+    "replay": "debugging",
+    "rebuild": "debugging",
+    "dlq": "running",
+    "keys": "running",
+}
+"""In the order in which they are listed, with the room of each."""
+
+
+class Verb(TyperCommand):
+    """Imported once it is run: all of them together take a second, and none needs what the others need."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        return imported(str(self.name)).make_context(info_name, args, parent, **extra)
+
+
+def imported(verb: str) -> Any:
+    """The command itself, with its options; of `dlq` and `keys` the group."""
+    module, alone = import_module(f"choreo.cli.{VERBS[verb]}.{verb}"), typer.Typer()
+    if group := getattr(module, "app", None):
+        alone.add_typer(group, name=verb)
+    else:
+        alone.command()(getattr(module, verb))
+    return get_group(alone).commands[verb]
+
+
+def _docstring(verb: str) -> str | None:
+    """Of the verb's function, read and not imported."""
+    file = Path(__file__).parent / VERBS[verb] / f"{verb}.py"
+    parsed = ast.parse(file.read_text())
+    (found,) = (one for one in parsed.body if isinstance(one, ast.FunctionDef) and one.name == verb)
+    return ast.get_docstring(found)
+
+
+app = typer.Typer(
+    help="A small shop of four services that meet only through Kafka.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for verb in VERBS:
+    app.command(verb, cls=Verb, help=_docstring(verb))(lambda: None)
+
+
+def main() -> NoReturn:
+    """Exits with what the verb says; 64 for wrong usage, 69 where something it needs is not to be had."""
+    # What the services' code has to say while a verb runs it: only what is wrong, and beside the output.
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    try:
+        # Not standalone: there typer itself exits with 2 for wrong usage, and verbs give 2 another meaning.
+        sys.exit(app(standalone_mode=False))
+    except TyperException as error:
+        rich_format_error(error)  # type: ignore[arg-type]
+        sys.exit(UsageError.exit_code)
+    except (UsageError, Incomplete, Unavailable) as error:
+        print(f"choreo: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""`choreo bench`: what the system needs and what it achieves on this machine."""
+
+import enum
+from typing import Annotated
+
+import typer
+
+from choreo.operations.acting.throwaway import asked_to_stop
+
+
+class Measurement(enum.StrEnum):
+    STARTUP = "startup"
+    REST = "rest"
+    LATENCY = "latency"
+    SUSTAINED = "sustained"
+    OVERLOAD = "overload"
+    WAITS = "waits"
+    REPLAY = "replay"
+
+
+_BY_ITSELF = {Measurement.REPLAY}
+"""Takes minutes, and wants a log that nobody else has written to."""
+
+
+def bench(
+    seconds: Annotated[
+        int, typer.Option(min=1, max=600, help="How long the latency and the sustained load are measured.")
+    ] = 20,
+    only: Annotated[
+        Measurement | None, typer.Option(help="Measure this alone; replay is measured no other way.")
+    ] = None,
+    events: Annotated[
+        int, typer.Option(min=4000, max=1_000_000, help="How long a log is replayed.")
+    ] = 100_000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> None:
+    """Measure start-up, memory, latency, sustained orders/s and overload on a system of its own.
+
+    With --only replay: make a log with a bit of everything, and verify, record and rebuild it.
+
+    The load comes from this machine too and is part of what is measured. Nothing is judged: quote the figures
+    together with the machine they name.
+    """
+    from choreo.benchmarks.programme import run  # the load generator is no business of the other verbs
+
+    with asked_to_stop():
+        names = [only] if only else [name for name in Measurement if name not in _BY_ITSELF]
+        run(seconds, events, names, as_json=as_json)

@@ -1,0 +1,47 @@
+"""`choreo chaos`: what the system promises, put to the test by breaking it."""
+
+from random import Random
+from typing import Annotated
+
+import typer
+
+from choreo.errors import UsageError
+from choreo.operations.acting.throwaway import asked_to_stop
+
+
+def chaos(
+    runs: Annotated[int, typer.Option(min=1, max=100, help="How often, each on a system of its own.")] = 1,
+    seed: Annotated[
+        int | None, typer.Option(help="What chance begins with; the second run has the next. Else any.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="This fault alone. May be given several times.")
+    ] = None,
+    list_them: Annotated[bool, typer.Option("--list", help="Name the faults and do nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line instead.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the evidence also where all promises held.")
+    ] = False,
+) -> None:
+    """Kill, stop and disconnect the parts of a real system under load, and judge what is left.
+
+    The system is one of its own. It is put through every fault, one after another, which takes
+    about four minutes. After each, everything has to be handled within 30 s, and topics, tables,
+    mails and what the customers know have to keep every promise. Exits 1 if one was broken.
+    """
+    from choreo.chaos.faults import FAULTS  # the fault programme is no business of the other verbs
+    from choreo.chaos.programme import run
+    from choreo.chaos.screens import JsonScreen, TextScreen
+
+    unknown = sorted(set(only or ()) - {fault.name for fault in FAULTS})
+    if unknown:
+        raise UsageError(f"There is no fault named {unknown[0]}: choreo chaos --list names them.")
+    faults = [fault for fault in FAULTS if not only or fault.name in only]
+    screen = JsonScreen() if as_json else TextScreen()
+    if list_them:
+        screen.list(faults)
+        return
+    with asked_to_stop():
+        held = run(faults, runs, Random().randrange(10_000) if seed is None else seed, screen, keep=keep)
+    if not held:
+        raise typer.Exit(1)

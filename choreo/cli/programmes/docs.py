@@ -1,0 +1,62 @@
+"""`choreo docs`: the published API documents, made from the code."""
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from choreo.chassis.settings import SERVICES, Settings
+from choreo.cli.programmes.asyncapi import asyncapi_of
+from choreo.message.catalog import FACT_OF_TYPE
+from choreo.message.schema import path_of, store
+
+FOLDER = Path(__file__).parents[3] / "docs" / "api"
+STALE = 1
+
+
+def docs(
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if a file is stale.")] = False,
+) -> None:
+    """Write each service's OpenAPI and AsyncAPI document into docs/api, from the code. Starts nothing."""
+    stale = {name: text for name, text in documents().items() if text != _stored(name)}
+    new = [] if check else [path_of(fact).name for fact in FACT_OF_TYPE.values() if store(fact)]
+    for name in new:
+        print(f"{name} is new")
+    for name, text in stale.items():
+        if check:
+            print(f"docs/api/{name} is not what the code says: run `make docs`, and look at the difference")
+        else:
+            FOLDER.mkdir(parents=True, exist_ok=True)
+            (FOLDER / name).write_text(text)
+            print(f"docs/api/{name} is written")
+    if check and stale:
+        raise typer.Exit(STALE)
+
+
+def documents() -> dict[str, str]:
+    """By file name. The same code gives the same text."""
+    settings = _nowhere()
+    found: dict[str, Any] = {}
+    for service in SERVICES:
+        composition = import_module(f"{service}_service.app")
+        _, app = composition.build(settings)
+        url = f"http://127.0.0.1:{settings.port_of(service)}"
+        servers = [{"url": url, "description": "As `choreo up` starts it."}]
+        found[f"{service}.openapi.json"] = app.openapi() | {"servers": servers}
+        found[f"{service}.asyncapi.json"] = asyncapi_of(composition.service(settings), settings.partitions)
+    return {name: json.dumps(document, indent=2) + "\n" for name, document in found.items()}
+
+
+def _stored(name: str) -> str | None:
+    path = FOLDER / name
+    return path.read_text() if path.exists() else None
+
+
+def _nowhere() -> Settings:
+    """The defaults, whatever the environment says, and parts that nobody connects to."""
+    away: dict[str, Any] = {f"{service}_database_url": "postgresql://nowhere" for service in SERVICES}
+    return Settings.model_construct(
+        **away, kafka_bootstrap_servers="nowhere:9092", smtp_url="smtp://nowhere:25"
+    )

@@ -1,0 +1,94 @@
+"""Where one system keeps its state, and where all systems of a checkout keep what can be made again."""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from choreo.chassis.settings import Settings
+from choreo.embedded.secrets import write_secret
+from choreo.errors import Unavailable
+
+_CHECKOUT = Path(__file__).resolve().parents[2]
+_DEFAULT_PORT_BASE = 8000
+
+
+class Home:
+    """The directory of the one system that `settings` describe."""
+
+    def __init__(self, settings: Settings) -> None:
+        default = _state_directory()
+        if settings.port_base != _DEFAULT_PORT_BASE:
+            default /= str(settings.port_base)
+        self.path = (settings.home or default).absolute()
+        self.kafka = self.path / "data" / "kafka"
+        self.postgres = self.path / "data" / "postgres"
+        self.maildir = self.path / "data" / "mail"
+        self.secrets = self.path / "secrets"
+        self.observer_file = self.secrets / "observer.json"
+        self.logs = self.path / "logs"
+        self._run_file = self.path / "run.json"
+        self._wish = self.path / "scale.json"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Held by one process at a time; Unavailable if by another. Let go of however this process ends."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / "lock").open("w")
+        except OSError as error:
+            raise Unavailable(
+                f"{self.path} cannot be written ({error.strerror}): choose another place with CHOREO_HOME."
+            ) from None
+        with lock as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Unavailable(
+                    f"A system already runs from {self.path}: stop it first, or run a second one beside "
+                    f"it with another CHOREO_PORT_BASE."
+                ) from None
+            yield
+
+    def broker_count(self) -> int:
+        """Of how many brokers there is data; 0 where there is none yet."""
+        return 1 if (self.kafka / "data").exists() else len(list(self.kafka.glob("[0-9]")))
+
+    def forget_data(self) -> None:
+        """Events, databases, mail and passwords. Only while held."""
+        shutil.rmtree(self.path / "data", ignore_errors=True)
+        shutil.rmtree(self.secrets, ignore_errors=True)
+
+    def write_run_file(self, facts: Mapping[str, object]) -> None:
+        """What debugging tools need to reach the running system; passwords too, so for its owner only."""
+        write_secret(self._run_file, facts)
+
+    def leave_wish(self, counts: Mapping[str, int]) -> None:
+        """For the system that runs: of which services there shall be how many processes."""
+        aside = self._wish.with_suffix(".new")
+        aside.write_text(json.dumps(counts))
+        aside.replace(self._wish)
+
+    def take_wish(self) -> dict[str, int] | None:
+        """What was wished for last and not taken yet."""
+        try:
+            counts: dict[str, int] = json.loads(self._wish.read_text())
+        except FileNotFoundError:
+            return None
+        self._wish.unlink()
+        return counts
+
+    def remove_run_file(self) -> None:
+        self._run_file.unlink(missing_ok=True)
+
+
+def cache_directory() -> Path:
+    """Shared by all systems and test runs of a checkout; may be deleted at any time."""
+    return _state_directory() / "cache"
+
+
+def _state_directory() -> Path:
+    """`.choreo` of the checkout; of the current directory where the project is installed without one."""
+    return (_CHECKOUT if (_CHECKOUT / "pyproject.toml").exists() else Path.cwd()) / ".choreo"

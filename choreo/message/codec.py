@@ -1,0 +1,196 @@
+"""Events as Kafka records and back: the CloudEvents 1.0 Kafka binding in binary mode."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+from pydantic import TypeAdapter, ValidationError
+
+from choreo.message.catalog import FACT_OF_TYPE, SOURCE_OF_TYPE
+from choreo.message.envelope import Event
+from choreo.message.fact import Fact
+from choreo.message.upcast import upcast
+
+Headers = list[tuple[str, bytes | None]]
+"""In their order; Kafka allows a name twice, and a name without a value."""
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_read_uuid = TypeAdapter(UUID).validator.validate_python
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The bytes of one Kafka record, without its place."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+class Undecodable(ValueError):
+    """These bytes are no event; the message says which part and why."""
+
+
+class UnknownType(ValueError):
+    """An event of a type this program has never heard of. Readers skip it and count it."""
+
+
+def encode(event: Event[Fact]) -> Record:
+    """The same event gives the same bytes."""
+    span_id = event.id.hex[:16]
+    headers = {
+        "content-type": "application/json",
+        "ce_specversion": "1.0",
+        "ce_id": str(event.id),
+        "ce_source": f"/{event.source}",
+        "ce_type": event.type,
+        "ce_time": event.time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "ce_subject": event.data.subject,
+        "ce_dataschema": f"urn:choreo:{event.type}:{event.data.VERSION}",
+        "ce_partitionkey": event.key,
+        "ce_sequence": f"{event.sequence:020d}",
+        "ce_correlationid": str(event.correlation_id),
+    }
+    if event.causation_id is not None:
+        headers["ce_causationid"] = str(event.causation_id)
+    headers["traceparent"] = f"00-{event.trace_id}-{span_id}-01"
+    return Record(
+        key=event.key.encode(),
+        value=event.data.model_dump_json().encode(),
+        headers=[(name, value.encode()) for name, value in headers.items()],
+    )
+
+
+def decode(record: Record) -> Event[Fact]:
+    """Raises `UnknownType` for a type not in the catalogue, `Undecodable` for anything that is no event."""
+    headers = _headers(record.headers)
+    type_ = headers.get("ce_type")
+    if type_ is None:
+        raise Undecodable("the header ce_type is missing")
+    if type_ not in FACT_OF_TYPE:
+        raise UnknownType(f"unknown event type {type_[:80]!r}")
+    try:
+        data = _data(type_, headers["ce_dataschema"], record.value)
+        key = data.key
+        event = Event(
+            id=_uuid(headers, "ce_id"),
+            source=SOURCE_OF_TYPE[type_],
+            time=_time(headers["ce_time"]),
+            key=key,
+            sequence=_sequence(headers["ce_sequence"]),
+            correlation_id=_uuid(headers, "ce_correlationid"),
+            causation_id=_uuid(headers, "ce_causationid") if "ce_causationid" in headers else None,
+            trace_id=_trace_id(headers["traceparent"]),
+            data=data,
+        )
+        if record.key != key.encode() or headers["ce_partitionkey"] != key:
+            raise Undecodable(f"the key of this {type_} is not the {data.KEY} of its data")
+        for name, expected in (
+            ("ce_specversion", "1.0"),
+            ("content-type", "application/json"),
+            ("ce_source", f"/{event.source}"),
+            ("ce_subject", data.subject),
+        ):
+            if headers[name] != expected:
+                raise Undecodable(f"the header {name} of this {type_} is not {expected[:80]!r}")
+    except KeyError as missing:
+        raise Undecodable(f"the header {missing.args[0]} is missing") from None
+    return event
+
+
+def type_in(record: Record) -> bytes | None:
+    """The type of the event it says it is, without a look at the rest."""
+    for name, value in record.headers:
+        if name == "ce_type":
+            return value
+    return None
+
+
+def _headers(pairs: Headers) -> dict[str, str]:
+    try:  # all at once; where something is wrong, one by one
+        texts = b"\0".join([value for _, value in pairs]).decode().split("\0")  # type: ignore[misc]
+        headers = dict(zip([name for name, _ in pairs], texts, strict=True))
+        if len(headers) == len(pairs):
+            return headers
+    except (TypeError, ValueError):
+        pass
+    headers = {}
+    for name, value in pairs:
+        if name in headers:
+            raise Undecodable(f"the header {name[:80]} is there twice")
+        if value is None:
+            raise Undecodable(f"the header {name[:80]} has no value")
+        try:
+            headers[name] = value.decode("utf-8")
+        except UnicodeDecodeError:
+            raise Undecodable(f"the header {name[:80]} is not UTF-8") from None
+    return headers
+
+
+def _data(type_: str, dataschema: str, value: bytes | None) -> Fact:
+    fact = FACT_OF_TYPE[type_]
+    version = fact.VERSION
+    if dataschema != f"urn:choreo:{type_}:{version}":
+        version = _version(type_, dataschema, fact.VERSION)
+    try:
+        if version < fact.VERSION:
+            old: dict[str, Any] = orjson.loads(value or b"")
+            value = orjson.dumps(upcast(type_, version, old, to=fact.VERSION))
+        return fact.model_validate_json(value or b"")
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        place = "/".join(map(str, first["loc"]))[:80] or "the whole value"
+        raise Undecodable(f"the data of this {type_} is wrong at {place}: {first['msg']}") from None
+    except (LookupError, TypeError, ValueError, AttributeError):
+        raise Undecodable(f"the data of this {type_} cannot be lifted from version {version}") from None
+
+
+def _version(type_: str, dataschema: str, known: int) -> int:
+    prefix, _, version = dataschema.rpartition(":")
+    if prefix != f"urn:choreo:{type_}" or not re.fullmatch("[0-9]{1,9}", version):
+        raise Undecodable(f"ce_dataschema is not urn:choreo:{type_}:<version>")
+    if int(version) > known:
+        raise Undecodable(f"{type_} is of version {int(version)}, and this program knows up to {known}")
+    return int(version)
+
+
+def _uuid(headers: Mapping[str, str], name: str) -> UUID:
+    try:
+        return uuid_of(headers[name])
+    except ValueError:
+        raise Undecodable(f"the header {name} is not a UUID") from None
+
+
+def uuid_of(text: str) -> UUID:
+    """As `UUID(text)`, and faster for those as everybody writes them. Raises ValueError."""
+    try:
+        found: UUID = _read_uuid(text)
+        return found
+    except ValueError:
+        return UUID(text)
+
+
+def _sequence(text: str) -> int:
+    if len(text) != 20 or not (text.isascii() and text.isdigit()) or (number := int(text)) >= 2**63:
+        raise Undecodable("the header ce_sequence is not a number of 20 digits below 2^63")
+    return number
+
+
+def _trace_id(traceparent: str) -> str:
+    if not (match := _TRACEPARENT.fullmatch(traceparent)):
+        raise Undecodable("the header traceparent is not <version>-<trace-id>-<parent-id>-<flags>")
+    return match[1]
+
+
+def _time(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is not None:
+            return moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise Undecodable("the header ce_time is not an RFC 3339 time with a time zone")

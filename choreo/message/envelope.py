@@ -1,0 +1,88 @@
+"""What surrounds a fact: who decided it, when, in which order, and because of what."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha1
+from typing import Generic, TypeVar
+from uuid import UUID
+
+from choreo.message.fact import Fact
+
+F = TypeVar("F", bound=Fact, covariant=True)
+
+NAMESPACE = UUID("7d1b1c0e-8f39-5d0a-9a53-0f6f2f6f5c11")
+_HASHED = sha1(NAMESPACE.bytes, usedforsecurity=False)
+
+
+def derived_id(*parts: object) -> UUID:
+    """The same parts give the same id, on every machine and for ever: a UUID of version 5.
+
+    What `uuid.uuid5` gives, which hashes the namespace anew each time: every fact has such an id.
+    """
+    hashed = _HASHED.copy()
+    hashed.update("\x1f".join(map(str, parts)).encode())
+    return UUID(bytes=hashed.digest()[:16], version=5)
+
+
+def event_id(service: str, cause: UUID, type: str, number: int = 0) -> UUID:
+    """The id of a cause's `number`-th result of this type, so that deciding twice gives the same id."""
+    return derived_id("event", service, cause, type, number)
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """What a command follows from: a request at the edge (a root), or an event."""
+
+    id: UUID
+    correlation_id: UUID
+    trace_id: str
+    """32 hex digits, the trace-id of a W3C traceparent."""
+    is_event: bool = False
+
+    @staticmethod
+    def root(id: UUID, trace_id: str | None = None) -> "Cause":
+        """A new flow begins here and takes its name from the request's command id."""
+        return Cause(id, correlation_id=id, trace_id=trace_id or id.hex)
+
+
+@dataclass(frozen=True, slots=True)
+class Event(Generic[F]):
+    """A fact in its envelope."""
+
+    id: UUID
+    source: str
+    """The service that decided it, without the slash of `ce_source`."""
+    time: datetime
+    key: str
+    sequence: int
+    """The step number of this key at the source: strictly increasing, gaps allowed."""
+    correlation_id: UUID
+    causation_id: UUID | None
+    trace_id: str
+    data: F
+    step: int = 0
+    """The step number of this key at the service that applies it; equal to `sequence` at the source."""
+
+    @property
+    def type(self) -> str:
+        return type(self.data).__name__
+
+    def applied_as(self, step: int) -> "Event[F]":
+        """The same event, with the step number it has at the service that applies it."""
+        return Event(
+            self.id,
+            self.source,
+            self.time,
+            self.key,
+            self.sequence,
+            self.correlation_id,
+            self.causation_id,
+            self.trace_id,
+            self.data,
+            step,
+        )
+
+    @property
+    def cause(self) -> Cause:
+        """The cause of whatever is decided because of this event."""
+        return Cause(self.id, self.correlation_id, self.trace_id, is_event=True)

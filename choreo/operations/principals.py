@@ -1,0 +1,17 @@
+"""Who comes to Kafka, and what each must be let do."""
+
+from collections.abc import Mapping
+
+from choreo.chassis.kafka.grants import Grant, observing
+from choreo.chassis.registry import service_of
+from choreo.chassis.settings import OBSERVER, SERVICES, TOPICS, Settings
+
+
+def topic_names(settings: Settings) -> list[str]:
+    return [settings.topic_prefix + topic for topic in TOPICS.values()]
+
+
+def grants_of_all(settings: Settings) -> Mapping[str, frozenset[Grant]]:
+    """By service, and the observer's."""
+    grants = {name: service_of(name, settings).grants(settings.topic_prefix) for name in SERVICES}
+    return grants | {OBSERVER: observing(topic_names(settings))}

@@ -1,0 +1,269 @@
+"""What there is to say about a system's health, each with what to do where a person is needed."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import httpx
+import psycopg
+from aiokafka.errors import KafkaError
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from choreo.chassis.backlog import Depth, read_depths
+from choreo.chassis.database.connection import Connection, raw_connection
+from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.kafka.admin import administering
+from choreo.chassis.kafka.grants import AccessDenied, Grant, asking
+from choreo.chassis.kafka.topic_log import LogMismatch, PartitionLog, compare, describe
+from choreo.chassis.kafka.topics import FOREVER
+from choreo.chassis.service import Service
+from choreo.chassis.settings import SERVICES, TOPICS
+from choreo.chassis.transaction import positions
+from choreo.chassis.transaction.positions import Place, Position
+from choreo.embedded.ports import LOOPBACK
+from choreo.operations.reading.granted import Unknowable, allowed, read_acls
+from choreo.operations.reading.installation import Installation
+from choreo.operations.replicas import Replica, replicas_of
+
+LONG = 60.0
+"""Seconds after which what is still unfinished needs a person."""
+_PATIENCE = 5.0
+_ASK_AGAIN = 0.1
+
+_GRANTS = """/* grants.missing: what the running service may not do and must, and may do and must not */
+SELECT relname, privilege,
+    description LIKE 'append-only%%' AND privilege IN ('UPDATE', 'DELETE') AS forbidden
+FROM pg_class
+CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
+LEFT JOIN pg_description ON objoid = pg_class.oid AND objsubid = 0
+WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname <> 'alembic_version'
+AND has_table_privilege(pg_class.oid, privilege)
+    = coalesce(description LIKE 'append-only%%' AND privilege IN ('UPDATE', 'DELETE'), false)
+ORDER BY relname, privilege"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    about: str
+    """A topic or a service."""
+    check: str
+    says: str
+    cure: str = ""
+    """What a person should do; empty where all is well."""
+
+    @property
+    def needs_a_person(self) -> bool:
+        return bool(self.cure)
+
+
+async def examine(installation: Installation) -> list[Finding]:
+    """Topics first, then services. What cannot be asked is a finding, too; nothing is raised."""
+    prefix = installation.settings.topic_prefix
+    topics = [prefix + topic for topic in TOPICS.values()]
+    findings: list[Finding] = []
+    log: Mapping[Place, PartitionLog] = {}
+    old: Mapping[Place, int] = {}
+    try:
+        log, since, old = await _ask_kafka(installation.kafka, topics)
+        with administering(installation.kafka) as admin:
+            findings = await asyncio.to_thread(_topics, admin, topics, log, since)
+            findings += await asyncio.to_thread(_kafka_grants, admin, installation)
+    except AccessDenied as denied:
+        findings.append(Finding("Kafka", "answers", str(denied), "correct them"))
+    except LogMismatch as missing:
+        findings.append(
+            Finding("Kafka", "topics", str(missing), "restore it; a new cluster: choreo provision")
+        )
+    except (KafkaError, KafkaException) as error:
+        reason = error.args[0].str() if isinstance(error, KafkaException) else str(error)
+        cure = "start it, or correct KAFKA_BOOTSTRAP_SERVERS"
+        findings.append(Finding("Kafka", "answers", f"{installation.kafka.bootstrap}: {reason}", cure))
+    async with installation.engines() as engines, httpx.AsyncClient(timeout=_PATIENCE) as http:
+        for name, engine in engines.items():
+            ports = installation.own_ports.get(name) or [installation.settings.port_of(name)]
+            for replica, port in zip(replicas_of({name: len(ports)}), ports, strict=True):
+                findings.append(await _ready(http, replica, port))
+            findings += await _service(installation.service(name), engine, prefix, log, old)
+    return findings
+
+
+async def _ask_kafka(
+    access: KafkaAccess, topics: Sequence[str]
+) -> tuple[Mapping[Place, PartitionLog], Mapping[Place, int], Mapping[Place, int]]:
+    """The log as it is, the time of each partition's first record (milliseconds since the epoch; -1 where
+    there is none), and how far it had been written `LONG` ago. Again where the cluster refuses for a moment
+    only, as it does while the leader of a partition is new.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            log = await describe(access, topics)
+            async with asking(access) as cluster:
+                first = await cluster.offsets(log, 0)
+                young = await cluster.offsets(log, int(1000 * (time.time() - LONG)))
+        except (KafkaError, LogMismatch):
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(_ASK_AGAIN)
+        else:
+            since = {place: at for place, (_, at) in first.items()}
+            old = {place: log[place].latest if offset < 0 else offset for place, (offset, _) in young.items()}
+            return log, since, old
+
+
+def _topics(
+    admin: AdminClient, topics: Sequence[str], log: Mapping[Place, PartitionLog], first: Mapping[Place, int]
+) -> list[Finding]:
+    times: dict[str, list[int]] = {}
+    for (topic, _), timestamp in first.items():
+        if timestamp >= 0:
+            times.setdefault(topic, []).append(timestamp)
+    resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
+    configs = admin.describe_configs(resources, request_timeout=_PATIENCE)
+    findings = []
+    for resource, config in configs.items():
+        topic, settings = resource.name, config.result()
+        parts = {partition: there for (name, partition), there in log.items() if name == topic}
+        count = sum(there.latest - there.earliest for there in parts.values())
+        since = f"since {_utc(min(times[topic]))}" if topic in times else "nothing yet"
+        findings.append(Finding(topic, "holds", f"{count} records in {len(parts)} partitions, {since}"))
+        lost = {number: there.earliest for number, there in parts.items() if there.earliest}
+        if lost:
+            where = ", ".join(f"[{number}] before {offset}" for number, offset in sorted(lost.items()))
+            findings.append(
+                Finding(topic, "replayable", f"records are gone: {where}", "restore the topic from a copy")
+            )
+        else:
+            findings.append(Finding(topic, "replayable", "from its first record"))
+        wrong = {name: settings[name].value for name in FOREVER if settings[name].value != FOREVER[name]}
+        if wrong:
+            told = ", ".join(f"{name}={value}" for name, value in wrong.items())
+            must = ", ".join(f"{name}={FOREVER[name]}" for name in wrong)
+            findings.append(Finding(topic, "retention", f"forgets facts: {told}", f"set {must} on it"))
+        else:
+            findings.append(Finding(topic, "retention", "for ever"))
+    return findings
+
+
+def _kafka_grants(admin: AdminClient, installation: Installation) -> list[Finding]:
+    """For each service whether Kafka lets it do its work, and nothing else with what is this system's."""
+    try:
+        acls = read_acls(admin)
+    except Unknowable as why:
+        return [Finding("Kafka", "grants", str(why), "grant it, or look yourself")]
+    if acls is None:
+        return [Finding("Kafka", "grants", "no authorizer: everybody may do everything")]
+    settings = installation.settings
+    by_service = {name: installation.service(name).grants(settings.topic_prefix) for name in SERVICES}
+    needed: dict[str, set[Grant]] = {}
+    for name, grants in by_service.items():  # several may have one name
+        needed.setdefault(settings.kafka_access(name).principal, set()).update(grants)
+    resources = {(grant.resource, grant.name) for grants in by_service.values() for grant in grants}
+    resources.add(("cluster", "kafka-cluster"))
+    findings = []
+    for name in SERVICES:
+        principal = settings.kafka_access(name).principal
+        may = allowed(acls, principal, resources)
+        told = [f"{grant} is missing" for grant in sorted(by_service[name] - may)]
+        told += [f"{grant} is too much" for grant in sorted(may - needed[principal])]
+        cure = f"choreo provision, or put it right for {principal}" if told else ""
+        findings.append(Finding(name, "Kafka grants", ", ".join(told) or "as they must be", cure))
+    return findings
+
+
+async def _ready(http: httpx.AsyncClient, replica: Replica, port: int) -> Finding:
+    name, check = replica.service, "ready" if replica.number == 1 else f"ready: {replica.name}"
+    try:
+        answer = await http.get(f"http://{LOOPBACK}:{port}/health/ready")
+    except httpx.TransportError:
+        return Finding(name, check, f"nobody answers on port {port}", "start it: choreo up")
+    parts = answer.json().get("parts", {})
+    said = "; ".join(f"{part}: {told['detail']}" for part, told in parts.items() if told["status"] != "ok")
+    if answer.status_code == 200:
+        return Finding(name, check, "works")
+    return Finding(name, check, said or f"answered {answer.status_code}", "see what it says, and its log")
+
+
+async def _service(
+    service: Service[object],
+    engine: AsyncEngine,
+    prefix: str,
+    log: Mapping[Place, PartitionLog],
+    old: Mapping[Place, int],
+) -> list[Finding]:
+    name = service.name
+    heard = service.heard_topics(prefix)
+    try:
+        async with raw_connection(engine) as conn:
+            depths = await read_depths(conn, service.waiting)
+            read = {position.place: position for position in await positions.read(conn, heard)}
+            grants = await _grants(conn)
+    except (SQLAlchemyError, psycopg.Error, OSError) as error:
+        reason = str(error).splitlines()[0] or repr(error)
+        return [Finding(name, "database", reason, "see that it runs and that its URL is right")]
+    findings = [_reads(name, topic, log, read, old) for topic in heard] if log else []
+    findings.append(
+        _age(name, "unpublished", depths.unpublished, "see that Kafka runs and what its log says")
+    )
+    if service.waiting:
+        what = service.waiting.what
+        findings.append(_age(name, f"waiting: {what}", depths.waiting, "see docs/operations.md, Waiting"))
+    findings.append(_age(name, "parked", depths.parked, "choreo dlq ls", long=0))
+    findings.append(_granted(name, grants))
+    return findings
+
+
+def _reads(
+    name: str,
+    topic: str,
+    log: Mapping[Place, PartitionLog],
+    read: Mapping[Place, Position],
+    old: Mapping[Place, int],
+) -> Finding:
+    """Whether it has read this topic, and whether this is the topic it has read."""
+    places = [place for place in log if place[0] == topic]
+    try:
+        for place in places:
+            compare(name, log[place], read.get(place))
+    except LogMismatch as mismatch:
+        return Finding(name, f"reads {topic}", str(mismatch), "see docs/operations.md, Another log")
+    next_offset = {place: read[place].next_offset if place in read else 0 for place in places}
+    lag = sum(log[place].latest - next_offset[place] for place in places)
+    late = any(next_offset[place] < old[place] for place in places)
+    says = f"lag {lag}" + (f", some of it longer than {LONG:.0f} s" if late else "")
+    return Finding(name, f"reads {topic}", says, f"see whether {name} is ready, and its log" if late else "")
+
+
+def _age(name: str, check: str, depth: Depth, cure: str, long: float = LONG) -> Finding:
+    count, since = depth
+    if not count or since is None:
+        return Finding(name, check, "none")
+    age = (datetime.now(UTC) - since).total_seconds()
+    return Finding(name, check, f"{count}, the oldest for {age:.0f} s", cure if age > long else "")
+
+
+async def _grants(conn: Connection) -> Sequence[tuple[str, str, bool]]:
+    return await (await conn.execute(_GRANTS.encode())).fetchall()
+
+
+def _granted(name: str, wrong: Sequence[tuple[str, str, bool]]) -> Finding:
+    if not wrong:
+        return Finding(name, "grants", "as they must be")
+    told = [
+        f"{privilege} on {table} {'is too much' if forbidden else 'is missing'}"
+        for table, privilege, forbidden in wrong
+    ]
+    return Finding(name, "grants", ", ".join(told), f"as owner of the tables, put it right for role {name}")
+
+
+def _utc(ms: int) -> str:
+    return (
+        datetime.fromtimestamp(ms / 1000, UTC)
+        .isoformat(sep=" ", timespec="seconds")
+        .replace("+00:00", " UTC")
+    )

@@ -1,0 +1,107 @@
+"""The system a tool works on: the one that runs from this home, or the parts the environment names."""
+
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from pydantic import SecretStr, ValidationError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from choreo.chassis.database.connection import make_engine
+from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.registry import service_of
+from choreo.chassis.service import Service
+from choreo.chassis.settings import OBSERVER, SERVICES, Settings
+from choreo.embedded.home import Home
+from choreo.errors import Unavailable
+
+
+@dataclass(frozen=True)
+class Installation:
+    settings: Settings
+    """As the running services have them."""
+    database_urls: Mapping[str, str]
+    """By service, as its runtime role."""
+    own_ports: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Where each process of a service answers for itself; unknown where `choreo up` does not run them."""
+    owner_urls: Mapping[str, str] = field(default_factory=dict)
+    """By service, as the owner of its tables, where that is somebody else."""
+
+    @property
+    def kafka(self) -> KafkaAccess:
+        """The observer's."""
+        return self.settings.kafka_access(OBSERVER)
+
+    def service(self, name: str) -> Service[Any]:
+        """As today's code has it."""
+        return service_of(name, self.settings)
+
+    @asynccontextmanager
+    async def engines(self) -> AsyncIterator[dict[str, AsyncEngine]]:
+        """One for each service's database; opened when used."""
+        engines = {name: make_engine(url, pool_size=2) for name, url in self.database_urls.items()}
+        try:
+            yield engines
+        finally:
+            for engine in engines.values():
+                await engine.dispose()
+
+
+def running_system(settings: Settings) -> dict[str, Any] | None:
+    """What run.json says of the system that runs from this home."""
+    try:
+        facts: dict[str, Any] = json.loads((Home(settings).path / "run.json").read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return facts if psutil.pid_exists(facts["pid"]) else None
+
+
+def observer_access(facts: Mapping[str, Any]) -> KafkaAccess:
+    """To Kafka; `facts` are those of run.json."""
+    return KafkaAccess.from_told(json.loads(Path(facts["observer"]).read_text())["kafka"])
+
+
+def read_settings() -> Settings:
+    """From the environment; Unavailable, naming the variable, if one is broken."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        why = first["msg"].lower()
+        field = str(first["loc"][0])
+        variable = field if field.isupper() else f"CHOREO_{field.upper()}"
+        raise Unavailable(f"{variable} is not usable: {why}; correct it or unset it.") from None
+
+
+def find_installation() -> Installation:
+    """Unavailable, saying what to do, where there is none."""
+    settings = read_settings()
+    facts = running_system(settings)
+    if facts is not None:
+        kafka = observer_access(facts)
+        users = {f"{name}_kafka_username": username for name, username in facts["kafka_users"].items()}
+        told = users | {
+            "kafka_bootstrap_servers": kafka.bootstrap,
+            "kafka_security_protocol": kafka.protocol,
+            "kafka_sasl_mechanism": kafka.mechanism,
+            "kafka_ca_file": kafka.ca_file,
+            "observer_kafka_password": SecretStr(kafka.password),
+            "topic_prefix": facts["topic_prefix"],
+            "partitions": facts["partitions"],
+            "currency": facts["currency"],
+            "decide_within": facts["decide_within"],
+        }
+        return Installation(
+            settings.model_copy(update=told), facts["runtime_urls"], facts["own_ports"], facts["owner_urls"]
+        )
+    urls = {name: settings.database_url_of(name) for name in SERVICES}
+    if settings.kafka_bootstrap_servers and all(urls.values()):
+        return Installation(settings, {name: url for name, url in urls.items() if url})
+    raise Unavailable(
+        f"No system runs from {Home(settings).path}: start it with `choreo up`, name its home with "
+        "CHOREO_HOME or its CHOREO_PORT_BASE, or set KAFKA_BOOTSTRAP_SERVERS and the four ..._DATABASE_URL."
+    )

@@ -1,0 +1,5 @@
+"""What happened, made to happen again in memory. It reads what any service wrote, so it knows all facts."""
+
+from choreo.chassis.registry import load_facts
+
+load_facts()

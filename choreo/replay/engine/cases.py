@@ -1,0 +1,72 @@
+"""Which case of an `evolve` a fact came to."""
+
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+from choreo.message.envelope import Event
+from choreo.message.fact import Fact
+from choreo.replay.engine.sandbox import no_side_effects
+from choreo.replay.engine.source_lines import _short
+
+Evolve = Callable[[Any, Event[Fact]], Any]
+
+
+def case_taken(evolve: Evolve, state: Any, event: Event[Fact]) -> str:
+    """File and line. Where several cases are for this type, the function runs once more to see which."""
+    code = evolve.__code__
+    fitting = _cases(code, event.type)
+    if len(fitting) > 1:
+        tried = [line for line in _lines_of(evolve, state, event) if line in fitting]
+        return _place(code, tried[-1])
+    return case_of(evolve, event.type)
+
+
+def case_of(function: Callable[..., Any], type_: str) -> str:
+    """Where a handler's first case for facts of this type begins: file and line."""
+    code = function.__code__
+    fitting = _cases(code, type_)
+    return _place(code, fitting[0] if fitting else code.co_firstlineno)
+
+
+@cache
+def _cases(code: CodeType, type_: str) -> tuple[int, ...]:
+    """The lines of a function where a case for this type begins."""
+    try:
+        lines = Path(code.co_filename).read_text().splitlines()
+    except OSError:
+        return ()
+    own = sorted({line for _, _, line in code.co_lines() if line})
+    return tuple(
+        number
+        for number in own
+        if lines[number - 1].strip().startswith("case ") and f"{type_}(" in lines[number - 1]
+    )
+
+
+@cache
+def _place(code: CodeType, line: int) -> str:
+    return f"{_short(code.co_filename)}:{line}"
+
+
+def _lines_of(evolve: Evolve, state: Any, event: Event[Fact]) -> list[int]:
+    """Those that run, in order."""
+    seen: list[int] = []
+
+    def watch(frame: FrameType, happened: str, _: Any) -> Any:
+        if frame.f_code is not evolve.__code__:
+            return None
+        seen.append(frame.f_lineno)
+        return watch
+
+    before = sys.gettrace()
+    sys.settrace(watch)
+    try:
+        with no_side_effects():
+            evolve(state, event)
+    finally:
+        sys.settrace(before)
+    return seen

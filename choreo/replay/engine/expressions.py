@@ -1,0 +1,102 @@
+"""What somebody asks of every step, in Python: no builtins, over plain data as JSON has it."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from types import CodeType
+from typing import Any
+
+import orjson
+
+from choreo.chassis.service import Service
+from choreo.chassis.transaction.state_store import Shelf
+from choreo.message.codec import Undecodable
+from choreo.message.envelope import Event
+from choreo.replay.engine.walk import Ahead
+from choreo.replay.sources.rows import plain, values
+
+
+class BadExpression(ValueError):
+    """The message is a sentence with the place."""
+
+
+class Plain(dict[str, Any]):
+    """`state.account.balance` and `state["account"]["balance"]` are the same."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"there is {', '.join(self) or 'nothing'}, and no {name}") from None
+
+
+class Expression:
+    def __init__(self, text: str, option: str) -> None:
+        """Raises `BadExpression`."""
+        self.text = text
+        try:
+            self._code: CodeType = compile(text.strip(), option, "eval")
+        except SyntaxError as error:
+            raise BadExpression(
+                f"{option} is no Python expression at column {error.offset}: {error.msg}: {text}"
+            ) from None
+        except (ValueError, MemoryError, RecursionError) as error:
+            raise BadExpression(f"{option} is no Python expression: {error or 'it is too deep'}.") from None
+
+    def value(self, names: Mapping[str, Any]) -> Any:
+        """Raises whatever it raises."""
+        return eval(self._code, {**names, "__builtins__": {}})
+
+
+def names_at(ahead: Ahead) -> dict[str, Any]:
+    """Every field of the event's or command's data, and what surrounds it."""
+    entry, input = ahead.entry, ahead.taken.input
+    if isinstance(input, Event):
+        data = input.data.model_dump(mode="json")
+    elif isinstance(input, Undecodable):
+        data = {}
+    else:
+        told = {field.name: getattr(input, field.name) for field in fields(input) if field.name != "cause"}
+        data = orjson.loads(orjson.dumps(told))
+    return {
+        **{name: _plain(value) for name, value in data.items()},
+        "type": entry.type,
+        "key": entry.key,
+        "id": str(entry.id),
+        "service": entry.service,
+        "now": plain(entry.now),
+        "topic": entry.topic,
+        "partition": entry.partition,
+        "offset": entry.offset,
+        "state": state_of(ahead.taken.service, ahead.taken.state),
+    }
+
+
+def state_of(service: Service[Any], state: Any) -> Plain:
+    """The rows that the handlers are given, by the names of their fields and by primary key as text."""
+    told = Plain()
+    for shelf in service.shelves.shelves:
+        held = getattr(state, shelf.field)
+        if shelf.single:
+            told[shelf.field] = None if held is None else row_of(shelf, held)
+        else:
+            told[shelf.field] = Plain({name_as_text(name): row_of(shelf, row) for name, row in held.items()})
+    return told
+
+
+def row_of(shelf: Shelf, row: Any) -> Plain:
+    told = zip((column.name for column in shelf.table.columns), values(shelf.table, row), strict=True)
+    return Plain({name: _plain(plain(value)) for name, value in told})
+
+
+def name_as_text(name: Any) -> str:
+    """A composite primary key is `a,b`."""
+    return ",".join(str(plain(part)) for part in (name if isinstance(name, tuple) else (name,)))
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case dict():
+            return Plain({name: _plain(inner) for name, inner in value.items()})
+        case list():
+            return [_plain(inner) for inner in value]
+    return value

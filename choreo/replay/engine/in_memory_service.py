@@ -1,0 +1,112 @@
+"""A service in memory: its decider and its rows, without database, broker and HTTP.
+
+Each input takes the very step the kernel takes (`choreo/chassis/transaction/step.py`), on the very
+rows the kernel would load.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cache
+from typing import Any, Generic, TypeVar
+
+from pydantic import TypeAdapter
+
+from choreo.chassis.service import Service
+from choreo.chassis.transaction.state_store import Memory, Shelf
+from choreo.chassis.transaction.step import Decider, Step, hear, obey
+from choreo.message.codec import Undecodable
+from choreo.message.decider import Command
+from choreo.message.envelope import Event
+from choreo.message.fact import Fact
+
+S = TypeVar("S")
+
+Row = tuple[str, Any]
+"""A shelf's field and a primary key."""
+
+Put = tuple[Shelf, Any | None, Any, Event[Fact], S]
+"""A row that was written: where, what it was (None: a new one), what it is, by which fact, and the state that
+this fact met.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken(Generic[S]):
+    """An input that is about to be taken. `run` may be called again and again: nothing is changed by it."""
+
+    service: Service[S]
+    input: Event[Fact] | Command | Undecodable
+    """A record that is no event raises what it is instead."""
+    state: S
+    now: datetime
+    sequence: int
+    """The key's number before it."""
+    trail: list[tuple[Event[Fact], S]] = field(default_factory=list)
+    """The facts that were evolved by the last run, each with the state after it."""
+
+    def run(self) -> Step[S]:
+        """Raises what a handler raises."""
+        self.trail.clear()
+        if isinstance(self.input, Undecodable):
+            raise self.input
+        own = self.service.decider
+        decider = Decider(own.service, own.decide, self._evolve, own.react)
+        if isinstance(self.input, Event):
+            return hear(decider, self.state, self.input, self.now, self.sequence)
+        return obey(decider, self.state, self.input, self.now, self.sequence)
+
+    def puts(self) -> list[Put[S]]:
+        """What its last run writes."""
+        puts: list[Put[S]] = []
+        before = self.state
+        for event, after in self.trail:
+            for shelf in self.service.shelves.shelves:
+                added, changed = shelf.differences(before, after)
+                puts += [(shelf, None, row, event, before) for row in added]
+                puts += [(shelf, old, row, event, before) for old, row in changed]
+            before = after
+        return puts
+
+    def _evolve(self, state: S, event: Event[Fact]) -> S:
+        state = self.service.decider.evolve(state, event)
+        self.trail.append((event, state))
+        return state
+
+
+class Shadow(Generic[S]):
+    def __init__(self, service: Service[S]) -> None:
+        self.service = service
+        self.memory = Memory(service.shelves.shelves)
+        self.sequences: dict[str, int] = {}
+        """By key: the number of the last fact applied."""
+        self._commands = {command.__name__: _adapter(command) for command in service.obeys}
+
+    def command(self, type_: str, fields: dict[str, Any]) -> Command:
+        """As the journal has it. Raises LookupError for one that today's code does not know, ValueError."""
+        command: Command = self._commands[type_].validate_python(fields)
+        return command
+
+    def skip(self, key: str, step: int) -> None:
+        """On to this step of the key, where the inputs that made those before it were left out."""
+        self.sequences[key] = max(self.sequences.get(key, 0), step)
+
+    def take(self, key: str, input: Event[Fact] | Command | Undecodable, now: datetime) -> Taken[S]:
+        """The state it meets. Nothing happens yet."""
+        content = input.data if isinstance(input, Event) else input
+        state = self.service.shelves.recall(self.memory, key, content)
+        return Taken(self.service, input, state, now, self.sequences.get(key, 0))
+
+    def keep(self, key: str, taken: Taken[S]) -> list[Put[S]]:
+        """Writes what the kernel would write after its last run."""
+        puts = taken.puts()
+        for event, _ in taken.trail:
+            self.sequences[key] = event.step
+        for shelf, _, row, _, _ in puts:
+            self.memory.put(shelf, row)
+        return puts
+
+
+@cache
+def _adapter(command: type[Command]) -> TypeAdapter[Any]:
+    """Made once: that takes longer than many steps."""
+    return TypeAdapter(command)

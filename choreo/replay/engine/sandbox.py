@@ -1,0 +1,106 @@
+"""While a handler is replayed it can reach nothing outside: whoever tries is told where.
+
+Python itself reports what is about to be opened (PEP 578). That stops mistakes, and is no prison: a C library
+that opens something by itself reports nothing.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from choreo.replay.engine.source_lines import _is_ours, _place
+
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_ATTEMPTS = {
+    "socket.": "open a socket",
+    "subprocess.": "start a process",
+    "os.system": "start a process",
+    "os.exec": "start a process",
+    "os.posix_spawn": "start a process",
+    "os.spawn": "start a process",
+    "os.fork": "start a process",
+    "os.kill": "send a signal",
+    "_thread.start_new_thread": "start a thread",
+    "ctypes.dlopen": "load a library",
+    "sqlite3.connect": "open a database",
+    "os.remove": "remove a file",
+    "os.rmdir": "remove a directory",
+    "os.rename": "rename a file",
+    "os.mkdir": "make a directory",
+    "os.link": "link a file",
+    "os.symlink": "link a file",
+    "os.truncate": "write a file",
+    "os.chmod": "change a file",
+    "os.chown": "change a file",
+    "os.utime": "change a file",
+}
+"""By the beginning of the name of Python's audit event."""
+
+
+class SideEffect(Exception):
+    """A handler tried to do something. The message is a sentence."""
+
+
+class _Watch:
+    """Python has no way to take a hook back: there is one, which does nothing most of the time."""
+
+    def __init__(self) -> None:
+        self.on = self._installed = False
+        self.refused: SideEffect | None = None
+
+    def begin(self) -> None:
+        if not self._installed:
+            sys.addaudithook(self._hook)
+            self._installed = True
+        self.on, self.refused = True, None
+
+    def _hook(self, name: str, args: tuple[Any, ...]) -> None:
+        if not self.on:
+            return
+        attempt = _attempt(name, args)
+        if attempt is None:
+            return
+        self.on = False  # what is looked at now is our own doing
+        refused = SideEffect(f"{_handler()} tries to {attempt}: a replay has no side effects.")
+        self.refused = self.refused or refused
+        self.on = True
+        raise refused
+
+
+_watch = _Watch()
+
+
+@contextmanager
+def no_side_effects() -> Iterator[None]:
+    """Raises `SideEffect`, even where the handler has caught it. For plain code: no await within."""
+    _watch.begin()
+    try:
+        yield
+    finally:
+        _watch.on = False
+        if _watch.refused is not None:
+            raise _watch.refused
+
+
+def _attempt(name: str, args: tuple[Any, ...]) -> str | None:
+    if name == "open":
+        path, _, flags = args
+        if flags & _WRITING and not _is_importing():
+            return f"write the file {path}"
+        return None
+    found = next((what for beginning, what in _ATTEMPTS.items() if name.startswith(beginning)), None)
+    return f"{found} ({name})" if found else None
+
+
+def _is_importing() -> bool:
+    """Python keeps what it has compiled."""
+    return sys._getframe(3).f_code.co_filename.startswith("<frozen importlib")
+
+
+def _handler() -> str:
+    frame = sys._getframe(2)
+    while frame.f_back is not None and not _is_ours(frame.f_code.co_filename):
+        frame = frame.f_back
+    return _place(frame) if _is_ours(frame.f_code.co_filename) else "a handler"

@@ -1,0 +1,408 @@
+"""A recording: a stream in a file, as NDJSON, gzipped where its name ends in `.gz`; see docs/replay.md.
+
+The first line is the manifest. Then come topic records with kcat's keys, journal entries and unpublished
+facts, in the order of the stream. The last line holds a digest of all before it: a file that was cut off or
+edited is found out on opening.
+"""
+
+import gzip
+import hashlib
+import shutil
+import zlib
+from base64 import b64decode, b64encode
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+from sqlalchemy import Table
+
+from choreo.chassis.transaction.journal import CODE_VERSION
+from choreo.chassis.transaction.positions import Place
+from choreo.message.codec import Headers, Record, uuid_of
+from choreo.replay.sources.records import (
+    Broken,
+    Cut,
+    Item,
+    JournalEntry,
+    Source,
+    Span,
+    TopicRecord,
+    Unpublished,
+)
+from choreo.replay.sources.redaction import Redaction
+from choreo.replay.sources.rows import Digest, canonical, plain
+
+FORMAT = 1
+_BEGINNING = b'{"recording":'
+_AT_ONCE = 200
+"""Items: so few that they stay in the processor's cache until they are replayed."""
+
+
+class NotARecording(Exception):
+    """The file is none, or not one this program can read. The message is a sentence."""
+
+
+# -- writing ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Written:
+    """What a recording holds, as its manifest says it."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    """Lines by what they are: a topic, the journal of a service, the outbox of a service."""
+    gaps: list[dict[str, Any]] = field(default_factory=list)
+    """Offsets that Kafka does not have, although they lie within."""
+    rows: dict[str, dict[str, str]] = field(default_factory=dict)
+    """By service and table, the digest of its rows."""
+
+
+class Writer:
+    """Lines go to a file beside; `finish` puts the manifest before them. Use as a context."""
+
+    def __init__(self, path: Path, cut: Cut, redaction: Redaction | None) -> None:
+        self._path = path
+        self._body_path = path.with_name(f".{path.name}.part")
+        self._cut = cut
+        self._redaction = redaction
+        self._sha = hashlib.sha256()
+        self._next: dict[Place, int] = {place: span.first for place, span in cut.spans.items()}
+        self.written = Written()
+
+    def __enter__(self) -> "Writer":
+        self._body = _create(self._body_path, self._path)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._body.close()
+        self._body_path.unlink(missing_ok=True)
+
+    def write(self, items: Sequence[Item]) -> None:
+        for item in items:
+            line = orjson.dumps(self._told(item), option=orjson.OPT_APPEND_NEWLINE)
+            self._sha.update(line)
+            self._body.write(line)
+
+    def finish(self) -> None:
+        for place, span in self._cut.spans.items():
+            self._gap(place, span.end)
+        self._body.close()
+        manifest = orjson.dumps(self._manifest(), option=orjson.OPT_APPEND_NEWLINE)
+        end = _end(self.written.counts.total(), manifest, self._sha)
+        unfinished = self._path.with_name(f".{self._path.name}.new")
+        with unfinished.open("wb") as out, self._body_path.open("rb") as body:
+            out.write(self._packed(manifest))
+            shutil.copyfileobj(body, out)
+            out.write(self._packed(end))
+        unfinished.replace(self._path)
+
+    def _packed(self, line: bytes) -> bytes:
+        """gzip allows several files in a row: the manifest comes first although it is written last."""
+        return gzip.compress(line, mtime=0) if _is_gzip(self._path) else line
+
+    def _told(self, item: Item) -> dict[str, Any]:
+        match item:
+            case TopicRecord():
+                self._gap((item.topic, item.partition), item.offset)
+                self._next[item.topic, item.partition] = item.offset + 1
+                self.written.counts[item.topic] += 1
+                return {
+                    "topic": item.topic,
+                    "partition": item.partition,
+                    "offset": item.offset,
+                    "tstype": "logappend" if item.appended else "create",
+                    "ts": item.timestamp,
+                    "broker": -1,
+                    **_of_record(self._hidden(item.record)),
+                }
+            case JournalEntry():
+                self.written.counts[f"journal of {item.service}"] += 1
+                return self._entry(item)
+            case Unpublished():
+                self.written.counts[f"outbox of {item.service}"] += 1
+                return {"outbox": item.service, **_of_record(self._hidden(item.record))}
+
+    def _entry(self, entry: JournalEntry) -> dict[str, Any]:
+        command = entry.command
+        if command is not None and self._redaction:
+            command = orjson.loads(self._redaction.data(orjson.dumps(command)))
+        return {
+            "journal": entry.service,
+            "position": entry.position,
+            "id": entry.id,
+            "key": entry.key,
+            "step": entry.step,
+            "kind": entry.kind,
+            "type": entry.type,
+            "topic": entry.topic,
+            "partition": entry.partition,
+            "offset": entry.offset,
+            "flow": entry.correlation_id,
+            "outcome": entry.outcome,
+            "command": command,
+            "refusal": entry.refusal,
+            "now": plain(entry.now),
+            "received": entry.received_at and plain(entry.received_at),
+            "code": entry.code_version,
+        }
+
+    def _hidden(self, record: Record) -> Record:
+        if self._redaction is None or record.value is None:
+            return record
+        return Record(record.key, self._redaction.data(record.value), record.headers)
+
+    def _gap(self, place: Place, offset: int) -> None:
+        if self._cut.is_whole and offset > self._next[place]:
+            self.written.gaps.append(
+                {"topic": place[0], "partition": place[1], "from": self._next[place], "to": offset}
+            )
+
+    async def digest(self, source: Source, service: str, table: Table) -> None:
+        """Adds that of the table's rows at the cut."""
+        rows = source.rows(service, table)
+        if rows is None or not self._cut.is_whole:
+            return
+        digest = Digest()
+        async for page in rows:
+            for row in page:
+                told = canonical(row)
+                digest.add(self._redaction.data(told) if self._redaction else told)
+        self.written.rows.setdefault(service, {})[str(table.name)] = str(digest)
+
+    def _manifest(self) -> dict[str, Any]:
+        cut = self._cut
+        return {
+            "recording": FORMAT,
+            "code": CODE_VERSION,
+            "at": plain(datetime.now(UTC)),
+            "services": cut.services,
+            "topic_prefix": cut.topic_prefix,
+            "currency": cut.currency,
+            "decide_within": cut.decide_within,
+            "keys": None if cut.keys is None else sorted(cut.keys),
+            "until": cut.until and plain(cut.until),
+            "redacted": self._redaction is not None or cut.redacted,
+            "reduced": cut.reduced,
+            "partitions": [
+                {
+                    "topic": topic,
+                    "partition": partition,
+                    "first": span.first,
+                    "settled": span.settled,
+                    "last": span.end - 1,
+                }
+                for (topic, partition), span in cut.spans.items()
+            ],
+            "counts": self.written.counts,
+            "gaps": self.written.gaps,
+            "rows": self.written.rows,
+        }
+
+
+def _end(lines: int, manifest: bytes, body: "hashlib._Hash") -> bytes:
+    """The last line."""
+    seal = hashlib.sha256(manifest + body.hexdigest().encode()).hexdigest()
+    return orjson.dumps({"end": {"lines": lines, "sha256": seal}}, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _of_record(record: Record) -> dict[str, Any]:
+    """Whatever is not UTF-8 is in base64, and named as such."""
+    encoded: list[str] = []
+
+    def told(name: str, value: bytes | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            encoded.append(name)
+            return b64encode(value).decode()
+
+    headers: list[str | None] = []
+    for name, value in record.headers:
+        headers += [name, told(f"headers/{len(headers) + 1}", value)]
+    line = {"headers": headers, "key": told("key", record.key), "payload": told("payload", record.value)}
+    return line | {"base64": encoded} if encoded else line
+
+
+def _create(path: Path, named: Path) -> IO[bytes]:
+    return gzip.open(path, "wb", compresslevel=1) if _is_gzip(named) else path.open("wb")  # type: ignore[return-value]
+
+
+def _is_gzip(path: Path) -> bool:
+    return path.suffix == ".gz"
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+class Recording:
+    """A source that is a file. May be read again and again.
+
+    It is checked on opening: of what was cut off or edited nothing is told, for anything in it may be wrong.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises `NotARecording`, and `Broken` for one that is not whole."""
+        self.path = path
+        first = b""
+        try:
+            with _open(path) as lines:
+                first = lines.readline()
+            self.manifest: dict[str, Any] = orjson.loads(first)
+            if self.manifest.get("recording") != FORMAT:
+                raise NotARecording(f"{path} is of another format than this program reads ({FORMAT}).")
+            self.cut = _cut(self.manifest)
+        except FileNotFoundError:
+            raise NotARecording(f"{path} is not there.") from None
+        except (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError, AttributeError) as error:
+            if isinstance(error, EOFError) or (_cut_off(first) and not isinstance(error, OSError)):
+                raise Broken(f"{path} breaks off in its first line: it was cut off.") from None
+            if first.startswith(_BEGINNING):
+                raise Broken(f"{path} is not what was recorded: it was edited.") from error
+            raise NotARecording(f"{path} does not begin with the manifest of a recording.") from error
+        self._check()
+
+    def _check(self) -> None:
+        """Raises `Broken`."""
+        sha, count, end = hashlib.sha256(), 0, b""
+        try:
+            with _open(self.path) as lines:
+                manifest = lines.readline()
+                for line in lines:
+                    if end:
+                        raise Broken(f"{self.path} goes on after its end: it was edited.")
+                    if line.startswith(b'{"end":'):
+                        end = line
+                    elif line.endswith(b"\n"):
+                        sha.update(line)
+                        count += 1
+        except (OSError, EOFError, zlib.error):
+            end = b""
+        if not end.endswith(b"\n"):
+            raise Broken(f"{self.path} breaks off after {count} lines: it was cut off.")
+        if end != _end(count, manifest, sha):
+            raise Broken(f"{self.path} is not what was recorded: it was edited.")
+
+    async def batches(self) -> AsyncIterator[Sequence[Item]]:
+        for batch in self.read():
+            yield batch
+
+    def read(self) -> Iterator[Sequence[Item]]:
+        """Raises `Broken` where somebody else wrote it who knows the format less well."""
+        batch: list[Item] = []
+        with _open(self.path) as lines:
+            for number, line in enumerate(lines, start=1):
+                if number == 1 or line.startswith(b'{"end":'):
+                    continue
+                try:
+                    batch.append(_item(orjson.loads(line)))
+                except (ValueError, LookupError, TypeError, AttributeError) as error:
+                    yield batch
+                    raise Broken(f"{self.path}: line {number} is none of a recording: {error}.") from error
+                if len(batch) >= _AT_ONCE:
+                    yield batch
+                    batch = []
+        yield batch
+
+    def rows(self, service: str, table: Table) -> None:
+        return None
+
+    async def trimmed(self, service: str) -> Collection[str]:
+        return ()
+
+    def digest(self, service: str, table: Table) -> str | None:
+        digest: str | None = self.manifest["rows"].get(service, {}).get(table.name)
+        return digest
+
+    def ticket(self) -> dict[str, Any]:
+        return {"recording": str(self.path.absolute())}
+
+
+def _cut_off(line: bytes) -> bool:
+    """What there is of a first line could be the beginning of a manifest."""
+    return not line.endswith(b"\n") and (line.startswith(_BEGINNING) or _BEGINNING.startswith(line))
+
+
+def _open(path: Path) -> IO[bytes]:
+    return gzip.open(path, "rb") if _is_gzip(path) else path.open("rb")  # type: ignore[return-value]
+
+
+def size_of(source: Source) -> int:
+    """How many items it has; of a running system about, since nobody counts its journals."""
+    if isinstance(source, Recording):
+        return sum(source.manifest["counts"].values())
+    return 2 * sum(span.end - span.first for span in source.cut.spans.values())
+
+
+def _cut(manifest: Mapping[str, Any]) -> Cut:
+    return Cut(
+        spans={
+            (told["topic"], told["partition"]): Span(told["first"], told["settled"], told["last"] + 1)
+            for told in manifest["partitions"]
+        },
+        services=tuple(manifest["services"]),
+        topic_prefix=manifest["topic_prefix"],
+        currency=manifest["currency"],
+        decide_within=manifest["decide_within"],
+        keys=None if manifest["keys"] is None else frozenset(manifest["keys"]),
+        until=manifest["until"] and datetime.fromisoformat(manifest["until"]),
+        redacted=manifest["redacted"],
+        reduced=manifest.get("reduced", False),
+    )
+
+
+def _item(told: Mapping[str, Any]) -> Item:
+    if "journal" in told:
+        return JournalEntry(
+            told["journal"],
+            told["position"],
+            uuid_of(told["id"]),
+            told["key"],
+            told["step"],
+            told["kind"],
+            told["type"],
+            told["topic"],
+            told["partition"],
+            told["offset"],
+            uuid_of(told["flow"]) if told["flow"] else None,
+            told["outcome"],
+            told["command"],
+            told["refusal"],
+            datetime.fromisoformat(told["now"]),
+            datetime.fromisoformat(told["received"]) if told["received"] else None,
+            told["code"],
+        )
+    if "outbox" in told:
+        return Unpublished(told["outbox"], _record(told))
+    return TopicRecord(
+        told["topic"],
+        told["partition"],
+        told["offset"],
+        told["ts"],
+        told["tstype"] == "logappend",
+        _record(told),
+    )
+
+
+def _record(told: Mapping[str, Any]) -> Record:
+    encoded = told.get("base64", ())
+
+    def data(name: str, text: str | None) -> bytes | None:
+        if text is None:
+            return None
+        return b64decode(text, validate=True) if name in encoded else text.encode()
+
+    flat = told["headers"]
+    headers: Headers
+    if encoded or None in flat:
+        headers = [
+            (flat[index], data(f"headers/{index + 1}", flat[index + 1])) for index in range(0, len(flat), 2)
+        ]
+    else:
+        headers = [(name, text.encode()) for name, text in zip(flat[::2], flat[1::2], strict=True)]
+    return Record(data("key", told["key"]), data("payload", told["payload"]), headers)

@@ -1,0 +1,171 @@
+"""What a replay reads, whether it comes from a live system or from a file: one stream of these items.
+
+Of each service's journal the entries come in the order of their positions, and of each partition the records
+in the order of their offsets. A record comes before every entry that heard it. Nothing else is promised, and
+nothing else is needed: what a service decided is held against its topic by key and sequence.
+"""
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+from sqlalchemy import Table
+
+from choreo.chassis.settings import TOPICS, Settings
+from choreo.chassis.transaction.positions import Place
+from choreo.message.codec import Record
+
+
+@dataclass(frozen=True, slots=True)
+class TopicRecord:
+    topic: str
+    """Its whole name, prefix and all."""
+    partition: int
+    offset: int
+    timestamp: int
+    """Milliseconds since 1970."""
+    appended: bool
+    """Whether that is the broker's time of appending, or else the producer's."""
+    record: Record
+
+    @property
+    def at(self) -> str:
+        return f"{self.topic}[{self.partition}]@{self.offset}"
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """An input of a service, and what became of it: see `choreo/chassis/transaction/journal.py`."""
+
+    service: str
+    position: int
+    id: UUID
+    key: str
+    step: int
+    kind: str
+    type: str
+    topic: str | None
+    partition: int | None
+    offset: int | None
+    correlation_id: UUID | None
+    outcome: str
+    command: dict[str, Any] | None
+    refusal: dict[str, Any] | None
+    now: datetime
+    """The time its decisions were told."""
+    received_at: datetime | None
+    code_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unpublished:
+    """A fact in a service's outbox: decided, and perhaps not on its topic yet."""
+
+    service: str
+    record: Record
+
+
+Item = TopicRecord | JournalEntry | Unpublished
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The part of a partition that is in the stream."""
+
+    first: int
+    settled: int
+    """What lies below was published before the journals were read: one of them has its decision."""
+    end: int
+    """The offset after the last."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a stream holds. Its journals are each of one moment, its topics of a later one (rule 15)."""
+
+    spans: Mapping[Place, Span]
+    services: tuple[str, ...]
+    """Whose journals are in it."""
+    topic_prefix: str
+    currency: str
+    decide_within: float
+    keys: frozenset[str] | None = None
+    """Only these keys, each from its beginning; None: all of them."""
+    until: datetime | None = None
+    """Nothing that was decided later."""
+    redacted: bool = False
+    reduced: bool = False
+    """Inputs of its keys were left out, so that their steps are missing: see `choreo minimize`."""
+
+    @property
+    def is_whole(self) -> bool:
+        return self.keys is None and self.until is None
+
+    @property
+    def settings(self) -> Settings:
+        """What of an installation's settings decisions depend on."""
+        return Settings(
+            currency=self.currency, decide_within=self.decide_within, topic_prefix=self.topic_prefix
+        )
+
+    @property
+    def service_of(self) -> Mapping[str, str]:
+        """By topic."""
+        return {self.topic_prefix + topic: service for service, topic in TOPICS.items()}
+
+
+class Broken(Exception):
+    """The stream does not hold what it says. The message is a sentence; what came before it is good."""
+
+
+async def lacking(source: "Source", service: str) -> dict[str, str]:
+    """By key of which a journal has nothing left, the sentence that says so."""
+    return {
+        key: f"the journal of {service} has nothing of key {key}, which has made steps: it was trimmed"
+        for key in sorted(await source.trimmed(service))
+    }
+
+
+class Source(Protocol):
+    """A stream and what it says of itself."""
+
+    @property
+    def cut(self) -> Cut: ...
+
+    def batches(self) -> AsyncIterator[Sequence[Item]]:
+        """All items, once, a few thousand at most at a time. Raises `Broken`."""
+        ...
+
+    def rows(self, service: str, table: Table) -> AsyncIterator[Sequence[tuple[Any, ...]]] | None:
+        """The rows of a table as they were at the cut, in the order of its columns; None where not kept."""
+        ...
+
+    async def trimmed(self, service: str) -> Collection[str]:
+        """Keys that have made steps, and of which the service's journal has nothing; as far as one knows."""
+        ...
+
+    def digest(self, service: str, table: Table) -> str | None:
+        """Of those rows: see `choreo.replay.sources.rows.Digest`. None where it is not kept."""
+        ...
+
+    def ticket(self) -> dict[str, Any]:
+        """Lets another process read the very same stream, as long as this one is open."""
+        ...
+
+
+class OfRecordsAlone:
+    """What a source in memory answers that has no tables, and that no other process reads."""
+
+    def rows(self, service: str, table: Table) -> None:
+        return None
+
+    async def trimmed(self, service: str) -> Collection[str]:
+        return ()
+
+    def digest(self, service: str, table: Table) -> None:
+        return None
+
+    def ticket(self) -> dict[str, Any]:
+        raise NotImplementedError("it is in no file")

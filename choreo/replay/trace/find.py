@@ -1,0 +1,276 @@
+"""Finds what there is to tell about an id: in a running system by its indexes, in a recording by reading it.
+
+In a running system the log is never scanned. The journals know where the events lie that somebody hears.
+The others are looked for near the time they were decided, in the one partition of their key; the journal says
+with which steps there must be any. Nothing is written, no group joined, nothing committed.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+from uuid import UUID
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.consumer import fetcher
+from aiokafka.errors import KafkaError
+from psycopg.rows import class_row
+
+from choreo.chassis import clock
+from choreo.chassis.database.connection import Connection
+from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.kafka.lenient_records import AnyRecords
+from choreo.chassis.settings import TOPICS
+from choreo.chassis.transaction import outbox
+from choreo.chassis.transaction.positions import Place
+from choreo.message.codec import decode
+from choreo.replay.sources.records import Broken
+from choreo.replay.trace.journals import Entry, journal_of, open_session
+from choreo.replay.trace.published_events import Seen, event_in
+from choreo.replay.trace.trace import Material, Unpublished, undecided, without_published
+
+_FAR = 20_000
+"""So many records are looked through at most for one that nobody hears."""
+_NEAR = 500
+"""So many records on, reading on is quicker than seeking."""
+_CLOCKS = timedelta(seconds=1)
+"""Kafka's clock and the services' may differ by so much."""
+_SILENCE = 10.0
+"""Seconds without a record that must be there."""
+
+_FLOWS_OF_ID = """/* trace.flows_of_id: of an input, or the flow itself */
+SELECT DISTINCT correlation_id FROM journal
+WHERE (id = %(id)s OR correlation_id = %(id)s) AND correlation_id IS NOT NULL"""
+
+_FLOWS_OF_KEY = """/* trace.flows_of_key: with when each touched it first */
+SELECT correlation_id, min(decided_at) FROM journal
+WHERE key = %(key)s AND correlation_id IS NOT NULL GROUP BY correlation_id"""
+
+_FLOW_OF_THING = {
+    "order": "/* trace.flow_of_order */ SELECT correlation_id FROM orders WHERE id = %(id)s",
+    "billing": """/* trace.flow_of_entry: the order's; else that of the last input before the entry */
+SELECT coalesce(payments.correlation_id, deciding.correlation_id) FROM ledger
+LEFT JOIN payments USING (order_id)
+LEFT JOIN LATERAL (
+    SELECT correlation_id FROM journal
+    WHERE key = ledger.user_id::text AND decided_at = ledger.at AND journal.step < ledger.step
+    ORDER BY position DESC LIMIT 1) AS deciding ON true
+WHERE entry_id = %(id)s AND side = 'customer'""",
+    "notification": """/* trace.flow_of_notification */
+SELECT correlation_id FROM notifications WHERE id = %(id)s""",
+}
+_OWNER_OF_ACCOUNT = "/* trace.owner_of_account */ SELECT user_id::text FROM accounts WHERE id = %(id)s"
+
+_FLOWS_OF_ORDERS = """/* trace.flows_of_orders: whoever placed or cancelled them */
+SELECT DISTINCT correlation_id FROM journal
+WHERE key = ANY(%(keys)b::text[]) AND kind = 'command' AND command->>'order_id' = ANY(%(orders)b::text[])"""
+
+_REGISTRATIONS = """/* trace.registrations: they decide what waited for an account */
+SELECT correlation_id FROM journal
+WHERE key = ANY(%(keys)b::text[]) AND type = 'UserRegistered' AND outcome = 'applied'"""
+
+_UNPUBLISHED = """/* trace.unpublished */
+SELECT event_id, key, partition, value, headers, decided_at FROM outbox WHERE key = ANY(%(keys)b::text[])"""
+
+
+async def find(
+    access: KafkaAccess,
+    urls: Mapping[str, str],
+    topic_prefix: str,
+    partition_of: Callable[[str], int],
+    id: str,
+    limit: int,
+    progress: Callable[[int, int], None],
+) -> Material | None:
+    """In the running system; None where nobody knows this id. Of a user the `limit` newest flows.
+
+    `progress` hears how much is looked up, and of how much: what each input heard, and what it decided.
+    Raises psycopg.Error, KafkaError and `Broken`.
+    """
+    async with AsyncExitStack() as stack:
+        # Each of these sees one moment. What was decided by then is in its outbox, or lies in Kafka already.
+        conns = {
+            service: await stack.enter_async_context(await open_session(url)) for service, url in urls.items()
+        }
+        flows, left_out = await _flows(conns, id, limit)
+        if not flows:
+            return None
+        flows |= await _of_the_same_orders(conns["order"], flows)
+        journals = {name: await journal_of(conn, name, [], flows) for name, conn in conns.items()}
+        entries = [(name, entry) for name, journal in journals.items() for entry in journal.entries]
+        keys = sorted({entry.key for _, entry in entries})
+        unpublished = [fact for conn in conns.values() for fact in await _outbox(conn, keys)]
+        async with _Log(access, topic_prefix, keys, partition_of) as log:
+            await log.fetch([entry for _, entry in entries], lambda done: progress(done, 2 * len(entries)))
+            lost = set()
+            for done, (service, entry) in enumerate(entries, len(entries)):
+                progress(done, 2 * len(entries))
+                if not await log.has_all_of(service, entry, unpublished):
+                    lost.add(entry.id)
+            # They may have waited for an account, and what was decided then nobody may have heard yet.
+            if undecided(log.of(flows)):
+                registered = await _column(conns["billing"], _REGISTRATIONS, keys=keys)
+                for entry in (await journal_of(conns["billing"], "billing", [], registered)).entries:
+                    await log.has_all_of("billing", entry, unpublished)
+            events = log.of(flows)
+        return Material(
+            flows=flows,
+            events=events,
+            journals={name: await journal_of(conn, name, events, flows) for name, conn in conns.items()},
+            unpublished=[fact for fact in without_published(unpublished, events) if fact.flow in flows],
+            lost=lost,
+            now=clock.now(),
+            left_out=left_out,
+        )
+
+
+async def _flows(conns: Mapping[str, Connection], text: str, limit: int) -> tuple[set[UUID], int]:
+    """Of a key the newest, and how many were left out; or of whatever else has this id."""
+    flows, left_out = await _newest(conns, text, limit)
+    if flows:
+        return flows, left_out
+    try:
+        id = UUID(text)
+    except ValueError:
+        return set(), 0
+    for service, conn in conns.items():
+        flows |= set(await _column(conn, _FLOWS_OF_ID, id=id))
+        if service in _FLOW_OF_THING:
+            flows |= set(await _column(conn, _FLOW_OF_THING[service], id=id))
+    for owner in await _column(conns["billing"], _OWNER_OF_ACCOUNT, id=id):
+        return await _newest(conns, owner, limit)
+    return flows, 0
+
+
+async def _newest(conns: Mapping[str, Connection], key: str, limit: int) -> tuple[set[UUID], int]:
+    began: dict[UUID, datetime] = {}
+    for conn in conns.values():
+        for flow, at in await (await conn.execute(_FLOWS_OF_KEY, {"key": key})).fetchall():
+            began[flow] = min(at, began.get(flow, at))
+    newest = sorted(began, key=lambda flow: began[flow], reverse=True)[:limit]
+    return set(newest), len(began) - len(newest)
+
+
+async def _of_the_same_orders(conn: Connection, flows: Collection[UUID]) -> set[UUID]:
+    """An order is cancelled in another flow than it was placed in."""
+    asked = [entry for entry in (await journal_of(conn, "order", [], flows)).entries if entry.order_id]
+    keys, orders = {entry.key for entry in asked}, {entry.order_id for entry in asked}
+    return set(await _column(conn, _FLOWS_OF_ORDERS, keys=list(keys), orders=list(orders)))
+
+
+async def _column(conn: Connection, query: str, **values: Any) -> list[Any]:
+    return [value for (value,) in await (await conn.execute(query.encode(), values)).fetchall()]
+
+
+async def _outbox(conn: Connection, keys: Sequence[str]) -> list[Unpublished]:
+    async with conn.cursor(row_factory=class_row(outbox.Unpublished)) as cursor:
+        await cursor.execute(_UNPUBLISHED, {"keys": keys})
+        return [Unpublished.of(decode(row.record)) for row in await cursor.fetchall()]
+
+
+class _Log:
+    """Single events out of the topics. Use as a context."""
+
+    def __init__(
+        self, access: KafkaAccess, prefix: str, keys: Collection[str], partition_of: Callable[[str], int]
+    ) -> None:
+        fetcher.MemoryRecords = AnyRecords
+        self._consumer: _Consumer = AIOKafkaConsumer(
+            **access.aiokafka(),
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            fetch_max_wait_ms=20,
+            max_partition_fetch_bytes=1 << 18,
+        )
+        self._prefix, self._partition_of = prefix, partition_of
+        self._keys = {key.encode() for key in keys}
+        self._found: dict[tuple[str, int, int], Seen] = {}
+        self._steps: set[tuple[str, str, int]] = set()
+        """Source, key and sequence of what was found."""
+
+    async def __aenter__(self) -> "_Log":
+        try:
+            await self._consumer.start()
+        except KafkaError:
+            await self._consumer.stop()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._consumer.stop()
+
+    def of(self, flows: Collection[UUID]) -> list[Seen]:
+        return [event for event in self._found.values() if event.flow in flows]
+
+    async def fetch(self, entries: Iterable[Entry], progress: Callable[[int], None]) -> None:
+        """Whatever somebody heard. What lies near it, such as its repetition, is found by the way."""
+        wanted: dict[Place, set[int]] = {}
+        for entry in entries:
+            if entry.topic is not None and entry.partition is not None and entry.offset is not None:
+                wanted.setdefault((entry.topic, entry.partition), set()).add(entry.offset)
+        done = 0
+        for place, offsets in wanted.items():
+            next_offset = -_NEAR
+            for offset in sorted(offsets):
+                if offset >= next_offset + _NEAR:
+                    self._seek(place, next_offset := offset)
+                while next_offset <= offset:
+                    next_offset = await self._read(place)
+                progress(done := done + 1)
+
+    async def has_all_of(self, service: str, entry: Entry, unpublished: Iterable[Unpublished]) -> bool:
+        """Whether all that this input decided is found; looks for it from the time of its decision on."""
+        known = self._steps | {(fact.source, fact.key, fact.sequence) for fact in unpublished}
+        steps = range(entry.step + 1, entry.step + entry.facts + 1)
+        missing = {(service, entry.key, step) for step in steps} - known
+        if not missing:
+            return True
+        place = self._prefix + TOPICS[service], self._partition_of(entry.key)
+        partition = TopicPartition(*place)
+        since = int((entry.decided_at - _CLOCKS).timestamp() * 1000)
+        begin = (await self._consumer.offsets_for_times({partition: since}))[partition]
+        end = (await self._consumer.end_offsets([partition]))[partition]
+        if begin is None:
+            return False
+        self._seek(place, next_offset := begin.offset)
+        while missing - self._steps and next_offset < min(end, begin.offset + _FAR):
+            next_offset = await self._read(place)
+        return not missing - self._steps
+
+    def _seek(self, place: Place, offset: int) -> None:
+        self._consumer.assign([TopicPartition(*place)])
+        self._consumer.seek(TopicPartition(*place), offset)
+
+    async def _read(self, place: Place) -> int:
+        """Some more. The offset after it."""
+        partition = TopicPartition(*place)
+        before = await self._consumer.position(partition)
+        try:
+            async with asyncio.timeout(_SILENCE):
+                while (after := await self._consumer.position(partition)) == before:
+                    for records in (await self._consumer.getmany(timeout_ms=200)).values():
+                        self._keep(records)
+        except TimeoutError:
+            raise Broken(f"{place[0]}[{place[1]}] gives nothing from offset {before} on.") from None
+        return after
+
+    def _keep(self, records: Iterable[Any]) -> None:
+        for record in records:
+            if record.key in self._keys and (event := event_in(record)):
+                self._found[event.topic, event.partition, event.offset] = event
+                self._steps.add((event.source, event.key, event.sequence))
+
+
+class _Consumer(Protocol):
+    """What is used of aiokafka's consumer."""
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+    def assign(self, partitions: Collection[TopicPartition]) -> None: ...
+    def seek(self, partition: TopicPartition, offset: int) -> None: ...
+    async def position(self, partition: TopicPartition) -> int: ...
+    async def getmany(self, *, timeout_ms: int) -> dict[TopicPartition, list[Any]]: ...
+    async def end_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]: ...
+    async def offsets_for_times(self, times: dict[TopicPartition, int]) -> dict[TopicPartition, Any]: ...

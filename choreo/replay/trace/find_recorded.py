@@ -1,0 +1,152 @@
+"""Finds what there is to tell about an id in a recording, which is read from end to end, twice."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from uuid import UUID
+
+from choreo.message.catalog import SOURCE_OF_TYPE
+from choreo.message.codec import Record, decode
+from choreo.replay.sources.recording import Recording, size_of
+from choreo.replay.sources.records import Item, JournalEntry, TopicRecord
+from choreo.replay.sources.records import Unpublished as InOutbox
+from choreo.replay.trace.journals import Entry, Journal
+from choreo.replay.trace.published_events import Seen, seen
+from choreo.replay.trace.trace import Material, Unpublished, undecided, without_published
+
+
+def find_recorded(
+    recording: Recording,
+    id: str,
+    limit: int,
+    hears: Mapping[str, Collection[str]],
+    progress: Callable[[int, int], None],
+) -> Material | None:
+    """None where nothing in it has this id. Of a user the `limit` newest flows. Raises `Broken`.
+
+    `progress` hears how many items are read, and of how many.
+
+    What a recording does not keep is not told: times of commits, and why an event is parked.
+    """
+    size = size_of(recording)
+    flows, keys, left_out = _flows(_items(recording, lambda done: progress(done, 2 * size)), id, limit)
+    if not flows:
+        return None
+    events: list[Seen] = []
+    unpublished: list[Unpublished] = []
+    entries: dict[str, list[Entry]] = {service: [] for service in recording.cut.services}
+    now = datetime.fromtimestamp(0, UTC)
+    for item in _items(recording, lambda done: progress(size + done, 2 * size)):
+        match item:
+            case JournalEntry():
+                now = max(now, item.now)
+                if item.key in keys:
+                    entries[item.service].append(_entry(item))
+            case TopicRecord():
+                if _is_of(item.record, keys) and (event := _seen(item)) and event.flow in flows:
+                    events.append(event)
+            case InOutbox(record=record):
+                if _is_of(record, keys) and (fact := decode(record)).correlation_id in flows:
+                    unpublished.append(Unpublished.of(fact))
+    unpaid = undecided(events)
+    waiting = {
+        event.id for event in events if event.type == "OrderCreated" and event.data["order_id"] in unpaid
+    }
+    return Material(
+        flows=flows,
+        events=events,
+        journals={
+            service: _journal(
+                recording, found, hears.get(service, ()), waiting if service == "billing" else ()
+            )
+            for service, found in entries.items()
+        },
+        unpublished=without_published(unpublished, events),
+        now=now,
+        left_out=left_out,
+    )
+
+
+def _flows(items: Iterable[Item], id: str, limit: int) -> tuple[set[UUID], set[str], int]:
+    """Of whatever has this id, with their keys; of a key the newest only, and how many were left out."""
+    began: dict[UUID, datetime] = {}
+    flows: set[UUID] = set()
+    keys: set[str] = set()
+    of_order: dict[str, set[UUID]] = {}
+    for item in items:
+        match item:
+            case JournalEntry(correlation_id=UUID() as flow):
+                if item.key == id:
+                    began.setdefault(flow, item.now)
+                    began[flow] = min(item.now, began[flow])
+                elif id in (str(item.id), str(flow)):
+                    flows.add(flow)
+                    keys.add(item.key)
+                if item.command and (order := item.command.get("order_id")):
+                    of_order.setdefault(order, set()).add(flow)
+            case TopicRecord(record=record) if _mentions(record, id.encode()) and (event := _seen(item)):
+                if event.key != id and id in (str(event.id), *event.data.values()):
+                    flows.add(event.flow)
+                    keys.add(event.key)
+    if began:
+        flows, keys = set(sorted(began, key=lambda flow: began[flow])[-limit:]), {id}
+    left_out = len(began) - len(flows) if began else 0
+    for same in of_order.values():
+        if same & flows:
+            flows |= same
+    return flows, keys, left_out
+
+
+def _items(recording: Recording, progress: Callable[[int], None]) -> Iterator[Item]:
+    done = 0
+    for batch in recording.read():
+        yield from batch
+        progress(done := done + len(batch))
+
+
+def _is_of(record: Record, keys: Collection[str]) -> bool:
+    return (record.key or b"").decode(errors="replace") in keys
+
+
+def _mentions(record: Record, id: bytes) -> bool:
+    return id in (record.value or b"") or any(value == id for _, value in record.headers)
+
+
+def _seen(item: TopicRecord) -> Seen | None:
+    appended = item.timestamp if item.appended else None
+    return seen(item.record, (item.topic, item.partition, item.offset), appended)
+
+
+def _entry(item: JournalEntry) -> Entry:
+    return Entry(
+        id=item.id,
+        key=item.key,
+        step=item.step,
+        kind=item.kind,
+        type=item.type,
+        topic=item.topic,
+        partition=item.partition,
+        offset=item.offset,
+        outcome=item.outcome,
+        received_at=item.received_at,
+        decided_at=item.now,
+        committed_at=None,
+        flow=item.correlation_id,
+        refusal=item.refusal,
+    )
+
+
+def _journal(
+    recording: Recording, entries: list[Entry], hears: Collection[str], waiting: Collection[UUID]
+) -> Journal:
+    """How far it had read is not recorded: what was published before it was read, and what it heard."""
+    sources = {SOURCE_OF_TYPE[type] for type in hears}
+    service_of = recording.cut.service_of
+    read = {
+        place: span.settled for place, span in recording.cut.spans.items() if service_of[place[0]] in sources
+    }
+    for entry in entries:
+        if entry.topic is not None and entry.partition is not None and entry.offset is not None:
+            place = entry.topic, entry.partition
+            read[place] = max(entry.offset + 1, read.get(place, 0))
+    applied = {entry.id for entry in entries if entry.outcome == "applied"}
+    return Journal(entries, read, frozenset(applied.intersection(waiting)))

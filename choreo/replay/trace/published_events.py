@@ -1,0 +1,87 @@
+"""Events as they lie in Kafka, and the order in which they are told."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from choreo.message.codec import Record, Undecodable, UnknownType, decode
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
+_APPENDED = 1
+"""Of Kafka's types of timestamp that which the broker gives; the other is the writer's."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An event as it lies in Kafka."""
+
+    id: UUID
+    type: str
+    source: str
+    key: str
+    sequence: int
+    """Its step number at its source, per key."""
+    topic: str
+    partition: int
+    offset: int
+    flow: UUID
+    cause: UUID | None
+    at: datetime
+    """When it was decided."""
+    appended_at: datetime | None
+    """When Kafka took it, in whole milliseconds; None where the topic does not keep that."""
+    data: dict[str, Any]
+
+
+def occurrences(events: Iterable[Seen]) -> dict[UUID, list[Seen]]:
+    """By event: where it lies, the first offset first. Events are in the order they were decided in."""
+    found: dict[UUID, list[Seen]] = {}
+    for event in sorted(events, key=lambda event: (event.at, event.sequence, event.offset)):
+        found.setdefault(event.id, []).append(event)
+    return found
+
+
+def in_causal_order(events: Iterable[Seen]) -> Iterator[tuple[int, Seen]]:
+    """Each event after the one it follows from, with its depth; the same event twice only once."""
+    found = occurrences(events)
+    ordered = [first for first, *_ in found.values()]
+
+    def below(cause: UUID | None, depth: int) -> Iterator[tuple[int, Seen]]:
+        for event in ordered:
+            if (event.cause if event.cause in found else None) == cause:
+                yield depth, event
+                yield from below(event.id, depth + 1)
+
+    return below(None, 0)
+
+
+def event_in(record: Any) -> Seen | None:
+    """The event of a record as aiokafka gives it; None where it is none that this program knows."""
+    return seen(
+        Record(record.key, record.value, list(record.headers)),
+        (record.topic, record.partition, record.offset),
+        record.timestamp if record.timestamp_type == _APPENDED else None,
+    )
+
+
+def seen(record: Record, at: tuple[str, int, int], appended: int | None) -> Seen | None:
+    """`at` is topic, partition and offset; `appended` milliseconds since 1970."""
+    try:
+        event = decode(record)
+    except (UnknownType, Undecodable):
+        return None
+    return Seen(
+        event.id,
+        event.type,
+        event.source,
+        event.key,
+        event.sequence,
+        *at,
+        event.correlation_id,
+        event.causation_id,
+        event.time,
+        None if appended is None else _EPOCH + timedelta(milliseconds=appended),
+        event.data.model_dump(mode="json"),
+    )

@@ -1,0 +1,274 @@
+"""What followed from what, as trees: and in them, where it should have been, what has not followed yet.
+
+A service that hears an event either decides something because of it or does not; `FOLLOWS` says when it
+must. What is not there is held against the service's journal, which knows why: see decision 25.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from choreo.message.envelope import Event
+from choreo.message.fact import Fact
+from choreo.replay.trace.hops import Hearing, Way, ways
+from choreo.replay.trace.journals import Entry, Journal
+from choreo.replay.trace.published_events import Seen, in_causal_order
+
+_PAID = ("PaymentConfirmed", "PaymentRejected")
+_TOLD = ("NotificationSent", "NotificationFailed")
+
+FOLLOWS: Mapping[tuple[str, str], tuple[str, ...]] = {
+    ("billing", "UserRegistered"): ("AccountCreated",),
+    ("billing", "OrderCreated"): _PAID,
+    ("billing", "OrderCancelled"): ("PaymentRefunded", "PaymentRejected"),
+    ("notification", "PaymentConfirmed"): _TOLD,
+    ("notification", "PaymentRejected"): _TOLD,
+    ("notification", "PaymentRefunded"): _TOLD,
+}
+"""By service and what it hears: what it decides because of it sooner or later, any one of these."""
+
+_WAITS = {
+    "billing": "waits for the account",
+    "notification": "waits for the user's address",
+}
+_UNDECIDED = {"billing": "nothing was decided", "notification": "the mail is not sent yet"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unpublished:
+    """A fact that is decided, and not in Kafka yet."""
+
+    type: str
+    source: str
+    key: str
+    sequence: int
+    flow: UUID
+    cause: UUID | None
+    order_id: str | None
+
+    @staticmethod
+    def of(event: Event[Fact]) -> "Unpublished":
+        return Unpublished(
+            type=event.type,
+            source=event.source,
+            key=event.key,
+            sequence=event.sequence,
+            flow=event.correlation_id,
+            cause=event.causation_id,
+            order_id=event.data.model_dump(mode="json").get("order_id"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """All that is known of some flows."""
+
+    flows: Collection[UUID]
+    events: Sequence[Seen]
+    """Theirs, at every place where they were found."""
+    journals: Mapping[str, Journal]
+    unpublished: Sequence[Unpublished] = ()
+    lost: Collection[UUID] = ()
+    """Inputs which decided what is neither in an outbox nor was found in Kafka."""
+    now: datetime
+    left_out: int = 0
+    """So many more flows there are, all older."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """What should be here, and is not; or what a service could not do."""
+
+    service: str
+    expects: tuple[str, ...]
+    """The types of which one should follow; none where nothing needs to."""
+    state: str
+    """unread, waiting, unsent, parked, queued, dropped, unpublished, lost or undecided."""
+    says: str
+    since_ms: float | None = None
+    """How long ago there was reason for it."""
+    overdue_ms: float | None = None
+    """How long ago it should have been there at the latest; None while there is time."""
+
+
+@dataclass(frozen=True)
+class Node:
+    way: Way
+    after_ms: float
+    """From the beginning of its tree to its decision."""
+    children: tuple["Node", ...] = ()
+    gaps: tuple[Gap, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A flow: what was asked, and all that followed from it."""
+
+    flow: UUID
+    key: str
+    began_at: datetime
+    """When its request came to the service, or where that is not known, its first decision."""
+    asked: Entry | None
+    """The request in its service's journal."""
+    service: str | None
+    """Whose request it was."""
+    nodes: tuple[Node, ...] = ()
+    gaps: tuple[Gap, ...] = field(default=())
+
+    def everything(self) -> Iterator[tuple[int, Node]]:
+        """Each node with its depth, before what follows from it."""
+
+        def below(nodes: tuple[Node, ...], depth: int) -> Iterator[tuple[int, Node]]:
+            for node in nodes:
+                yield depth, node
+                yield from below(node.children, depth + 1)
+
+        return below(self.nodes, 0)
+
+
+def trees(material: Material, hears: Mapping[str, Collection[str]]) -> list[Tree]:
+    """The oldest flow first. `hears` are the types each service hears."""
+    told = ways(material.events, material.journals)
+    found = [_Flow(flow, material, told, hears).tree() for flow in set(material.flows)]
+    return sorted((tree for tree in found if tree), key=lambda tree: tree.began_at)
+
+
+def undecided(events: Sequence[Seen]) -> set[str]:
+    """The orders of which no payment's outcome is among these."""
+    settled = {event.data["order_id"] for event in events if event.type in _PAID}
+    return {event.data["order_id"] for event in events if event.type == "OrderCreated"} - settled
+
+
+def without_published(facts: Sequence[Unpublished], events: Sequence[Seen]) -> list[Unpublished]:
+    """For a moment a fact is in both: the outbox lets go of it once Kafka has it."""
+    published = {(event.source, event.key, event.sequence) for event in events}
+    return [fact for fact in facts if (fact.source, fact.key, fact.sequence) not in published]
+
+
+class _Flow:
+    def __init__(
+        self,
+        flow: UUID,
+        material: Material,
+        told: Mapping[UUID, Way],
+        hears: Mapping[str, Collection[str]],
+    ) -> None:
+        self._flow, self._material, self._told, self._hears = flow, material, told, hears
+        self._events = [
+            event for _, event in in_causal_order(event for event in material.events if event.flow == flow)
+        ]
+        self._ids = {event.id for event in self._events}
+
+    def tree(self) -> Tree | None:
+        """None where nothing is known of it."""
+        entries = [
+            (service, entry)
+            for service, journal in self._material.journals.items()
+            for entry in journal.entries
+            if entry.flow == self._flow
+        ]
+        service, asked = next(
+            ((service, entry) for service, entry in entries if entry.id == self._flow), (None, None)
+        )
+        moments = [event.at for event in self._events] + [entry.decided_at for _, entry in entries]
+        if not moments:
+            return None
+        self._began = (asked.received_at if asked else None) or min(moments)
+        key = next(iter([event.key for event in self._events] + [entry.key for _, entry in entries]))
+        top = [event for event in self._events if event.cause not in self._ids]
+        lost = {entry.id for _, entry in entries} & set(self._material.lost) - self._ids
+        gaps = self._unpublished(None) + tuple(_lost(of) for of, entry in entries if entry.id in lost)
+        nodes = tuple(self._node(event) for event in top)
+        return Tree(self._flow, key, self._began, asked, service, nodes, gaps)
+
+    def _node(self, event: Seen) -> Node:
+        way = self._told[event.id]
+        hearings = tuple(
+            hearing for hearing in way.hearings if event.type in self._hears.get(hearing.service, ())
+        )
+        children = tuple(self._node(child) for child in self._events if child.cause == event.id)
+        gaps = [self._gap(event, hearing) for hearing in hearings if hearing.outcome != "duplicate"]
+        after_ms = max(0.0, (event.at - self._began) / timedelta(milliseconds=1))
+        return Node(
+            Way(event, way.origin, hearings),
+            after_ms,
+            children,
+            self._unpublished(event.id) + tuple(gap for gap in gaps if gap),
+        )
+
+    def _unpublished(self, cause: UUID | None) -> tuple[Gap, ...]:
+        return tuple(
+            Gap(fact.source, (fact.type,), "unpublished", "decided, and not in Kafka yet")
+            for fact in self._material.unpublished
+            if fact.flow == self._flow and (fact.cause if fact.cause in self._ids else None) == cause
+        )
+
+    def _gap(self, event: Seen, hearing: Hearing) -> Gap | None:
+        expects = self._expected(event, hearing.service)
+        entry = next(
+            (one for one in self._material.journals[hearing.service].entries if one.id == event.id), None
+        )
+        where = f" ({entry.place})" if entry and entry.place else ""
+        match hearing.outcome:
+            case "skipped":
+                says = "read past, and nothing is in its journal"
+                return self._since(event, hearing.service, expects, "lost", says)
+            case "parked":
+                says = f"{entry.error}{where}" if entry and entry.error else "needs a person"
+                return self._since(event, hearing.service, expects, "parked", says)
+            case "queued":
+                says = f"{entry.error if entry else ''}{where}"
+                return self._since(event, hearing.service, expects, "queued", says)
+            case "dropped":
+                says = "given up by a person"
+                return self._since(event, hearing.service, expects, "dropped", says)
+        if event.id in self._material.lost:
+            return _lost(hearing.service)
+        if not expects:
+            return None
+        match hearing.outcome:
+            case "unread":
+                return self._since(event, hearing.service, expects, "unread", "not heard yet")
+            case "waiting":
+                says = _WAITS[hearing.service]
+                return self._since(event, hearing.service, expects, "waiting", says)
+        state = "unsent" if hearing.service == "notification" else "undecided"
+        return self._since(event, hearing.service, expects, state, _UNDECIDED[hearing.service])
+
+    def _since(self, event: Seen, service: str, expects: tuple[str, ...], state: str, says: str) -> Gap:
+        now = self._material.now
+        overdue = None
+        if expects and (decide_by := event.data.get("decide_by")):
+            late = (now - datetime.fromisoformat(decide_by)) / timedelta(milliseconds=1)
+            overdue = late if late > 0 else None
+        since = max(0.0, (now - event.at) / timedelta(milliseconds=1))
+        return Gap(service, expects, state, says, since, overdue)
+
+    def _expected(self, event: Seen, service: str) -> tuple[str, ...]:
+        """What the service still has to decide because of this; nothing where it has."""
+        expects = FOLLOWS.get((service, event.type), ())
+        order_id = event.data.get("order_id") if service == "billing" else None
+        facts: list[Seen | Unpublished] = [*self._material.events, *self._material.unpublished]
+        decided = {
+            fact.type
+            for fact in facts
+            if fact.source == service
+            and (fact.cause == event.id or (order_id is not None and _order(fact) == order_id))
+        }
+        if decided.intersection(expects):
+            return ()
+        if "PaymentConfirmed" in decided:
+            return tuple(type for type in expects if type != "PaymentRejected")
+        return expects
+
+
+def _order(fact: Seen | Unpublished) -> str | None:
+    """Which order it is about."""
+    return fact.order_id if isinstance(fact, Unpublished) else fact.data.get("order_id")
+
+
+def _lost(service: str) -> Gap:
+    return Gap(
+        service, (), "lost", "decided something that was not found, neither in Kafka nor in its outbox"
+    )

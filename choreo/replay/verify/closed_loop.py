@@ -1,0 +1,69 @@
+"""What if: the recorded requests alone, through today's code of all services, which hear what it decides.
+
+`choreo.replay.verify.verify` gives each service the facts that were recorded, so that every divergence
+stands for itself. Here the loop is closed: a fact that today's code decides otherwise goes to those who hear
+it, and what they make of it goes on, until there is an outcome to hold against the recorded one.
+
+What was recorded is the timetable. Requests come at their recorded time; a fact that was recorded is heard
+where it was heard then, in the order of each service's journal; a new one is heard at once. So unchanged code
+makes the very record again.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from choreo.chassis.service import Service
+from choreo.replay.engine.collector import no_collector
+from choreo.replay.sources.by_key import read_by_key
+from choreo.replay.sources.records import Source
+from choreo.replay.verify.findings import Finding
+from choreo.replay.verify.outcomes import compared
+from choreo.replay.verify.simulation import Difference, Loop
+from choreo.replay.verify.verify import Tally
+
+_EVERY = 100
+"""So many keys from one report of progress to the next."""
+
+
+async def closed_loop(
+    source: Source,
+    services: Mapping[str, Service[Any]],
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Tally:
+    """Of these services, whose journals must be in the source.
+
+    `progress` is told what is done, how much of it, and of how much (0: nobody knows).
+    """
+    tell = progress or (lambda what, done, of: None)
+    with no_collector():
+        found = await read_by_key(source, services, lambda read: tell("reading", read, 0))
+        tally = Tally(Counter(items=found.items))
+        tally.findings = [Finding("incomplete", "", lacks) for lacks in found.lacks]
+        if found.lacks:
+            return tally
+        loop = Loop(services, some_keys=source.cut.keys is not None)
+        loop.run_those_that_hear_nobody(found.keys)
+        for number, key in enumerate(found.keys.values()):
+            if key.name not in loop.torn:
+                loop.take(key)
+            if number % _EVERY == 0:
+                tell("trying out keys", number, len(found.keys))
+        outcomes = await compared(source, loop, found.keys)
+    tally.findings = sorted([*loop.findings, *outcomes.findings], key=_by_origin)
+    tally.counts += loop.counts + outcomes.counts
+    tally.counts["keys"] = len(found.keys)
+    return tally
+
+
+def _by_origin(finding: Finding) -> tuple[int | str, ...]:
+    """What comes from the same step is together: that step, how it ended, and the steps in between.
+
+    What nothing can be said about is last.
+    """
+    origin = finding.origin if isinstance(finding, Difference) else None
+    if origin is None:
+        return (1,)
+    is_origin = (finding.service, finding.event, finding.kind) == (origin["service"], origin["event"], "step")
+    rank = 0 if is_origin else 1 if finding.kind == "state" else 2
+    return 0, origin["time"], origin["event"], origin["service"], rank

@@ -1,0 +1,176 @@
+"""The rows that a replay makes, held against the tables or the digests that were recorded of them."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Table
+
+from choreo.chassis.database.tables import keys as keys_table
+from choreo.chassis.transaction.state_store import Shelf
+from choreo.replay.engine.in_memory_service import Row, Shadow
+from choreo.replay.engine.walk import Walk, Write
+from choreo.replay.sources.records import Source
+from choreo.replay.sources.rows import Digest, canonical, name_in, plain, values
+from choreo.replay.verify.findings import Finding
+from choreo.replay.verify.verifier import Verifier
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """As replay has made it."""
+
+    key: str
+    values: tuple[Any, ...]
+    at: Row | None
+    """None: it is on no shelf."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Differing:
+    table: Table
+    column: str
+    """The first that differs."""
+    live: Sequence[Any] | None
+    mine: _Row | None
+
+
+async def compare_rows(source: Source, verifier: Verifier) -> None:
+    """Of one service, where everything is there. What differs is among its findings then."""
+    if not source.cut.is_whole or verifier.sample < 1:
+        return
+    differing: list[_Differing] = []
+    for table, rows in _tables(verifier):
+        live = source.rows(verifier.name, table)
+        if live is not None:
+            left = dict(rows)
+            async for page in live:
+                differing += [found for row in page if (found := _compare_row(verifier, table, left, row))]
+            differing += [_Differing(table, "", None, row) for row in left.values()]
+            continue
+        recorded = source.digest(verifier.name, table)
+        if recorded is not None and not verifier.aside:
+            digest = Digest()
+            for _, mine in rows:
+                digest.add(canonical(mine.values))
+            verifier.counts["tables"] += 1
+            if str(digest) != recorded:
+                says = f"the rows of {table.name} in {verifier.name} are not the recorded ones"
+                verifier.findings.append(
+                    Finding(
+                        "state", verifier.name, says, table=table.name, expected=recorded, got=str(digest)
+                    )
+                )
+    writers = await _writers(source, verifier, differing)
+    for one in differing:
+        _row_differs(verifier, one, writers.get(one.mine.at) if one.mine and one.mine.at else None)
+
+
+def _tables(verifier: Verifier) -> Iterator[tuple[Table, Iterable[tuple[Any, _Row]]]]:
+    """Every table that replay makes, with its rows by primary key."""
+    shadow = verifier.shadow
+    for shelf in shadow.service.shelves.shelves:
+        yield shelf.table, _on(shelf, shadow)
+    keys = shadow.sequences.items()
+    yield keys_table, ((key, _Row(key, (key, number), None)) for key, number in keys)
+
+
+def _on(shelf: Shelf, shadow: Shadow[Any]) -> Iterator[tuple[Any, _Row]]:
+    for name, row in shadow.memory.rows(shelf).items():
+        yield name, _Row(str(getattr(row, shelf.key)), values(shelf.table, row), (shelf.field, name))
+
+
+def _compare_row(
+    verifier: Verifier, table: Table, rows: dict[Any, _Row], live: Sequence[Any]
+) -> _Differing | None:
+    mine = rows.pop(name_in(table, live), None)
+    if mine is None:
+        return _Differing(table, "", live, None)
+    verifier.counts["rows"] += 1
+    if mine.values == tuple(live):
+        return None
+    told = zip(table.columns, live, mine.values, strict=True)
+    return _Differing(table, next(str(one.name) for one, was, is_ in told if was != is_), live, mine)
+
+
+async def _writers(source: Source, verifier: Verifier, differing: Sequence[_Differing]) -> dict[Row, Write]:
+    """What gave the differing columns their values; of a row that should not be, what made it.
+
+    Rows seldom differ: for those that do, everything is replayed once more.
+    """
+    found: dict[Row, Write] = {}
+    columns = {
+        one.mine.at: one.column
+        for one in differing
+        if one.mine and one.mine.at and one.mine.key not in verifier.aside
+    }
+    if not columns:
+        return found
+    walk = Walk(source, verifier.service)
+    async for ahead in walk.inputs():
+        done = walk.take(ahead)
+        for write in done.writes if done else ():
+            at = write.shelf.field, write.name
+            if at in columns and _changes(write, columns[at]):
+                found[at] = write
+    return found
+
+
+def _changes(write: Write, column: str) -> bool:
+    """Whether it gave the column another value; without one, whether it made the row."""
+    if write.old is None:
+        return True
+    return bool(column) and getattr(write.old, column) != getattr(write.row, column)
+
+
+def _row_differs(verifier: Verifier, differing: _Differing, writer: Write | None) -> None:
+    table, column, live, mine = differing.table, differing.column, differing.live, differing.mine
+    columns = [str(told.name) for told in table.columns]
+    expected = None if live is None else dict(zip(columns, map(plain, live), strict=True))
+    got = None if mine is None else dict(zip(columns, map(plain, mine.values), strict=True))
+    key = mine.key if mine else _key_of(verifier, table, expected or {})
+    if key in verifier.aside:
+        return
+    named = expected or got or {}
+    name = ", ".join(str(named[told.name]) for told in table.primary_key.columns)
+    if table is keys_table:
+        replayed, live_number = (got or {}).get("sequence", 0), (expected or {}).get("sequence", 0)
+        says = (
+            f"the journal of {verifier.name} makes {replayed} steps of key {name}, and it has {live_number}"
+        )
+        verifier.findings.append(
+            Finding("incomplete", verifier.name, says, key, table=table.name, expected=expected, got=got)
+        )
+        verifier.aside.add(key)
+        return
+    if expected is None:
+        says = f"{table.name} lacks {name}"
+    elif got is None:
+        says = f"{table.name} has {name}, which no event made"
+    else:
+        says = f"{table.name} {name} has another {column}"
+        expected, got = {column: expected[column]}, {column: got[column]}
+    if writer:
+        says += f"; last written by {writer.event.type} {writer.event.id}"
+    verifier.findings.append(
+        Finding(
+            "state",
+            verifier.name,
+            says,
+            key,
+            str(writer.event.id) if writer else "",
+            writer.event.type if writer else "",
+            handler=writer.case if writer else "",
+            table=table.name,
+            column=column,
+            expected=expected,
+            got=got,
+        )
+    )
+
+
+def _key_of(verifier: Verifier, table: Table, row: Mapping[str, Any]) -> str:
+    column = {shelf.table.name: shelf.key for shelf in verifier.service.shelves.shelves}.get(
+        table.name, "key"
+    )
+    return str(row.get(column, ""))

@@ -1,0 +1,227 @@
+"""How it ends: the rows that a closed loop makes, beside the recorded ones.
+
+A running system has those in its tables. Of a recording they are what today's `evolve` makes of the recorded
+facts; whether those are the rows that there were, their digest tells.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+from choreo.chassis.http.money import decimal_text
+from choreo.chassis.service import Service
+from choreo.chassis.transaction.state_store import Shelf
+from choreo.replay.engine.cases import case_of
+from choreo.replay.engine.in_memory_service import Shadow, Taken
+from choreo.replay.engine.row_origin import Remembering
+from choreo.replay.sources.by_key import Key
+from choreo.replay.sources.records import Source
+from choreo.replay.sources.rows import Digest, canonical, plain, values
+from choreo.replay.verify.findings import Finding
+from choreo.replay.verify.simulation import Difference, Loop, Origin
+from choreo.replay.verify.verify import Tally
+
+_ENDS: Mapping[str, tuple[str, ...]] = {
+    "users": ("login", "email"),
+    "orders": ("status", "reason"),
+    "accounts": ("balance",),
+    "notifications": ("kind", "status", "subject", "text"),
+}
+"""By table: what somebody outside sees of a row. Other rows follow from the facts, and are counted."""
+
+Rows = dict[Any, Any]
+"""By primary key."""
+
+
+async def compared(source: Source, loop: Loop, keys: Mapping[str, Key]) -> Tally:
+    """The rows of all keys of which something can be said."""
+    tally = Tally()
+    for name, shadow in loop.shadows.items():
+        others = {key for service, key in loop.origins if service == name} - loop.torn
+        before: _Folded | None = None
+        for shelf in shadow.service.shelves.shelves:
+            mine = dict(shadow.memory.rows(shelf))
+            tally.counts[shelf.table.name] += len(mine)
+            recorded = await _rows(source, name, shelf)
+            if recorded is None:
+                if before is None:
+                    before = _Folded(shadow.service)
+                    tally.findings += [finding for key in others if (finding := before.take(keys[key]))]
+                unchanged = {
+                    row_name: row for row_name, row in mine.items() if _key(shelf, row) not in others
+                }
+                recorded = unchanged | dict(before.shadow.memory.rows(shelf))
+                if not (loop.torn or before.broken):
+                    _check_digest(source, name, shelf, recorded.values(), tally)
+            aside = loop.torn | (before.broken if before else set())
+            _compare(_Table(name, shelf, shadow, loop), mine, recorded, aside, tally)
+    return tally
+
+
+async def _rows(source: Source, service: str, shelf: Shelf) -> Rows | None:
+    """Those of the tables, where they can be had."""
+    pages = source.rows(service, shelf.table) if source.cut.is_whole else None
+    if pages is None:
+        return None
+    columns = [column.name for column in shelf.table.columns]
+    found = [SimpleNamespace(**dict(zip(columns, row, strict=True))) async for page in pages for row in page]
+    return {shelf.name_of(row): row for row in found}
+
+
+class _Folded:
+    """A service's rows of some keys, of the recorded facts alone."""
+
+    def __init__(self, service: Service[Any]) -> None:
+        self.shadow = Shadow(service)
+        self.broken: set[str] = set()
+        """Keys with facts that today's `evolve` cannot apply."""
+
+    def take(self, key: Key) -> Finding | None:
+        service, shadow = self.shadow.service, self.shadow
+        steps = {fact.sequence: fact for fact in key.decided_by(service.name)}
+        heard = [entry for entry in key.entries.get(service.name, []) if entry.kind == "fact"]
+        steps |= {entry.step: key.facts[entry.id] for entry in heard}
+        for step in sorted(steps):
+            event = replace(steps[step], step=step)
+            state = service.shelves.recall(shadow.memory, key.name, event.data)
+            try:
+                trail = [(event, service.decider.evolve(state, event))]
+            except Exception as error:
+                self.broken.add(key.name)
+                says = f"how {key.name} ended cannot be told: today's evolve raises {error!r} at the recorded"
+                return Finding("incomplete", service.name, f"{says} {event.type} {event.id}", key.name)
+            shadow.keep(key.name, Taken(service, event, state, event.time, step - 1, trail))
+        return None
+
+
+def _check_digest(source: Source, service: str, shelf: Shelf, rows: Iterable[Any], tally: Tally) -> None:
+    expected = source.digest(service, shelf.table)
+    if expected is None:
+        return
+    digest = Digest()
+    for row in rows:
+        digest.add(canonical(values(shelf.table, row)))
+    if str(digest) != expected:
+        says = (
+            f"today's evolve makes other rows of {shelf.table.name} of the recorded facts: a recording has "
+            f"only a digest of them, and `choreo verify --closed-loop` of the running system names them"
+        )
+        tally.findings.append(
+            Finding("state", service, says, table=shelf.table.name, expected=expected, got=str(digest))
+        )
+
+
+class _Table:
+    """What is said about its rows."""
+
+    def __init__(self, service: str, shelf: Shelf, shadow: Remembering[Any], loop: Loop) -> None:
+        self.service, self.shelf, self.shadow, self.loop = service, shelf, shadow, loop
+
+    @property
+    def name(self) -> str:
+        return self.shelf.table.name
+
+    def are_equal(self, one: Any, other: Any) -> bool:
+        return one is other or values(self.shelf.table, one) == values(self.shelf.table, other)
+
+    def differs(self, column: str, recorded: Any, mine: Any) -> Difference:
+        """`column` is the first that differs; empty where a row is missing."""
+        row = recorded if mine is None else mine
+        key, name = _key(self.shelf, row), self.shelf.name_of(row)
+        origin = self.loop.origins.get((self.service, key)) or self._writer(name, column)
+        expected, got = _told(self.name, column, recorded), _told(self.name, column, mine)
+        return Difference(
+            "state",
+            self.service,
+            self._says(row, column, recorded, mine),
+            key,
+            origin["event"] if origin else "",
+            origin["type"] if origin else "",
+            origin["at"] if origin else "",
+            origin["time"] if origin else "",
+            origin["handler"] if origin else "",
+            self.name,
+            column,
+            expected,
+            got,
+            row=str(name),
+            trace=str(getattr(row, "order_id", None) or name),
+            origin=origin,
+        )
+
+    def _writer(self, name: Any, column: str) -> Origin | None:
+        """No decision is another one: the row follows from the fact that wrote it last."""
+        written = self.shadow.written.get((self.shelf.field, name))
+        if written is None:
+            return None
+        id, type_ = written.last(column)
+        handler = case_of(self.shadow.service.decider.evolve, type_)
+        return Origin(service=self.service, type=type_, event=str(id), at="", time="", handler=handler)
+
+    def _says(self, row: Any, column: str, recorded: Any, mine: Any) -> str:
+        before, after = _end(self.name, recorded), _end(self.name, mine)
+        match self.name:
+            case "orders":
+                return f"order {row.id} is {after}, and was {before}"
+            case "accounts":
+                return f"the balance of {row.user_id} is {after}, and was {before}"
+            case "notifications" if recorded is None:
+                return f"notification {row.kind} of order {row.order_id} is new"
+            case "notifications" if mine is None:
+                return f"notification {row.kind} of order {row.order_id} is not told any more"
+            case "notifications":
+                return f"notification {row.kind} of order {row.order_id} has another {column}"
+        name = self.shelf.name_of(row)
+        if recorded is None:
+            return f"{self.name} has {name}, and had not"
+        return f"{self.name} lacks {name}" if mine is None else f"{self.name} {name} has another {column}"
+
+
+def _compare(table: _Table, mine: Rows, recorded: Rows, aside: Collection[str], tally: Tally) -> None:
+    ends = _ENDS.get(table.name, ())
+    for name in [*recorded, *(name for name in mine if name not in recorded)]:
+        before, after = recorded.get(name), mine.get(name)
+        key = _key(table.shelf, before or after)
+        if key in aside or (before and after and table.are_equal(before, after)):
+            continue
+        column = _first(_columns(table) if before and after else (), before, after)
+        end = _first(ends, before, after) if before and after else ""
+        other_way = (table.service, key) in table.loop.origins
+        if ends and (end or not (before and after)):
+            tally.counts[f"{table.name} otherwise"] += 1
+            tally.findings.append(table.differs(end, before, after))
+        elif other_way:
+            tally.counts["other rows otherwise"] += 1
+        else:
+            tally.findings.append(table.differs(column, before, after))
+
+
+def _columns(table: _Table) -> Collection[str]:
+    return [column.name for column in table.shelf.table.columns]
+
+
+def _first(columns: Iterable[str], one: Any, other: Any) -> str:
+    return next((column for column in columns if getattr(one, column) != getattr(other, column)), "")
+
+
+def _key(shelf: Shelf, row: Any) -> str:
+    return str(getattr(row, shelf.key))
+
+
+def _told(table: str, column: str, row: Any) -> dict[str, Any] | None:
+    if row is None:
+        return None
+    columns = _ENDS.get(table, (column,) if column else ())
+    return {name: plain(getattr(row, name)) for name in columns}
+
+
+def _end(table: str, row: Any) -> str:
+    if row is None:
+        return "not there"
+    match table:
+        case "orders":
+            return f"{row.status} ({row.reason})" if row.reason else str(row.status)
+        case "accounts":
+            return decimal_text(row.balance)
+    return ""

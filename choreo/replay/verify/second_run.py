@@ -1,0 +1,101 @@
+"""The same replay a second time, in a process where everything that must not matter is different.
+
+Another hash seed, another time zone, and a later moment by the clock. What it finds is what the first found,
+or the code does not agree with itself.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from choreo.chassis.registry import services
+from choreo.replay.sources.live import join_live
+from choreo.replay.sources.recording import Recording
+from choreo.replay.sources.records import Source
+from choreo.replay.verify.closed_loop import closed_loop
+from choreo.replay.verify.findings import Finding
+from choreo.replay.verify.simulation import Difference
+from choreo.replay.verify.verify import verify
+
+_SEEDS = ("1", "2")
+_ZONE = "Pacific/Kiritimati"
+
+
+class SecondReplayDied(Exception):
+    """It could not even find out. The message says what it said."""
+
+
+@asynccontextmanager
+async def verified_again(
+    source: Source,
+    names: Sequence[str],
+    sample: float,
+    preload: Sequence[str] = (),
+    *,
+    in_closed_loop: bool = False,
+) -> AsyncIterator["asyncio.Task[list[Finding]]"]:
+    """It runs beside whatever the block does. The task raises `SecondReplayDied`.
+
+    `preload` names functions (module:function) that are called before, such as a change to be tried out.
+    """
+    seed = next(seed for seed in _SEEDS if seed != os.environ.get("PYTHONHASHSEED"))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "choreo.replay.verify.second_run",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=os.environ | {"PYTHONHASHSEED": seed, "TZ": _ZONE},
+    )
+    order = {"ticket": source.ticket(), "services": names, "sample": sample, "preload": preload}
+    order["closed_loop"] = in_closed_loop
+    task = asyncio.ensure_future(_findings(process, orjson.dumps(order, default=str)))
+    try:
+        yield task
+    finally:
+        if process.returncode is None and not task.done():
+            process.kill()
+        task.cancel()
+        await asyncio.wait([task])
+        await process.wait()
+
+
+async def _findings(process: asyncio.subprocess.Process, order: bytes) -> list[Finding]:
+    out, err = await process.communicate(order)
+    if process.returncode:
+        last = err.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
+        raise SecondReplayDied(f"The second replay died: {last[0]}")
+    return [(Difference if "origin" in told else Finding)(**told) for told in orjson.loads(out)]
+
+
+async def main(order: dict[str, Any]) -> list[Finding]:
+    for name in order["preload"]:
+        module, _, function = name.partition(":")
+        getattr(import_module(module), function)()
+    ticket = order["ticket"]
+    if "recording" in ticket:
+        return await _verify(Recording(Path(ticket["recording"])), order)
+    async with join_live(ticket) as source:
+        return await _verify(source, order)
+
+
+async def _verify(source: Source, order: dict[str, Any]) -> list[Finding]:
+    known = services(source.cut.settings)
+    chosen = {name: known[name] for name in order["services"]}
+    if order["closed_loop"]:
+        return (await closed_loop(source, chosen)).findings
+    return (await verify(source, chosen, sample=order["sample"])).findings
+
+
+if __name__ == "__main__":
+    found = asyncio.run(main(orjson.loads(sys.stdin.buffer.read())))
+    sys.stdout.buffer.write(orjson.dumps([asdict(finding) for finding in found], default=str))

@@ -1,0 +1,391 @@
+"""All services in memory, closed to a loop: see `choreo/replay/verify/closed_loop.py`."""
+
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any, TypedDict
+from uuid import UUID
+
+from choreo.chassis.service import Service
+from choreo.chassis.transaction.step import Step
+from choreo.message.codec import decode, encode
+from choreo.message.decider import Command
+from choreo.message.envelope import Event
+from choreo.message.fact import Fact
+from choreo.replay.engine.in_memory_service import Shadow, Taken
+from choreo.replay.engine.row_origin import Remembering
+from choreo.replay.engine.sandbox import no_side_effects
+from choreo.replay.engine.source_lines import decided_at, raised_at
+from choreo.replay.sources.by_key import Input, Key, Torn
+from choreo.replay.sources.records import JournalEntry
+from choreo.replay.sources.rows import plain
+from choreo.replay.verify.findings import Finding
+from choreo.replay.verify.verifier import refusal_of
+
+
+class Origin(TypedDict):
+    """The step with which it begins that a key goes another way."""
+
+    service: str
+    type: str
+    event: str
+    """The id of the input."""
+    at: str
+    time: str
+    handler: str
+
+
+@dataclass(frozen=True)
+class Difference(Finding):
+    """A finding, and what it comes from."""
+
+    row: str = ""
+    """The primary key, where the finding is about a row."""
+    trace: str = ""
+    """What `choreo trace` knows it by."""
+    origin: Origin | None = None
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        return (*super().identity, self.row)
+
+
+Ran = tuple[Taken[Any], Step[Any] | Exception]
+
+
+class Loop:
+    """The services in memory, closed to a loop."""
+
+    def __init__(self, services: Mapping[str, Service[Any]], *, some_keys: bool = False) -> None:
+        """`some_keys`: not all keys that there are."""
+        self.shadows = {name: Remembering(service) for name, service in services.items()}
+        self.counts: Counter[str] = Counter()
+        self.findings: list[Finding] = []
+        self.torn: set[str] = set()
+        """Keys of which nothing can be said."""
+        self.origins: dict[tuple[str, str], Origin] = {}
+        """By service and key, where it goes another way."""
+        self.ran: dict[UUID, Ran] = {}
+        self._some_keys = some_keys
+        self._hearers = {
+            fact: [name for name, service in services.items() if fact in service.hears]
+            for fact in set(chain.from_iterable(service.hears for service in services.values()))
+        }
+
+    def hearers(self, fact: Fact) -> list[str]:
+        return self._hearers.get(type(fact), [])
+
+    def run_those_that_hear_nobody(self, keys: Mapping[str, Key]) -> None:
+        """Whether a login is free depends on other keys, so their journals are taken as they are."""
+        for name, shadow in self.shadows.items():
+            if not shadow.service.hears:
+                entries = chain.from_iterable(key.entries.get(name, []) for key in keys.values())
+                for entry in sorted(entries, key=lambda entry: entry.position):
+                    self._run_ahead(shadow, entry)
+
+    def _run_ahead(self, shadow: Shadow[Any], entry: JournalEntry) -> None:
+        try:
+            command = shadow.command(entry.type, entry.command or {})
+        except (LookupError, ValueError):
+            return  # it is told in its place
+        taken = shadow.take(entry.key, command, entry.now)
+        step = run(taken)
+        if self._some_keys and entry.outcome == "refused" and isinstance(step, Step) and not step.refusal:
+            says = f"why {entry.type} {entry.id} was refused is not in a recording of some keys"
+            self.tear(entry.key, says)
+            return
+        self.ran[entry.id] = taken, step
+        if isinstance(step, Step) and not step.refusal:
+            shadow.keep(entry.key, taken)
+
+    def tear(self, key: str, why: str) -> None:
+        self.torn.add(key)
+        self.findings.append(Finding("incomplete", "", f"of key {key} nothing can be said: {why}", key))
+
+    def take(self, key: Key) -> None:
+        """All that happened to it, in all services."""
+        try:
+            _KeyLoop(self, key).run()
+        except Torn as torn:
+            self.tear(key.name, str(torn))
+
+
+class _KeyLoop:
+    def __init__(self, loop: Loop, key: Key) -> None:
+        """Raises `Torn`."""
+        self._loop = loop
+        self._key = key
+        self._inputs = {name: deque(key.inputs(name)) for name in loop.shadows}
+        heard = {
+            name: {input.id for input in inputs if input.entry and input.entry.kind == "fact"}
+            for name, inputs in self._inputs.items()
+        }
+        self._recorded = heard
+        """By service: the facts that it heard, as recorded."""
+        self._to_come = {name: set(ids) for name, ids in heard.items()}
+        self._heard: dict[str, set[UUID]] = {name: set() for name in loop.shadows}
+        self._decided = {id: key.facts[id] for id in key.orphans}
+        self._over: set[UUID] = set()
+        """Recorded facts whose input is over: whoever is not decided by now is not decided in its time."""
+        self._parked: set[str] = set()
+        """Services in which a handler raised: facts of this key queue behind that one."""
+        self._changed: dict[UUID, Origin] = {}
+        """Facts that are new, other than recorded or no more, and what they come from."""
+        self._news: deque[tuple[str, Event[Fact]]] = deque()
+
+    def run(self) -> None:
+        """Raises `Torn`."""
+        while any(self._inputs.values()):
+            ready = [name for name, inputs in self._inputs.items() if inputs and self._is_ready(inputs[0])]
+            if not ready:
+                raise Torn("its facts were heard in an order in which they cannot have been decided")
+            name = min(ready, key=lambda name: self._inputs[name][0].now)
+            input = self._inputs[name].popleft()
+            self._take(name, input)
+            self._end(name, input)
+            while self._news:
+                hearer, event = self._news.popleft()
+                self._hear(hearer, event, Input(event.id, event.type, event.correlation_id, "", input.now))
+        self._count()
+
+    def _end(self, name: str, input: Input) -> None:
+        for fact in input.facts:
+            self._over.add(fact.id)
+            origin = self._loop.origins.get((name, self._key.name))
+            if fact.id not in self._decided and origin:
+                self._changed[fact.id] = origin
+
+    def _is_ready(self, input: Input) -> bool:
+        assert input.entry
+        return input.entry.kind == "command" or input.id in self._decided or input.id in self._over
+
+    def _take(self, name: str, input: Input) -> None:
+        entry = input.entry
+        assert entry
+        self._loop.counts["inputs"] += 1
+        if entry.kind == "fact":
+            self._to_come[name].discard(entry.id)
+            if event := self._decided.get(entry.id):
+                self._hear(name, event, input)
+            else:
+                self._lose(name, input, "is not decided any more", self._changed.get(entry.id))
+            return
+        shadow = self._loop.shadows[name]
+        try:
+            command = shadow.command(entry.type, entry.command or {})
+        except (LookupError, ValueError) as error:
+            self._differs(name, input, f"is a command that today's code does not know: {error}")
+            return
+        if command.cause.is_event:  # it follows from a row: a timer saw it, and saw nothing else
+            rows = list(_named(shadow, command))
+            if None in rows:
+                self._lose(name, input, "does not apply any more", self._loop.origins.get((name, entry.key)))
+                return
+            causes = [row.cause for row in rows if hasattr(row, "cause")]
+            command = replace(command, cause=causes[0]) if causes else command
+        ran = self._loop.ran.pop(entry.id, None)
+        self._step(name, command, input, ran)
+
+    def _hear(self, name: str, event: Event[Fact], input: Input) -> None:
+        if origin := self._changed.get(event.id):
+            self._loop.origins.setdefault((name, self._key.name), origin)
+        if name in self._parked:
+            self._lose(name, input, "queues behind what cannot be handled", None)
+        elif event.id not in self._heard[name]:
+            self._heard[name].add(event.id)
+            self._step(name, event, input)
+
+    def _step(self, name: str, asked: Event[Fact] | Command, input: Input, ran: Ran | None = None) -> None:
+        shadow, key = self._loop.shadows[name], self._key
+        taken, step = ran or _ran(shadow.take(key.name, asked, input.now))
+        heard: dict[UUID, Event[Fact]] = {}
+        if isinstance(step, Step):
+            heard, step = self._as_heard(step)
+        if isinstance(step, Exception):
+            says = f"raises {type(step).__name__}: {step}"
+            self._differs(name, input, says, handler=raised_at(step) or "", got=repr(step))
+            if isinstance(asked, Event):
+                self._parked.add(name)
+            return
+        refused = step.refusal is not None and not isinstance(asked, Event)
+        if not refused and ran is None:
+            shadow.keep(key.name, taken)
+        events = [] if refused else [heard[event.id] for event in step.events]
+        origin = self._compare(name, input, taken, step, events)
+        for event in events:
+            if event.id in self._decided:
+                continue
+            self._decided[event.id] = event
+            if event is not key.facts.get(event.id):
+                assert origin
+                self._changed[event.id] = origin
+            self._news.extend((hearer, event) for hearer in self._hear_at_once(event))
+
+    def _as_heard(self, step: Step[Any]) -> tuple[dict[UUID, Event[Fact]], Step[Any] | Exception]:
+        """Its facts as they come out of their records; whichever is as recorded is the recorded one."""
+        heard = {}
+        for event in step.events:
+            recorded = self._key.facts.get(event.id)
+            if recorded is not None and _content(recorded) == _content(event):
+                heard[event.id] = recorded
+                continue
+            try:
+                heard[event.id] = decode(encode(event))
+            except Exception as error:
+                return {}, error
+        return heard, step
+
+    def _hear_at_once(self, event: Event[Fact]) -> list[str]:
+        """Whoever has no place for it in its journal, and not because it was on its way or parked."""
+        return [
+            name
+            for name in self._loop.hearers(event.data)
+            if event.id not in self._to_come[name]
+            and (event.id not in self._key.facts or event.id in self._recorded[name])
+        ]
+
+    # -- what differs ----------------------------------------------------------------------------
+
+    def _compare(
+        self, name: str, input: Input, taken: Taken[Any], step: Step[Any], events: list[Event[Fact]]
+    ) -> Origin | None:
+        recorded = {fact.id: fact for fact in input.facts}
+        refusal = refusal_of(step)
+        if refusal != input.refusal:
+            handler = decided_at(taken, None) or ""
+            says = "is answered differently"
+            if not (recorded or events):
+                return self._differs(name, input, says, handler=handler, expected=input.refusal, got=refusal)
+        elif [_content(event) for event in events] == [_content(fact) for fact in input.facts]:
+            return None
+        other = next((event for event in events if event is not recorded.get(event.id)), None)
+        handler = decided_at(taken, other.data if other else None) or ""
+        says = _leads(input.facts, events)
+        return self._differs(
+            name,
+            input,
+            says,
+            handler=handler,
+            expected=input.refusal or _told(input.facts),
+            got=refusal or _told(events),
+        )
+
+    def _lose(self, name: str, input: Input, why: str, origin: Origin | None) -> None:
+        """It is not taken. Without an origin: what its service and key goes another way from."""
+        origin = origin or self._loop.origins.get((name, self._key.name))
+        if origin:
+            self._loop.origins.setdefault((name, self._key.name), origin)
+        if input.facts:
+            says = f"{why}, so there is no {_types(input.facts)}"
+            self._differs(name, input, says, expected=_told(input.facts))
+
+    def _differs(
+        self,
+        name: str,
+        input: Input,
+        says: str,
+        *,
+        handler: str = "",
+        expected: Any = None,
+        got: Any = None,
+    ) -> Origin:
+        """Of a service and key the first is the origin of all that follow."""
+        told = Origin(
+            service=name,
+            type=input.type,
+            event=str(input.id),
+            at=input.at,
+            time=plain(input.now),
+            handler=handler,
+        )
+        origin = self._loop.origins.setdefault((name, self._key.name), told)
+        self._loop.findings.append(
+            Difference(
+                "step",
+                name,
+                f"{input.type} {input.id} {says}",
+                self._key.name,
+                str(input.id),
+                input.type,
+                input.at,
+                plain(input.now),
+                handler,
+                expected=expected,
+                got=got,
+                trace=str(input.flow or input.id),
+                origin=origin,
+            )
+        )
+        return origin
+
+    def _count(self) -> None:
+        counts, decided = self._loop.counts, self._decided
+        recorded = {id: fact for id, fact in self._key.facts.items() if id not in self._key.orphans}
+        counts["facts"] += len(recorded)
+        counts["facts gone"] += sum(id not in decided for id in recorded)
+        counts["facts other"] += sum(decided.get(id, fact) is not fact for id, fact in recorded.items())
+        counts["facts new"] += sum(id not in self._key.facts for id in decided)
+
+
+def run(taken: Taken[Any]) -> Step[Any] | Exception:
+    try:
+        with no_side_effects():
+            return taken.run()
+    except Exception as error:
+        return error
+
+
+def _ran(taken: Taken[Any]) -> Ran:
+    return taken, run(taken)
+
+
+def _named(shadow: Shadow[Any], command: Command) -> Iterator[Any]:
+    """The rows that a command names; None for one that is not there."""
+    for shelf in shadow.service.shelves.shelves:
+        name = getattr(command, shelf.named_by, None) if shelf.named_by else None
+        if name is not None:
+            yield shadow.memory.named(shelf, name)
+
+
+# -- words -------------------------------------------------------------------------------------------
+
+
+def _content(event: Event[Fact]) -> tuple[Any, ...]:
+    """All but the number of its step, which depends on what else happened."""
+    return (
+        event.id,
+        event.time,
+        event.key,
+        event.causation_id,
+        event.correlation_id,
+        event.trace_id,
+        event.data,
+    )
+
+
+def _leads(recorded: Sequence[Event[Fact]], decided: Sequence[Event[Fact]]) -> str:
+    before, after = {fact.id for fact in recorded}, {event.id for event in decided}
+    gone = _types([fact for fact in recorded if fact.id not in after])
+    new = _types([event for event in decided if event.id not in before])
+    if gone and new:
+        return f"leads to {new}, and not to {gone}"
+    if gone:
+        return f"does not lead to {gone} any more"
+    return f"also leads to {new}" if new else f"leads to another {_types(decided)}"
+
+
+def _types(events: Sequence[Event[Fact]]) -> str:
+    return " and ".join(event.type for event in events)
+
+
+def _told(events: Sequence[Event[Fact]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "type": event.type,
+            "id": str(event.id),
+            "time": plain(event.time),
+            **event.data.model_dump(mode="json"),
+        }
+        for event in events
+    ]
