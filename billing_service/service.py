@@ -8,7 +8,7 @@ from billing_service.evolve import evolve
 from billing_service.queries import WITHOUT_ACCOUNT
 from billing_service.react import react
 from billing_service.state import Billing
-from billing_service.store import SHELVES
+from billing_service.store import STORE
 from choreo.chassis.service import Service, Waiting
 from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.step import Decider
@@ -26,4 +26,4 @@ def decider(settings: Settings) -> Decider[Billing]:
 
 def service(settings: Settings) -> Service[Billing]:
     waiting = Waiting("orders without an account", WITHOUT_ACCOUNT)
-    return Service(decider(settings), SHELVES, HEARS, OBEYS, waiting)
+    return Service(decider(settings), STORE, HEARS, OBEYS, waiting)

@@ -3,21 +3,21 @@
 from billing_service.state import Account, Billing, Leg, Payment
 from billing_service.tables import accounts, ledger, payments
 from choreo.chassis.http.signing_keys import SIGNING_KEYS
-from choreo.chassis.transaction.state_store import Shelf, ShelvesByKey
+from choreo.chassis.transaction.state_store import StateStore, TableMapping
 
-SHELVES = ShelvesByKey(
+STORE = StateStore(
     Billing,
     (
-        Shelf("account", accounts, Account, key="user_id", single=True, with_key={}),
-        Shelf(
+        TableMapping("account", accounts, Account, key="user_id", single=True, loaded_with_key={}),
+        TableMapping(
             "payments",
             payments,
             Payment,
             key="user_id",
-            with_key={"outcome": "waiting"},
-            named_by="order_id",
+            loaded_with_key={"outcome": "waiting"},
+            loaded_by_id="order_id",
         ),
-        Shelf("ledger", ledger, Leg, key="user_id"),
+        TableMapping("ledger", ledger, Leg, key="user_id"),
         SIGNING_KEYS,
     ),
 )

@@ -12,7 +12,7 @@ from notification_service.evolve import evolve
 from notification_service.queries import PENDING
 from notification_service.react import react
 from notification_service.state import Notifications
-from notification_service.store import SHELVES
+from notification_service.store import STORE
 
 HEARS = (UserRegistered, SigningKeyPublished, PaymentConfirmed, PaymentRejected, PaymentRefunded)
 OBEYS = (RecordDelivery,)
@@ -23,4 +23,4 @@ def decider() -> Decider[Notifications]:
 
 
 def service(settings: Settings) -> Service[Notifications]:
-    return Service(decider(), SHELVES, HEARS, OBEYS, Waiting("mails to be sent", PENDING))
+    return Service(decider(), STORE, HEARS, OBEYS, Waiting("mails to be sent", PENDING))

@@ -1,15 +1,17 @@
 """Which notifications a batch needs, and where they are kept."""
 
 from choreo.chassis.http.signing_keys import SIGNING_KEYS
-from choreo.chassis.transaction.state_store import Shelf, ShelvesByKey
+from choreo.chassis.transaction.state_store import StateStore, TableMapping
 from notification_service.state import Notification, Notifications, Recipient
 from notification_service.tables import notifications, recipients
 
-SHELVES = ShelvesByKey(
+STORE = StateStore(
     Notifications,
     (
-        Shelf("recipient", recipients, Recipient, key="user_id", single=True, with_key={}),
-        Shelf("notifications", notifications, Notification, key="user_id", named_by="notification_id"),
+        TableMapping("recipient", recipients, Recipient, key="user_id", single=True, loaded_with_key={}),
+        TableMapping(
+            "notifications", notifications, Notification, key="user_id", loaded_by_id="notification_id"
+        ),
         SIGNING_KEYS,
     ),
 )

@@ -14,7 +14,7 @@ from order_service.evolve import evolve
 from order_service.queries import UNDECIDED
 from order_service.react import react
 from order_service.state import Orders
-from order_service.store import SHELVES
+from order_service.store import STORE
 
 HEARS = (SigningKeyPublished, PaymentConfirmed, PaymentRejected, PaymentRefunded)
 OBEYS = (PlaceOrder, CancelOrder, ExpireOrder)
@@ -29,4 +29,4 @@ def deadline(settings: Settings) -> timedelta:
 
 
 def service(settings: Settings) -> Service[Orders]:
-    return Service(decider(settings), SHELVES, HEARS, OBEYS, Waiting("undecided orders", UNDECIDED))
+    return Service(decider(settings), STORE, HEARS, OBEYS, Waiting("undecided orders", UNDECIDED))

@@ -8,7 +8,7 @@ from user_service.decide import SERVICE, decide
 from user_service.evolve import evolve
 from user_service.react import react
 from user_service.state import Users
-from user_service.store import SHELVES
+from user_service.store import STORE
 
 OBEYS = (Register, PublishSigningKey, RetireSigningKey)
 
@@ -18,4 +18,4 @@ def decider() -> Decider[Users]:
 
 
 def service(settings: Settings) -> Service[Users]:
-    return Service(decider(), SHELVES, obeys=OBEYS)
+    return Service(decider(), STORE, obeys=OBEYS)

@@ -7,7 +7,7 @@ from psycopg.rows import class_row
 
 from choreo.chassis.database.connection import Connection
 from choreo.chassis.http.signing_keys import SIGNING_KEYS
-from choreo.chassis.transaction.state_store import Memory, Shelf, save
+from choreo.chassis.transaction.state_store import Memory, TableMapping, save
 from user_service.commands import Register
 from user_service.state import User, Users
 from user_service.tables import users
@@ -16,12 +16,12 @@ _CONCERNED = """/* users.concerned: who has one of these ids, logins or e-mail a
 SELECT id, login, login_key, email, email_key, created_at, step FROM users
 WHERE id = ANY(%b::uuid[]) OR login_key = ANY(%b::text[]) OR email_key = ANY(%b::text[])"""
 
-_USERS = Shelf("users", users, User, key="id")
+_USERS = TableMapping("users", users, User, key="id")
 
 
 @dataclass(frozen=True)
-class UserShelves:
-    shelves: tuple[Shelf, ...] = (_USERS, SIGNING_KEYS)
+class UserStore:
+    mappings: tuple[TableMapping, ...] = (_USERS, SIGNING_KEYS)
 
     async def load(self, conn: Connection, wanted: Mapping[str, Sequence[object]]) -> dict[str, Users]:
         registrations = {
@@ -41,13 +41,13 @@ class UserShelves:
         }
 
     async def save(self, conn: Connection, before: Mapping[str, Users], after: Mapping[str, Users]) -> None:
-        await save(conn, self.shelves, before, after)
+        await save(conn, self.mappings, before, after)
 
-    def recall(self, memory: Memory, key: str, content: object) -> Users:
+    def from_memory(self, memory: Memory, key: str, content: object) -> Users:
         concerned = []
         if isinstance(content, Register):
             concerned = [
-                memory.named(_USERS, content.user_id),
+                memory.by_id(_USERS, content.user_id),
                 memory.unique(_USERS, "login_key", content.login_key),
                 memory.unique(_USERS, "email_key", content.email_key),
             ]
@@ -77,4 +77,4 @@ def _concerns(command: Register | None, user: User) -> bool:
     )
 
 
-SHELVES = UserShelves()
+STORE = UserStore()

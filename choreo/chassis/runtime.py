@@ -98,7 +98,7 @@ class Runtime(Generic[S]):
         prefix = settings.topic_prefix
         self.kernel = Kernel(
             service.decider,
-            service.shelves,
+            service.store,
             self.engine,
             partition_of=self.partition_of,
             clock=clock.now,

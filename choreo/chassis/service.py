@@ -5,7 +5,7 @@ from typing import Generic, TypeVar
 
 from choreo.chassis.kafka.grants import Grant, reading, writing
 from choreo.chassis.settings import TOPICS
-from choreo.chassis.transaction.state_store import RecallableShelves
+from choreo.chassis.transaction.state_store import ReplayableStore
 from choreo.chassis.transaction.step import Decider
 from choreo.message.catalog import SOURCE_OF_TYPE
 from choreo.message.decider import Command
@@ -27,7 +27,7 @@ class Waiting:
 @dataclass(frozen=True)
 class Service(Generic[S]):
     decider: Decider[S]
-    shelves: RecallableShelves[S]
+    store: ReplayableStore[S]
     hears: tuple[type[Fact], ...] = ()
     obeys: tuple[type[Command], ...] = ()
     """What can be asked of it from outside, and so what its journal holds."""

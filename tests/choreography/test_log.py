@@ -22,7 +22,6 @@ from confluent_kafka.admin import AdminClient
 from choreo.chassis.kafka.topic_log import PartitionLog, describe
 from choreo.chassis.kafka.topics import declare_topics
 from choreo.chassis.settings import TOPICS
-from choreo.chassis.transaction.positions import Place
 from choreo.embedded.kafka import Kafka
 from choreo.message.codec import Record, encode
 from events.user import UserRegistered
@@ -51,7 +50,7 @@ class Log:
     def __init__(self, shop: Shop, of: str = "user") -> None:
         self.shop = shop
         self.topic = shop.settings.topic_prefix + TOPICS[of]
-        self.place: Place = (self.topic, 0)
+        self.place = (self.topic, 0)
         self._access = shop.kafka.admin
         self._admin = AdminClient(self._access.confluent())
 

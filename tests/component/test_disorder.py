@@ -33,8 +33,8 @@ from choreo.chassis.service import Service
 from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.inputs import Decided
 from choreo.chassis.transaction.kernel import Kernel
-from choreo.chassis.transaction.positions import Place
-from choreo.chassis.transaction.state_store import Shelf, ShelvesByKey
+from choreo.chassis.transaction.positions import TopicPartition
+from choreo.chassis.transaction.state_store import StateStore, TableMapping
 from choreo.chassis.transaction.step import hear, obey
 from choreo.embedded.postgres import Postgres
 from choreo.message.codec import Record, decode
@@ -71,7 +71,7 @@ class Happened:
     asked: list[Command] = field(default_factory=list)
     """Meanwhile."""
 
-    def place(self, fact: Event[Fact]) -> Place:
+    def place(self, fact: Event[Fact]) -> TopicPartition:
         return fact.source, [str(person) for person in self.people].index(fact.key) % PARTITIONS
 
 
@@ -187,9 +187,9 @@ disorders = st.builds(
 )
 
 
-def logs(happened: Happened, repeats: list[tuple[int, int]]) -> dict[Place, list[Event[Fact]]]:
+def logs(happened: Happened, repeats: list[tuple[int, int]]) -> dict[TopicPartition, list[Event[Fact]]]:
     """What each partition holds: its facts in their order, some of them once more further on."""
-    found: dict[Place, list[Event[Fact]]] = {}
+    found: dict[TopicPartition, list[Event[Fact]]] = {}
     for fact in happened.facts:
         found.setdefault(happened.place(fact), []).append(fact)
     for number, behind in repeats:
@@ -251,7 +251,7 @@ class Process:
         """As the consumer begins: from the positions."""
         self._kernel = Kernel(
             self._kept.service.decider,
-            self,  # its state, on the service's shelves
+            self,  # its state, on the service's mappings
             self._kept.engine,
             partition_of=lambda key: 0,
             clock=self._now,
@@ -296,13 +296,13 @@ class Process:
         return MONDAY
 
     async def load(self, conn: Connection, wanted: Mapping[str, Sequence[object]]) -> dict[str, Any]:
-        return await self._kept.service.shelves.load(conn, wanted)
+        return await self._kept.service.store.load(conn, wanted)
 
     async def save(self, conn: Connection, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
         """Comes first of what is written."""
         if self._death == "die writing":
             self._running.cancel()
-        await self._kept.service.shelves.save(conn, before, after)
+        await self._kept.service.store.save(conn, before, after)
 
     async def _commit(self) -> None:
         async with asyncio.timeout(PATIENCE):
@@ -375,22 +375,22 @@ def fold(service: Service[Any], inputs: Sequence[Event[Fact] | Command]) -> Outc
         states[input.key], numbers[input.key] = step.state, step.sequence
         for event in step.events:
             decided.setdefault(input.key, []).append(replace(event, step=0))
-    rows: dict[str, list[Any]] = {shelf.table.name: [] for shelf in _own(service)}
+    rows: dict[str, list[Any]] = {mapping.table.name: [] for mapping in _own(service)}
     for state in states.values():
-        for shelf in _own(service):
-            held = getattr(state, shelf.field)
-            rows[shelf.table.name] += ([held] if held else []) if shelf.single else held.values()
+        for mapping in _own(service):
+            held = getattr(state, mapping.field)
+            rows[mapping.table.name] += ([held] if held else []) if mapping.single else held.values()
     return Outcome(_sorted(rows), decided)
 
 
-def _shelves(service: Service[Any]) -> ShelvesByKey[Any]:
-    assert isinstance(service.shelves, ShelvesByKey)
-    return service.shelves
+def _shelves(service: Service[Any]) -> StateStore[Any]:
+    assert isinstance(service.store, StateStore)
+    return service.store
 
 
-def _own(service: Service[Any]) -> list[Shelf]:
+def _own(service: Service[Any]) -> list[TableMapping]:
     """Without the signing keys, which every service keeps."""
-    return [shelf for shelf in _shelves(service).shelves if shelf is not SIGNING_KEYS]
+    return [mapping for mapping in _shelves(service).mappings if mapping is not SIGNING_KEYS]
 
 
 def _without_step(row: Any) -> Any:
@@ -445,10 +445,10 @@ class Kept:
 
     def _outcome(self, people: list[str]) -> Outcome:
         rows = {}
-        for shelf in _own(self.service):
-            names = ", ".join(field.name for field in fields(shelf.row))
-            query = f"SELECT {names} FROM {shelf.table.name} WHERE {shelf.key} = ANY(%s::uuid[])"
-            rows[shelf.table.name] = [shelf.row(*values) for values in self._rows(query, people)]
+        for mapping in _own(self.service):
+            names = ", ".join(field.name for field in fields(mapping.row))
+            query = f"SELECT {names} FROM {mapping.table.name} WHERE {mapping.key} = ANY(%s::uuid[])"
+            rows[mapping.table.name] = [mapping.row(*values) for values in self._rows(query, people)]
         decided: dict[str, list[Event[Fact]]] = {}
         for value, headers, key in self._rows(_OUTBOX, people):
             pairs = [(name, text.encode()) for name, text in orjson.loads(headers)]

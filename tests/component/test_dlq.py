@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from billing_service import service
 from billing_service.state import Billing
-from billing_service.store import SHELVES
+from billing_service.store import STORE
 from choreo.chassis.settings import SERVICES, Settings
 from choreo.cli.running import dlq
 from choreo.embedded.postgres import Postgres
@@ -61,7 +61,7 @@ class Shelf:
 
     def billing(self, play: Callable[[Replicas], Awaitable[None]]) -> None:
         async def act() -> None:
-            replicas = Replicas(self.databases["billing"], DECIDER, SHELVES)
+            replicas = Replicas(self.databases["billing"], DECIDER, STORE)
             try:
                 await play(replicas)
             finally:

@@ -16,7 +16,7 @@ from choreo.chassis.database.connection import raw_connection
 from choreo.chassis.kafka.catch_up import News
 from choreo.chassis.kafka.topic_log import LogMismatch, PartitionLog
 from choreo.chassis.transaction import parked
-from choreo.chassis.transaction.positions import Place, Position
+from choreo.chassis.transaction.positions import Position, TopicPartition
 from choreo.chassis.transaction.retry import drop, retry
 from choreo.chassis.transaction.transaction import Transaction
 from choreo.demo.client import Customer, Json
@@ -25,7 +25,7 @@ from events.billing import PaymentConfirmed
 from order_service import expiry
 from order_service.expiry import Expiry
 from order_service.service import HEARS, decider
-from order_service.store import SHELVES
+from order_service.store import STORE
 from tests.component.alone import Alone, alone
 from tests.shop import PATIENCE
 
@@ -54,7 +54,7 @@ class BillingLog:
     away: bool = False
     described: int = 0
 
-    async def __call__(self) -> Mapping[Place, PartitionLog]:
+    async def __call__(self) -> Mapping[TopicPartition, PartitionLog]:
         self.described += 1
         if self.away:
             raise ConnectionError("no broker")
@@ -99,7 +99,7 @@ class Desk:
         runtime, key = self.alone.runtime, str(customer.id)
         transaction = Transaction(
             decider(runtime.settings),
-            SHELVES,
+            STORE,
             partition_of=runtime.partition_of,
             clock=self.hands,
         )

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from billing_service.commands import Deposit, InsufficientFunds, Withdraw
 from billing_service.service import decider as billing_decider
 from billing_service.state import Billing
-from billing_service.store import SHELVES as BILLING
+from billing_service.store import STORE as BILLING
 from choreo.chassis import clock
 from choreo.chassis.database.connection import make_engine
 from choreo.chassis.http.answer import Answer
@@ -27,7 +27,7 @@ from choreo.chassis.observe.meter import Meter
 from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.inputs import Decided, Failed, Input, KeyReused, PositionGap, Unavailable
 from choreo.chassis.transaction.kernel import Kernel
-from choreo.chassis.transaction.state_store import Shelves
+from choreo.chassis.transaction.state_store import Store
 from choreo.chassis.transaction.step import Decider
 from choreo.embedded.postgres import Postgres
 from choreo.message.envelope import Cause, Event, derived_id
@@ -40,7 +40,7 @@ from tests.locks import held
 from tests.shop import eventually
 from user_service.commands import EmailTaken, LoginTaken, Register
 from user_service.service import decider as user_decider
-from user_service.store import SHELVES as USERS
+from user_service.store import STORE as USERS
 
 MONDAY = datetime(2030, 1, 7, tzinfo=UTC)
 
@@ -48,10 +48,10 @@ MONDAY = datetime(2030, 1, 7, tzinfo=UTC)
 class Replicas:
     """Kernels on one database, as in processes of their own. What one is given before `run` is a batch."""
 
-    def __init__(self, database: Database, decider: Decider[Any], shelves: Shelves[Any]) -> None:
+    def __init__(self, database: Database, decider: Decider[Any], mappings: Store[Any]) -> None:
         self.database = database
         self._decider = decider
-        self._shelves = shelves
+        self._shelves = mappings
         self._stack = AsyncExitStack()
         self._engines: list[AsyncEngine] = []
 
@@ -98,10 +98,10 @@ class Replicas:
 
 @asynccontextmanager
 async def replicas(
-    service: str, decider: Decider[Any], shelves: Shelves[Any], postgres: Postgres, templates: dict[str, str]
+    service: str, decider: Decider[Any], mappings: Store[Any], postgres: Postgres, templates: dict[str, str]
 ) -> AsyncIterator[Replicas]:
     with a_database(service, postgres, templates) as database:
-        found = Replicas(database, decider, shelves)
+        found = Replicas(database, decider, mappings)
         try:
             yield found
         finally:

@@ -10,7 +10,7 @@ import pytest
 
 from billing_service.service import HEARS
 from billing_service.state import Billing
-from billing_service.store import SHELVES
+from billing_service.store import STORE
 from choreo.chassis import clock
 from choreo.chassis.database.connection import raw_connection
 from choreo.chassis.kafka.relay import partition_of
@@ -47,7 +47,7 @@ from tests.component.test_kernel import (
 
 @pytest.fixture
 async def billing(postgres: Postgres, templates: dict[str, str]) -> AsyncIterator[Replicas]:
-    async with replicas("billing", DECIDER, SHELVES, postgres, templates) as found:
+    async with replicas("billing", DECIDER, STORE, postgres, templates) as found:
         yield found
 
 
@@ -67,7 +67,7 @@ class Desk:
     ) -> list[Retried]:
         transaction = Transaction(
             decider,
-            SHELVES,
+            STORE,
             partition_of=lambda key: partition_of(key, 3),
             clock=now,
         )
@@ -118,7 +118,7 @@ async def test_after_the_fix_a_retry_ends_where_an_unbroken_run_ends(
     retried = await Desk(billing).retry(ada, now=lambda: MONDAY)
     assert outcomes(retried) == [("UserRegistered", "applied")] + [("OrderCreated", "applied")] * 2
     assert [one.decided for one in retried] == [("AccountCreated",)] + [("PaymentRejected",)] * 2
-    async with replicas("billing", DECIDER, SHELVES, postgres, templates) as unbroken:
+    async with replicas("billing", DECIDER, STORE, postgres, templates) as unbroken:
         await hear_everything(unbroken, DECIDER, users, orders)
         mended, straight = everything(billing), everything(unbroken)
     for numbered in ("outbox", "journal"):  # Eve's came first here; per key the order is the same

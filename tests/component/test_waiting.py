@@ -23,7 +23,7 @@ from choreo.chassis.transaction.transaction import Transaction
 from choreo.demo.client import Customer, Json
 from choreo.embedded.postgres import Postgres
 from order_service import queries, service
-from order_service.store import SHELVES
+from order_service.store import STORE
 from tests.component.alone import Alone, a_process, alone, an_event, assert_problem
 from tests.component.test_order import paid
 from tests.shop import PATIENCE, eventually
@@ -202,7 +202,7 @@ async def test_a_retry_of_parked_events_by_hand_wakes(shop: Alone, looks: Looks)
         assert not ada.answer.done()
         transaction = Transaction(
             service.decider(shop.runtime.settings),
-            SHELVES,
+            STORE,
             partition_of=shop.runtime.partition_of,
             clock=clock.now,
         )

@@ -155,10 +155,10 @@ class Constructed(Choreography):
 def rows_of(service: Described[Any], state: Any) -> dict[str, dict[Any, tuple[Any, ...]]]:
     """By table and primary key, of a state that holds all of its key."""
     found: dict[str, dict[Any, tuple[Any, ...]]] = {}
-    for shelf in service.shelves.shelves:
-        held = getattr(state, shelf.field)
-        rows = ([held] if held else []) if shelf.single else held.values()
-        found[shelf.table.name] = {shelf.name_of(row): values(shelf.table, row) for row in rows}
+    for mapping in service.store.mappings:
+        held = getattr(state, mapping.field)
+        rows = ([held] if held else []) if mapping.single else held.values()
+        found[mapping.table.name] = {mapping.name_of(row): values(mapping.table, row) for row in rows}
     return found
 
 

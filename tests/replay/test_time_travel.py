@@ -94,8 +94,8 @@ def at(shop: Constructed, name: str, moment: Moment) -> dict[str, dict[Any, tupl
 
 def _rows(walk: Walk[Any], tables: Tables) -> dict[str, dict[Any, tuple[Any, ...]]]:
     return {
-        shelf.table.name: {name: row for name, (row, _) in tables.of(shelf).items()}
-        for shelf in walk.service.shelves.shelves
+        mapping.table.name: {name: row for name, (row, _) in tables.of(mapping).items()}
+        for mapping in walk.service.store.mappings
     }
 
 
@@ -135,12 +135,12 @@ def test_blame_names_the_last_step_that_changed_a_column(wanted: list[str]) -> N
     for name in NAMES:
         here, service = shop.journaling[name], shop.described(name)
         histories = [rows_of(service, state) for state in [here.empty, *here.after]]
-        for shelf in service.shelves.shelves:
-            table = shelf.table.name
+        for mapping in service.store.mappings:
+            table = mapping.table.name
             for row in histories[-1][table]:
                 walk = Walk(shop, service)
-                found = run(last_changes(walk, shelf, row))
-                for number, column in enumerate(shelf.table.columns):
+                found = run(last_changes(walk, mapping, row))
+                for number, column in enumerate(mapping.table.columns):
                     told = [rows[table].get(row) for rows in histories]
                     last = max(
                         index
@@ -195,8 +195,8 @@ def test_a_difference_names_the_columns_and_the_line_that_wrote_them() -> None:
     assert first.type == "Deposit"
     walk = walk_of(shop, "billing")
     before, after = run(tables_at(walk, AfterId(first.id), End()))
-    shelf = walk.service.shelves.shelves[0]
-    (found,) = differences(shelf.table, dict(before.of(shelf)), dict(after.of(shelf)))
+    mapping = walk.service.store.mappings[0]
+    (found,) = differences(mapping.table, dict(before.of(mapping)), dict(after.of(mapping)))
     assert (found.change, list(found.columns)) == ("changed", [("balance", 400_00, 399_99)])
     assert found.cause is not None and (found.cause.type, found.cause.fact) == ("Withdraw", "MoneyWithdrawn")
     file, line = found.cause.handler.split(":")
@@ -213,10 +213,10 @@ def test_of_two_cases_for_a_type_the_one_taken_is_named() -> None:
     shop.deliver("billing", "order")
     shop.settle()
     walk = walk_of(shop, "notification")
-    shelf = next(shelf for shelf in walk.service.shelves.shelves if shelf.field == "notifications")
+    mapping = next(mapping for mapping in walk.service.store.mappings if mapping.field == "notifications")
     heard = next(one for one in shop.journaling["notification"].journal if one.type == "PaymentRejected")
     (at_rejection,) = run(tables_at(walk_of(shop, "notification"), AfterId(heard.id)))
-    ((_, cause),) = at_rejection.of(shelf).values()
+    ((_, cause),) = at_rejection.of(mapping).values()
     file, line = cause.handler.split(":")
     assert 'reason="order_cancelled"' in (ROOT / file).read_text().splitlines()[int(line) - 1]
 
@@ -225,12 +225,14 @@ def test_a_live_row_that_no_event_made_has_no_cause() -> None:
     shop = a_story()
     walk = walk_of(shop, "billing")
     (end,) = run(tables_at(walk, End()))
-    shelf = walk.service.shelves.shelves[0]
-    same = run(live_rows(shop, "billing", shelf, end))
-    assert list(differences(shelf.table, dict(end.of(shelf)), same)) == []
+    mapping = walk.service.store.mappings[0]
+    same = run(live_rows(shop, "billing", mapping, end))
+    assert list(differences(mapping.table, dict(end.of(mapping)), same)) == []
     here = shop.journaling["billing"]
     here.state = replace(here.state, account=replace(here.state.account, balance=1))
-    (found,) = differences(shelf.table, dict(end.of(shelf)), run(live_rows(shop, "billing", shelf, end)))
+    (found,) = differences(
+        mapping.table, dict(end.of(mapping)), run(live_rows(shop, "billing", mapping, end))
+    )
     assert (found.columns, found.cause) == ([("balance", 399_99, 1)], None)
 
 

@@ -17,7 +17,7 @@ from billing_service.commands import Deposit, Withdraw
 from billing_service.evolve import evolve as evolve_billing
 from billing_service.react import react as react_billing
 from billing_service.state import Billing
-from choreo.chassis.transaction.step import Decider, Step, hear, obey
+from choreo.chassis.transaction.step import Decider, Outcome, hear, obey
 from choreo.message.decider import Command, Refusal
 from choreo.message.envelope import Cause, Event, derived_id
 from choreo.message.fact import Fact
@@ -102,7 +102,7 @@ class Service:
             state = self.decider.evolve(state, replace(event, step=number))
         return state
 
-    def _after(self, step: Step[Any]) -> None:
+    def _after(self, step: Outcome[Any]) -> None:
         self.state, self.sequence = step.state, step.sequence
         self.decided += step.events
         self.applied += step.events

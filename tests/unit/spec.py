@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Generic, TypeVar
 
-from choreo.chassis.transaction.step import Decider, Step, hear, obey
+from choreo.chassis.transaction.step import Decider, Outcome, hear, obey
 from choreo.message.catalog import SOURCE_OF_TYPE
 from choreo.message.decider import Command, Refusal
 from choreo.message.envelope import Cause, Event, derived_id
@@ -97,7 +97,7 @@ class Spec(Generic[S]):
         number = len(self.history) + 1
         return replace(fact if isinstance(fact, Event) else event(fact, number), step=number)
 
-    def _after(self, *heard: Event[Fact], step: Step[S]) -> "Spec[S]":
+    def _after(self, *heard: Event[Fact], step: Outcome[S]) -> "Spec[S]":
         return replace(
             self,
             state=step.state,

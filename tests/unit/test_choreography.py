@@ -65,7 +65,7 @@ class TimerGoesOn(NamedTuple):
     later: int
 
 
-Step = Asks | Travels | ComesAgain | TimerGoesOn
+Outcome = Asks | Travels | ComesAgain | TimerGoesOn
 
 wishes = st.sampled_from(["order", "order", "cancel", "cancel", "deposit", "withdraw", "register"])
 counts = st.sampled_from([0, 1, 1, 2, 9])
@@ -100,7 +100,7 @@ class AnyOrder(RuleBasedStateMachine):
             self.shop.deposit(balance)
 
     @rule(step=steps)
-    def step(self, step: Step) -> None:
+    def step(self, step: Outcome) -> None:
         """One rule for all: of several, Hypothesis would leave some out in every run, and most of what may
         go wrong needs all of them.
         """

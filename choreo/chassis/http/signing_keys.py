@@ -8,12 +8,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis.database.tables import signing_keys
 from choreo.chassis.http.auth import Jwk
-from choreo.chassis.transaction.state_store import Shelf
+from choreo.chassis.transaction.state_store import TableMapping
 from choreo.chassis.transaction.waiters import Waiters
 from choreo.message.signing_key import SigningKeyPublished
 
-SIGNING_KEYS = Shelf(
-    "signing_keys", signing_keys, SigningKeyPublished, key="kid", with_key={}, named_by="kid"
+SIGNING_KEYS = TableMapping(
+    "signing_keys", signing_keys, SigningKeyPublished, key="kid", loaded_with_key={}, loaded_by_id="kid"
 )
 """Every service keeps them alike; the fact is the row."""
 

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from choreo.chassis.database.connection import raw_connection
 from choreo.chassis.kafka.topic_log import PartitionLog, compare
 from choreo.chassis.transaction import parked, positions
-from choreo.chassis.transaction.positions import Place
+from choreo.chassis.transaction.positions import TopicPartition
 
 _LOOK_AGAIN = 0.1
 
@@ -27,7 +27,7 @@ class News:
         topic: str,
         engine: AsyncEngine,
         *,
-        describe: Callable[[], Awaitable[Mapping[Place, PartitionLog]]],
+        describe: Callable[[], Awaitable[Mapping[TopicPartition, PartitionLog]]],
         partition_of: Callable[[str], int],
     ) -> None:
         self._service = service

@@ -25,7 +25,7 @@ from aiokafka.protocol.offset import OffsetRequest
 
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.protocol import DescribeGroupsRequest, MetadataRequest
-from choreo.chassis.transaction.positions import Place
+from choreo.chassis.transaction.positions import TopicPartition
 
 EARLIEST, LATEST = -2, -1
 """Of a partition, instead of a time."""
@@ -119,7 +119,9 @@ class Cluster:
         _check(error, group)
         return _operations(operations)
 
-    async def offsets(self, places: Collection[Place], when: int) -> dict[Place, tuple[int, int]]:
+    async def offsets(
+        self, places: Collection[TopicPartition], when: int
+    ) -> dict[TopicPartition, tuple[int, int]]:
         """Of the first record that is as young as `when`, or younger: its offset, and its time.
 
         Both in milliseconds since the epoch; -1 and -1 where there is none. `EARLIEST` and `LATEST` have no

@@ -38,7 +38,7 @@ from choreo.chassis.observe.meter import Meter
 from choreo.chassis.transaction import positions
 from choreo.chassis.transaction.inputs import Heard, PositionGap, read
 from choreo.chassis.transaction.kernel import Kernel
-from choreo.chassis.transaction.positions import Place, Position
+from choreo.chassis.transaction.positions import Position, TopicPartition
 from choreo.message.codec import Record, UnknownType
 from choreo.message.fact import Fact
 
@@ -162,7 +162,7 @@ class Consumer:
             message.topic, message.partition, message.offset, record, event, error, clock.now(), done
         )
 
-    async def _next_offsets(self, places: set[Place]) -> dict[Place, int]:
+    async def _next_offsets(self, places: set[TopicPartition]) -> dict[TopicPartition, int]:
         """Where to begin with what Kafka has just assigned. Raises `LogMismatch`."""
         known = await self._check_log()
         return {place: known.get(place, 0) for place in places}
@@ -176,7 +176,7 @@ class Consumer:
             except (*_DATABASE_AWAY, *_KAFKA_AWAY) as error:  # the health page has parts that say so
                 log.debug("cannot look at the log", error=repr(error))
 
-    async def _check_log(self) -> dict[Place, int]:
+    async def _check_log(self) -> dict[TopicPartition, int]:
         """Holds the positions against the log, measures the lag, and gives the next offsets.
 
         New partitions are begun at 0. The positions are read before the log is looked at: what is read and
@@ -196,7 +196,9 @@ class Consumer:
                 await conn.commit()
         return {place: position.next_offset for place, position in known.items()}
 
-    def _measure_lag(self, known: Mapping[Place, Position], there: Mapping[Place, PartitionLog]) -> None:
+    def _measure_lag(
+        self, known: Mapping[TopicPartition, Position], there: Mapping[TopicPartition, PartitionLog]
+    ) -> None:
         lag = dict.fromkeys(self._hears, 0)
         for place, partition in there.items():
             read = known[place].next_offset if place in known else 0

@@ -8,7 +8,7 @@ from aiokafka.errors import UnknownTopicOrPartitionError
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.cluster import EARLIEST, LATEST
 from choreo.chassis.kafka.grants import Grant, asking, require
-from choreo.chassis.transaction.positions import Place, Position
+from choreo.chassis.transaction.positions import Position, TopicPartition
 
 
 class LogMismatch(Exception):
@@ -26,7 +26,7 @@ class PartitionLog:
 
 async def describe(
     access: KafkaAccess, topics: Sequence[str], needed: Collection[Grant] = ()
-) -> Mapping[Place, PartitionLog]:
+) -> Mapping[TopicPartition, PartitionLog]:
     """Every partition of these topics, by connections that are gone afterwards.
 
     Raises KafkaError, `LogMismatch` where a topic is gone, `AccessDenied` where a needed grant is.

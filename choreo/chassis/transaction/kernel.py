@@ -37,7 +37,7 @@ from choreo.chassis.transaction.inputs import (
     Respond,
     Unavailable,
 )
-from choreo.chassis.transaction.state_store import Shelves
+from choreo.chassis.transaction.state_store import Store
 from choreo.chassis.transaction.step import Decider
 from choreo.chassis.transaction.transaction import Transaction, Work
 from choreo.chassis.transaction.waiters import Waiters
@@ -64,7 +64,7 @@ class Kernel(Generic[S]):
     def __init__(
         self,
         decider: Decider[S],
-        shelves: Shelves[S],
+        store: Store[S],
         engine: AsyncEngine,
         *,
         partition_of: Callable[[str], int],
@@ -78,7 +78,7 @@ class Kernel(Generic[S]):
         """Called with the keys after every commit that moved any."""
         self.trouble: str | None = None
         """Why the database cannot be used right now."""
-        self._transaction = Transaction(decider, shelves, partition_of=partition_of, clock=clock)
+        self._transaction = Transaction(decider, store, partition_of=partition_of, clock=clock)
         self._engine = engine
         self._answered = Answered(engine)
         self._clock = clock

@@ -7,7 +7,7 @@ from psycopg.rows import class_row
 
 from choreo.chassis.database.connection import Connection
 
-Place = tuple[str, int]
+TopicPartition = tuple[str, int]
 """Topic and partition."""
 
 _LOCK = """/* positions.lock: one transaction at a time moves a partition */
@@ -40,11 +40,11 @@ class Position:
     cluster_id: str
 
     @property
-    def place(self) -> Place:
+    def place(self) -> TopicPartition:
         return self.topic, self.partition
 
 
-async def lock(conn: Connection, places: Collection[Place]) -> dict[Place, int]:
+async def lock(conn: Connection, places: Collection[TopicPartition]) -> dict[TopicPartition, int]:
     """The next offset of every place, which nobody else moves until this transaction ends."""
     if not places:
         return {}
@@ -53,7 +53,7 @@ async def lock(conn: Connection, places: Collection[Place]) -> dict[Place, int]:
     return {(topic, partition): next_offset for topic, partition, next_offset in rows}
 
 
-async def advance(conn: Connection, next_offsets: Mapping[Place, int]) -> None:
+async def advance(conn: Connection, next_offsets: Mapping[TopicPartition, int]) -> None:
     """Runs inside the transaction that locked them."""
     if next_offsets:
         topics, partitions = zip(*next_offsets, strict=True)

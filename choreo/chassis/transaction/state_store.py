@@ -17,7 +17,7 @@ from choreo.chassis.database.connection import Connection, array_type, insert, r
 S = TypeVar("S")
 
 
-class Shelves(Protocol[S]):
+class Store(Protocol[S]):
     """A service's state as tables."""
 
     async def load(self, conn: Connection, wanted: "Mapping[str, Sequence[object]]") -> dict[str, S]: ...
@@ -25,24 +25,24 @@ class Shelves(Protocol[S]):
     async def save(self, conn: Connection, before: Mapping[str, S], after: Mapping[str, S]) -> None: ...
 
 
-class RecallableShelves(Shelves[S], Protocol[S]):
+class ReplayableStore(Store[S], Protocol[S]):
     """The same rows can be kept in memory instead."""
 
     @property
-    def shelves(self) -> "tuple[Shelf, ...]": ...
+    def mappings(self) -> "tuple[TableMapping, ...]": ...
 
-    def recall(self, memory: "Memory", key: str, content: object) -> S:
+    def from_memory(self, memory: "Memory", key: str, content: object) -> S:
         """What `load` gives, from rows in memory."""
         ...
 
 
 @dataclass(frozen=True)
-class Shelf:
+class TableMapping:
     """One field of a state, and its table.
 
     The field is one row or None (`single`), or a mapping of rows by primary key. A row is loaded with its
-    key if its columns have the values that `with_key` names, and wherever an input names its primary key in
-    an attribute called `named_by`.
+    key if its columns have the values that `loaded_with_key` names, and wherever an input names its primary
+    key in an attribute called `loaded_by_id`.
     """
 
     field: str
@@ -50,8 +50,8 @@ class Shelf:
     row: type[Any]
     key: str
     single: bool = False
-    with_key: Mapping[str, str] | None = None
-    named_by: str | None = None
+    loaded_with_key: Mapping[str, str] | None = None
+    loaded_by_id: str | None = None
 
     @cached_property
     def _columns(self) -> list[str]:
@@ -63,17 +63,17 @@ class Shelf:
     def _select(self) -> bytes:
         """Names are those of our own tables; nothing from outside gets into the text."""
         conditions = []
-        if self.with_key is not None:
+        if self.loaded_with_key is not None:
             array = array_type(self.table.columns[self.key])
             conditions.append(
                 " AND ".join(
                     [
                         f"{self.key} = ANY(%(keys)b::{array}[])",
-                        *(f"{column} = '{value}'" for column, value in self.with_key.items()),
+                        *(f"{column} = '{value}'" for column, value in self.loaded_with_key.items()),
                     ]
                 )
             )
-        if self.named_by is not None:
+        if self.loaded_by_id is not None:
             name = self._primary_key[0]
             conditions.append(f"{name} = ANY(%(names)b::{array_type(self.table.columns[name])}[])")
         columns = ", ".join(self._columns)
@@ -92,15 +92,17 @@ class Shelf:
         return attrgetter(*self._primary_key)
 
     async def load(self, conn: Connection, wanted: Mapping[str, Sequence[object]]) -> list[Any]:
-        if self.with_key is None and self.named_by is None:
+        if self.loaded_with_key is None and self.loaded_by_id is None:
             return []
         keys: list[Any] = list(wanted)
         if isinstance(self.table.columns[self.key].type, Uuid):
             keys = [uuid for key in keys if (uuid := _uuid(key))]
         names = []
-        if self.named_by is not None:
+        if self.loaded_by_id is not None:
             named = (
-                getattr(content, self.named_by, None) for contents in wanted.values() for content in contents
+                getattr(content, self.loaded_by_id, None)
+                for contents in wanted.values()
+                for content in contents
             )
             names = [name for name in named if name is not None]
         if not keys and not names:
@@ -128,43 +130,43 @@ class Shelf:
 
 
 @dataclass(frozen=True)
-class ShelvesByKey(Generic[S]):
+class StateStore(Generic[S]):
     """The usual case: every row belongs to one key, and a state is the rows of its key."""
 
     empty: Callable[..., S]
-    shelves: tuple[Shelf, ...]
+    mappings: tuple[TableMapping, ...]
 
     async def load(self, conn: Connection, wanted: Mapping[str, Sequence[object]]) -> dict[str, S]:
         """The state of every wanted key, with the rows the inputs' contents concern."""
         found: dict[str, dict[str, Any]] = {key: {} for key in wanted}
-        for shelf in self.shelves:
-            for row in await shelf.load(conn, wanted):
-                content = found.get(str(getattr(row, shelf.key)))
+        for mapping in self.mappings:
+            for row in await mapping.load(conn, wanted):
+                content = found.get(str(getattr(row, mapping.key)))
                 if content is None:
                     continue
-                if shelf.single:
-                    content[shelf.field] = row
+                if mapping.single:
+                    content[mapping.field] = row
                 else:
-                    content.setdefault(shelf.field, {})[shelf.name_of(row)] = row
+                    content.setdefault(mapping.field, {})[mapping.name_of(row)] = row
         return {key: dataclasses.replace(self.empty(), **content) for key, content in found.items()}  # type: ignore[type-var]
 
     async def save(self, conn: Connection, before: Mapping[str, S], after: Mapping[str, S]) -> None:
-        await save(conn, self.shelves, before, after)
+        await save(conn, self.mappings, before, after)
 
-    def recall(self, memory: "Memory", key: str, content: object) -> S:
+    def from_memory(self, memory: "Memory", key: str, content: object) -> S:
         found: dict[str, Any] = {}
         kind: Any = type(content)
-        for shelf in self.shelves:
-            rows = memory.with_key(shelf, key)
-            if shelf.single:
-                found[shelf.field] = next(iter(rows.values()), None)
+        for mapping in self.mappings:
+            rows = memory.with_key(mapping, key)
+            if mapping.single:
+                found[mapping.field] = next(iter(rows.values()), None)
                 continue
-            if shelf.named_by is not None:
-                name = getattr(content, shelf.named_by) if _has(kind, shelf.named_by) else None
-                row = memory.named(shelf, name) if name is not None and name not in rows else None
-                if row is not None and str(getattr(row, shelf.key)) == key:
+            if mapping.loaded_by_id is not None:
+                name = getattr(content, mapping.loaded_by_id) if _has(kind, mapping.loaded_by_id) else None
+                row = memory.by_id(mapping, name) if name is not None and name not in rows else None
+                if row is not None and str(getattr(row, mapping.key)) == key:
                     rows[name] = row
-            found[shelf.field] = rows
+            found[mapping.field] = rows
         return self.empty(**found)
 
 
@@ -176,61 +178,61 @@ def _has(content: type[Any], name: str) -> bool:
 
 
 async def save(
-    conn: Connection, shelves: Iterable[Shelf], before: Mapping[str, S], after: Mapping[str, S]
+    conn: Connection, mappings: Iterable[TableMapping], before: Mapping[str, S], after: Mapping[str, S]
 ) -> None:
     """Writes every row that `after` has and `before` had not.
 
     A row that is new to its key but there already belongs to another key: the database refuses it.
     """
-    for shelf in shelves:
+    for mapping in mappings:
         added: list[Any] = []
         changed: list[Any] = []
         for key, state in after.items():
-            new, other = shelf.differences(before[key], state)
+            new, other = mapping.differences(before[key], state)
             added += new
             changed += [row for _, row in other]
-        await insert(conn, shelf.table, added)
-        await replace(conn, shelf.table, changed)
+        await insert(conn, mapping.table, added)
+        await replace(conn, mapping.table, changed)
 
 
 class Memory:
-    """Rows on their shelves without a database, found in the same ways."""
+    """Rows without a database, found in the same ways."""
 
-    def __init__(self, shelves: Iterable[Shelf]) -> None:
-        self._rows: dict[str, dict[Any, Any]] = {shelf.field: {} for shelf in shelves}
-        self._with_key: dict[str, dict[str, dict[Any, Any]]] = {shelf.field: {} for shelf in shelves}
+    def __init__(self, mappings: Iterable[TableMapping]) -> None:
+        self._rows: dict[str, dict[Any, Any]] = {mapping.field: {} for mapping in mappings}
+        self._with_key: dict[str, dict[str, dict[Any, Any]]] = {mapping.field: {} for mapping in mappings}
         self._unique: dict[tuple[str, str], dict[Any, Any]] = {}
 
-    def put(self, shelf: Shelf, row: Any) -> None:
+    def put(self, mapping: TableMapping, row: Any) -> None:
         """Over the one with the same primary key."""
-        name = shelf.name_of(row)
-        self._rows[shelf.field][name] = row
+        name = mapping.name_of(row)
+        self._rows[mapping.field][name] = row
         for (field, column), index in self._unique.items():
-            if field == shelf.field:
+            if field == mapping.field:
                 index[getattr(row, column)] = row
-        if shelf.with_key is not None:
-            of_key = self._with_key[shelf.field].setdefault(str(getattr(row, shelf.key)), {})
-            if all(getattr(row, column) == value for column, value in shelf.with_key.items()):
+        if mapping.loaded_with_key is not None:
+            of_key = self._with_key[mapping.field].setdefault(str(getattr(row, mapping.key)), {})
+            if all(getattr(row, column) == value for column, value in mapping.loaded_with_key.items()):
                 of_key[name] = row
             else:
                 of_key.pop(name, None)
 
-    def rows(self, shelf: Shelf) -> Mapping[Any, Any]:
+    def rows(self, mapping: TableMapping) -> Mapping[Any, Any]:
         """All of them, by primary key."""
-        return self._rows[shelf.field]
+        return self._rows[mapping.field]
 
-    def named(self, shelf: Shelf, name: Any) -> Any | None:
-        return self._rows[shelf.field].get(name)
+    def by_id(self, mapping: TableMapping, name: Any) -> Any | None:
+        return self._rows[mapping.field].get(name)
 
-    def with_key(self, shelf: Shelf, key: str) -> dict[Any, Any]:
+    def with_key(self, mapping: TableMapping, key: str) -> dict[Any, Any]:
         """Those that are loaded with their key. A copy."""
-        return dict(self._with_key[shelf.field].get(key, ()))
+        return dict(self._with_key[mapping.field].get(key, ()))
 
-    def unique(self, shelf: Shelf, column: str, value: Any) -> Any | None:
+    def unique(self, mapping: TableMapping, column: str, value: Any) -> Any | None:
         """The row with this value in a column where no two rows have the same, and none ever changes."""
-        at = shelf.field, column
+        at = mapping.field, column
         if at not in self._unique:
-            self._unique[at] = {getattr(row, column): row for row in self._rows[shelf.field].values()}
+            self._unique[at] = {getattr(row, column): row for row in self._rows[mapping.field].values()}
         return self._unique[at].get(value)
 
 

@@ -25,7 +25,7 @@ class Decider(Generic[S]):
 
 
 @dataclass(frozen=True, slots=True)
-class Step(Generic[S]):
+class Outcome(Generic[S]):
     """What came of one input: the state after it, and the service's own events in order."""
 
     state: S
@@ -35,21 +35,21 @@ class Step(Generic[S]):
     refusal: Refusal | None = None
 
 
-def hear(decider: Decider[S], state: S, event: Event[Fact], now: datetime, sequence: int) -> Step[S]:
+def hear(decider: Decider[S], state: S, event: Event[Fact], now: datetime, sequence: int) -> Outcome[S]:
     """Applies a heard event and decides what follows from it. `sequence` is the key's number so far."""
     event = event.applied_as(sequence + 1)
     state = decider.evolve(state, event)
     return _follow(decider, state, decider.react(event, state), event.key, now, sequence + 1)
 
 
-def obey(decider: Decider[S], state: S, command: Command, now: datetime, sequence: int) -> Step[S]:
+def obey(decider: Decider[S], state: S, command: Command, now: datetime, sequence: int) -> Outcome[S]:
     """Decides a command that came from outside. A refusal leaves state and sequence as they were."""
     return _follow(decider, state, [command], command.key, now, sequence)
 
 
 def _follow(
     decider: Decider[S], state: S, commands: Iterable[Command], key: str, now: datetime, sequence: int
-) -> Step[S]:
+) -> Outcome[S]:
     events: list[Event[Fact]] = []
     refusal: Refusal | None = None
     results: dict[tuple[UUID, str], int] = {}
@@ -68,7 +68,7 @@ def _follow(
             state = decider.evolve(state, event)
             events.append(event)
             waiting.extend(decider.react(event, state))
-    return Step(state, sequence, tuple(events), refusal)
+    return Outcome(state, sequence, tuple(events), refusal)
 
 
 def _own_event(

@@ -24,8 +24,8 @@ from choreo.chassis.transaction.inputs import (
     KeyReused,
     PositionGap,
 )
-from choreo.chassis.transaction.positions import Place
-from choreo.chassis.transaction.state_store import Shelves
+from choreo.chassis.transaction.positions import TopicPartition
+from choreo.chassis.transaction.state_store import Store
 from choreo.chassis.transaction.step import Decider, hear, obey
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
@@ -44,9 +44,9 @@ class Work(Generic[S]):
     sequences: dict[str, int]
     seen: dict[Any, journal.Seen] = field(default_factory=dict)
     blocked: set[str] = field(default_factory=set)
-    expected: dict[Place, int] = field(default_factory=dict)
+    expected: dict[TopicPartition, int] = field(default_factory=dict)
     after: dict[str, S] = field(default_factory=dict)
-    advanced: dict[Place, int] = field(default_factory=dict)
+    advanced: dict[TopicPartition, int] = field(default_factory=dict)
     moved: dict[str, int] = field(default_factory=dict)
     entries: list[journal.Entry] = field(default_factory=list)
     unpublished: list[outbox.Unpublished] = field(default_factory=list)
@@ -72,13 +72,13 @@ class Transaction(Generic[S]):
     def __init__(
         self,
         decider: Decider[S],
-        shelves: Shelves[S],
+        store: Store[S],
         *,
         partition_of: Callable[[str], int],
         clock: Callable[[], datetime],
     ) -> None:
         self._decider = decider
-        self._shelves = shelves
+        self._shelves = store
         self._partition_of = partition_of
         self._clock = clock
 
@@ -255,6 +255,6 @@ def _count(work: Work[S], input: Input, outcome: str) -> None:
             work.heard[input.event.type if input.event else "other", outcome] += 1
 
 
-def _is_due(heard: Heard, expected: dict[Place, int]) -> bool:
+def _is_due(heard: Heard, expected: dict[TopicPartition, int]) -> bool:
     """Worth locking its key for: it concerns this service, and was not committed before."""
     return heard.concerns and heard.offset >= expected.get((heard.topic, heard.partition), heard.offset + 1)

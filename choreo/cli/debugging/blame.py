@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from choreo.chassis.transaction.state_store import Shelf
+from choreo.chassis.transaction.state_store import TableMapping
 from choreo.cli.debugging.past import (
     Paper,
     cause_told,
@@ -62,18 +62,18 @@ def blame(
 async def _blame(
     name: str, table: str, primary_key: str, column: str | None, file: Path | None, as_json: bool
 ) -> None:
-    async with _opened(file, name, table, primary_key) as (source, shelf, row):
-        if column is not None and column not in shelf.table.columns:
-            columns = ", ".join(told.name for told in shelf.table.columns)
+    async with _opened(file, name, table, primary_key) as (source, mapping, row):
+        if column is not None and column not in mapping.table.columns:
+            columns = ", ".join(told.name for told in mapping.table.columns)
             raise UsageError(f"{table} has no column {column}: choose from {columns}.")
         key = source.key if isinstance(source, OneKey) else None
         async with walking(source, described(source, name), key) as walk:
-            changes = await last_changes(walk, shelf, row)
+            changes = await last_changes(walk, mapping, row)
         if not changes:
             check_complete(walk)
             if isinstance(source, OneKey):
                 raise Incomplete(_nobody(name, f"{table} {primary_key}"))
-            raise UsageError(f"{table} of {name} has no row {primary_key}{_others(walk.shadow, shelf)}.")
+            raise UsageError(f"{table} of {name} has no row {primary_key}{_others(walk.shadow, mapping)}.")
         chosen = [change for change in changes.values() if column in (None, change.column)]
         if as_json:
             print(json.dumps(_told(name, table, row, chosen, file), indent=2))
@@ -81,46 +81,50 @@ async def _blame(
             _print(name, table, row, chosen, file)
         check_complete(walk)
         if isinstance(source, OneKey):
-            await _check_row(source, name, shelf, row, chosen)
+            await _check_row(source, name, mapping, row, chosen)
 
 
 @asynccontextmanager
 async def _opened(
     file: Path | None, name: str, table: str, primary_key: str
-) -> AsyncIterator[tuple[Source, Shelf, Any]]:
-    """The source, the table's shelf and the row's primary key."""
+) -> AsyncIterator[tuple[Source, TableMapping, Any]]:
+    """The source, the table's mapping and the row's primary key."""
     if file is not None:
         recording = recording_of(file, name)
-        yield recording, *_row(described(recording, name).shelves.shelves, name, table, primary_key)
+        yield recording, *_row(described(recording, name).store.mappings, name, table, primary_key)
         return
     here = find_installation()
     service = here.service(name)
-    shelf, row = _row(service.shelves.shelves, name, table, primary_key)
+    mapping, row = _row(service.store.mappings, name, table, primary_key)
     url = here.database_urls[name]
-    async with open_key(here.kafka, url, service, here.settings, row=(shelf, row)) as source:
-        yield source, shelf, row
+    async with open_key(here.kafka, url, service, here.settings, row=(mapping, row)) as source:
+        yield source, mapping, row
 
 
-def _row(shelves: tuple[Shelf, ...], name: str, table: str, primary_key: str) -> tuple[Shelf, Any]:
-    shelf = next((shelf for shelf in shelves if shelf.table.name == table), None)
-    if shelf is None:
-        names = ", ".join(shelf.table.name for shelf in shelves)
+def _row(
+    mappings: tuple[TableMapping, ...], name: str, table: str, primary_key: str
+) -> tuple[TableMapping, Any]:
+    mapping = next((mapping for mapping in mappings if mapping.table.name == table), None)
+    if mapping is None:
+        names = ", ".join(mapping.table.name for mapping in mappings)
         raise UsageError(f"{name} has no table {table} that events make: choose from {names}.")
     try:
-        return shelf, name_of_text(shelf.table, primary_key)
+        return mapping, name_of_text(mapping.table, primary_key)
     except ValueError as error:
         raise UsageError(f"{error}.") from None
 
 
-async def _check_row(source: OneKey, name: str, shelf: Shelf, row: Any, changes: list[Change]) -> None:
+async def _check_row(
+    source: OneKey, name: str, mapping: TableMapping, row: Any, changes: list[Change]
+) -> None:
     """Raises `Incomplete` where the table has another value than the one whose writer was told."""
-    async for page in source.rows(name, shelf.table):
+    async for page in source.rows(name, mapping.table):
         for live in page:
-            if name_in(shelf.table, live) == row:
-                values = dict(zip(shelf.table.columns.keys(), live, strict=True))
+            if name_in(mapping.table, live) == row:
+                values = dict(zip(mapping.table.columns.keys(), live, strict=True))
                 for change in changes:
                     if values[change.column] != change.new:
-                        now = f"{shelf.table.name} {name_as_text(row)} has {change.column} "
+                        now = f"{mapping.table.name} {name_as_text(row)} has {change.column} "
                         now += f"{shown(values[change.column])} today, which"
                         raise Incomplete(_nobody(name, now))
 
@@ -129,9 +133,9 @@ def _nobody(name: str, what: str) -> str:
     return f"{what} was written by nothing in the journal of {name}: see `choreo verify --service {name}`."
 
 
-def _others(shadow: Shadow[Any], shelf: Shelf) -> str:
+def _others(shadow: Shadow[Any], mapping: TableMapping) -> str:
     """To choose from."""
-    names = sorted(map(name_as_text, shadow.memory.rows(shelf)))
+    names = sorted(map(name_as_text, shadow.memory.rows(mapping)))
     some = ", ".join(names[:5])
     return f": it has {len(names)}{f', such as {some}' if names else ''}"
 

@@ -17,7 +17,7 @@ from choreo.chassis.kafka.topic_log import LogMismatch
 from choreo.chassis.registry import services
 from choreo.chassis.service import Service
 from choreo.chassis.settings import SERVICES
-from choreo.chassis.transaction.state_store import Shelf
+from choreo.chassis.transaction.state_store import TableMapping
 from choreo.errors import Incomplete, Unavailable, UsageError
 from choreo.message.codec import Undecodable, UnknownType, decode
 from choreo.operations.reading.installation import Installation, find_installation
@@ -185,9 +185,9 @@ class Paper:
         if cause.fact_id != cause.id:
             self.line(f"    because of {cause.type} {cause.id} {cause.at}".rstrip(), "dim")
 
-    def row(self, shelf: Shelf, name: Any, row: Sequence[Any], cause: Cause) -> None:
-        self.line(f"  {shelf.table.name} {name_as_text(name)}", "bold")
-        told = zip((column.name for column in shelf.table.columns), row, strict=True)
+    def row(self, mapping: TableMapping, name: Any, row: Sequence[Any], cause: Cause) -> None:
+        self.line(f"  {mapping.table.name} {name_as_text(name)}", "bold")
+        told = zip((column.name for column in mapping.table.columns), row, strict=True)
         self.columns([(column, shown(value)) for column, value in told])
         self.cause(cause)
 
@@ -248,7 +248,7 @@ def difference_told(found: Difference) -> dict[str, Any]:
     }
 
 
-def row_told(shelf: Shelf, row: Sequence[Any], cause: Cause | None) -> dict[str, Any]:
-    columns = (column.name for column in shelf.table.columns)
+def row_told(mapping: TableMapping, row: Sequence[Any], cause: Cause | None) -> dict[str, Any]:
+    columns = (column.name for column in mapping.table.columns)
     told = {name: plain(value) for name, value in zip(columns, row, strict=True)}
     return {"row": told, "cause": cause_told(cause)}

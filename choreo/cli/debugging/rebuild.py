@@ -121,7 +121,7 @@ class _Rebuild:
         self.report = Report(topics.service.name)
         self._topics = topics
         self._access = access
-        self._tables = Rebuilt(topics.service.name, topics.service.shelves.shelves)
+        self._tables = Rebuilt(topics.service.name, topics.service.store.mappings)
         self._numbers: dict[str, int] = {}
         """By key: of its partitions."""
         self._differing: set[str] = set()

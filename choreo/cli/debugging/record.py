@@ -90,8 +90,8 @@ async def recorded(
                     done += len(batch)
                     tell("recording", done, size_of(source))
                 for name, service in services(installation.settings).items():
-                    for shelf in service.shelves.shelves:
-                        await writer.digest(source, name, shelf.table)
+                    for mapping in service.store.mappings:
+                        await writer.digest(source, name, mapping.table)
                     await writer.digest(source, name, keys_table)
                 writer.finish()
 

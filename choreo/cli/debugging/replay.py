@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from choreo.chassis.transaction.step import Step
+from choreo.chassis.transaction.step import Outcome
 from choreo.cli.debugging.past import (
     Paper,
     check_complete,
@@ -224,39 +224,39 @@ class Printer:
         facts = _input(ahead) | {f"data.{name}": value for name, value in _data(ahead).items()}
         self._paper.columns([(name, str(value)) for name, value in facts.items() if value is not None])
         self._paper.line("state, as the handlers are given it", "cyan")
-        for shelf in ahead.taken.service.shelves.shelves:
-            held = told[shelf.field]
-            rows = {"": held} if shelf.single and held else held or {}
+        for mapping in ahead.taken.service.store.mappings:
+            held = told[mapping.field]
+            rows = {"": held} if mapping.single and held else held or {}
             if not rows:
-                self._paper.line(f"  {shelf.field}: none")
+                self._paper.line(f"  {mapping.field}: none")
             for name, row in rows.items():
-                self._paper.line(f"  {shelf.field} {name}".rstrip())
+                self._paper.line(f"  {mapping.field} {name}".rstrip())
                 self._paper.columns([(column, shown(value)) for column, value in row.items()])
         self._paper.line("decision", "cyan")
         self._decided(ahead, step, error)
 
     def state(self, walk: Walk[Any], moment: Moment) -> None:
-        shelves = walk.service.shelves.shelves
+        mappings = walk.service.store.mappings
         rows = {
-            shelf.table.name: [
-                row_of(shelf, row)
-                for row in walk.shadow.memory.rows(shelf).values()
-                if walk.key in (None, str(getattr(row, shelf.key)))
+            mapping.table.name: [
+                row_of(mapping, row)
+                for row in walk.shadow.memory.rows(mapping).values()
+                if walk.key in (None, str(getattr(row, mapping.key)))
             ]
-            for shelf in shelves
+            for mapping in mappings
         }
         if self._json:
             self._line("state", at=str(moment), tables=rows)
             return
         whose = f" of key {walk.key}" if walk.key else ""
         self._paper.line(f"state{whose} at {moment}", "bold")
-        for shelf in shelves:
-            self._paper.line(f"{shelf.table.name}: {rows_told(len(rows[shelf.table.name]))}", "cyan")
-            for row in rows[shelf.table.name][: None if walk.key else _SHOWN]:
-                name = name_as_text(tuple(row[column.name] for column in shelf.table.primary_key.columns))
-                self._paper.line(f"  {shelf.table.name} {name}")
+        for mapping in mappings:
+            self._paper.line(f"{mapping.table.name}: {rows_told(len(rows[mapping.table.name]))}", "cyan")
+            for row in rows[mapping.table.name][: None if walk.key else _SHOWN]:
+                name = name_as_text(tuple(row[column.name] for column in mapping.table.primary_key.columns))
+                self._paper.line(f"  {mapping.table.name} {name}")
                 self._paper.columns([(column, shown(value)) for column, value in row.items()])
-            if not walk.key and (more := len(rows[shelf.table.name]) - _SHOWN) > 0:
+            if not walk.key and (more := len(rows[mapping.table.name]) - _SHOWN) > 0:
                 self._paper.line(f"  ... and {more} more: choose with --key, or print all with --json")
 
     def end(self, stepping: Stepping, source: Source) -> None:
@@ -273,13 +273,13 @@ class Printer:
         for why, count in stepping.unknown.most_common(5):
             self._paper.line(f"  at {count} it could not be told: {why}", "yellow")
 
-    def _decided(self, ahead: Ahead, step: Step[Any] | None, error: str) -> None:
+    def _decided(self, ahead: Ahead, step: Outcome[Any] | None, error: str) -> None:
         if step is None:
             self._paper.line(f"    {error}", "red")
         else:
             self._decision(ahead, step)
 
-    def _decision(self, ahead: Ahead, step: Step[Any]) -> None:
+    def _decision(self, ahead: Ahead, step: Outcome[Any]) -> None:
         for event in step.events:
             place = _place(ahead, event.data)
             self._paper.line(f"    → {event.type} {event.id}  {place}", "green")
@@ -297,7 +297,7 @@ def _place(ahead: Ahead, fact: Fact | None) -> str:
         return decided_at(ahead.taken, fact) or ""
 
 
-def _tried(ahead: Ahead) -> tuple[Step[Any] | None, str]:
+def _tried(ahead: Ahead) -> tuple[Outcome[Any] | None, str]:
     """What will come of it, or what is raised."""
     try:
         with no_side_effects():
@@ -332,7 +332,7 @@ def _data(ahead: Ahead) -> dict[str, Any]:
     return {name: value for name, value in names_at(ahead).items() if name not in surrounding}
 
 
-def _decision(step: Step[Any] | None, error: str = "") -> dict[str, Any]:
+def _decision(step: Outcome[Any] | None, error: str = "") -> dict[str, Any]:
     if step is None:
         return {"raises": error}
     return {

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from choreo.chassis.transaction.state_store import Shelf
+from choreo.chassis.transaction.state_store import TableMapping
 from choreo.cli.debugging.past import (
     Paper,
     check_complete,
@@ -66,14 +66,14 @@ async def _state(
     name: str, file: Path | None, at: str, key: str | None, diff: str | None, table: str | None, as_json: bool
 ) -> None:
     async with opened(file, name, key) as source:
-        shelves = _chosen(described(source, name).shelves.shelves, table)
+        mappings = _chosen(described(source, name).store.mappings, table)
         moment = await moment_in(source, at, name, file)
         other = None
         if diff is not None:
             end = End() if file else End("live")
             other = end if diff == "live" else await moment_in(source, diff, name, file)
         async with walking(source, described(source, name), key) as walk:
-            found = await past(source, walk, shelves, moment, other)
+            found = await past(source, walk, mappings, moment, other)
         for one in (moment, other):
             if one is not None:
                 check_reached(one, walk, source, file)
@@ -88,7 +88,7 @@ async def _state(
 class Past:
     moment: Moment
     other: Moment | None
-    shelves: Sequence[Shelf]
+    mappings: Sequence[TableMapping]
     tables: Tables
     differences: Sequence[Difference]
 
@@ -104,33 +104,33 @@ class Past:
         return {
             "at": str(self.moment),
             "tables": {
-                shelf.table.name: [row_told(shelf, *found) for found in self.tables.of(shelf).values()]
-                for shelf in self.shelves
+                mapping.table.name: [row_told(mapping, *found) for found in self.tables.of(mapping).values()]
+                for mapping in self.mappings
             },
         }
 
 
 async def past(
-    source: Source, walk: Walk[Any], shelves: Sequence[Shelf], moment: Moment, other: Moment | None
+    source: Source, walk: Walk[Any], mappings: Sequence[TableMapping], moment: Moment, other: Moment | None
 ) -> Past:
     """With `End` as the other moment, the tables themselves are compared, where the source keeps them."""
     if other is None:
         (tables,) = await tables_at(walk, moment)
-        return Past(moment, None, shelves, tables, ())
+        return Past(moment, None, mappings, tables, ())
     tables, later = await tables_at(walk, moment, other)
     found: list[Difference] = []
-    for shelf in shelves:
-        after: Any = later.of(shelf)
-        if isinstance(other, End) and source.rows(walk.service.name, shelf.table) is not None:
-            after = await live_rows(source, walk.service.name, shelf, later)
-        found += differences(shelf.table, dict(tables.of(shelf)), after)
-    return Past(moment, other, shelves, tables, found)
+    for mapping in mappings:
+        after: Any = later.of(mapping)
+        if isinstance(other, End) and source.rows(walk.service.name, mapping.table) is not None:
+            after = await live_rows(source, walk.service.name, mapping, later)
+        found += differences(mapping.table, dict(tables.of(mapping)), after)
+    return Past(moment, other, mappings, tables, found)
 
 
-def _chosen(shelves: Sequence[Shelf], table: str | None) -> Sequence[Shelf]:
-    chosen = [shelf for shelf in shelves if table in (None, shelf.table.name)]
+def _chosen(mappings: Sequence[TableMapping], table: str | None) -> Sequence[TableMapping]:
+    chosen = [mapping for mapping in mappings if table in (None, mapping.table.name)]
     if not chosen:
-        names = ", ".join(shelf.table.name for shelf in shelves)
+        names = ", ".join(mapping.table.name for mapping in mappings)
         raise UsageError(f"There is no table {table}: choose from {names}.")
     return chosen
 
@@ -146,12 +146,12 @@ def _print(name: str, found: Past, *, everything: bool) -> None:
         _more(paper, len(found.differences) - len(shown))
         return
     paper.line(f"{name} at {found.moment}", "bold")
-    for shelf in found.shelves:
-        rows = found.tables.of(shelf)
-        paper.line(f"{shelf.table.name}: {rows_told(len(rows))}", "cyan")
+    for mapping in found.mappings:
+        rows = found.tables.of(mapping)
+        paper.line(f"{mapping.table.name}: {rows_told(len(rows))}", "cyan")
         some = list(rows.items()) if everything else list(rows.items())[:_SHOWN]
         for row, (told, cause) in some:
-            paper.row(shelf, row, told, cause)
+            paper.row(mapping, row, told, cause)
         _more(paper, len(rows) - len(some))
 
 

@@ -185,7 +185,7 @@ class Desk:
         partitions = self._installation.settings.partitions
         transaction = Transaction(
             service.decider,
-            service.shelves,
+            service.store,
             partition_of=lambda key: partition_of(key, partitions),
             clock=clock.now,
         )

@@ -79,7 +79,7 @@ async def rotated(installation: Installation) -> Rotation:
         engine = engines[described.name]
         kernel = Kernel(
             described.decider,
-            described.shelves,
+            described.store,
             engine,
             partition_of=lambda key: partition_of(key, installation.settings.partitions),
             clock=clock.now,

@@ -21,8 +21,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from choreo.chassis.database.connection import Connection, array_type
 from choreo.chassis.transaction import keys, outbox, positions
-from choreo.chassis.transaction.positions import Place
-from choreo.chassis.transaction.state_store import Shelf
+from choreo.chassis.transaction.positions import TopicPartition
+from choreo.chassis.transaction.state_store import TableMapping
 from choreo.message.codec import Record
 from choreo.replay.rebuild.rebuild import STEP, Copy, Moment, Topics
 from choreo.replay.verify.findings import Finding
@@ -105,7 +105,10 @@ async def open_database(url: str) -> AsyncIterator[Connection]:
 
 
 async def read_moment(
-    conn: Connection, topics: Topics, settled: Mapping[Place, int], keys: Collection[str] | None = None
+    conn: Connection,
+    topics: Topics,
+    settled: Mapping[TopicPartition, int],
+    keys: Collection[str] | None = None,
 ) -> Moment:
     """Of these keys or of all."""
     wanted = {"keys": None if keys is None else list(keys)}
@@ -126,9 +129,9 @@ async def read_moment(
 class Rebuilt:
     """The tables of a service in another schema. Every method runs in its caller's transaction."""
 
-    def __init__(self, service: str, shelves: Sequence[Shelf]) -> None:
+    def __init__(self, service: str, mappings: Sequence[TableMapping]) -> None:
         self._service = service
-        self._shelves = shelves
+        self._mappings = mappings
 
     async def make(self, conn: Connection) -> None:
         """Empty, instead of what an earlier rebuild left. Raises `Busy`."""
@@ -146,35 +149,35 @@ class Rebuilt:
 
     async def _make(self, conn: Connection, schema: str) -> None:
         await conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
-        for shelf in self._shelves:
-            await conn.execute(_sql(_MAKE, shelf, schema))
+        for mapping in self._mappings:
+            await conn.execute(_sql(_MAKE, mapping, schema))
 
     async def fill(self, conn: Connection, copy: Copy) -> None:
         async with conn.cursor() as cursor:
-            for shelf in self._shelves:
-                rows = copy.rows.get(str(shelf.table.name))
+            for mapping in self._mappings:
+                rows = copy.rows.get(str(mapping.table.name))
                 if rows:
-                    as_text = [isinstance(column.type, JSONB) for column in shelf.table.columns]
-                    async with cursor.copy(_sql(_COPY, shelf)) as stream:
+                    as_text = [isinstance(column.type, JSONB) for column in mapping.table.columns]
+                    async with cursor.copy(_sql(_COPY, mapping)) as stream:
                         for row in rows:
                             await stream.write_row(_jsoned(row, as_text) if any(as_text) else row)
-        for shelf in self._shelves:
-            guesses = copy.guesses.get(str(shelf.table.name))
+        for mapping in self._mappings:
+            guesses = copy.guesses.get(str(mapping.table.name))
             if guesses:
-                await conn.execute(_sql(_ADOPT, shelf), list(map(list, zip(*guesses, strict=True))))
+                await conn.execute(_sql(_ADOPT, mapping), list(map(list, zip(*guesses, strict=True))))
 
     async def compare(self, conn: Connection, without: Collection[str]) -> Differences:
         """With the live tables, but for the rows of some keys."""
         found = Differences()
-        for shelf in self._shelves:
-            async with conn.cursor(f"differences_{shelf.table.name}") as cursor:
-                await cursor.execute(_sql(_DIFFERENCES, shelf), [list(without)])
+        for mapping in self._mappings:
+            async with conn.cursor(f"differences_{mapping.table.name}") as cursor:
+                await cursor.execute(_sql(_DIFFERENCES, mapping), [list(without)])
                 while page := await cursor.fetchmany(_AT_ONCE):
                     for key, live, made in page:
                         found.count += 1
                         found.keys.add(key)
                         if len(found.findings) < _TOLD:
-                            found.findings.append(_difference(self._service, shelf.table, key, live, made))
+                            found.findings.append(_difference(self._service, mapping.table, key, live, made))
         return found
 
     async def lock(self, conn: Connection, names: Collection[str]) -> None:
@@ -184,20 +187,20 @@ class Rebuilt:
 
     async def replace(self, conn: Connection, copy: Copy, names: Collection[str], kept: str) -> int:
         """Puts what the copy has of these keys in the place of what is live. How many rows that were."""
-        for shelf in self._shelves:
-            await conn.execute(_sql(_FORGET, shelf), [_keys(shelf, names)])
+        for mapping in self._mappings:
+            await conn.execute(_sql(_FORGET, mapping), [_keys(mapping, names)])
         await self.fill(conn, copy)
         changed = 0
-        for shelf in self._shelves:
-            gone = await conn.execute(_sql(_TAKE_OUT, shelf, kept), [_keys(shelf, names)])
-            new = await conn.execute(_sql(_PUT_IN, shelf), [_keys(shelf, names)])
+        for mapping in self._mappings:
+            gone = await conn.execute(_sql(_TAKE_OUT, mapping, kept), [_keys(mapping, names)])
+            new = await conn.execute(_sql(_PUT_IN, mapping), [_keys(mapping, names)])
             changed += max(gone.rowcount, new.rowcount)
         return changed
 
 
-def _sql(text: str, shelf: Shelf, schema: str = SCHEMA) -> sql.Composed:
+def _sql(text: str, mapping: TableMapping, schema: str = SCHEMA) -> sql.Composed:
     """Names are those of our own tables; nothing from outside gets into the text."""
-    table = shelf.table
+    table = mapping.table
     names = [column.name for column in table.primary_key.columns]
     same = sql.SQL(" AND ").join(
         sql.SQL("made.{0} = live.{0}").format(sql.Identifier(name)) for name in names
@@ -208,18 +211,18 @@ def _sql(text: str, shelf: Shelf, schema: str = SCHEMA) -> sql.Composed:
         kept=sql.Identifier(schema),
         table=sql.Identifier(table.name),
         columns=sql.SQL(", ").join(sql.Identifier(column.name) for column in table.columns),
-        key=sql.Identifier(shelf.key),
+        key=sql.Identifier(mapping.key),
         name=sql.Identifier(names[0]),
         step=sql.Identifier(STEP),
         name_type=types[names[0]],
-        type=types[shelf.key],
+        type=types[mapping.key],
         same=same,
     )
 
 
-def _keys(shelf: Shelf, names: Collection[str]) -> list[Any]:
+def _keys(mapping: TableMapping, names: Collection[str]) -> list[Any]:
     """As that column has them; a key that cannot be one has no rows there."""
-    if array_type(shelf.table.columns[shelf.key]) != "UUID":
+    if array_type(mapping.table.columns[mapping.key]) != "UUID":
         return list(names)
     found = []
     for name in names:

@@ -24,7 +24,7 @@ from choreo.chassis.kafka.topics import FOREVER
 from choreo.chassis.service import Service
 from choreo.chassis.settings import SERVICES, TOPICS
 from choreo.chassis.transaction import positions
-from choreo.chassis.transaction.positions import Place, Position
+from choreo.chassis.transaction.positions import Position, TopicPartition
 from choreo.embedded.ports import LOOPBACK
 from choreo.operations.reading.granted import Unknowable, allowed, read_acls
 from choreo.operations.reading.installation import Installation
@@ -66,8 +66,8 @@ async def examine(installation: Installation) -> list[Finding]:
     prefix = installation.settings.topic_prefix
     topics = [prefix + topic for topic in TOPICS.values()]
     findings: list[Finding] = []
-    log: Mapping[Place, PartitionLog] = {}
-    old: Mapping[Place, int] = {}
+    log: Mapping[TopicPartition, PartitionLog] = {}
+    old: Mapping[TopicPartition, int] = {}
     try:
         log, since, old = await _ask_kafka(installation.kafka, topics)
         with administering(installation.kafka) as admin:
@@ -94,7 +94,7 @@ async def examine(installation: Installation) -> list[Finding]:
 
 async def _ask_kafka(
     access: KafkaAccess, topics: Sequence[str]
-) -> tuple[Mapping[Place, PartitionLog], Mapping[Place, int], Mapping[Place, int]]:
+) -> tuple[Mapping[TopicPartition, PartitionLog], Mapping[TopicPartition, int], Mapping[TopicPartition, int]]:
     """The log as it is, the time of each partition's first record (milliseconds since the epoch; -1 where
     there is none), and how far it had been written `LONG` ago. Again where the cluster refuses for a moment
     only, as it does while the leader of a partition is new.
@@ -117,7 +117,10 @@ async def _ask_kafka(
 
 
 def _topics(
-    admin: AdminClient, topics: Sequence[str], log: Mapping[Place, PartitionLog], first: Mapping[Place, int]
+    admin: AdminClient,
+    topics: Sequence[str],
+    log: Mapping[TopicPartition, PartitionLog],
+    first: Mapping[TopicPartition, int],
 ) -> list[Finding]:
     times: dict[str, list[int]] = {}
     for (topic, _), timestamp in first.items():
@@ -193,8 +196,8 @@ async def _service(
     service: Service[object],
     engine: AsyncEngine,
     prefix: str,
-    log: Mapping[Place, PartitionLog],
-    old: Mapping[Place, int],
+    log: Mapping[TopicPartition, PartitionLog],
+    old: Mapping[TopicPartition, int],
 ) -> list[Finding]:
     name = service.name
     heard = service.heard_topics(prefix)
@@ -221,9 +224,9 @@ async def _service(
 def _reads(
     name: str,
     topic: str,
-    log: Mapping[Place, PartitionLog],
-    read: Mapping[Place, Position],
-    old: Mapping[Place, int],
+    log: Mapping[TopicPartition, PartitionLog],
+    read: Mapping[TopicPartition, Position],
+    old: Mapping[TopicPartition, int],
 ) -> Finding:
     """Whether it has read this topic, and whether this is the topic it has read."""
     places = [place for place in log if place[0] == topic]

@@ -50,7 +50,7 @@ async def dry_run(conn: Connection, service: Service[Any], key: str, now: dateti
     seen = {id for id, entry in before.items() if entry.outcome != "parked"}
     sequence = await keys.look(conn, key)
     # As the kernel does for a batch: with all rows that any of them concerns.
-    state = (await service.shelves.load(conn, {key: [event.data for event in events]}))[key]
+    state = (await service.store.load(conn, {key: [event.data for event in events]}))[key]
     found: list[Tried] = []
     for row, event in zip(rows, read, strict=True):
         if event is None:

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from choreo.chassis.service import Service
-from choreo.chassis.transaction.state_store import Shelf
+from choreo.chassis.transaction.state_store import TableMapping
 from choreo.message.codec import Undecodable
 from choreo.message.envelope import Event
 from choreo.replay.engine.walk import Ahead
@@ -74,17 +74,19 @@ def names_at(ahead: Ahead) -> dict[str, Any]:
 def state_of(service: Service[Any], state: Any) -> Plain:
     """The rows that the handlers are given, by the names of their fields and by primary key as text."""
     told = Plain()
-    for shelf in service.shelves.shelves:
-        held = getattr(state, shelf.field)
-        if shelf.single:
-            told[shelf.field] = None if held is None else row_of(shelf, held)
+    for mapping in service.store.mappings:
+        held = getattr(state, mapping.field)
+        if mapping.single:
+            told[mapping.field] = None if held is None else row_of(mapping, held)
         else:
-            told[shelf.field] = Plain({name_as_text(name): row_of(shelf, row) for name, row in held.items()})
+            told[mapping.field] = Plain(
+                {name_as_text(name): row_of(mapping, row) for name, row in held.items()}
+            )
     return told
 
 
-def row_of(shelf: Shelf, row: Any) -> Plain:
-    told = zip((column.name for column in shelf.table.columns), values(shelf.table, row), strict=True)
+def row_of(mapping: TableMapping, row: Any) -> Plain:
+    told = zip((column.name for column in mapping.table.columns), values(mapping.table, row), strict=True)
     return Plain({name: _plain(plain(value)) for name, value in told})
 
 

@@ -12,8 +12,8 @@ from typing import Any, Generic, TypeVar
 from pydantic import TypeAdapter
 
 from choreo.chassis.service import Service
-from choreo.chassis.transaction.state_store import Memory, Shelf
-from choreo.chassis.transaction.step import Decider, Step, hear, obey
+from choreo.chassis.transaction.state_store import Memory, TableMapping
+from choreo.chassis.transaction.step import Decider, Outcome, hear, obey
 from choreo.message.codec import Undecodable
 from choreo.message.decider import Command
 from choreo.message.envelope import Event
@@ -22,9 +22,9 @@ from choreo.message.fact import Fact
 S = TypeVar("S")
 
 Row = tuple[str, Any]
-"""A shelf's field and a primary key."""
+"""A mapping's field and a primary key."""
 
-Put = tuple[Shelf, Any | None, Any, Event[Fact], S]
+Put = tuple[TableMapping, Any | None, Any, Event[Fact], S]
 """A row that was written: where, what it was (None: a new one), what it is, by which fact, and the state that
 this fact met.
 """
@@ -44,7 +44,7 @@ class Taken(Generic[S]):
     trail: list[tuple[Event[Fact], S]] = field(default_factory=list)
     """The facts that were evolved by the last run, each with the state after it."""
 
-    def run(self) -> Step[S]:
+    def run(self) -> Outcome[S]:
         """Raises what a handler raises."""
         self.trail.clear()
         if isinstance(self.input, Undecodable):
@@ -60,10 +60,10 @@ class Taken(Generic[S]):
         puts: list[Put[S]] = []
         before = self.state
         for event, after in self.trail:
-            for shelf in self.service.shelves.shelves:
-                added, changed = shelf.differences(before, after)
-                puts += [(shelf, None, row, event, before) for row in added]
-                puts += [(shelf, old, row, event, before) for old, row in changed]
+            for mapping in self.service.store.mappings:
+                added, changed = mapping.differences(before, after)
+                puts += [(mapping, None, row, event, before) for row in added]
+                puts += [(mapping, old, row, event, before) for old, row in changed]
             before = after
         return puts
 
@@ -76,7 +76,7 @@ class Taken(Generic[S]):
 class Shadow(Generic[S]):
     def __init__(self, service: Service[S]) -> None:
         self.service = service
-        self.memory = Memory(service.shelves.shelves)
+        self.memory = Memory(service.store.mappings)
         self.sequences: dict[str, int] = {}
         """By key: the number of the last fact applied."""
         self._commands = {command.__name__: _adapter(command) for command in service.obeys}
@@ -93,7 +93,7 @@ class Shadow(Generic[S]):
     def take(self, key: str, input: Event[Fact] | Command | Undecodable, now: datetime) -> Taken[S]:
         """The state it meets. Nothing happens yet."""
         content = input.data if isinstance(input, Event) else input
-        state = self.service.shelves.recall(self.memory, key, content)
+        state = self.service.store.from_memory(self.memory, key, content)
         return Taken(self.service, input, state, now, self.sequences.get(key, 0))
 
     def keep(self, key: str, taken: Taken[S]) -> list[Put[S]]:
@@ -101,8 +101,8 @@ class Shadow(Generic[S]):
         puts = taken.puts()
         for event, _ in taken.trail:
             self.sequences[key] = event.step
-        for shelf, _, row, _, _ in puts:
-            self.memory.put(shelf, row)
+        for mapping, _, row, _, _ in puts:
+            self.memory.put(mapping, row)
         return puts
 
 

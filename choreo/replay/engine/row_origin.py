@@ -26,12 +26,12 @@ class Remembering(Shadow[S]):
 
     def keep(self, key: str, taken: Taken[S]) -> list[Put[S]]:
         puts = super().keep(key, taken)
-        for shelf, old, row, event, _ in puts:
-            place, who = (shelf.field, shelf.name_of(row)), (event.id, event.type)
+        for mapping, old, row, event, _ in puts:
+            place, who = (mapping.field, mapping.name_of(row)), (event.id, event.type)
             if old is None:
                 self.written[place] = Written(who)
                 continue
-            for column in map(str, shelf.table.columns.keys()):
+            for column in map(str, mapping.table.columns.keys()):
                 if getattr(row, column) != getattr(old, column):
                     self.written[place].changed[column] = who
         return puts

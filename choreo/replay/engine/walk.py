@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from choreo.chassis.service import Service
-from choreo.chassis.transaction.state_store import Shelf
-from choreo.chassis.transaction.step import Step
+from choreo.chassis.transaction.state_store import TableMapping
+from choreo.chassis.transaction.step import Outcome
 from choreo.message.codec import Undecodable, UnknownType, decode, type_in
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
@@ -47,7 +47,7 @@ class Ahead:
 class Write:
     """A row that a fact put, over the old one or as a new one."""
 
-    shelf: Shelf
+    mapping: TableMapping
     old: Any | None
     row: Any
     event: Event[Fact]
@@ -57,14 +57,14 @@ class Write:
 
     @property
     def name(self) -> Any:
-        return self.shelf.name_of(self.row)
+        return self.mapping.name_of(self.row)
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
     """What came of an input."""
 
-    step: Step[Any]
+    step: Outcome[Any]
     writes: tuple[Write, ...]
 
 
@@ -208,5 +208,5 @@ class Walk(Generic[S]):
 def writes(taken: Taken[Any]) -> Iterator[Write]:
     """What its last run writes."""
     evolve = taken.service.decider.evolve
-    for shelf, old, row, event, before in taken.puts():
-        yield Write(shelf, old, row, event, case_taken(evolve, before, event))
+    for mapping, old, row, event, before in taken.puts():
+        yield Write(mapping, old, row, event, case_taken(evolve, before, event))

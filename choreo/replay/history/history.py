@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import Table, Uuid
 
-from choreo.chassis.transaction.state_store import Shelf
+from choreo.chassis.transaction.state_store import TableMapping
 from choreo.replay.engine.collector import no_collector
 from choreo.replay.engine.in_memory_service import Row
 from choreo.replay.engine.walk import Ahead, Walk, Write
@@ -46,12 +46,12 @@ class Tables:
     moment: Moment
     rows: dict[Row, tuple[Any, Cause]] = field(default_factory=dict)
 
-    def of(self, shelf: Shelf) -> dict[Any, tuple[tuple[Any, ...], Cause]]:
+    def of(self, mapping: TableMapping) -> dict[Any, tuple[tuple[Any, ...], Cause]]:
         """By primary key, in the order of the table's columns."""
         return {
-            name: (values(shelf.table, row), cause)
+            name: (values(mapping.table, row), cause)
             for (of, name), (row, cause) in self.rows.items()
-            if of == shelf.field
+            if of == mapping.field
         }
 
 
@@ -68,7 +68,7 @@ async def tables_at(walk: Walk[Any], *moments: Moment) -> list[Tables]:
                 for tables in including:
                     tables.moment.passed(ahead.entry, done.step)
                     for write in done.writes:
-                        tables.rows[write.shelf.field, write.name] = write.row, cause_of(ahead, write)
+                        tables.rows[write.mapping.field, write.name] = write.row, cause_of(ahead, write)
                 if all(tables.moment.over for tables in found):
                     break
     return found
@@ -127,23 +127,23 @@ def differences(table: Table, before: Named, after: Named) -> Iterator[Differenc
 
 def written(write: Write) -> Difference:
     """What a fact does to a row. The cause is the caller's to know."""
-    table = write.shelf.table
+    table = write.mapping.table
     before: Named = {} if write.old is None else {write.name: (values(table, write.old), None)}
     (difference,) = differences(table, before, {write.name: (values(table, write.row), None)})
     return difference
 
 
-async def live_rows(source: Source, service: str, shelf: Shelf, explained: Tables) -> Named:
+async def live_rows(source: Source, service: str, mapping: TableMapping, explained: Tables) -> Named:
     """The rows of the tables; each has the cause of the replayed row if it is the same.
 
     The source must keep rows.
     """
-    replayed, found = explained.of(shelf), Named()
-    pages = source.rows(service, shelf.table)
+    replayed, found = explained.of(mapping), Named()
+    pages = source.rows(service, mapping.table)
     assert pages is not None
     async for page in pages:
         for row in page:
-            name = name_in(shelf.table, row)
+            name = name_in(mapping.table, row)
             told, cause = replayed.get(name, (None, None))
             found[name] = tuple(row), cause if told == tuple(row) else None
     return found
@@ -176,15 +176,15 @@ class Change:
     """The row was new."""
 
 
-async def last_changes(walk: Walk[Any], shelf: Shelf, name: Any) -> dict[str, Change]:
+async def last_changes(walk: Walk[Any], mapping: TableMapping, name: Any) -> dict[str, Change]:
     """By column; empty where the row was never written."""
     found: dict[str, Change] = {}
     async for ahead, write in _writes(walk):
-        if write.shelf.field != shelf.field or write.name != name:
+        if write.mapping.field != mapping.field or write.name != name:
             continue
-        columns = [column.name for column in shelf.table.columns]
-        new = values(shelf.table, write.row)
-        old = values(shelf.table, write.old) if write.old is not None else (None,) * len(columns)
+        columns = [column.name for column in mapping.table.columns]
+        new = values(mapping.table, write.row)
+        old = values(mapping.table, write.old) if write.old is not None else (None,) * len(columns)
         for column, was, is_ in zip(columns, old, new, strict=True):
             if write.old is None or was != is_:
                 found[column] = Change(column, was, is_, cause_of(ahead, write), write.old is None)

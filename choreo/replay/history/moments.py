@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from choreo.chassis.transaction.step import Step
+from choreo.chassis.transaction.step import Outcome
 from choreo.message.codec import Undecodable, UnknownType, decode
 from choreo.replay.sources.records import JournalEntry, Source, TopicRecord
 from choreo.replay.sources.rows import plain
@@ -40,7 +40,7 @@ class Moment(ABC):
     @abstractmethod
     def includes(self, entry: JournalEntry) -> bool: ...
 
-    def passed(self, entry: JournalEntry, step: Step[object]) -> None:  # noqa: B027 - most do not care
+    def passed(self, entry: JournalEntry, step: Outcome[object]) -> None:  # noqa: B027 - most do not care
         """It was taken, with this result."""
 
 
@@ -95,7 +95,7 @@ class AfterId(_Once):
 
     id: UUID
 
-    def passed(self, entry: JournalEntry, step: Step[object]) -> None:
+    def passed(self, entry: JournalEntry, step: Outcome[object]) -> None:
         own = any(event.id == self.id for event in step.events)
         self._reached = entry.id == self.id or own
 
@@ -109,7 +109,7 @@ class AfterPlace(_Once):
     partition: int
     offset: int
 
-    def passed(self, entry: JournalEntry, step: Step[object]) -> None:
+    def passed(self, entry: JournalEntry, step: Outcome[object]) -> None:
         place = entry.topic, entry.partition, entry.offset
         self._reached = place == (self.topic, self.partition, self.offset)
 

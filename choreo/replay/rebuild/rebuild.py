@@ -17,7 +17,7 @@ from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.topic_log import LogMismatch, PartitionLog, compare
 from choreo.chassis.service import Service
 from choreo.chassis.settings import TOPICS, Settings
-from choreo.chassis.transaction.positions import Place, Position
+from choreo.chassis.transaction.positions import Position, TopicPartition
 from choreo.chassis.transaction.state_store import Memory
 from choreo.message.codec import Record, Undecodable, UnknownType, decode, type_in
 from choreo.message.envelope import Event
@@ -40,7 +40,7 @@ Row = tuple[Any, ...]
 class Moment:
     """How far a service had come, as one snapshot of its database has it."""
 
-    positions: Mapping[Place, Position]
+    positions: Mapping[TopicPartition, Position]
     """What it had heard."""
     sequences: Mapping[str, int]
     """By key: the step of the last fact it had applied."""
@@ -48,7 +48,7 @@ class Moment:
     """What it had decided and not published, by number of partition; some of it may be on its topic."""
     left_out: Collection[UUID]
     """What it had heard and not applied: parked or given up. Of that Kafka knows nothing."""
-    settled: Mapping[Place, int]
+    settled: Mapping[TopicPartition, int]
     """What of its own topic lies below was published before: it knows of that, or never decided it."""
 
 
@@ -89,7 +89,7 @@ class Topics:
     def names(self) -> list[str]:
         return [self.own, *self.heard]
 
-    def spans(self, moment: Moment, log: Mapping[Place, PartitionLog]) -> dict[Place, Span]:
+    def spans(self, moment: Moment, log: Mapping[TopicPartition, PartitionLog]) -> dict[TopicPartition, Span]:
         """What to read: all that was heard by then, and of its own topic all that is there.
 
         Raises `Incomplete` where the log begins too late, ends too early, or is another one.
@@ -110,7 +110,7 @@ class Topics:
         return spans
 
     async def histories(
-        self, spans: Mapping[Place, Span], keys: Collection[str] | None = None
+        self, spans: Mapping[TopicPartition, Span], keys: Collection[str] | None = None
     ) -> AsyncIterator["History"]:
         """One partition number after the other, of these keys or of all. Raises `Incomplete`, `Broken`."""
         history: History | None = None
@@ -120,7 +120,7 @@ class Topics:
             await history.read_on(mine, keys)
             yield history
 
-    def cut(self, spans: Mapping[Place, Span], keys: Collection[str] | None) -> Cut:
+    def cut(self, spans: Mapping[TopicPartition, Span], keys: Collection[str] | None) -> Cut:
         settings = self._settings
         return Cut(
             spans,
@@ -147,7 +147,7 @@ class _OfKey:
 class History:
     """All facts of the partitions of one number, by key."""
 
-    def __init__(self, topics: Topics, places: Collection[Place]) -> None:
+    def __init__(self, topics: Topics, places: Collection[TopicPartition]) -> None:
         self.topics = topics
         self.next = dict.fromkeys(places, 0)
         """The offset after the last that was read."""
@@ -159,7 +159,9 @@ class History:
     def number(self) -> int:
         return next(iter(self.next))[1]
 
-    async def read_on(self, spans: Mapping[Place, Span], keys: Collection[str] | None = None) -> None:
+    async def read_on(
+        self, spans: Mapping[TopicPartition, Span], keys: Collection[str] | None = None
+    ) -> None:
         """Up to the ends of these spans, from where it had come to. Raises `Incomplete`, `Broken`."""
         rest = {
             place: Span(self.next[place], span.end, span.end)
@@ -229,30 +231,30 @@ class History:
 
     def _fold(self, copy: Copy, key: str, facts: _OfKey, moment: Moment) -> None:
         """Raises `Unordered`, and what `evolve` raises; then there are no rows of the key."""
-        service, shelves = self.topics.service, self.topics.service.shelves
+        service, store = self.topics.service, self.topics.service.store
         applied = in_steps(
             self._own(key, facts, moment), self._heard(copy, key, facts, moment), moment.sequences.get(key, 0)
         )
-        memory = Memory(shelves.shelves)
+        memory = Memory(store.mappings)
         guesses: list[tuple[str, tuple[Any, int, int]]] = []
         for one in applied:
-            before = shelves.recall(memory, key, one.event.data)
+            before = store.from_memory(memory, key, one.event.data)
             after = service.decider.evolve(before, one.event)
-            for shelf in shelves.shelves:
-                added, changed = shelf.differences(before, after)
+            for mapping in store.mappings:
+                added, changed = mapping.differences(before, after)
                 for row in added:
-                    memory.put(shelf, row)
-                    if not one.is_certain and STEP in shelf.table.columns:
-                        guess = shelf.name_of(row), one.earliest, one.latest
-                        guesses.append((str(shelf.table.name), guess))
+                    memory.put(mapping, row)
+                    if not one.is_certain and STEP in mapping.table.columns:
+                        guess = mapping.name_of(row), one.earliest, one.latest
+                        guesses.append((str(mapping.table.name), guess))
                 for _, row in changed:
-                    memory.put(shelf, row)
+                    memory.put(mapping, row)
         copy.facts += len(applied)
         for table, guess in guesses:
             copy.guesses.setdefault(table, []).append(guess)
-        for shelf in shelves.shelves:
-            rows = copy.rows.setdefault(str(shelf.table.name), [])
-            rows += [values(shelf.table, row) for row in memory.rows(shelf).values()]
+        for mapping in store.mappings:
+            rows = copy.rows.setdefault(str(mapping.table.name), [])
+            rows += [values(mapping.table, row) for row in memory.rows(mapping).values()]
 
     def _own(self, key: str, facts: _OfKey, moment: Moment) -> list[Event[Fact]]:
         last, settled = moment.sequences.get(key, 0), moment.settled.get((self.topics.own, self.number), 0)

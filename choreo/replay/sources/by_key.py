@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from choreo.chassis.transaction.positions import Place
+from choreo.chassis.transaction.positions import TopicPartition
 from choreo.message.codec import Undecodable, UnknownType, decode
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
@@ -140,7 +140,7 @@ class _Reader:
         self._cut = cut
         self._services = services
         self._found = found
-        self._next: dict[Place, int] = dict.fromkeys(cut.spans, 0)
+        self._next: dict[TopicPartition, int] = dict.fromkeys(cut.spans, 0)
 
     def take(self, items: Sequence[Item]) -> None:
         for item in items:
@@ -175,7 +175,7 @@ class _Reader:
         elif record.offset < self._cut.spans[place].settled:
             key.settled.add(event.id)
 
-    def _check(self, place: Place, offset: int) -> None:
+    def _check(self, place: TopicPartition, offset: int) -> None:
         if self._cut.is_whole and offset > self._next[place]:
             missing = f"{self._next[place]} to {offset - 1}"
             self._found.lacks.append(f"{place[0]}[{place[1]}] lacks offsets {missing}")

@@ -28,7 +28,7 @@ from choreo.chassis.kafka.lenient_records import AnyRecords
 from choreo.chassis.kafka.topic_log import LogMismatch, PartitionLog, describe
 from choreo.chassis.settings import TOPICS, Settings
 from choreo.chassis.transaction import outbox
-from choreo.chassis.transaction.positions import Place
+from choreo.chassis.transaction.positions import TopicPartition as Place
 from choreo.message.codec import Record, Undecodable, UnknownType, decode
 from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, Span, TopicRecord, Unpublished
 

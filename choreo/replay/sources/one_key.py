@@ -17,7 +17,7 @@ from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.lenient_records import AnyRecords
 from choreo.chassis.service import Service
 from choreo.chassis.settings import Settings
-from choreo.chassis.transaction.state_store import Shelf
+from choreo.chassis.transaction.state_store import TableMapping
 from choreo.message.codec import Record
 from choreo.replay.sources.live import _ENTRIES, Connection, _snapshot, trimmed
 from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, TopicRecord
@@ -54,7 +54,7 @@ class OneKey:
         )
         self._access = access
         self._conn = conn
-        self._key_columns = {shelf.table.name: shelf.key for shelf in service.shelves.shelves}
+        self._key_columns = {mapping.table.name: mapping.key for mapping in service.store.mappings}
 
     async def batches(self) -> AsyncIterator[Sequence[Item]]:
         rows = await (await self._conn.execute(_ENTRIES, {"keys": [self.key], "until": None})).fetchall()
@@ -93,7 +93,7 @@ async def open_key(
     settings: Settings,
     *,
     key: str | None = None,
-    row: tuple[Shelf, Any] | None = None,
+    row: tuple[TableMapping, Any] | None = None,
 ) -> AsyncIterator[OneKey]:
     """`url` is that of the service's database. Instead of the key, one of its rows may be named.
 
@@ -107,10 +107,10 @@ async def open_key(
         yield OneKey(access, conn, service, settings, key)
 
 
-async def _key_of(conn: Connection, shelf: Shelf, name: Any) -> str:
-    table = shelf.table
+async def _key_of(conn: Connection, mapping: TableMapping, name: Any) -> str:
+    table = mapping.table
     where = " AND ".join(f"{column.name} = %s" for column in table.primary_key.columns)
-    query = f"/* {table.name}.key_of_row */ SELECT {shelf.key} FROM {table.name} WHERE {where}"
+    query = f"/* {table.name}.key_of_row */ SELECT {mapping.key} FROM {table.name} WHERE {where}"
     found = await (
         await conn.execute(query.encode(), name if isinstance(name, tuple) else (name,))
     ).fetchone()

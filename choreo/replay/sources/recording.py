@@ -21,7 +21,7 @@ import orjson
 from sqlalchemy import Table
 
 from choreo.chassis.transaction.journal import CODE_VERSION
-from choreo.chassis.transaction.positions import Place
+from choreo.chassis.transaction.positions import TopicPartition
 from choreo.message.codec import Headers, Record, uuid_of
 from choreo.replay.sources.records import (
     Broken,
@@ -70,7 +70,7 @@ class Writer:
         self._cut = cut
         self._redaction = redaction
         self._sha = hashlib.sha256()
-        self._next: dict[Place, int] = {place: span.first for place, span in cut.spans.items()}
+        self._next: dict[TopicPartition, int] = {place: span.first for place, span in cut.spans.items()}
         self.written = Written()
 
     def __enter__(self) -> "Writer":
@@ -155,7 +155,7 @@ class Writer:
             return record
         return Record(record.key, self._redaction.data(record.value), record.headers)
 
-    def _gap(self, place: Place, offset: int) -> None:
+    def _gap(self, place: TopicPartition, offset: int) -> None:
         if self._cut.is_whole and offset > self._next[place]:
             self.written.gaps.append(
                 {"topic": place[0], "partition": place[1], "from": self._next[place], "to": offset}

@@ -14,7 +14,7 @@ from uuid import UUID
 from sqlalchemy import Table
 
 from choreo.chassis.settings import TOPICS, Settings
-from choreo.chassis.transaction.positions import Place
+from choreo.chassis.transaction.positions import TopicPartition
 from choreo.message.codec import Record
 
 
@@ -85,7 +85,7 @@ class Span:
 class Cut:
     """What a stream holds. Its journals are each of one moment, its topics of a later one (rule 15)."""
 
-    spans: Mapping[Place, Span]
+    spans: Mapping[TopicPartition, Span]
     services: tuple[str, ...]
     """Whose journals are in it."""
     topic_prefix: str

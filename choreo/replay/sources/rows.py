@@ -27,7 +27,7 @@ def _getter(table: Table) -> Callable[[Any], Any]:
 
 
 def name_in(table: Table, row: Sequence[Any]) -> Any:
-    """As `Shelf.name_of` has it, of a row in the order of the table's columns."""
+    """As `TableMapping.name_of` has it, of a row in the order of the table's columns."""
     return _name_getter(table)(row)
 
 

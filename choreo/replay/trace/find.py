@@ -23,7 +23,7 @@ from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.lenient_records import AnyRecords
 from choreo.chassis.settings import TOPICS
 from choreo.chassis.transaction import outbox
-from choreo.chassis.transaction.positions import Place
+from choreo.chassis.transaction.positions import TopicPartition as Place
 from choreo.message.codec import decode
 from choreo.replay.sources.records import Broken
 from choreo.replay.trace.journals import Entry, journal_of, open_session

@@ -12,7 +12,7 @@ from psycopg.rows import class_row
 
 from choreo.chassis.database.connection import Connection
 from choreo.chassis.transaction import positions
-from choreo.chassis.transaction.positions import Place
+from choreo.chassis.transaction.positions import TopicPartition
 from choreo.replay.trace.published_events import Seen
 
 _CONNECT_WITHIN = 5
@@ -96,7 +96,7 @@ class Journal:
 
     entries: Sequence[Entry] = ()
     """In the order of handling."""
-    next_offsets: Mapping[Place, int] = field(default_factory=dict)
+    next_offsets: Mapping[TopicPartition, int] = field(default_factory=dict)
     """How far it has read each partition; only of topics of which it hears something."""
     waiting: frozenset[UUID] = frozenset()
     """Those of the events that lack a prerequisite."""

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Table
 
 from choreo.chassis.database.tables import keys as keys_table
-from choreo.chassis.transaction.state_store import Shelf
+from choreo.chassis.transaction.state_store import TableMapping
 from choreo.replay.engine.in_memory_service import Row, Shadow
 from choreo.replay.engine.walk import Walk, Write
 from choreo.replay.sources.records import Source
@@ -23,7 +23,7 @@ class _Row:
     key: str
     values: tuple[Any, ...]
     at: Row | None
-    """None: it is on no shelf."""
+    """None: it is on no mapping."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +69,15 @@ async def compare_rows(source: Source, verifier: Verifier) -> None:
 def _tables(verifier: Verifier) -> Iterator[tuple[Table, Iterable[tuple[Any, _Row]]]]:
     """Every table that replay makes, with its rows by primary key."""
     shadow = verifier.shadow
-    for shelf in shadow.service.shelves.shelves:
-        yield shelf.table, _on(shelf, shadow)
+    for mapping in shadow.service.store.mappings:
+        yield mapping.table, _on(mapping, shadow)
     keys = shadow.sequences.items()
     yield keys_table, ((key, _Row(key, (key, number), None)) for key, number in keys)
 
 
-def _on(shelf: Shelf, shadow: Shadow[Any]) -> Iterator[tuple[Any, _Row]]:
-    for name, row in shadow.memory.rows(shelf).items():
-        yield name, _Row(str(getattr(row, shelf.key)), values(shelf.table, row), (shelf.field, name))
+def _on(mapping: TableMapping, shadow: Shadow[Any]) -> Iterator[tuple[Any, _Row]]:
+    for name, row in shadow.memory.rows(mapping).items():
+        yield name, _Row(str(getattr(row, mapping.key)), values(mapping.table, row), (mapping.field, name))
 
 
 def _compare_row(
@@ -110,7 +110,7 @@ async def _writers(source: Source, verifier: Verifier, differing: Sequence[_Diff
     async for ahead in walk.inputs():
         done = walk.take(ahead)
         for write in done.writes if done else ():
-            at = write.shelf.field, write.name
+            at = write.mapping.field, write.name
             if at in columns and _changes(write, columns[at]):
                 found[at] = write
     return found
@@ -170,7 +170,7 @@ def _row_differs(verifier: Verifier, differing: _Differing, writer: Write | None
 
 
 def _key_of(verifier: Verifier, table: Table, row: Mapping[str, Any]) -> str:
-    column = {shelf.table.name: shelf.key for shelf in verifier.service.shelves.shelves}.get(
+    column = {mapping.table.name: mapping.key for mapping in verifier.service.store.mappings}.get(
         table.name, "key"
     )
     return str(row.get(column, ""))

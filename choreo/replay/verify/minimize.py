@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from choreo.chassis.service import Service
-from choreo.chassis.transaction.positions import Place
+from choreo.chassis.transaction.positions import TopicPartition
 from choreo.message.codec import Undecodable, UnknownType, decode
 from choreo.replay.engine.walk import Walk
 from choreo.replay.sources.recording import Recording
@@ -192,7 +192,7 @@ async def _met(source: Source, service: Service[Any], finding: Finding) -> objec
 def _part(cut: Cut, service: str, inputs: Sequence[Input]) -> Part:
     """Its steps and offsets stay those of the whole recording."""
     inputs = sorted(inputs, key=lambda one: one.entry.position)
-    offsets: dict[Place, list[int]] = {}
+    offsets: dict[TopicPartition, list[int]] = {}
     for one in inputs:
         for item in one.items.values():
             if isinstance(item, TopicRecord):

@@ -11,7 +11,7 @@ from typing import Any
 
 from choreo.chassis.http.money import decimal_text
 from choreo.chassis.service import Service
-from choreo.chassis.transaction.state_store import Shelf
+from choreo.chassis.transaction.state_store import TableMapping
 from choreo.replay.engine.cases import case_of
 from choreo.replay.engine.in_memory_service import Shadow, Taken
 from choreo.replay.engine.row_origin import Remembering
@@ -40,33 +40,33 @@ async def compared(source: Source, loop: Loop, keys: Mapping[str, Key]) -> Tally
     for name, shadow in loop.shadows.items():
         others = {key for service, key in loop.origins if service == name} - loop.torn
         before: _Folded | None = None
-        for shelf in shadow.service.shelves.shelves:
-            mine = dict(shadow.memory.rows(shelf))
-            tally.counts[shelf.table.name] += len(mine)
-            recorded = await _rows(source, name, shelf)
+        for mapping in shadow.service.store.mappings:
+            mine = dict(shadow.memory.rows(mapping))
+            tally.counts[mapping.table.name] += len(mine)
+            recorded = await _rows(source, name, mapping)
             if recorded is None:
                 if before is None:
                     before = _Folded(shadow.service)
                     tally.findings += [finding for key in others if (finding := before.take(keys[key]))]
                 unchanged = {
-                    row_name: row for row_name, row in mine.items() if _key(shelf, row) not in others
+                    row_name: row for row_name, row in mine.items() if _key(mapping, row) not in others
                 }
-                recorded = unchanged | dict(before.shadow.memory.rows(shelf))
+                recorded = unchanged | dict(before.shadow.memory.rows(mapping))
                 if not (loop.torn or before.broken):
-                    _check_digest(source, name, shelf, recorded.values(), tally)
+                    _check_digest(source, name, mapping, recorded.values(), tally)
             aside = loop.torn | (before.broken if before else set())
-            _compare(_Table(name, shelf, shadow, loop), mine, recorded, aside, tally)
+            _compare(_Table(name, mapping, shadow, loop), mine, recorded, aside, tally)
     return tally
 
 
-async def _rows(source: Source, service: str, shelf: Shelf) -> Rows | None:
+async def _rows(source: Source, service: str, mapping: TableMapping) -> Rows | None:
     """Those of the tables, where they can be had."""
-    pages = source.rows(service, shelf.table) if source.cut.is_whole else None
+    pages = source.rows(service, mapping.table) if source.cut.is_whole else None
     if pages is None:
         return None
-    columns = [column.name for column in shelf.table.columns]
+    columns = [column.name for column in mapping.table.columns]
     found = [SimpleNamespace(**dict(zip(columns, row, strict=True))) async for page in pages for row in page]
-    return {shelf.name_of(row): row for row in found}
+    return {mapping.name_of(row): row for row in found}
 
 
 class _Folded:
@@ -84,7 +84,7 @@ class _Folded:
         steps |= {entry.step: key.facts[entry.id] for entry in heard}
         for step in sorted(steps):
             event = replace(steps[step], step=step)
-            state = service.shelves.recall(shadow.memory, key.name, event.data)
+            state = service.store.from_memory(shadow.memory, key.name, event.data)
             try:
                 trail = [(event, service.decider.evolve(state, event))]
             except Exception as error:
@@ -95,40 +95,42 @@ class _Folded:
         return None
 
 
-def _check_digest(source: Source, service: str, shelf: Shelf, rows: Iterable[Any], tally: Tally) -> None:
-    expected = source.digest(service, shelf.table)
+def _check_digest(
+    source: Source, service: str, mapping: TableMapping, rows: Iterable[Any], tally: Tally
+) -> None:
+    expected = source.digest(service, mapping.table)
     if expected is None:
         return
     digest = Digest()
     for row in rows:
-        digest.add(canonical(values(shelf.table, row)))
+        digest.add(canonical(values(mapping.table, row)))
     if str(digest) != expected:
         says = (
-            f"today's evolve makes other rows of {shelf.table.name} of the recorded facts: a recording has "
+            f"today's evolve makes other rows of {mapping.table.name} of the recorded facts: a recording has "
             f"only a digest of them, and `choreo verify --closed-loop` of the running system names them"
         )
         tally.findings.append(
-            Finding("state", service, says, table=shelf.table.name, expected=expected, got=str(digest))
+            Finding("state", service, says, table=mapping.table.name, expected=expected, got=str(digest))
         )
 
 
 class _Table:
     """What is said about its rows."""
 
-    def __init__(self, service: str, shelf: Shelf, shadow: Remembering[Any], loop: Loop) -> None:
-        self.service, self.shelf, self.shadow, self.loop = service, shelf, shadow, loop
+    def __init__(self, service: str, mapping: TableMapping, shadow: Remembering[Any], loop: Loop) -> None:
+        self.service, self.mapping, self.shadow, self.loop = service, mapping, shadow, loop
 
     @property
     def name(self) -> str:
-        return self.shelf.table.name
+        return self.mapping.table.name
 
     def are_equal(self, one: Any, other: Any) -> bool:
-        return one is other or values(self.shelf.table, one) == values(self.shelf.table, other)
+        return one is other or values(self.mapping.table, one) == values(self.mapping.table, other)
 
     def differs(self, column: str, recorded: Any, mine: Any) -> Difference:
         """`column` is the first that differs; empty where a row is missing."""
         row = recorded if mine is None else mine
-        key, name = _key(self.shelf, row), self.shelf.name_of(row)
+        key, name = _key(self.mapping, row), self.mapping.name_of(row)
         origin = self.loop.origins.get((self.service, key)) or self._writer(name, column)
         expected, got = _told(self.name, column, recorded), _told(self.name, column, mine)
         return Difference(
@@ -152,7 +154,7 @@ class _Table:
 
     def _writer(self, name: Any, column: str) -> Origin | None:
         """No decision is another one: the row follows from the fact that wrote it last."""
-        written = self.shadow.written.get((self.shelf.field, name))
+        written = self.shadow.written.get((self.mapping.field, name))
         if written is None:
             return None
         id, type_ = written.last(column)
@@ -172,7 +174,7 @@ class _Table:
                 return f"notification {row.kind} of order {row.order_id} is not told any more"
             case "notifications":
                 return f"notification {row.kind} of order {row.order_id} has another {column}"
-        name = self.shelf.name_of(row)
+        name = self.mapping.name_of(row)
         if recorded is None:
             return f"{self.name} has {name}, and had not"
         return f"{self.name} lacks {name}" if mine is None else f"{self.name} {name} has another {column}"
@@ -182,7 +184,7 @@ def _compare(table: _Table, mine: Rows, recorded: Rows, aside: Collection[str], 
     ends = _ENDS.get(table.name, ())
     for name in [*recorded, *(name for name in mine if name not in recorded)]:
         before, after = recorded.get(name), mine.get(name)
-        key = _key(table.shelf, before or after)
+        key = _key(table.mapping, before or after)
         if key in aside or (before and after and table.are_equal(before, after)):
             continue
         column = _first(_columns(table) if before and after else (), before, after)
@@ -198,15 +200,15 @@ def _compare(table: _Table, mine: Rows, recorded: Rows, aside: Collection[str], 
 
 
 def _columns(table: _Table) -> Collection[str]:
-    return [column.name for column in table.shelf.table.columns]
+    return [column.name for column in table.mapping.table.columns]
 
 
 def _first(columns: Iterable[str], one: Any, other: Any) -> str:
     return next((column for column in columns if getattr(one, column) != getattr(other, column)), "")
 
 
-def _key(shelf: Shelf, row: Any) -> str:
-    return str(getattr(row, shelf.key))
+def _key(mapping: TableMapping, row: Any) -> str:
+    return str(getattr(row, mapping.key))
 
 
 def _told(table: str, column: str, row: Any) -> dict[str, Any] | None:

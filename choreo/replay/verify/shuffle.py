@@ -19,7 +19,7 @@ from random import Random
 from typing import Any
 
 from choreo.chassis.service import Service
-from choreo.chassis.transaction.state_store import Shelf
+from choreo.chassis.transaction.state_store import TableMapping
 from choreo.message.catalog import SOURCE_OF_TYPE
 from choreo.replay.engine.cases import case_of, case_taken
 from choreo.replay.engine.in_memory_service import Row, Shadow
@@ -252,7 +252,7 @@ class _Replay:
         self.service = service
         self.key = key
         self.recorded = tuple(_gaps(inputs))
-        self._shelves = {shelf.field: shelf for shelf in service.shelves.shelves}
+        self._mappings = {mapping.field: mapping for mapping in service.store.mappings}
 
     def outcome(self, order: Order) -> Outcome:
         """Raises `SideEffect`. Where a handler raises, the key comes to its end."""
@@ -282,17 +282,17 @@ class _Replay:
                 continue
             for event in step.events:
                 yield f"{event.type} {event.id}", event.data.model_dump(mode="json")
-            for shelf in self._shelves.values():
-                added, changed = shelf.differences(taken.state, step.state)
+            for mapping in self._mappings.values():
+                added, changed = mapping.differences(taken.state, step.state)
                 for row in [*added, *(row for _, row in changed)]:
-                    name = shelf.name_of(row)
-                    before.setdefault((shelf.field, name), shadow.memory.named(shelf, name))
+                    name = mapping.name_of(row)
+                    before.setdefault((mapping.field, name), shadow.memory.by_id(mapping, name))
             shadow.keep(self.key, taken)
         for (of, name), old in before.items():
-            shelf = self._shelves[of]
-            row = _told(shelf, shadow.memory.named(shelf, name))
-            if row != _told(shelf, old):
-                yield f"{shelf.table.name} {name}", row
+            mapping = self._mappings[of]
+            row = _told(mapping, shadow.memory.by_id(mapping, name))
+            if row != _told(mapping, old):
+                yield f"{mapping.table.name} {name}", row
 
     def side(self, ahead: Ahead) -> Side:
         """The line of evolve, or that of react where evolve leaves it alone."""
@@ -307,10 +307,10 @@ class _Replay:
 _STEP = "step"
 
 
-def _told(shelf: Shelf, row: Any | None) -> dict[str, Any] | None:
+def _told(mapping: TableMapping, row: Any | None) -> dict[str, Any] | None:
     if row is None:
         return None
-    names = [column.name for column in shelf.table.columns if column.name != _STEP]
+    names = [column.name for column in mapping.table.columns if column.name != _STEP]
     return {name: _without_steps(getattr(row, name)) for name in names}
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 from uuid import UUID
 
 from choreo.chassis.service import Service
-from choreo.chassis.transaction.step import Step
+from choreo.chassis.transaction.step import Outcome
 from choreo.message.codec import decode, encode
 from choreo.message.decider import Command
 from choreo.message.envelope import Event
@@ -51,7 +51,7 @@ class Difference(Finding):
         return (*super().identity, self.row)
 
 
-Ran = tuple[Taken[Any], Step[Any] | Exception]
+Ran = tuple[Taken[Any], Outcome[Any] | Exception]
 
 
 class Loop:
@@ -91,12 +91,12 @@ class Loop:
             return  # it is told in its place
         taken = shadow.take(entry.key, command, entry.now)
         step = run(taken)
-        if self._some_keys and entry.outcome == "refused" and isinstance(step, Step) and not step.refusal:
+        if self._some_keys and entry.outcome == "refused" and isinstance(step, Outcome) and not step.refusal:
             says = f"why {entry.type} {entry.id} was refused is not in a recording of some keys"
             self.tear(entry.key, says)
             return
         self.ran[entry.id] = taken, step
-        if isinstance(step, Step) and not step.refusal:
+        if isinstance(step, Outcome) and not step.refusal:
             shadow.keep(entry.key, taken)
 
     def tear(self, key: str, why: str) -> None:
@@ -200,7 +200,7 @@ class _KeyLoop:
         shadow, key = self._loop.shadows[name], self._key
         taken, step = ran or _ran(shadow.take(key.name, asked, input.now))
         heard: dict[UUID, Event[Fact]] = {}
-        if isinstance(step, Step):
+        if isinstance(step, Outcome):
             heard, step = self._as_heard(step)
         if isinstance(step, Exception):
             says = f"raises {type(step).__name__}: {step}"
@@ -222,7 +222,7 @@ class _KeyLoop:
                 self._changed[event.id] = origin
             self._news.extend((hearer, event) for hearer in self._hear_at_once(event))
 
-    def _as_heard(self, step: Step[Any]) -> tuple[dict[UUID, Event[Fact]], Step[Any] | Exception]:
+    def _as_heard(self, step: Outcome[Any]) -> tuple[dict[UUID, Event[Fact]], Outcome[Any] | Exception]:
         """Its facts as they come out of their records; whichever is as recorded is the recorded one."""
         heard = {}
         for event in step.events:
@@ -248,7 +248,7 @@ class _KeyLoop:
     # -- what differs ----------------------------------------------------------------------------
 
     def _compare(
-        self, name: str, input: Input, taken: Taken[Any], step: Step[Any], events: list[Event[Fact]]
+        self, name: str, input: Input, taken: Taken[Any], step: Outcome[Any], events: list[Event[Fact]]
     ) -> Origin | None:
         recorded = {fact.id: fact for fact in input.facts}
         refusal = refusal_of(step)
@@ -328,7 +328,7 @@ class _KeyLoop:
         counts["facts new"] += sum(id not in self._key.facts for id in decided)
 
 
-def run(taken: Taken[Any]) -> Step[Any] | Exception:
+def run(taken: Taken[Any]) -> Outcome[Any] | Exception:
     try:
         with no_side_effects():
             return taken.run()
@@ -342,10 +342,10 @@ def _ran(taken: Taken[Any]) -> Ran:
 
 def _named(shadow: Shadow[Any], command: Command) -> Iterator[Any]:
     """The rows that a command names; None for one that is not there."""
-    for shelf in shadow.service.shelves.shelves:
-        name = getattr(command, shelf.named_by, None) if shelf.named_by else None
+    for mapping in shadow.service.store.mappings:
+        name = getattr(command, mapping.loaded_by_id, None) if mapping.loaded_by_id else None
         if name is not None:
-            yield shadow.memory.named(shelf, name)
+            yield shadow.memory.by_id(mapping, name)
 
 
 # -- words -------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from zlib import crc32
 import orjson
 
 from choreo.chassis.service import Service
-from choreo.chassis.transaction.step import Step
+from choreo.chassis.transaction.step import Outcome
 from choreo.message.catalog import SOURCE_OF_TYPE
 from choreo.message.codec import Undecodable, UnknownType, decode
 from choreo.message.envelope import Event
@@ -186,7 +186,7 @@ class Verifier:
             return
         self._keep(entry, taken, step)
 
-    def _keep(self, entry: JournalEntry, taken: Taken[Any], step: Step[Any]) -> None:
+    def _keep(self, entry: JournalEntry, taken: Taken[Any], step: Outcome[Any]) -> None:
         key = entry.key
         self.counts["steps"] += 1
         self.counts["decisions"] += len(step.events)
@@ -338,7 +338,7 @@ def _told(event: Event[Fact]) -> dict[str, Any]:
     }
 
 
-def refusal_of(step: Step[Any]) -> dict[str, Any] | None:
+def refusal_of(step: Outcome[Any]) -> dict[str, Any] | None:
     """As the journal has it."""
     if step.refusal is None:
         return None

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from choreo.chassis.service import Service
-from choreo.chassis.transaction.positions import Place
+from choreo.chassis.transaction.positions import TopicPartition
 from choreo.message.codec import Undecodable, UnknownType, decode
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
@@ -68,7 +68,7 @@ class _Log:
     def __init__(self, cut: Cut, verifiers: Mapping[str, Verifier]) -> None:
         self._cut = cut
         self._verifiers = verifiers
-        self._next: dict[Place, int] = dict.fromkeys(cut.spans, 0)
+        self._next: dict[TopicPartition, int] = dict.fromkeys(cut.spans, 0)
         self._settled = {place: span.settled for place, span in cut.spans.items()}
         self._owners = {topic: verifiers.get(service) for topic, service in cut.service_of.items()}
         self._hearers: dict[str, list[Verifier]] = {

@@ -112,7 +112,7 @@ class Toy:
             flow_applied=self._flow_applied,
             health=self.health,
             metrics=self.metrics,
-            translate={Away: unavailable("The shelf is away.")},
+            translate={Away: unavailable("The mapping is away.")},
         )
 
     def token(self, **changes: Any) -> str:
