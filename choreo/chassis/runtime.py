@@ -111,7 +111,7 @@ class Runtime(Generic[S]):
         self.jobs: list[Job] = [self.kernel.run, self.relay.run, bell.listen, bell.tell, self._measure]
         self.kernel.on_facts.append(self.relay.wake)
         self.kernel.on_commit.append(bell.ring)
-        self.health.probe("database", self._probe_database)
+        self.health.probe("database", self._probe_database, serving=True)
         self.health.probe("broker", self.relay.probe)
         topics = _by_topic(prefix, service.hears)
         self._hears_anything = bool(topics)
@@ -125,7 +125,7 @@ class Runtime(Generic[S]):
                 access=self._access,
                 group=group,
                 needs=reading(topics, group),
-                part=self.health.part("consumer"),
+                job=self.health.job("consumer"),
                 meter=self.meter,
             )
             self.jobs.append(self.consumer.run)
@@ -199,13 +199,12 @@ class Runtime(Generic[S]):
 
         return await self.kernel.waiters.until(str(user_id), seconds, look, enough=bool)
 
-    async def _probe_database(self) -> str:
+    async def _probe_database(self) -> None:
         async with self.engine.connect() as conn:
             await conn.execute(text("SELECT 1"))
-        return "answers"
 
     def _lags(self) -> bool:
-        return self._hears_anything and not self.health.part("consumer").state.ready
+        return self._hears_anything and not self.health.job("consumer").state.ready
 
     async def _measure(self) -> None:
         """Keeps the gauges of what waits up to date."""

@@ -154,7 +154,7 @@ async def test_a_wrong_password_is_called_so(closed_shop: Shop) -> None:
     wrong = SecretStr("another's")
     closed_shop.settings = closed_shop.settings.model_copy(update={"billing_kafka_password": wrong})
     await closed_shop.begin("billing")
-    await says(closed_shop, "refuses the name or the password of User:billing", parts=("broker", "consumer"))
+    await says(closed_shop, "refuses the name or the password of User:billing", jobs=("broker", "consumer"))
 
 
 async def test_the_doctor_names_a_grant_that_is_missing_and_one_that_is_too_much(closed_shop: Shop) -> None:
@@ -213,17 +213,16 @@ async def withdraw(shop: Shop, grant: Grant) -> None:
         assert len(await asyncio.to_thread(done.result)) == 1
 
 
-async def says(shop: Shop, sentence: str, parts: tuple[str, ...] = ()) -> None:
-    """Billing's health page does; the parts named, or any."""
+async def says(shop: Shop, sentence: str, jobs: tuple[str, ...] = ()) -> None:
+    """Billing's health page does; the jobs named, or any."""
 
     async def told() -> dict[str, str]:
         answer = await shop.clients["billing"].get("/health/ready")
-        return {name: part["detail"] for name, part in answer.json()["parts"].items()}
+        return {name: job["cause"] or "" for name, job in answer.json()["jobs"].items()}
 
     await eventually(
         told,
         lambda found: (
-            all(sentence in found[part] for part in parts)
-            and any(sentence in detail for detail in found.values())
+            all(sentence in found[job] for job in jobs) and any(sentence in cause for cause in found.values())
         ),
     )

@@ -19,11 +19,12 @@ async def test_http_serves_and_readiness_names_the_broker(
         for name, service in services.items():
             assert (await service.http.get("/health/live")).status_code == 200
             problem = assert_problem(await service.http.get("/health/ready"), 503, "not_ready")
-            parts = problem["parts"]
+            jobs = problem["jobs"]
             assert "broker" in problem["detail"]
-            assert parts["broker"]["status"] == "failing"
-            assert parts["database"]["status"] == "ok"
-            assert parts.keys() == {"database", "broker"} | ({"consumer"} if name != "user" else set())
+            assert not jobs["broker"]["ready"] and jobs["broker"]["cause"]
+            assert jobs["database"]["ready"] and jobs["database"]["cause"] is None
+            assert (await service.http.get("/health/serving")).status_code == 200
+            assert jobs.keys() == {"database", "broker"} | ({"consumer"} if name != "user" else set())
             for path in ("/openapi.json", "/docs", "/metrics"):
                 assert (await service.http.get(path)).status_code == 200
 

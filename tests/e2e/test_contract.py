@@ -251,7 +251,11 @@ def test_live_answers_200(shop: Shop, service: str) -> None:
 def test_ready_names_database_and_broker(shop: Shop, service: str) -> None:
     answer = shop.ask("GET", service, "/health/ready")
     assert answer.status_code == 200
-    assert set(answer.json()["parts"]) >= {"database", "broker"}
+    assert answer.json()["ready"] is True
+    assert set(answer.json()["jobs"]) >= {"database", "broker"}
+    for job in answer.json()["jobs"].values():
+        assert job.keys() == {"ready", "waiting", "since", "cause"}
+        assert job["ready"] is True and job["cause"] is None and job["since"].endswith("Z")
 
 
 @pytest.mark.parametrize("service", SERVICES)

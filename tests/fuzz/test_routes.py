@@ -154,7 +154,15 @@ def test_a_route_is_open_only_if_the_document_says_so(running: Served, asking: A
     if "security" in asking.operation:
         assert writes(running, asking.service) == before
     else:
-        public = ("/users", "/token", "/.well-known/jwks.json", "/health/live", "/health/ready", "/metrics")
+        public = (
+            "/users",
+            "/token",
+            "/.well-known/jwks.json",
+            "/health/live",
+            "/health/serving",
+            "/health/ready",
+            "/metrics",
+        )
         assert asking.path in public
 
 

@@ -83,7 +83,7 @@ def test_a_service_waits_for_tables_and_topics_and_has_its_own_database_and_port
     part, port = PARTS[name], Settings().port_of(name)
     assert set(part["depends_on"]) == {"migrate", "provision"}
     assert part["ports"] == [f"127.0.0.1:{port}:{port}"]
-    assert f"http://127.0.0.1:{port}/health/ready" in part["healthcheck"]["test"][-1]
+    assert f"http://127.0.0.1:{port}/health/serving" in part["healthcheck"]["test"][-1]
     databases = {key: value for key, value in part["environment"].items() if key.endswith("_DATABASE_URL")}
     assert list(databases) == [f"{name.upper()}_DATABASE_URL"]
     url = urlsplit(_DEFAULT.sub(r"\1", *databases.values()))

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from re import Pattern
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from choreo.chassis.http.auth import Verifier
 from choreo.chassis.http.body import ClientGone
 from choreo.chassis.http.problems import Problem
 from choreo.chassis.http.routes import FlowApplied, Route, Router
-from choreo.chassis.observe.health import Health
+from choreo.chassis.observe.health import Health, JobState
 from choreo.chassis.observe.metrics import CONTENT_TYPE, Metrics
 
 log = structlog.get_logger()
@@ -98,14 +99,27 @@ class Alive(BaseModel):
     status: Literal["ok"] = "ok"
 
 
-class PartView(BaseModel):
-    status: Literal["ok", "failing"]
-    detail: str
+class JobView(BaseModel):
+    ready: bool
+    waiting: int
+    since: datetime
+    cause: str | None
 
 
 class Ready(BaseModel):
-    status: Literal["ok"] = "ok"
-    parts: dict[str, PartView]
+    ready: bool
+    jobs: dict[str, JobView]
+
+
+def _readiness(states: Mapping[str, JobState]) -> Ready:
+    """Raises the 503 that says the same where a job does not get on."""
+    jobs = {name: JobView.model_validate(state, from_attributes=True) for name, state in states.items()}
+    held_up = [name for name, job in jobs.items() if not job.ready]
+    if held_up:
+        told = Ready(ready=False, jobs=jobs).model_dump(mode="json")
+        detail = f"Not ready: {', '.join(held_up)}."
+        raise Problem(503, "not_ready", detail, headers={"Retry-After": "1"}, **told)
+    return Ready(ready=True, jobs=jobs)
 
 
 def _operations(health: Health, metrics: Metrics) -> Router:
@@ -116,19 +130,16 @@ def _operations(health: Health, metrics: Metrics) -> Router:
         """200 while the process answers at all."""
         return Alive()
 
+    @router.get("/health/serving", tags=["operations"])
+    async def serving() -> Ready:
+        """200 while this process can take requests, else 503. For whoever spreads traffic over processes:
+        a broker that is away takes none out."""
+        return _readiness(await health.serving())
+
     @router.get("/health/ready", tags=["operations"])
     async def ready() -> Ready:
-        """200 when every part works, else 503; either names each part."""
-        parts = {
-            name: PartView(status="ok" if state.ready else "failing", detail=state.detail)
-            for name, state in (await health.states()).items()
-        }
-        failing = [name for name, part in parts.items() if part.status == "failing"]
-        if failing:
-            detail = f"Not ready: {', '.join(failing)}."
-            told = Ready(parts=parts).model_dump()["parts"]
-            raise Problem(503, "not_ready", detail, headers={"Retry-After": "1"}, parts=told)
-        return Ready(parts=parts)
+        """200 when every job gets on, else 503; either says of each what waits, since when, and why."""
+        return _readiness(await health.ready())
 
     @router.get("/metrics", tags=["operations"], response_class=PlainTextResponse)
     async def prometheus() -> Answer:
@@ -160,7 +171,7 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 _CLIENT_GONE = 499
 """As nginx has it: the client left before there was an answer."""
 
-_QUIET = ("/health/live", "/health/ready", "/metrics")
+_QUIET = ("/health/live", "/health/serving", "/health/ready", "/metrics")
 
 
 class Edge:

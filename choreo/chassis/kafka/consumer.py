@@ -33,7 +33,7 @@ from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.grants import AccessDenied, Grant
 from choreo.chassis.kafka.lenient_records import AnyRecords
 from choreo.chassis.kafka.topic_log import LogMismatch, PartitionLog, compare, describe
-from choreo.chassis.observe.health import Part
+from choreo.chassis.observe.health import Job
 from choreo.chassis.observe.meter import Meter
 from choreo.chassis.transaction import positions
 from choreo.chassis.transaction.inputs import Heard, PositionGap, read
@@ -72,7 +72,7 @@ class Consumer:
         access: KafkaAccess,
         group: str,
         needs: Collection[Grant],
-        part: Part,
+        job: Job,
         meter: Meter,
     ) -> None:
         self._service = service
@@ -82,7 +82,7 @@ class Consumer:
         self._access = access
         self._group = group
         self._needs = needs
-        self._part = part
+        self._job = job
         self._meter = meter
 
     async def run(self) -> None:
@@ -103,9 +103,9 @@ class Consumer:
             await asyncio.sleep(_PAUSE)
 
     def _say(self, trouble: str) -> None:
-        if trouble != self._part.state.detail:
+        if trouble != self._job.state.cause:
             log.warning("consumer trouble", detail=trouble)
-        self._part.not_ready(trouble)
+        self._job.held_up(trouble)
 
     async def _session(self) -> None:
         """One assignment, from the positions on, until something ends it."""
@@ -118,7 +118,7 @@ class Consumer:
         watch = asyncio.ensure_future(self._watch_log())
         try:
             await app.start()
-            self._part.ready("reads " + ", ".join(sorted(self._hears)))
+            self._job.got_on()
             stopped = asyncio.ensure_future(app.wait_until_stopped())
             await asyncio.wait({stopped, ended, watch}, return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()

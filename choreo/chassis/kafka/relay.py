@@ -73,13 +73,12 @@ class Relay:
         self._decided = True
         self._news.set()
 
-    async def probe(self) -> str:
+    async def probe(self) -> None:
         """For the health page: whether Kafka answers this producer."""
         if self._denied:
             raise NotReady(f"{self._denied}; facts wait in the outbox")
         if self._producer is None or not await self._producer.client.force_metadata_update():
             raise NotReady(f"Kafka at {self._access.bootstrap} does not answer; facts wait in the outbox")
-        return "answers"
 
     async def run(self) -> None:
         """Runs until cancelled. Trouble with Kafka or the database is waited out, never fatal."""

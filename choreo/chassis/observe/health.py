@@ -1,68 +1,115 @@
-"""Whether this process is ready, part by part, each with a sentence for the person who looks."""
+"""Whether each job of this process gets on: progress, not existence.
+
+A job says what waits for it and when it got on. One that has work and has not got on for `STALLED_SECONDS`
+is not ready, whether or not it noticed that anything is wrong.
+"""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
-PROBE_SECONDS = 2.0
+from choreo.chassis import clock
+
+PROBE_TIMEOUT_SECONDS = 2.0
+STALLED_SECONDS = 10.0
+"""Work that waits for longer, while none is done, makes a job stalled."""
 
 
 class NotReady(Exception):
-    """Raised by a probe; its text is the sentence shown. It must hold no secret."""
+    """Raised by a probe; its text is the cause shown. It must hold no secret."""
 
 
 @dataclass(frozen=True, slots=True)
-class PartState:
+class JobState:
     ready: bool
-    detail: str
+    waiting: int
+    """How much is to be done."""
+    since: datetime
+    """When it last got on."""
+    cause: str | None
+    """Why it does not get on."""
 
 
-class Part:
-    """One part's own word about itself, kept up to date by the task that runs it. At first not ready."""
+class Job:
+    """One job's own word about itself, kept up to date by whoever does the work. At first not ready."""
 
-    def __init__(self) -> None:
-        self.state = PartState(False, "starting")
+    def __init__(self, now: Callable[[], datetime] = clock.now) -> None:
+        self._now = now
+        self._since = self._waiting_since = now()
+        self._waiting = 0
+        self._cause: str | None = "starting"
 
-    def ready(self, detail: str = "works") -> None:
-        self.state = PartState(True, detail)
+    def got_on(self, waiting: int = 0) -> None:
+        """Something was done just now, or there was nothing to do; so much is left."""
+        self._cause = None
+        self._since = self._waiting_since = self._now()
+        self._waiting = waiting
 
-    def not_ready(self, detail: str) -> None:
-        self.state = PartState(False, detail)
+    def has(self, waiting: int) -> None:
+        """So much is to be done. Says nothing about whether it gets on."""
+        if not self._waiting:
+            self._waiting_since = self._now()
+        self._waiting = waiting
+
+    def held_up(self, cause: str) -> None:
+        """It cannot go on until the cause is gone: the next `got_on` says that it is."""
+        self._cause = cause
+
+    @property
+    def state(self) -> JobState:
+        cause, stalled = self._cause, (self._now() - self._waiting_since).total_seconds()
+        if cause is None and self._waiting and stalled > STALLED_SECONDS:
+            cause = f"{self._waiting} waiting, and no progress for {stalled:.0f} s"
+        return JobState(cause is None, self._waiting, self._since, cause)
 
 
-Probe = Callable[[], Awaitable[str]]
-"""Tries a part out and returns a sentence, or raises."""
+Probe = Callable[[], Awaitable[object]]
+"""Tries something out, or raises."""
 
 
 class Health:
-    """The parts of one process. A service without parts is ready."""
+    """The jobs of one process, and what they all need. A service without jobs is ready."""
 
-    def __init__(self) -> None:
-        self._parts: dict[str, Part] = {}
-        self._probes: dict[str, Probe] = {}
+    def __init__(self, now: Callable[[], datetime] = clock.now) -> None:
+        self._now = now
+        self._jobs: dict[str, Job] = {}
+        self._probes: dict[str, tuple[Probe, Job]] = {}
+        self._serving: set[str] = set()
 
-    def part(self, name: str) -> Part:
-        """The part of this name, made at the first call."""
-        return self._parts.setdefault(name, Part())
+    def job(self, name: str, *, serving: bool = False) -> Job:
+        """The job of this name, made at the first call. `serving`: no request can be taken without it."""
+        self._serving |= {name} if serving else set()
+        return self._jobs.setdefault(name, Job(self._now))
 
-    def probe(self, name: str, probe: Probe) -> None:
-        """Runs whenever readiness is asked for, for at most `PROBE_SECONDS`."""
-        self._probes[name] = probe
+    def probe(self, name: str, probe: Probe, *, serving: bool = False) -> None:
+        """Runs whenever its state is asked for, for at most `PROBE_TIMEOUT_SECONDS`."""
+        self._probes[name] = probe, self.job(name, serving=serving)
 
-    async def states(self) -> Mapping[str, PartState]:
-        probed = await asyncio.gather(*map(_try, self._probes.values()))
-        said = {name: part.state for name, part in self._parts.items()}
-        return said | dict(zip(self._probes, probed, strict=True))
+    async def ready(self) -> Mapping[str, JobState]:
+        """Every job."""
+        return await self._states(self._jobs)
+
+    async def serving(self) -> Mapping[str, JobState]:
+        """The jobs without which no request can be taken."""
+        return await self._states(name for name in self._jobs if name in self._serving)
+
+    async def _states(self, names: Iterable[str]) -> Mapping[str, JobState]:
+        wanted = list(names)
+        await asyncio.gather(*(_try(*self._probes[name]) for name in wanted if name in self._probes))
+        return {name: self._jobs[name].state for name in wanted}
 
 
-async def _try(probe: Probe) -> PartState:
+async def _try(probe: Probe, job: Job) -> None:
     try:
-        async with asyncio.timeout(PROBE_SECONDS):
-            return PartState(True, await probe())
+        async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+            await probe()
     except NotReady as error:
-        return PartState(False, str(error))
+        job.held_up(str(error))
     except TimeoutError:
-        return PartState(False, f"no answer within {PROBE_SECONDS:g} s")
+        job.held_up(f"no answer within {PROBE_TIMEOUT_SECONDS:g} s")
     except Exception as error:
         # The text of a driver's error may hold a connection string.
-        return PartState(False, f"failed with {type(error).__name__}")
+        job.held_up(f"failed with {type(error).__name__}")
+    else:
+        job.got_on()

@@ -185,8 +185,12 @@ async def _ready(http: httpx.AsyncClient, replica: Replica, port: int) -> Findin
         answer = await http.get(f"http://{LOOPBACK}:{port}/health/ready")
     except httpx.TransportError:
         return Finding(name, check, f"nobody answers on port {port}", "start it: choreo up")
-    parts = answer.json().get("parts", {})
-    said = "; ".join(f"{part}: {told['detail']}" for part, told in parts.items() if told["status"] != "ok")
+    jobs = answer.json().get("jobs", {})
+    said = "; ".join(
+        f"{job}: {told['cause']} (got on at {told['since']})"
+        for job, told in jobs.items()
+        if not told["ready"]
+    )
     if answer.status_code == 200:
         return Finding(name, check, "works")
     return Finding(name, check, said or f"answered {answer.status_code}", "see what it says, and its log")

@@ -16,42 +16,50 @@ from user_service.passwords import MOST_QUEUED, Passwords
 
 
 @pytest.mark.asyncio
-async def test_readiness_names_each_part(toy: Any, client: httpx.AsyncClient) -> None:
-    consumer = toy.health.part("consumer")
+async def test_readiness_names_each_job_and_why_it_does_not_get_on(
+    toy: Any, client: httpx.AsyncClient
+) -> None:
+    consumer = toy.health.job("consumer")
     working = True
 
-    async def database() -> str:
+    async def database() -> None:
         if not working:
             raise NotReady("connection refused")
-        return "answers"
 
-    async def broken() -> str:
+    async def broken() -> None:
         raise RuntimeError("dsn with a password")
 
-    toy.health.probe("database", database)
+    toy.health.probe("database", database, serving=True)
     starting = await client.get("/health/ready")
     assert starting.status_code == 503
     assert starting.headers["content-type"] == "application/problem+json"
-    assert starting.json()["parts"]["consumer"] == {"status": "failing", "detail": "starting"}
+    assert starting.json()["ready"] is False
+    assert starting.json()["jobs"]["consumer"]["cause"] == "starting"
 
-    consumer.ready("follows 12 partitions")
+    consumer.got_on()
     ready = await client.get("/health/ready")
-    assert ready.status_code == 200
-    assert ready.json() == {
-        "status": "ok",
-        "parts": {
-            "consumer": {"status": "ok", "detail": "follows 12 partitions"},
-            "database": {"status": "ok", "detail": "answers"},
-        },
-    }
+    assert ready.status_code == 200 and ready.json()["ready"] is True
+    assert set(ready.json()["jobs"]) == {"consumer", "database"}
+    assert all(job["since"].endswith("Z") for job in ready.json()["jobs"].values())
 
     working = False
     toy.health.probe("mail", broken)
     away = await client.get("/health/ready")
     assert away.status_code == 503
-    assert away.json()["parts"]["database"] == {"status": "failing", "detail": "connection refused"}
+    assert away.json()["jobs"]["database"]["cause"] == "connection refused"
     assert "password" not in away.text
     assert (await client.get("/health/live")).status_code == 200
+
+
+@pytest.mark.asyncio
+async def test_traffic_asks_only_for_what_a_request_needs(toy: Any, client: httpx.AsyncClient) -> None:
+    toy.health.job("kernel", serving=True).got_on()
+    toy.health.job("relay").held_up("Kafka is away")
+    assert (await client.get("/health/ready")).status_code == 503
+    serving = await client.get("/health/serving")
+    assert serving.status_code == 200 and set(serving.json()["jobs"]) == {"kernel"}
+    toy.health.job("kernel").held_up("the database is away")
+    assert (await client.get("/health/serving")).status_code == 503
 
 
 @pytest.mark.asyncio
