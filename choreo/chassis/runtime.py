@@ -23,6 +23,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from choreo.chassis import clock
 from choreo.chassis.backlog import read_depths
 from choreo.chassis.database.connection import make_engine, raw_connection
+from choreo.chassis.environment import ignore_libpq_variables
 from choreo.chassis.http.answer import Answer
 from choreo.chassis.http.auth import Verifier
 from choreo.chassis.http.body import fingerprint
@@ -226,6 +227,7 @@ class Runtime(Generic[S]):
 
 def serve(name: str, build: Callable[[Settings], tuple[Runtime[Any], FastAPI]]) -> None:
     """Runs a service until it is told to stop. Exits 1 where a job died: the supervisor starts it anew."""
+    ignore_libpq_variables()
     try:
         settings = Settings()
     except ValidationError as error:

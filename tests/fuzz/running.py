@@ -84,7 +84,7 @@ def served(kafka: Kafka, postgres: Postgres, templates: dict[str, str], maildir:
         return Served(shop, urls, loop, http)
 
     try:
-        with httpx.Client(timeout=60) as http:
+        with httpx.Client(timeout=60, trust_env=False) as http:
             yield run(start(http))
     finally:
         for close in reversed(closing):

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Column, Table
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSONB
@@ -23,16 +24,29 @@ Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
+_SESSION = "-c timezone=UTC -c datestyle=ISO,YMD"
+"""Whatever server, database and role say: a time that left a session in another form is another text."""
+
+
+def session(url: str, options: str = "", **more: Any) -> dict[str, Any]:
+    """What to connect with, for `psycopg.connect(**session(url))`: every session of ours is in UTC.
+
+    `url` as libpq has it; what it gives as `options` holds, as far as it is not about time.
+    """
+    given = conninfo_to_dict(url)
+    given["options"] = f"{given.get('options') or ''} {options} {_SESSION}".strip()
+    return {**given, **more}
+
+
 def make_engine(url: str, *, pool_size: int = 5) -> AsyncEngine:
     """`url` as libpq has it. At most `pool_size` connections, opened as needed.
 
     A service finds its rows by key. On young tables the planner would scan instead, and a prepared
     statement would keep to that after they have grown.
     """
-    _, _, rest = url.partition("://")
     return create_async_engine(
-        f"postgresql+psycopg://{rest}",
-        connect_args={"options": "-c enable_seqscan=off"},
+        "postgresql+psycopg://",
+        connect_args=session(url, "-c enable_seqscan=off"),
         pool_size=pool_size,
         max_overflow=0,
         hide_parameters=True,

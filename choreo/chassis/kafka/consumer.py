@@ -237,6 +237,7 @@ class _FaustApp(faust.App):  # type: ignore[misc]
             broker=";".join(f"kafka://{server.strip()}" for server in access.bootstrap.split(",")),
             broker_credentials=_credentials(access),
             autodiscover=False,
+            env={},  # BROKER_URL and the like would win over what is said here
             broker_commit_interval=1.0,
             broker_heartbeat_interval=1.0,
             broker_session_timeout=6.0,

@@ -83,7 +83,10 @@ async def examine(installation: Installation) -> list[Finding]:
         reason = error.args[0].str() if isinstance(error, KafkaException) else str(error)
         cure = "start it, or correct KAFKA_BOOTSTRAP_SERVERS"
         findings.append(Finding("Kafka", "answers", f"{installation.kafka.bootstrap}: {reason}", cure))
-    async with installation.engines() as engines, httpx.AsyncClient(timeout=_PATIENCE) as http:
+    async with (
+        installation.engines() as engines,
+        httpx.AsyncClient(timeout=_PATIENCE, trust_env=False) as http,
+    ):
         for name, engine in engines.items():
             ports = installation.own_ports.get(name) or [installation.settings.port_of(name)]
             for replica, port in zip(replicas_of({name: len(ports)}), ports, strict=True):

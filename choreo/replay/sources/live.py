@@ -22,6 +22,7 @@ from aiokafka.errors import KafkaError
 from psycopg.types.json import set_json_loads
 from sqlalchemy import Table
 
+from choreo.chassis.database.connection import session
 from choreo.chassis.database.tables import keys
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.lenient_records import AnyRecords
@@ -219,7 +220,7 @@ async def described(access: KafkaAccess, topics: Sequence[str]) -> Mapping[Place
 
 async def _snapshot(stack: AsyncExitStack, url: str, of: str | None = None) -> Connection:
     """A session that sees one moment of a database until it is closed, and cannot write."""
-    conn = await psycopg.AsyncConnection.connect(url, connect_timeout=_CONNECT_WITHIN)
+    conn = await psycopg.AsyncConnection.connect(**session(url, connect_timeout=_CONNECT_WITHIN))
     await stack.enter_async_context(conn)
     await conn.set_read_only(True)
     await conn.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
