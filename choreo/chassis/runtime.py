@@ -29,6 +29,7 @@ from choreo.chassis.http.auth import Verifier
 from choreo.chassis.http.body import fingerprint
 from choreo.chassis.http.edge import create_app, operations_alone
 from choreo.chassis.http.problems import Problem, internal_error, unavailable
+from choreo.chassis.http.protocol import BoundedProtocol, Connections
 from choreo.chassis.http.routes import Router
 from choreo.chassis.http.signing_keys import HeardKeys
 from choreo.chassis.kafka.catch_up import News
@@ -170,6 +171,7 @@ class Runtime(Generic[S]):
             flow_applied=self._flow_applied,
             health=self.health,
             metrics=self.metrics,
+            hosts=self.settings.hosts.split(","),
             translate=_PROBLEMS,
         )
 
@@ -198,7 +200,7 @@ class Runtime(Generic[S]):
             async with raw_connection(self.engine) as conn:
                 return await journal.flow_applied(conn, str(user_id), flow)
 
-        return await self.kernel.waiters.until(str(user_id), seconds, look, enough=bool)
+        return await self.kernel.waiters.until(str(user_id), seconds, look, enough=bool, of=flow)
 
     async def _probe_database(self) -> None:
         async with self.engine.connect() as conn:
@@ -246,9 +248,11 @@ async def _serve(
     runtime, app = build(settings)
     shared = _listening(name, settings, settings.port_of(name), settings.http_fd)
     own = _listening(name, settings, settings.own_port_of(name), settings.own_http_fd)
+    connections = Connections(settings.connections, runtime.metrics.registry)
     config = uvicorn.Config(
         operations_alone(app, own.getsockname()[1]),
-        http="httptools",
+        http=partial(BoundedProtocol, connections=connections),  # type: ignore[arg-type]
+        ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,

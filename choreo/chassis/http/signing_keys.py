@@ -54,4 +54,6 @@ class HeardKeys:
         return jwk if now < not_after else None
 
     async def wait_for(self, kid: str, timeout: float) -> Jwk | None:
-        return await self._waiters.until(kid, timeout, lambda: self.find(kid), lambda jwk: jwk is not None)
+        return await self._waiters.until(
+            kid, timeout, lambda: self.find(kid), lambda jwk: jwk is not None, of=kid
+        )
