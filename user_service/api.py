@@ -1,12 +1,18 @@
 """Registration and authentication. A password goes no further than this room and comes back as a hash."""
 
+import re
+from contextlib import suppress
 from datetime import datetime
+from email import message_from_string
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.policy import SMTPUTF8
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import email_validator
 from fastapi import Form
-from pydantic import AfterValidator, BaseModel, EmailStr, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, EmailStr, Field
 from starlette.requests import Request
 
 from choreo.chassis import clock
@@ -34,17 +40,38 @@ email_validator.SPECIAL_USE_DOMAIN_NAMES.clear()
 """`ada@mail.local` and `ada@shop.test` are addresses; whether mail arrives is for the mail server to say."""
 
 
-def _visible(login: str) -> str:
-    if login != login.strip() or not login.isprintable():
-        raise refused("A login has no spaces around it and nothing invisible in it.")
-    return login
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+"""What `str.isprintable` passes and nobody sees: fillers, joiners, selectors, the empty Braille cell."""
+
+
+def _visible(name: object) -> object:
+    if isinstance(name, str) and (name != name.strip() or not name.isprintable() or _INVISIBLE.search(name)):
+        raise refused("This has no spaces around it and nothing invisible in it.")
+    return name
+
+
+def _comes_back(address: str) -> str:
+    """What a mail's header would be read as is what was registered: nobody is mailed under another's address.
+
+    `=?utf-8?q?ada?=@example.com` would be, as ada@example.com.
+    """
+    with suppress(Exception):  # the e-mail package raises whatever it happens to meet
+        username, _, domain = address.rpartition("@")
+        message = EmailMessage(policy=SMTPUTF8)
+        message["To"] = Address(username=username, domain=domain)
+        (read,) = message_from_string(message.as_string(), policy=SMTPUTF8)["To"].addresses
+        if read.addr_spec == address and "=?" not in address:
+            return address
+    raise refused("This is not a valid e-mail address.")
 
 
 class Registration(Body):
     model_config = example(login="ada", email="ada@example.com", password="correct horse battery")
 
     login: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_visible)]
-    email: EmailStr
+    email: Annotated[EmailStr, BeforeValidator(_visible), AfterValidator(_comes_back)]
     password: Annotated[str, Field(min_length=8, max_length=128)]
 
 
@@ -105,7 +132,13 @@ def public_router(runtime: Runtime[Users], signer: Signer, passwords: Passwords)
         """Registers a user. A payment account comes into being with it."""
         password_hash = await passwords.hash(registration.password)
         user_id = derived_id("user", cause.id)
-        command = Register(cause=cause, user_id=user_id, login=registration.login, email=registration.email)
+        command = Register(
+            cause=cause,
+            user_id=user_id,
+            login=registration.login,
+            email=registration.email,
+            casefold_alone=False,
+        )
 
         async def keep_password(conn: Connection, _: Decided) -> None:
             await conn.execute(_KEEP_PASSWORD, [user_id, password_hash])

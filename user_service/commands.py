@@ -4,20 +4,34 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from choreo.message.decider import Command, Refusal, UserCommand
+from user_service.state import User, compared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Register(UserCommand):
     login: str
     email: str
+    casefold_alone: bool = True
+    """How names are compared in this decision. Journals of before do not say: so they were."""
 
     @property
     def login_key(self) -> str:
-        return self.login.casefold()
+        return compared(self.login)
 
     @property
     def email_key(self) -> str:
-        return self.email.casefold()
+        return compared(self.email)
+
+    def wants_login_of(self, user: User) -> bool:
+        return self._is_one(self.login, user.login)
+
+    def wants_email_of(self, user: User) -> bool:
+        return self._is_one(self.email, user.email)
+
+    def _is_one(self, name: str, other: str) -> bool:
+        if self.casefold_alone:
+            return name.casefold() == other.casefold()
+        return compared(name) == compared(other)
 
     @property
     def keys(self) -> frozenset[str]:
@@ -50,9 +64,9 @@ class RetireSigningKey(Command):
 
 @dataclass(frozen=True, slots=True)
 class LoginTaken(Refusal):
-    """Somebody has this login, in whatever capitals."""
+    """Somebody has this login, in whatever capitals and spelling."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmailTaken(Refusal):
-    """Somebody has this e-mail address, in whatever capitals."""
+    """Somebody has this e-mail address, in whatever capitals and spelling."""

@@ -26,9 +26,9 @@ def decide(command: Command, state: Users, now: datetime) -> Decision:
 
 
 def _register(command: Register, state: Users) -> Decision:
-    if any(user.login_key == command.login_key for user in state.users.values()):
+    if any(command.wants_login_of(user) for user in state.users.values()):
         return LoginTaken()
-    if any(user.email_key == command.email_key for user in state.users.values()):
+    if any(command.wants_email_of(user) for user in state.users.values()):
         return EmailTaken()
     return [UserRegistered(user_id=command.user_id, login=command.login, email=command.email)]
 

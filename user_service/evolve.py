@@ -6,7 +6,7 @@ from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.message.signing_key import SigningKeyPublished
 from events.user import UserRegistered
-from user_service.state import User, Users
+from user_service.state import User, Users, compared
 
 
 def evolve(state: Users, event: Event[Fact]) -> Users:
@@ -15,9 +15,9 @@ def evolve(state: Users, event: Event[Fact]) -> Users:
             user = User(
                 id=fact.user_id,
                 login=fact.login,
-                login_key=fact.login.casefold(),
+                login_key=compared(fact.login),
                 email=fact.email,
-                email_key=fact.email.casefold(),
+                email_key=compared(fact.email),
                 created_at=event.time,
                 step=event.step,
             )

@@ -9,7 +9,15 @@ from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis.database.tables import signing_keys
+from user_service.state import compared
 from user_service.tables import credentials, users
+
+NAMED_TWICE = """/* users.named_twice: whose names are one since they are compared as they are now */
+SELECT 'login: ' || string_agg(id::text, ' has it, not ' ORDER BY created_at, id)
+FROM users GROUP BY login_key HAVING count(*) > 1
+UNION ALL
+SELECT 'e-mail address: ' || string_agg(id::text, ' has it, not ' ORDER BY created_at, id)
+FROM users GROUP BY email_key HAVING count(*) > 1"""
 
 
 async def user_of(engine: AsyncEngine, user_id: UUID) -> Row[Any] | None:
@@ -18,11 +26,13 @@ async def user_of(engine: AsyncEngine, user_id: UUID) -> Row[Any] | None:
 
 
 async def credentials_of(engine: AsyncEngine, login: str) -> Any:
-    """Id and password hash of whoever has this login, in whatever capitals."""
+    """Id and password hash of whoever has this login, in whatever capitals and spelling."""
     query = (
         select(users.c.id, credentials.c.password_hash)
         .join(credentials, credentials.c.user_id == users.c.id)
-        .where(users.c.login_key == login.casefold())
+        .where(users.c.login_key == compared(login))
+        .order_by(users.c.created_at, users.c.id)
+        .limit(1)
     )
     async with engine.connect() as conn:
         return (await conn.execute(query)).first()

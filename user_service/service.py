@@ -1,15 +1,17 @@
 """The user service as the chassis needs to know it, with nothing that runs. It hears nobody."""
 
-from choreo.chassis.service import Service
+from choreo.chassis.service import Check, Service
 from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.step import Decider
 from user_service.commands import PublishSigningKey, Register, RetireSigningKey
 from user_service.decide import SERVICE, decide
 from user_service.evolve import evolve
+from user_service.queries import NAMED_TWICE
 from user_service.react import react
 from user_service.state import Users
 from user_service.store import STORE
 
+NAMES = Check("names", NAMED_TWICE, "see docs/operations.md, Names: ask who lost a name to register another")
 OBEYS = (Register, PublishSigningKey, RetireSigningKey)
 
 
@@ -18,4 +20,4 @@ def decider() -> Decider[Users]:
 
 
 def service(settings: Settings) -> Service[Users]:
-    return Service(decider(), STORE, obeys=OBEYS)
+    return Service(decider(), STORE, obeys=OBEYS, checks=(NAMES,))

@@ -3,14 +3,22 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from unicodedata import normalize
 from uuid import UUID
 
 from choreo.message.signing_key import SigningKeyPublished
 
 
+def compared(name: str) -> str:
+    """The form in which logins and e-mail addresses are compared: two that look alike are one."""
+    return normalize("NFKC", normalize("NFKC", name).casefold())
+
+
 @dataclass(frozen=True, slots=True)
 class User:
-    """No two users share a login key or an e-mail key."""
+    """Two that were registered before names were compared as they are now may share a key: the older has the
+    name.
+    """
 
     id: UUID
     login: str

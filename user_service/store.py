@@ -48,8 +48,8 @@ class UserStore:
         if isinstance(content, Register):
             concerned = [
                 memory.by_id(_USERS, content.user_id),
-                memory.unique(_USERS, "login_key", content.login_key),
-                memory.unique(_USERS, "email_key", content.email_key),
+                *memory.having(_USERS, "login_key", content.login_key),
+                *memory.having(_USERS, "email_key", content.email_key),
             ]
         return Users(
             users={user.id: user for user in concerned if user},

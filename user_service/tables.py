@@ -1,6 +1,6 @@
 """The user service's own database."""
 
-from sqlalchemy import BigInteger, Column, MetaData, Table, Text, Uuid
+from sqlalchemy import BigInteger, Column, Index, MetaData, Table, Text, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 
 from choreo.chassis.database.tables import ASIDE, timestamp
@@ -12,11 +12,13 @@ users = Table(
     metadata,
     Column("id", Uuid, primary_key=True),
     Column("login", Text, nullable=False),
-    Column("login_key", Text, nullable=False, unique=True),
+    Column("login_key", Text, nullable=False),
     Column("email", Text, nullable=False),
-    Column("email_key", Text, nullable=False, unique=True),
+    Column("email_key", Text, nullable=False),
     Column("created_at", timestamp(), nullable=False),
     Column("step", BigInteger, nullable=False),
+    Index("users_login", "login_key"),
+    Index("users_email", "email_key"),
 )
 
 credentials = Table(

@@ -25,6 +25,16 @@ class Waiting:
 
 
 @dataclass(frozen=True)
+class Check:
+    """What of a service's state needs a person, for `choreo doctor`."""
+
+    name: str
+    query: str
+    """Gives a row of one text for each."""
+    cure: str
+
+
+@dataclass(frozen=True)
 class Service(Generic[S]):
     decider: Decider[S]
     store: ReplayableStore[S]
@@ -32,6 +42,7 @@ class Service(Generic[S]):
     obeys: tuple[type[Command], ...] = ()
     """What can be asked of it from outside, and so what its journal holds."""
     waiting: Waiting | None = None
+    checks: tuple[Check, ...] = ()
 
     @property
     def name(self) -> str:

@@ -100,6 +100,60 @@ async def test_casefolded_is_more_than_lower_case(users: Alone) -> None:
     assert_problem(await users.http.post("/users", json=other), 409, "login_taken")
 
 
+ALIKE = [("jos\u00e9", "jose\u0301"), ("Ada", "\uff21\uff44\uff41"), ("\ufb01n", "FIN"), ("\u2460", "1")]
+
+
+@pytest.mark.parametrize(("name", "other"), ALIKE)
+async def test_what_looks_alike_is_one_name(users: Alone, name: str, other: str) -> None:
+    end = uuid4().hex[:12]
+    body = registration(a_login()) | {"login": f"{name}-{end}", "email": f"{name}-{end}@example.com"}
+    answer = await users.http.post("/users", json=body)
+    assert (answer.status_code, answer.json()["login"]) == (201, body["login"]), "as it was given"
+    assert_problem(
+        await users.http.post("/users", json=registration(a_login()) | {"login": f"{other}-{end}"}),
+        409,
+        "login_taken",
+    )
+    address = {"email": f"{other}-{end}@EXAMPLE.com"}
+    taken = await users.http.post("/users", json=registration(a_login()) | address)
+    # Some spellings are none that an address may have.
+    assert taken.status_code in (409, 422)
+    assert (await log_in(users, f"{other}-{end}")).status_code == 200
+
+
+async def test_a_domain_is_one_in_either_spelling(users: Alone) -> None:
+    login = a_login()
+    body = registration(login) | {"email": f"{login}@b\u00fccher.example"}
+    assert (await users.http.post("/users", json=body)).status_code == 201
+    other = registration(a_login()) | {"email": f"{login}@xn--bcher-kva.example"}
+    assert_problem(await users.http.post("/users", json=other), 409, "email_taken")
+
+
+INVISIBLE = (
+    "\u200b\u200d\u202e\u2060\ufeff\u00ad\u034f\u061c\u115f\u1160\u17b4"
+    "\u180e\u2800\u3164\ufe0f\uffa0\u0007\u009b\u2028\U000e0061\U000e0100"
+)
+
+
+@pytest.mark.parametrize("character", INVISIBLE, ids=lambda character: f"U+{ord(character):04X}")
+async def test_nothing_invisible_is_part_of_a_name(users: Alone, character: str) -> None:
+    login = a_login()
+    for change, pointer in (
+        ({"login": f"{login}{character}x"}, "#/login"),
+        ({"email": f"{login}{character}x@example.com"}, "#/email"),
+        ({"email": f"{login}@exa{character}mple.com"}, "#/email"),
+    ):
+        assert_refused_at(await users.http.post("/users", json=registration(login) | change), pointer)
+
+
+@pytest.mark.parametrize(
+    "address", ["=?utf-8?q?xfsrr?=@example.com", "=?utf-8?b?#?=@x.invalid", "a=?b@example.com"]
+)
+async def test_an_address_that_mail_would_read_otherwise_is_none(users: Alone, address: str) -> None:
+    body = registration(a_login()) | {"email": address}
+    assert_refused_at(await users.http.post("/users", json=body), "#/email")
+
+
 async def test_many_want_one_login_at_once(users: Alone) -> None:
     login = a_login()
     before = written(users)

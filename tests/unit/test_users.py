@@ -1,10 +1,17 @@
 """Users: names belong to the first to register them."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
+from email import message_from_string
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.policy import SMTPUTF8
+from unicodedata import normalize
 
 import pytest
 from hypothesis import given as forall
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from choreo.chassis.transaction.step import Decider
 from choreo.message.envelope import derived_id
@@ -12,18 +19,19 @@ from choreo.message.signing_key import SigningKeyPublished
 from events.user import UserRegistered
 from tests.unit.facts import ADA, registered
 from tests.unit.spec import START, Spec, request
+from user_service.api import Registration
 from user_service.commands import EmailTaken, LoginTaken, PublishSigningKey, Register, RetireSigningKey
 from user_service.decide import SERVICE, decide
 from user_service.evolve import evolve
 from user_service.react import react
-from user_service.state import User, Users
+from user_service.state import User, Users, compared
 
 users = Spec(Decider(SERVICE, decide, evolve, react), Users())
 GRACE = derived_id("user", "grace")
 
 
 def register(login: str, email: str) -> Register:
-    return Register(cause=request(), user_id=GRACE, login=login, email=email)
+    return Register(cause=request(), user_id=GRACE, login=login, email=email, casefold_alone=False)
 
 
 def publish(**members: str) -> PublishSigningKey:
@@ -56,6 +64,46 @@ def test_a_login_is_taken_in_whatever_capitals() -> None:
 
 def test_an_email_address_is_taken_in_whatever_capitals() -> None:
     users.given(registered).when(register("Grace", "ADA@example.ORG")).then_refused(EmailTaken())
+
+
+def test_names_that_look_alike_are_one() -> None:
+    spec = users.when(register("jos\u00e9", "fin@example.org"))
+    for login, email, refusal in (
+        ("JOSE\u0301", "a@example.org", LoginTaken()),
+        ("grace", "\ufb01n@example.org", EmailTaken()),
+    ):
+        other = replace(register(login, email), user_id=ADA, cause=request(2))
+        spec.when(other).then_refused(refusal)
+
+
+def test_a_decision_of_before_compares_as_it_did() -> None:
+    spec = users.when(register("jos\u00e9", "fin@example.org"))
+    other = replace(register("jose\u0301", "a@example.org"), user_id=ADA, cause=request(2))
+    spec.when(replace(other, casefold_alone=True)).then(
+        UserRegistered(user_id=ADA, login="jose\u0301", email="a@example.org")
+    )
+
+
+@forall(st.text())
+def test_what_is_compared_is_compared_to_itself(name: str) -> None:
+    for spelling in (compared(name), name.upper(), normalize("NFD", name), normalize("NFKD", name)):
+        if spelling.casefold() == name.casefold() or normalize("NFC", spelling) == normalize("NFC", name):
+            assert compared(spelling) == compared(name)
+
+
+@forall(st.emails() | st.builds("{}@example.com".format, st.text(min_size=1, max_size=64)))
+def test_an_address_that_is_taken_is_the_one_that_is_mailed(address: str) -> None:
+    body = {"login": "ada", "email": address, "password": "12345678"}
+    try:
+        taken = Registration.model_validate(body).email
+    except ValidationError:
+        return
+    username, _, domain = taken.rpartition("@")
+    mail = EmailMessage(policy=SMTPUTF8)
+    mail["To"] = Address(username=username, domain=domain)
+    read = message_from_string(mail.as_string(), policy=SMTPUTF8)["To"].addresses
+    assert [(there.username, there.domain) for there in read] == [(username, domain)]
+    assert "=?" not in taken and taken.isprintable()
 
 
 def test_two_registrations_of_one_name_lock_a_common_key() -> None:

@@ -7,6 +7,7 @@ table by table from the whole log.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from unicodedata import normalize
 
 from choreo.chaos.judging.log import Event, Log, moment
 
@@ -69,14 +70,18 @@ def money(minor_units: int) -> str:
     return f"{sign}{abs(minor_units) // 100}.{abs(minor_units) % 100:02}"
 
 
+def _compared(name: str) -> str:
+    return normalize("NFKC", normalize("NFKC", name).casefold())
+
+
 def _users(log: Log, _: Steps) -> Rows:
     return {
         (event.key,): {
             "id": event.key,
             "login": event.data["login"],
-            "login_key": event.data["login"].casefold(),
+            "login_key": _compared(event.data["login"]),
             "email": event.data["email"],
-            "email_key": event.data["email"].casefold(),
+            "email_key": _compared(event.data["email"]),
             "created_at": event.time,
             "step": event.sequence,
         }

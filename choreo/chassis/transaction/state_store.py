@@ -201,15 +201,15 @@ class Memory:
     def __init__(self, mappings: Iterable[TableMapping]) -> None:
         self._rows: dict[str, dict[Any, Any]] = {mapping.field: {} for mapping in mappings}
         self._with_key: dict[str, dict[str, dict[Any, Any]]] = {mapping.field: {} for mapping in mappings}
-        self._unique: dict[tuple[str, str], dict[Any, Any]] = {}
+        self._having: dict[tuple[str, str], dict[Any, dict[Any, Any]]] = {}
 
     def put(self, mapping: TableMapping, row: Any) -> None:
         """Over the one with the same primary key."""
         name = mapping.name_of(row)
         self._rows[mapping.field][name] = row
-        for (field, column), index in self._unique.items():
+        for (field, column), index in self._having.items():
             if field == mapping.field:
-                index[getattr(row, column)] = row
+                index.setdefault(getattr(row, column), {})[name] = row
         if mapping.loaded_with_key is not None:
             of_key = self._with_key[mapping.field].setdefault(str(getattr(row, mapping.key)), {})
             if all(getattr(row, column) == value for column, value in mapping.loaded_with_key.items()):
@@ -228,12 +228,14 @@ class Memory:
         """Those that are loaded with their key. A copy."""
         return dict(self._with_key[mapping.field].get(key, ()))
 
-    def unique(self, mapping: TableMapping, column: str, value: Any) -> Any | None:
-        """The row with this value in a column where no two rows have the same, and none ever changes."""
+    def having(self, mapping: TableMapping, column: str, value: Any) -> Iterable[Any]:
+        """The rows with this value in a column that never changes."""
         at = mapping.field, column
-        if at not in self._unique:
-            self._unique[at] = {getattr(row, column): row for row in self._rows[mapping.field].values()}
-        return self._unique[at].get(value)
+        if at not in self._having:
+            index = self._having[at] = {}
+            for name, row in self._rows[mapping.field].items():
+                index.setdefault(getattr(row, column), {})[name] = row
+        return self._having[at].get(value, {}).values()
 
 
 def _uuid(key: str) -> UUID | None:

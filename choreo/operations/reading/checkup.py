@@ -21,7 +21,7 @@ from choreo.chassis.kafka.admin import administering
 from choreo.chassis.kafka.grants import AccessDenied, Grant, asking
 from choreo.chassis.kafka.topic_log import LogMismatch, PartitionLog, compare, describe
 from choreo.chassis.kafka.topics import FOREVER
-from choreo.chassis.service import Service
+from choreo.chassis.service import Check, Service
 from choreo.chassis.settings import SERVICES, TOPICS
 from choreo.chassis.transaction import positions
 from choreo.chassis.transaction.positions import Position, TopicPartition
@@ -213,6 +213,7 @@ async def _service(
             depths = await read_depths(conn, service.waiting)
             read = {position.place: position for position in await positions.read(conn, heard)}
             grants = await _grants(conn)
+            checks = {check: await _told(conn, check) for check in service.checks}
     except (SQLAlchemyError, psycopg.Error, OSError) as error:
         reason = str(error).splitlines()[0] or repr(error)
         return [Finding(name, "database", reason, "see that it runs and that its URL is right")]
@@ -225,6 +226,10 @@ async def _service(
         findings.append(_age(name, f"waiting: {what}", depths.waiting, "see docs/operations.md, Waiting"))
     findings.append(_age(name, "parked", depths.parked, "choreo dlq ls", long=0))
     findings.append(_granted(name, grants))
+    for check, told in checks.items():
+        findings.append(
+            Finding(name, check.name, "; ".join(told) or "as they must be", check.cure if told else "")
+        )
     return findings
 
 
@@ -255,6 +260,10 @@ def _age(name: str, check: str, depth: Depth, cure: str, long: float = LONG) -> 
         return Finding(name, check, "none")
     age = (datetime.now(UTC) - since).total_seconds()
     return Finding(name, check, f"{count}, the oldest for {age:.0f} s", cure if age > long else "")
+
+
+async def _told(conn: Connection, check: Check) -> Sequence[str]:
+    return [text for (text,) in await (await conn.execute(check.query.encode())).fetchall()]
 
 
 async def _grants(conn: Connection) -> Sequence[tuple[str, str, bool]]:
