@@ -20,6 +20,8 @@ from choreo.chassis.database.connection import Connection
 from choreo.chassis.http.answer import Answer
 from choreo.chassis.http.auth import LIFETIME
 from choreo.chassis.http.body import Body, refused
+from choreo.chassis.http.client_address import Proxies
+from choreo.chassis.http.headers import read
 from choreo.chassis.http.problems import Problem, not_found, unauthorized
 from choreo.chassis.http.routes import FreshCause, Router, User, example, problem
 from choreo.chassis.runtime import Runtime
@@ -40,6 +42,7 @@ email_validator.SPECIAL_USE_DOMAIN_NAMES.clear()
 """`ada@mail.local` and `ada@shop.test` are addresses; whether mail arrives is for the mail server to say."""
 
 
+LONGEST_LOGIN = 64
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
@@ -70,7 +73,7 @@ def _comes_back(address: str) -> str:
 class Registration(Body):
     model_config = example(login="ada", email="ada@example.com", password="correct horse battery")
 
-    login: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_visible)]
+    login: Annotated[str, Field(min_length=1, max_length=LONGEST_LOGIN), AfterValidator(_visible)]
     email: Annotated[EmailStr, BeforeValidator(_visible), AfterValidator(_comes_back)]
     password: Annotated[str, Field(min_length=8, max_length=128)]
 
@@ -79,7 +82,7 @@ class Login(Body):
     model_config = example(grant_type="password", username="ada", password="correct horse battery")
 
     grant_type: Literal["password"]
-    username: Annotated[str, Field(max_length=1000)]
+    username: str
     password: Annotated[str, Field(max_length=1000)]
 
 
@@ -118,9 +121,12 @@ class KeySet(BaseModel):
     keys: list[PublicKey]
 
 
-def public_router(runtime: Runtime[Users], signer: Signer, passwords: Passwords) -> Router:
+def public_router(runtime: Runtime[Users], signer: Signer, passwords: Passwords, limit: LoginLimit) -> Router:
     routes = Router(public=True)
-    limit = LoginLimit(runtime.engine, clock.now)
+    proxies = Proxies(runtime.settings.trusted_proxies)
+
+    def address_of(request: Request) -> str:
+        return proxies.client(request.client.host if request.client else "", read(request.scope["headers"]))
 
     @routes.post(
         "/users",
@@ -128,9 +134,8 @@ def public_router(runtime: Runtime[Users], signer: Signer, passwords: Passwords)
         response_model=UserView,
         responses={409: problem("login or e-mail address taken")},
     )
-    async def register(cause: FreshCause, registration: Registration) -> Answer:
+    async def register(request: Request, cause: FreshCause, registration: Registration) -> Answer:
         """Registers a user. A payment account comes into being with it."""
-        password_hash = await passwords.hash(registration.password)
         user_id = derived_id("user", cause.id)
         command = Register(
             cause=cause,
@@ -140,15 +145,17 @@ def public_router(runtime: Runtime[Users], signer: Signer, passwords: Passwords)
             casefold_alone=False,
         )
 
+        refusal = await queries.taken(runtime.engine, command)
+        if refusal is not None:
+            return _refused(refusal)
+        password_hash = await passwords.hash(registration.password, address_of(request))
+
         async def keep_password(conn: Connection, _: Decided) -> None:
             await conn.execute(_KEEP_PASSWORD, [user_id, password_hash])
 
         def registered(decided: Decided) -> Answer:
-            match decided.refusal:
-                case LoginTaken():
-                    return Problem(409, "login_taken", "Somebody has this login.").answer()
-                case EmailTaken():
-                    return Problem(409, "email_taken", "Somebody has this e-mail address.").answer()
+            if isinstance(decided.refusal, LoginTaken | EmailTaken):
+                return _refused(decided.refusal)
             return Answer.json(201, _view(decided.state.users[user_id]))
 
         return await runtime.ask(command, registered, aside=keep_password)
@@ -157,22 +164,25 @@ def public_router(runtime: Runtime[Users], signer: Signer, passwords: Passwords)
         "/token",
         responses={
             401: problem("wrong login or password", "WWW-Authenticate"),
-            429: problem("too many wrong passwords for this login from this address", "Retry-After"),
+            429: problem("too many wrong passwords from this address, or for this login", "Retry-After"),
         },
     )
     async def token(request: Request, login: Annotated[Login, Form()]) -> TokenView:
         """A bearer token for fifteen minutes."""
-        address = request.client.host if request.client else ""
-        async with limit.attempt(login.username, address) as attempt:
-            known = await queries.credentials_of(runtime.engine, login.username)
-            if (
-                not await passwords.matches(known.password_hash if known else None, login.password)
-                or not known
-            ):
-                attempt.failed()
-                raise unauthorized("Login or password is wrong.")
-            await attempt.succeeded()
-        return TokenView(access_token=await signer.token(known.id))
+        wrong = unauthorized("Login or password is wrong.")
+        if len(login.username) > LONGEST_LOGIN:
+            raise wrong
+        address = address_of(request)
+        known = await limit.knows(login.username, address)
+        with passwords.checks.place(address, known):
+            async with limit.attempt(login.username, address, known) as attempt:
+                user = await queries.credentials_of(runtime.engine, login.username)
+                stored = user.password_hash if user else None
+                if not await passwords.matches(stored, login.password, known):
+                    attempt.failed()
+                    raise wrong
+                await attempt.succeeded()
+        return TokenView(access_token=await signer.token(user.id))
 
     @routes.get("/.well-known/jwks.json")
     async def jwks() -> KeySet:
@@ -195,6 +205,14 @@ def router(runtime: Runtime[Users]) -> Router:
         return _view(row)
 
     return routes
+
+
+def _refused(refusal: LoginTaken | EmailTaken) -> Answer:
+    match refusal:
+        case LoginTaken():
+            return Problem(409, "login_taken", "Somebody has this login.").answer()
+        case EmailTaken():
+            return Problem(409, "email_taken", "Somebody has this e-mail address.").answer()
 
 
 def _view(user: Any) -> UserView:

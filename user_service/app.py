@@ -6,6 +6,7 @@ from choreo.chassis import clock
 from choreo.chassis.runtime import Runtime
 from choreo.chassis.settings import Settings
 from user_service import api
+from user_service.login_limit import LoginLimit
 from user_service.passwords import Passwords
 from user_service.service import service
 from user_service.signing import Signer
@@ -15,5 +16,6 @@ from user_service.state import Users
 def build(settings: Settings) -> tuple[Runtime[Users], FastAPI]:
     runtime = Runtime(service(settings), settings)
     signer = Signer(runtime.kernel, runtime.engine, clock.now)
-    runtime.jobs.append(signer.run)
-    return runtime, runtime.app(api.router(runtime), api.public_router(runtime, signer, Passwords()))
+    limit = LoginLimit(runtime.engine, clock.now)
+    runtime.jobs += [signer.run, limit.sweep]
+    return runtime, runtime.app(api.router(runtime), api.public_router(runtime, signer, Passwords(), limit))

@@ -1,7 +1,10 @@
-"""Passwords, hashed with Argon2id off the event loop, as many at once as there are threads for it."""
+"""Passwords, hashed with Argon2id off the event loop, by turns: nobody's logins keep another from his own."""
 
 import asyncio
+from collections import Counter, deque
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -9,9 +12,59 @@ from argon2.low_level import Type
 
 from choreo.chassis.http.problems import unavailable
 
-THREADS = 2
+CHECKS_AT_ONCE = 2
+HASHES_AT_ONCE = 1
 MOST_QUEUED = 64
-"""Beyond this (about a second of work) the answer is 503 at once."""
+"""Beyond this (about a second of work) the answer is 503 at once. So many known, so many strangers."""
+MOST_OF_ADDRESS = MOST_QUEUED // 4
+
+
+class Turns:
+    """So many at once; who is known comes before strangers, and each kind in the order of its coming."""
+
+    def __init__(self, at_once: int) -> None:
+        self._free = at_once
+        self._waiting: dict[bool, deque[asyncio.Future[None]]] = {True: deque(), False: deque()}
+        self._places: Counter[bool] = Counter()
+        self._held: Counter[tuple[bool, str]] = Counter()
+
+    @contextmanager
+    def place(self, address: str, known: bool) -> Iterator[None]:
+        """In the queue. Raises 503 where it is full, or this address holds its quarter."""
+        if self._places[known] >= MOST_QUEUED or self._held[known, address] >= MOST_OF_ADDRESS:
+            raise unavailable("Too many passwords are being checked; try again soon.")
+        self._places[known] += 1
+        self._held[known, address] += 1
+        try:
+            yield
+        finally:
+            self._places[known] -= 1
+            self._held[known, address] -= 1
+            if not self._held[known, address]:
+                del self._held[known, address]
+
+    async def begin(self, known: bool) -> None:
+        """Returns when it is one's turn. To be ended."""
+        if self._free:
+            self._free -= 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting[known].append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.end()
+            raise
+
+    def end(self) -> None:
+        for waiting in (self._waiting[True], self._waiting[False]):
+            while waiting:
+                turn = waiting.popleft()
+                if not turn.done():
+                    turn.set_result(None)
+                    return
+        self._free += 1
 
 
 class Passwords:
@@ -19,28 +72,31 @@ class Passwords:
 
     def __init__(self) -> None:
         self._hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1, type=Type.ID)
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="argon2")
-        self._queued = 0
+        self._threads = ThreadPoolExecutor(CHECKS_AT_ONCE + HASHES_AT_ONCE, thread_name_prefix="argon2")
         self._nobodys_hash = self._hasher.hash("nobody has this password")
+        self.checks = Turns(CHECKS_AT_ONCE)
+        self._hashes = Turns(HASHES_AT_ONCE)
 
-    async def hash(self, password: str) -> str:
-        self._take_a_place()
-        try:
-            return await asyncio.get_running_loop().run_in_executor(
-                self._threads, self._hasher.hash, password
-            )
-        finally:
-            self._queued -= 1
+    async def hash(self, password: str, address: str = "") -> str:
+        """For a registration, which has a queue of its own."""
+        with self._hashes.place(address, known=False):
+            await self._hashes.begin(known=False)
+            try:
+                return await asyncio.get_running_loop().run_in_executor(
+                    self._threads, self._hasher.hash, password
+                )
+            finally:
+                self._hashes.end()
 
-    async def matches(self, stored: str | None, password: str) -> bool:
-        """With `stored=None`, for an unknown login: the same work, then `False`."""
-        self._take_a_place()
+    async def matches(self, stored: str | None, password: str, known: bool = False) -> bool:
+        """With `stored=None`, for an unknown login: the same work, then `False`. For who has a place."""
+        await self.checks.begin(known)
         try:
             return await asyncio.get_running_loop().run_in_executor(
                 self._threads, self._matches, stored, password
             )
         finally:
-            self._queued -= 1
+            self.checks.end()
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -51,8 +107,3 @@ class Passwords:
         except (VerificationError, InvalidHashError):
             return False
         return stored is not None
-
-    def _take_a_place(self) -> None:
-        if self._queued >= MOST_QUEUED:
-            raise unavailable("Too many passwords are being checked; try again soon.")
-        self._queued += 1

@@ -9,6 +9,7 @@ from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis.database.tables import signing_keys
+from user_service.commands import EmailTaken, LoginTaken, Register
 from user_service.state import compared
 from user_service.tables import credentials, users
 
@@ -23,6 +24,18 @@ FROM users GROUP BY email_key HAVING count(*) > 1"""
 async def user_of(engine: AsyncEngine, user_id: UUID) -> Row[Any] | None:
     async with engine.connect() as conn:
         return (await conn.execute(select(users).where(users.c.id == user_id))).first()
+
+
+async def taken(engine: AsyncEngine, registration: Register) -> LoginTaken | EmailTaken | None:
+    """What it would be refused with by now, without a trace: refusals that nobody asks for again would be
+    kept for ever.
+    """
+    query = select(users.c.login_key == registration.login_key).where(
+        (users.c.login_key == registration.login_key) | (users.c.email_key == registration.email_key)
+    )
+    async with engine.connect() as conn:
+        found = (await conn.execute(query)).scalars().all()
+    return (LoginTaken() if any(found) else EmailTaken()) if found else None
 
 
 async def credentials_of(engine: AsyncEngine, login: str) -> Any:

@@ -1,6 +1,6 @@
 """The user service's own database."""
 
-from sqlalchemy import BigInteger, Column, Index, MetaData, Table, Text, Uuid
+from sqlalchemy import BigInteger, Column, Identity, Index, LargeBinary, MetaData, Table, Text, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 
 from choreo.chassis.database.tables import ASIDE, timestamp
@@ -45,9 +45,22 @@ private_keys = Table(
 failed_logins = Table(
     "failed_logins",
     metadata,
-    Column("login_key", Text, primary_key=True),
-    Column("address", Text, primary_key=True),
-    Column("at", timestamp(), primary_key=True),
-    comment="secret: who may not try again yet",
+    Column("position", BigInteger, Identity(always=True), primary_key=True),
+    Column("pair", LargeBinary, nullable=False),
+    Column("address", LargeBinary, nullable=False),
+    Column("at", timestamp(), nullable=False),
+    Index("failed_logins_pair", "pair", "at"),
+    Index("failed_logins_address", "address", "at"),
+    comment="secret: who may not try again yet; digests of login and address, and of the address",
+    info={ASIDE: True},
+)
+
+known_pairs = Table(
+    "known_pairs",
+    metadata,
+    Column("pair", LargeBinary, primary_key=True),
+    Column("at", timestamp(), nullable=False),
+    Index("known_pairs_at", "at"),
+    comment="secret: digests of a login and an address it came from, and when it did last",
     info={ASIDE: True},
 )

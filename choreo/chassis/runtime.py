@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
+import psycopg
 import structlog
 import uvicorn
 import uvloop
@@ -22,7 +23,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from choreo.chassis import clock
 from choreo.chassis.backlog import read_depths
-from choreo.chassis.database.connection import make_engine, raw_connection
+from choreo.chassis.database.connection import make_engine, raw_connection, unusable
 from choreo.chassis.environment import ignore_libpq_variables
 from choreo.chassis.http.answer import Answer
 from choreo.chassis.http.auth import Verifier
@@ -236,10 +237,21 @@ def serve(name: str, build: Callable[[Settings], tuple[Runtime[Any], FastAPI]]) 
         first = error.errors(include_input=False)[0]
         sys.exit(f"{name}: the setting {first['loc'][0]} is wrong: {first['msg']}")
     log.configure(name, settings.log_level)
+    _require_sessions(name, settings)
     allow_many()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         if not runner.run(_serve(name, build, settings)):
             sys.exit(1)
+
+
+def _require_sessions(name: str, settings: Settings) -> None:
+    """Ends the process where the database is behind a pool. One that is away may come back."""
+    try:
+        reason = unusable(_required(settings.database_url_of(name)))
+    except psycopg.Error as error:
+        reason = str(error) if "startup parameter" in str(error) else None
+    if reason:
+        sys.exit(f"{name}: {name.upper()}_DATABASE_URL cannot be used: {reason}")
 
 
 async def _serve(

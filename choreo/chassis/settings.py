@@ -1,11 +1,12 @@
 """Every setting a process reads from its environment, in one place."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from choreo.chassis.http.client_address import networks
 from choreo.chassis.kafka.access import KafkaAccess
 
 SERVICES = ("user", "order", "billing", "notification")
@@ -69,6 +70,9 @@ class Settings(BaseSettings):
     notification_database_url: str | None = Field(None, validation_alias=_plain("NOTIFICATION_DATABASE_URL"))
     hosts: str = Field("localhost,127.0.0.1,[::1]", description="names the services answer to")
     connections: int = Field(4096, ge=10, description="to one process; beyond, an idle one is closed")
+    trusted_proxies: Annotated[str, AfterValidator(networks)] = Field(
+        "", description="whose X-Forwarded-For or Forwarded is believed, as 10.0.0.0/8,127.0.0.1"
+    )
     http_host: str = Field("127.0.0.1", description="where a service listens that was handed no socket")
     http_fd: int | None = Field(None, description="a listening socket handed over by the supervisor")
     own_http_fd: int | None = Field(None, description="the same, for this process's own port")

@@ -2,6 +2,8 @@
 
 import fcntl
 import json
+import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +15,10 @@ from choreo.errors import Unavailable
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _DEFAULT_PORT_BASE = 8000
+_UNUSABLE = re.compile(r'[,"\\\x00-\x1f\x7f]')
+"""Kafka's lists of directories are split at commas, as libpq's of hosts are."""
+_LONGEST = 800
+"""Postgres ends at 1,023, and has directories of its own below."""
 
 
 class Home:
@@ -35,6 +41,12 @@ class Home:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Held by one process at a time; Unavailable if by another. Let go of however this process ends."""
+        if _UNUSABLE.search(str(self.path)) or len(os.fsencode(self.path)) > _LONGEST:
+            raise Unavailable(
+                f"Kafka and Postgres cannot live in {str(self.path)[:200]!r}: their paths take no comma, "
+                f"double quote, backslash or control character, and {_LONGEST} bytes at most: choose another "
+                "place with CHOREO_HOME."
+            )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / "lock").open("w")

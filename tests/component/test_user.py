@@ -1,8 +1,9 @@
 """The user service alone: who is registered, and who gets a token."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -20,12 +21,22 @@ from choreo.demo.client import PASSWORD, Customer, registration
 from choreo.embedded.postgres import Postgres
 from tests.component.alone import (
     Alone,
+    a_process,
     alone,
     assert_closed_to_strangers,
     assert_problem,
     assert_refused_at,
 )
-from user_service.login_limit import MOST_FAILURES, Attempt, LoginLimit
+from tests.shop import PATIENCE
+from user_service import login_limit, passwords
+from user_service.login_limit import (
+    KNOWN_FOR,
+    MOST_FAILURES,
+    MOST_OF_ADDRESS,
+    WINDOW,
+    Attempt,
+    LoginLimit,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -84,12 +95,7 @@ async def test_login_and_address_belong_to_the_first_in_whatever_capitals(users:
         ("email_taken", registration(a_login()) | {"email": f"{login.swapcase()}@EXAMPLE.com"}),
     ):
         assert_problem(await users.http.post("/users", json=body), 409, taken)
-    after = written(users)
-    assert {table: after[table] - before[table] for table in ("users", "credentials", "outbox")} == {
-        "users": 0,
-        "credentials": 0,
-        "outbox": 0,
-    }
+    assert written(users) == before, "what is refused leaves no row"
 
 
 async def test_casefolded_is_more_than_lower_case(users: Alone) -> None:
@@ -333,8 +339,93 @@ async def test_attempts_at_several_processes_are_counted_together(users: Alone) 
         refused = [error for error in begun if isinstance(error, Problem)]
         assert (len(looked_at), [error.status for error in refused]) == (MOST_FAILURES, [429, 429])
         looked_at[0].failed()
-    query = "SELECT count(*) FROM failed_logins WHERE login_key = %s"
-    assert users.database.rows(query, login.casefold()) == [(1,)], "what nobody looked at is no failure"
+    query = "SELECT count(*) FROM failed_logins WHERE pair = %s"
+    pair = looked_at[0]._place["pair"]
+    assert users.database.rows(query, pair) == [(1,)], "what nobody looked at is no failure"
+
+
+@asynccontextmanager
+async def coming_from(users: Alone, address: str, **headers: str) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(users.app, client=(address, 1))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers) as http:
+        yield http
+
+
+def form(login: str, password: str = PASSWORD) -> dict[str, str]:
+    return {"grant_type": "password", "username": login, "password": password}
+
+
+async def test_an_address_has_so_many_failures_and_who_is_known_there_is_let_in(users: Alone) -> None:
+    ada, bob = [await Customer.register({"user": users.http}) for _ in range(2)]
+    async with coming_from(users, "10.1.1.1") as there, coming_from(users, "10.1.1.2") as elsewhere:
+        assert (await there.post("/token", data=form(ada.login))).status_code == 200
+        for _ in range(MOST_OF_ADDRESS):
+            assert (await there.post("/token", data=form(a_login(), "wrong"))).status_code == 401
+        refused = await there.post("/token", data=form(bob.login))
+        assert_problem(refused, 429, "too_many_attempts")
+        assert 0 < int(refused.headers["Retry-After"]) <= 15 * 60
+        assert (await there.post("/token", data=form(ada.login.upper()))).status_code == 200
+        assert (await elsewhere.post("/token", data=form(bob.login))).status_code == 200
+        for _ in range(MOST_FAILURES):
+            assert (await there.post("/token", data=form(ada.login, "wrong"))).status_code == 401
+        assert (await there.post("/token", data=form(ada.login))).status_code == 429
+
+
+async def test_a_crowd_of_strangers_does_not_keep_the_owner_out(users: Alone) -> None:
+    ada = await Customer.register({"user": users.http})
+    async with coming_from(users, "10.2.2.2") as strangers:
+        crowd = [asyncio.ensure_future(strangers.post("/token", data=form(a_login()))) for _ in range(100)]
+        done, _ = await asyncio.wait(crowd, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        assert {task.result().status_code for task in done} == {503}, "their part of the queue is full"
+        assert (await log_in(users, ada.login)).status_code == 200
+        assert not all(task.done() for task in crowd), "and was not waited for"
+        answers = await asyncio.gather(*crowd)
+    statuses = Counter(answer.status_code for answer in answers)
+    assert statuses.keys() == {401, 503}
+    assert statuses[503] >= 100 - 2 * passwords.MOST_OF_ADDRESS
+    assert all(answer.headers["Retry-After"] for answer in answers if answer.status_code == 503)
+
+
+async def test_of_a_login_digests_are_stored_and_not_for_ever(
+    users: Alone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await Customer.register({"user": users.http})
+    assert (await log_in(users, ada.login, "wrong")).status_code == 401
+    for table in ("failed_logins", "known_pairs"):
+        told = " ".join(text for (text,) in users.database.rows(f"SELECT {table}::text FROM {table}"))
+        assert ada.login.lower() not in told.lower() and "127.0.0.1" not in told
+        assert users.database.count(table) > 0
+    limit = LoginLimit(users.runtime.engine, clock.now)
+    await limit.forget()
+    assert users.database.count("failed_logins") > 0
+    monkeypatch.setattr(login_limit, "MOST_KNOWN", 2)
+    await limit.forget()
+    assert users.database.count("known_pairs") == 2
+    for later, table in ((WINDOW, "failed_logins"), (KNOWN_FOR, "known_pairs")):
+        await LoginLimit(users.runtime.engine, lambda after=later: clock.now() + after).forget()  # type: ignore[misc]
+        assert users.database.count(table) == 0
+
+
+@pytest.mark.parametrize("login", ["x" * 65, "\U0001f511" * 1000, "x" * 60_000])
+async def test_a_name_nobody_can_have_is_a_plain_401(users: Alone, login: str) -> None:
+    failures = users.database.count("failed_logins")
+    assert_problem(await log_in(users, login), 401, "unauthorized")
+    assert users.database.count("failed_logins") == failures
+
+
+async def test_behind_a_proxy_that_is_trusted_each_address_counts_for_itself(
+    users: Alone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHOREO_TRUSTED_PROXIES", "10.9.0.0/16")
+    ada = await Customer.register({"user": users.http})
+    async with a_process("user", users.database) as behind:
+        for proxy, others in (("10.9.1.1", 200), ("10.8.1.1", 429)):
+            async with coming_from(behind, proxy, **{"X-Forwarded-For": "1.1.1.1, 192.0.2.1"}) as eve:
+                for _ in range(MOST_FAILURES):
+                    assert (await eve.post("/token", data=form(ada.login, "wrong"))).status_code == 401
+                assert (await eve.post("/token", data=form(ada.login))).status_code == 429
+            async with coming_from(behind, proxy, **{"X-Forwarded-For": "192.0.2.2"}) as owner:
+                assert (await owner.post("/token", data=form(ada.login))).status_code == others
 
 
 async def test_an_unknown_login_is_answered_like_a_wrong_password(users: Alone) -> None:

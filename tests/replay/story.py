@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection
+from uuid import uuid4
 
 import pytest
 
@@ -23,8 +24,10 @@ async def play(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Orders, cancels, refunds, rejections, refusals, repeats, orders that wait, a key that is parked and
     retried; then nothing is on its way."""
     ada = await shop.customer("400.00")
-    taken = registration(ada.login.upper())
-    assert (await shop.clients["user"].post("/users", json=taken)).status_code == 409
+    name = uuid4().hex
+    twins = [registration(login) | {"email": f"{uuid4().hex}@example.com"} for login in (name, name.upper())]
+    answers = await asyncio.gather(*(shop.clients["user"].post("/users", json=twin) for twin in twins))
+    assert sorted(answer.status_code for answer in answers) == [201, 409]
     confirmed = (await ada.order("100.00", wait=10)).json()
     rejected = (await ada.order("500.00", wait=10)).json()
     assert (await ada.withdraw("1000.00")).status_code == 409

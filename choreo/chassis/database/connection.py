@@ -24,6 +24,7 @@ Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
+_CONNECT_SECONDS = 5
 _SESSION = "-c timezone=UTC -c datestyle=ISO,YMD"
 """Whatever server, database and role say: a time that left a session in another form is another text."""
 
@@ -36,6 +37,28 @@ def session(url: str, options: str = "", **more: Any) -> dict[str, Any]:
     given = conninfo_to_dict(url)
     given["options"] = f"{given.get('options') or ''} {options} {_SESSION}".strip()
     return {**given, **more}
+
+
+def unusable(url: str) -> str | None:
+    """Why sessions with this database are none, where something that pools stands before it. Raises
+    psycopg.Error where it cannot be asked.
+    """
+    here = session(url, connect_timeout=_CONNECT_SECONDS)
+    with psycopg.connect(**here, autocommit=True) as one, psycopg.connect(**here) as other:
+        pids = [_one(conn, "SELECT pg_backend_pid()") for conn in (one, other, one)]
+        if pids[0] == pids[1] or pids[0] != pids[2]:
+            return (
+                "something before it pools by transaction or statement, and locks and LISTEN need a session"
+            )
+        if _one(one, "SELECT current_setting('timezone')") != "UTC":
+            return "something before it drops the session's options"
+    return None
+
+
+def _one(conn: psycopg.Connection, query: str) -> Any:
+    row = conn.execute(query.encode()).fetchone()
+    assert row is not None
+    return row[0]
 
 
 def make_engine(url: str, *, pool_size: int = 5) -> AsyncEngine:

@@ -15,6 +15,7 @@ import psycopg
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
+from choreo.chassis.database.connection import unusable
 from choreo.chassis.database.migrate import migrate
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.acls import admit
@@ -313,9 +314,14 @@ class System:
 def migrate_external(service: str, url: str, runtime_role: str | None = None) -> None:
     """`Unavailable`, naming the setting, where the database cannot be used."""
     try:
+        if reason := unusable(url):
+            raise Unavailable(
+                f"{service.upper()}_DATABASE_URL cannot be used: {reason}; name the server itself."
+            )
         migrate(service, url, runtime_role)
     except (SQLAlchemyError, psycopg.Error) as error:
-        reason = str(error).splitlines()[0].partition(") ")[2] or type(error).__name__
+        said = str(error).splitlines()[0]
+        reason = said.partition(") ")[2] or said or type(error).__name__
         raise Unavailable(f"{service.upper()}_DATABASE_URL cannot be used: {reason}; correct it.") from error
 
 
