@@ -10,6 +10,7 @@ from pathlib import Path
 from chassis.settings import Settings
 from embedded.process import Unavailable
 from embedded.secrets import write_secret
+from embedded.unprivileged import Outside
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
 _DEFAULT_PORT_BASE = 8000
@@ -57,7 +58,8 @@ class Home:
         return 1 if (self.kafka / "data").exists() else len(list(self.kafka.glob("[0-9]")))
 
     def forget_data(self) -> None:
-        """Events, databases, mail and passwords. Only while held."""
+        """Events, databases, mail and passwords, wherever they are. Only while held."""
+        Outside(self.postgres).remove()
         shutil.rmtree(self.path / "data", ignore_errors=True)
         shutil.rmtree(self.secrets, ignore_errors=True)
 
