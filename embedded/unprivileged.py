@@ -54,8 +54,26 @@ def require_name() -> None:
 def give_to_nobody(path: Path) -> None:
     """Make the child's user owner of `path` and all below, where that is somebody else than us."""
     if is_root():
-        for each in _with_all_below(path):
+        # What is innermost first: otherwise `NOBODY` could put links where we are still to come.
+        for each in reversed(list(_with_all_below(path))):
             os.chown(each, NOBODY, NOBODY, follow_symlinks=False)
+
+
+def meet_nobody_in(directory: Path) -> None:
+    """Let the child's user write in `directory`, and root reach the sockets it makes there: by its group, as
+    not every root may pass by permissions.
+    """
+    if is_root():
+        directory.chmod(0o2710)
+        os.chown(directory, NOBODY, 0)
+
+
+def remove_tree(path: Path) -> None:
+    """Also of `NOBODY`'s, where this root may not pass by permissions. Does nothing if it is not there."""
+    if is_root() and path.is_dir() and not path.is_symlink():
+        for each in _with_all_below(path):
+            os.chown(each, 0, 0, follow_symlinks=False)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def closed_above(path: Path) -> Path | None:
@@ -109,16 +127,16 @@ class Outside:
         moved = self._link.with_name(f"{self._link.name}.moved")
         if moved.exists() and not any(self._link.iterdir()):
             moved.rename(self._link)
-        shutil.rmtree(self._data, ignore_errors=True)  # of a directory of this name that is gone
+        remove_tree(self._data)  # of a directory of this name that is gone
         shutil.copytree(self._link, self._data, symlinks=True, ignore=shutil.ignore_patterns("run"))
         self._data.chmod(0o711)
         for database in self._data.glob("data*"):
             give_to_nobody(database)
         self._link.rename(moved)
         self._link.symlink_to(self._data)
-        shutil.rmtree(moved)
+        remove_tree(moved)
 
-    def copies(self, source: Path, names: Iterable[str | Path], version: str) -> Path:
+    def copies(self, source: Path, names: Iterable[Path], version: str) -> Path:
         """Where everybody finds these of `source`, copied once for each version. Safe to interrupt."""
         self.make()
         copies = self.path / f"programs-{version}"
@@ -137,7 +155,7 @@ class Outside:
     def remove(self) -> None:
         """With all that is in it. Does nothing if it is not there, or not ours."""
         if self._is_ours():
-            shutil.rmtree(self.path)
+            remove_tree(self.path)
 
     def _is_ours(self) -> bool:
         if not is_root() or not os.path.lexists(self.path):
@@ -147,6 +165,7 @@ class Outside:
 
 
 def _with_all_below(path: Path) -> Iterator[Path]:
+    """Each directory before what is in it."""
     yield path
     for directory, directories, files in os.walk(path):
         yield from (Path(directory, name) for name in (*directories, *files))

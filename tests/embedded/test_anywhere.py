@@ -79,7 +79,7 @@ class Somewhere:
     def home(self) -> Path:
         return self.directory / "home"
 
-    def python(self, *arguments: str) -> "subprocess.Popen[str]":
+    def python(self, *arguments: str, before: tuple[str, ...] = ()) -> "subprocess.Popen[str]":
         unwanted = {*DATABASES, "SMTP_URL", *(["HOME"] if self.user else [])}
         outer = {n: value for n, value in os.environ.items() if n not in unwanted and "KAFKA_" not in n}
         own = {
@@ -90,7 +90,7 @@ class Somewhere:
             "LC_ALL": "C",
         }
         return subprocess.Popen(
-            [self.interpreter, *arguments],
+            [*before, self.interpreter, *arguments],
             cwd=self.directory,
             env=outer | own,
             stdout=subprocess.PIPE,
@@ -213,6 +213,16 @@ def test_outside_is_roots_alone_and_open_to_pass_through(closed: Postgres) -> No
     assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (0, 0o711)
     assert (path / "postgres" / "data").stat().st_uid == NOBODY
     assert (path / "postgres" / "data").stat().st_mode & 0o777 == 0o700
+
+
+@as_root
+def test_a_root_that_may_not_pass_by_permissions_starts_reaches_and_removes_it(closed: Postgres) -> None:
+    place = Somewhere(closed.directory.parents[2], port_base=0)
+    limited = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+    with place.python("-c", THE_SUITES_OWN, before=limited) as program:
+        said, _ = program.communicate(timeout=60)
+    assert program.returncode == 0, said
+    assert not Path(said.strip()).exists()
 
 
 @as_root
