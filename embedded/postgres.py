@@ -25,6 +25,7 @@ from embedded.unprivileged import (
     become_nobody,
     closed_above,
     give_to_nobody,
+    is_root,
     meet_nobody_in,
     remove_tree,
     require_name,
@@ -85,15 +86,16 @@ class Postgres(Part):
 
     @property
     def socket_directory(self) -> Path:
-        """Under `directory`; where that makes the path too long for a socket, under the temporary one, or,
-        where that is closed to the server, outside.
+        """Under `directory`; where that makes the path too long for a socket, under the temporary one, or
+        outside: in the temporary one root would hand over what anybody may have put there.
         """
         near = self.directory.resolve() / "run"
         if len(os.fsencode(near / _SOCKET)) <= _LONGEST_SOCKET_PATH:
             return near
+        if is_root():
+            return self._outside.path / "run"
         digest = hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:16]
-        far = Path(tempfile.gettempdir()) / f"choreo-{os.getuid()}-{digest}"
-        return self._outside.path / "run" if closed_above(far) else far
+        return Path(tempfile.gettempdir()) / f"choreo-{os.getuid()}-{digest}"
 
     @property
     def admin_url(self) -> str:
@@ -272,11 +274,10 @@ class Postgres(Part):
         directory = self.socket_directory
         if directory.parent == self._outside.path:
             self._outside.make()
+        directory.mkdir(mode=0o700, exist_ok=True)
         if directory.is_symlink():
             raise Unavailable(f"{directory} is a symbolic link; Postgres's socket will not be put there.")
-        if not directory.exists():
-            directory.mkdir(mode=0o700)
-            meet_nobody_in(directory)
+        meet_nobody_in(directory)
 
     def _forget_reused_pid(self) -> bool:
         """Whether the lock named a process that is no Postgres, as after a restart of the machine."""
