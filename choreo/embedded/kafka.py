@@ -1,6 +1,8 @@
 """A node of Apache Kafka (KRaft), run as a child process: alone, or one of several."""
 
 import base64
+import json
+import os
 import socket
 import struct
 import uuid
@@ -152,8 +154,10 @@ class Kafka(Part):
         properties = self._write_configuration()
         logging = f"-Dlog4j2.configurationFile={self.directory / 'log4j2.properties'}"
         command = [*runtime.command(*self._jvm_options, logging), "kafka.Kafka", str(properties)]
+        # Otherwise Java takes letters of a path that are not of the locale's alphabet for question marks.
+        environment = os.environ | {"LC_ALL": "C.UTF-8"}
         with signals_held():
-            self.child = Child(self.name, command, log=self.log)
+            self.child = Child(self.name, command, log=self.log, env=environment)
 
     def ready(self) -> bool:
         return answers(LOOPBACK, self.port)
@@ -181,7 +185,8 @@ class Kafka(Part):
         }
         (self.directory / "log4j2.properties").write_text(_LOGGING)
         properties = self.directory / "server.properties"
-        lines = (f"{name}={value}".replace("\\", "\\\\") for name, value in settings.items())
+        # Java reads such a file as Latin-1, and knows the same escapes as JSON.
+        lines = (f"{name}={json.dumps(value)[1:-1]}" for name, value in settings.items())
         _write_aside(properties, "\n".join(lines) + "\n")
         return properties
 

@@ -48,7 +48,7 @@ def running_with_users(kafka: Kafka) -> Iterator[None]:
 def postgres_for_tests(settings: dict[str, str] | None = None) -> Iterator[Postgres]:
     """A running Postgres; `settings` win over its usual ones. Call from the main thread."""
     with tempfile.TemporaryDirectory(prefix="choreo-") as directory:
-        Path(directory).chmod(0o711)  # where we are root Postgres is somebody else
+        Path(directory).chmod(0o711)  # where we are root Postgres is somebody else, and may enter
         postgres = Postgres(Path(directory) / "postgres", settings=settings)
         try:
             postgres.start()
@@ -56,6 +56,7 @@ def postgres_for_tests(settings: dict[str, str] | None = None) -> Iterator[Postg
             yield postgres
         finally:
             postgres.stop()
+            postgres.clear_away()
 
 
 _WIDTH = 1_200

@@ -181,6 +181,7 @@ class System:
             self.home.postgres,
             secrets_file=self.home.secrets / "postgres.json",
             log=self.home.logs / "postgres.log",
+            say=self.report.say,
         )
         self.parts["postgres"] = postgres
         return postgres

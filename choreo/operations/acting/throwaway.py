@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -50,7 +49,7 @@ class ThrowawaySystem:
 
     def __enter__(self) -> "ThrowawaySystem":
         self._directory = tempfile.TemporaryDirectory(prefix="choreo-", ignore_cleanup_errors=True)
-        Path(self._directory.name).chmod(0o711)  # where we are root Postgres is somebody else
+        Path(self._directory.name).chmod(0o711)  # where we are root Postgres is somebody else, and may enter
         self.home = Path(self._directory.name) / "home"
         return self
 
@@ -58,8 +57,7 @@ class ThrowawaySystem:
         try:
             self.stop()
         finally:
-            # Where the home's path is too long for a socket, Postgres had its socket elsewhere.
-            shutil.rmtree(self._postgres.socket_directory, ignore_errors=True)
+            self._postgres.clear_away()
             self._directory.cleanup()
 
     def start(self) -> float:
