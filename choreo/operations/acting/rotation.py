@@ -25,7 +25,7 @@ async def rotated(installation: Installation) -> Rotation:
     raise Unavailable("No service here signs tokens, so there is no key to rotate.")
 
 
-async def _rotated(installation: Installation, service: Service[S], signer: SignerOf[S]) -> Rotation:
+async def _rotated(installation: Installation, service: Service[S], signer: "SignerOf[S]") -> Rotation:
     async with installation.engines() as engines:
         engine = engines[service.name]
         kernel = Kernel(
