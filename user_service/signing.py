@@ -36,7 +36,7 @@ _REMEMBERED = timedelta(seconds=2)
 _PAUSE = 1.0
 _LOOK_AGAIN = 60.0
 _ACKNOWLEDGED_WITHIN = 5.0
-_ACKNOWLEDGED_YET = 0.1
+_SECONDS_BETWEEN_LOOKS = 0.1
 VERIFIES_ON = timedelta(seconds=auth.LIFETIME + auth.LEEWAY) + timedelta(minutes=1)
 """So long a retired key is good: a token's lifetime, and a minute for processes that still sign with it."""
 
@@ -110,7 +110,7 @@ class Signer:
             (key,) = [key for key in await self.good_keys() if key.kid == kid]
             if key.acknowledged or asyncio.get_running_loop().time() > deadline:
                 return key
-            await asyncio.sleep(_ACKNOWLEDGED_YET)
+            await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
 
     async def retire(self) -> None:
         """Gives an end to the keys that another has taken over from. Safe to repeat."""

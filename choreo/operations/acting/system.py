@@ -72,8 +72,8 @@ class System:
                 self.home.remove_run_file()
         self.report.say("Everything is stopped.")
 
-    def _start_infrastructure(self, system: Supervisor, external_databases: dict[str, str]) -> None:
-        postgres = None if external_databases else self._postgres()
+    def _start_infrastructure(self, system: Supervisor, databases: dict[str, str]) -> None:
+        postgres = None if databases else self._postgres()
         mail = None if self.settings.smtp_url else self._mail()
         nodes = [] if self.settings.kafka_bootstrap_servers else self._kafka()
         kafka = nodes[0] if nodes else None
@@ -84,7 +84,7 @@ class System:
         system.start(*[part for part in (postgres, mail, *nodes) if part])
         if postgres:
             system.wait(postgres)
-        self._migrate(postgres, external_databases)
+        self._migrate(postgres, databases)
         system.wait(*[part for part in (mail, *nodes) if part])
         admin = kafka.admin if kafka else self.settings.kafka_access()
         declare_topics(admin, topic_names(self.settings), self.settings.partitions, len(nodes) or -1)
@@ -151,14 +151,14 @@ class System:
         self.parts["mail"] = mail
         return mail
 
-    def _migrate(self, postgres: Postgres | None, external_databases: dict[str, str]) -> None:
+    def _migrate(self, postgres: Postgres | None, databases: dict[str, str]) -> None:
         started = time.monotonic()
         for service in SERVICES:
             if postgres:
                 owner_url, runtime_url = postgres.create_service(service)
                 migrate(service, owner_url, service, OBSERVER)
             else:
-                owner_url = runtime_url = external_databases[service]
+                owner_url = runtime_url = databases[service]
                 migrate_external(service, owner_url)
             self.owner_urls[service], self.runtime_urls[service] = owner_url, runtime_url
         self.report.say(f"databases are ready after {time.monotonic() - started:.1f} s")
