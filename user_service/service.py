@@ -7,6 +7,7 @@ from user_service.commands import PublishSigningKey, Register, RetireSigningKey
 from user_service.decide import SERVICE, decide
 from user_service.evolve import evolve
 from user_service.react import react
+from user_service.signing import Signer
 from user_service.state import Users
 from user_service.store import STORE
 
@@ -18,4 +19,4 @@ def decider() -> Decider[Users]:
 
 
 def service(settings: Settings) -> Service[Users]:
-    return Service(decider(), STORE, obeys=OBEYS)
+    return Service(decider(), STORE, obeys=OBEYS, signer=Signer)

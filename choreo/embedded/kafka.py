@@ -6,10 +6,12 @@ import os
 import socket
 import struct
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
+from choreo.chassis.kafka import acls
 from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.kafka.grants import Grant
 from choreo.embedded.kafka_runtime import Runtime, prepare
 from choreo.embedded.part import Part, signals_held
 from choreo.embedded.ports import LOOPBACK, free_ports, require_free
@@ -138,8 +140,12 @@ class Kafka(Part):
         return KafkaAccess(self.bootstrap, "SASL_PLAINTEXT", "PLAIN", "admin", self._secrets["admin"])
 
     def user(self, name: str) -> KafkaAccess:
-        """May do what it was granted, once `declare_users` has made it."""
+        """May do what it was granted, once it is admitted."""
         return KafkaAccess(self.bootstrap, "SASL_PLAINTEXT", username=name, password=self._secrets[name])
+
+    def admit(self, wanted: Mapping[str, Collection[Grant]]) -> None:
+        """Makes users of these names, and what each may do. Safe to repeat. Raises `Unavailable`."""
+        acls.admit(self.admin, {self.user(name): grants for name, grants in wanted.items()})
 
     def prepare(self) -> Runtime:
         """At the first use of the cache: download Kafka and prepare it, which takes half a minute."""

@@ -16,9 +16,9 @@ from confluent_kafka.admin import (
     UserScramCredentialUpsertion,
 )
 
+from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.admin import administering
 from choreo.chassis.kafka.grants import Grant
-from choreo.embedded.kafka import Kafka
 from choreo.errors import Unavailable
 
 _TIMEOUT = 15.0
@@ -28,12 +28,12 @@ _ANY = AclBindingFilter(
 )
 
 
-def admit(kafka: Kafka, wanted: Mapping[str, Collection[Grant]]) -> None:
-    """Users of our own Kafka, by name, with the passwords it keeps for them. Safe to repeat."""
+def admit(admin: KafkaAccess, wanted: Mapping[KafkaAccess, Collection[Grant]]) -> None:
+    """Users with their passwords, and what each may do. Safe to repeat."""
     try:
-        with administering(kafka.admin) as admin:
-            _declare_users(admin, {name: kafka.user(name).password for name in wanted})
-            declare_grants(admin, {kafka.user(name).principal: grants for name, grants in wanted.items()})
+        with administering(admin) as client:
+            _declare_users(client, {user.username: user.password for user in wanted})
+            declare_grants(client, {user.principal: grants for user, grants in wanted.items()})
     except KafkaException as error:
         raise Unavailable(f"Kafka's users could not be made: {error.args[0].str()}.") from error
 

@@ -16,6 +16,7 @@ from typing import Any
 import typer
 
 from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.settings import SERVICES
 from choreo.embedded.kafka import Kafka
 from choreo.embedded.postgres import Postgres
 from choreo.embedded.process import Child
@@ -30,7 +31,7 @@ _NOT_HANDED_ON = (
     "CHOREO_OWN_HTTP_FD",
     "CHOREO_TOPIC_PREFIX",
     "SMTP_URL",
-    *(f"{service}_DATABASE_URL" for service in ("USER", "ORDER", "BILLING", "NOTIFICATION")),
+    *(f"{service.upper()}_DATABASE_URL" for service in SERVICES),
 )
 
 
