@@ -1,6 +1,7 @@
 """What billing can be asked to do."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 from uuid import UUID
 
 from choreo.message.decider import Refusal, UserCommand
@@ -36,6 +37,8 @@ class UndoPayment(UserCommand):
 @dataclass(frozen=True, slots=True)
 class NoAccount(Refusal):
     """The account is not there yet: the registration is on its way, or there was none."""
+
+    remembered: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import ClassVar, Literal
 from uuid import UUID
 
 from choreo.message.decider import Refusal, UserCommand
@@ -33,6 +33,8 @@ class ExpireOrder(UserCommand):
 class NoSuchOrder(Refusal):
     """Nobody placed it, or somebody else did."""
 
+    remembered: ClassVar[bool] = False
+
 
 @dataclass(frozen=True, slots=True)
 class AlreadyOver(Refusal):
@@ -44,5 +46,7 @@ class AlreadyOver(Refusal):
 @dataclass(frozen=True, slots=True)
 class NotDue(Refusal):
     """Its time is not up. It may be asked again."""
+
+    remembered: ClassVar[bool] = False
 
     decide_by: datetime

@@ -142,10 +142,12 @@ class Runtime(Generic[S]):
         admit: bool = True,
     ) -> Answer:
         """The answer to a command, which names the flow that follows from it."""
-        answer = await self.kernel.ask(
+        reply = await self.kernel.ask(
             command, respond, fingerprint=fingerprint(body), aside=aside, admit=admit
         )
-        return answer.with_headers({"Flow-Id": str(command.cause.correlation_id)})
+        assert reply is not None, "a command that comes over HTTP is always answered"
+        headers = {**reply.headers, "Flow-Id": str(command.cause.correlation_id)}
+        return Answer(reply.status, reply.body, headers)
 
     def news_of(self, other: str) -> News:
         """Of what another service publishes, which this one hears."""

@@ -23,15 +23,14 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from billing_service.commands import Deposit, NoAccount, Withdraw
+from billing_service.commands import Deposit, Withdraw
 from billing_service.service import service as billing
 from choreo.chassis.database.connection import Connection, make_engine
-from choreo.chassis.http.answer import Answer
 from choreo.chassis.http.signing_keys import SIGNING_KEYS
 from choreo.chassis.observe.meter import Meter
 from choreo.chassis.service import Service
 from choreo.chassis.settings import Settings
-from choreo.chassis.transaction.inputs import Decided
+from choreo.chassis.transaction.inputs import Decided, Reply
 from choreo.chassis.transaction.kernel import Kernel
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.chassis.transaction.state_store import StateStore, TableMapping
@@ -329,15 +328,8 @@ class Process:
             self._asked = max(self._asked, number + 1)
 
 
-def answered(decided: Decided) -> Answer:
-    """As over HTTP: an account that is not there yet is no answer for ever."""
-    match decided.refusal:
-        case None:
-            return Answer(201, b"")
-        case NoAccount():
-            return Answer(404, b"")
-        case _:
-            return Answer(409, b"")
+def answered(decided: Decided) -> Reply:
+    return Reply(409 if decided.refusal else 201, b"")
 
 
 # What becomes of it.
