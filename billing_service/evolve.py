@@ -7,7 +7,6 @@ from uuid import UUID
 from billing_service.state import Account, Billing, Leg, Payment
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
-from choreo.message.signing_key import SigningKeyPublished
 from events.billing import (
     AccountCreated,
     MoneyDeposited,
@@ -55,8 +54,6 @@ def evolve(state: Billing, event: Event[Fact]) -> Billing:
         case PaymentRefunded() as fact:
             state = _with_payment(state, replace(state.payments[fact.order_id], outcome="refunded"))
             return _moved(state, event, fact, "refund", gain=fact.amount, order_id=fact.order_id)
-        case SigningKeyPublished() as fact:
-            return replace(state, signing_keys={**state.signing_keys, fact.kid: fact})
     return state
 
 

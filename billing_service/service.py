@@ -12,11 +12,10 @@ from billing_service.store import STORE
 from choreo.chassis.service import Service, Waiting
 from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.step import Decider
-from choreo.message.signing_key import SigningKeyPublished
 from events.order import OrderCancelled, OrderCreated
 from events.user import UserRegistered
 
-HEARS = (UserRegistered, SigningKeyPublished, OrderCreated, OrderCancelled)
+HEARS = (UserRegistered, OrderCreated, OrderCancelled)
 OBEYS = (Deposit, Withdraw)
 
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from choreo.message.envelope import Event, derived_id
 from choreo.message.fact import Fact
-from choreo.message.signing_key import SigningKeyPublished
 from events.billing import PaymentConfirmed, PaymentRefunded, PaymentRejected
 from events.notification import NotificationFailed, NotificationKind, NotificationSent
 from events.user import UserRegistered
@@ -35,8 +34,6 @@ def evolve(state: Notifications, event: Event[Fact]) -> Notifications:
         case NotificationFailed() as fact:
             notification = state.notifications[fact.notification_id]
             return _with_notification(state, replace(notification, status="failed"))
-        case SigningKeyPublished() as fact:
-            return replace(state, signing_keys={**state.signing_keys, fact.kid: fact})
     return state
 
 

@@ -3,7 +3,6 @@
 from choreo.chassis.service import Service, Waiting
 from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.step import Decider
-from choreo.message.signing_key import SigningKeyPublished
 from events.billing import PaymentConfirmed, PaymentRefunded, PaymentRejected
 from events.user import UserRegistered
 from notification_service.commands import RecordDelivery
@@ -14,7 +13,7 @@ from notification_service.react import react
 from notification_service.state import Notifications
 from notification_service.store import STORE
 
-HEARS = (UserRegistered, SigningKeyPublished, PaymentConfirmed, PaymentRejected, PaymentRefunded)
+HEARS = (UserRegistered, PaymentConfirmed, PaymentRejected, PaymentRefunded)
 OBEYS = (RecordDelivery,)
 
 

@@ -5,7 +5,6 @@ from uuid import UUID
 
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
-from choreo.message.signing_key import SigningKeyPublished
 from events.billing import PaymentConfirmed, PaymentRefunded, PaymentRejected
 from events.order import OrderCancelled, OrderCreated
 from order_service.state import Change, Order, Orders
@@ -41,8 +40,6 @@ def evolve(state: Orders, event: Event[Fact]) -> Orders:
         case OrderCancelled() as fact:
             order = _touched(state, event, fact.order_id)
             return _with_order(state, event, replace(order, cancel_reason=fact.reason))
-        case SigningKeyPublished() as fact:
-            return replace(state, signing_keys={**state.signing_keys, fact.kid: fact})
     return state
 
 

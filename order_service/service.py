@@ -6,7 +6,6 @@ from functools import partial
 from choreo.chassis.service import Service, Waiting
 from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.step import Decider
-from choreo.message.signing_key import SigningKeyPublished
 from events.billing import PaymentConfirmed, PaymentRefunded, PaymentRejected
 from order_service.commands import CancelOrder, ExpireOrder, PlaceOrder
 from order_service.decide import SERVICE, decide
@@ -16,7 +15,7 @@ from order_service.react import react
 from order_service.state import Orders
 from order_service.store import STORE
 
-HEARS = (SigningKeyPublished, PaymentConfirmed, PaymentRejected, PaymentRefunded)
+HEARS = (PaymentConfirmed, PaymentRejected, PaymentRefunded)
 OBEYS = (PlaceOrder, CancelOrder, ExpireOrder)
 
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
-from choreo.message.signing_key import SigningKeyPublished
 from events.user import UserRegistered
 from user_service.state import User, Users
 
@@ -22,6 +21,4 @@ def evolve(state: Users, event: Event[Fact]) -> Users:
                 step=event.step,
             )
             return replace(state, users={**state.users, user.id: user})
-        case SigningKeyPublished() as fact:
-            return replace(state, signing_keys={**state.signing_keys, fact.kid: fact})
     return state

@@ -18,4 +18,4 @@ def decider() -> Decider[Users]:
 
 
 def service(settings: Settings) -> Service[Users]:
-    return Service(decider(), STORE, obeys=OBEYS)
+    return Service(decider(), STORE, commands=OBEYS)

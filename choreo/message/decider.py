@@ -12,7 +12,7 @@ None of them knows a clock, chance, a database, Kafka or HTTP.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 from uuid import UUID
 
 from choreo.message.envelope import Cause
@@ -58,3 +58,8 @@ class Refusal:
 
 
 Decision = Sequence[Fact] | Refusal
+
+
+def types_of(union: Any) -> tuple[type[Any], ...]:
+    """The types of `A | B`; of a single type, that."""
+    return get_args(union) or (union,)

@@ -26,7 +26,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from billing_service.commands import Deposit, Withdraw
 from billing_service.service import service as billing
 from choreo.chassis.database.connection import Connection, make_engine
-from choreo.chassis.http.signing_keys import SIGNING_KEYS
 from choreo.chassis.observe.meter import Meter
 from choreo.chassis.service import Service
 from choreo.chassis.settings import Settings
@@ -376,13 +375,13 @@ def fold(service: Service[Any], inputs: Sequence[Event[Fact] | Command]) -> Outc
 
 
 def _shelves(service: Service[Any]) -> StateStore[Any]:
-    assert isinstance(service.store, StateStore)
-    return service.store
+    assert isinstance(service.own_store, StateStore)
+    return service.own_store
 
 
-def _own(service: Service[Any]) -> list[TableMapping]:
-    """Without the signing keys, which every service keeps."""
-    return [mapping for mapping in _shelves(service).mappings if mapping is not SIGNING_KEYS]
+def _own(service: Service[Any]) -> Sequence[TableMapping]:
+    """Without what every service keeps."""
+    return service.own_store.mappings
 
 
 def _without_step(row: Any) -> Any:

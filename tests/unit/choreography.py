@@ -99,7 +99,7 @@ class Service:
         """What its rows would be if they were made anew of everything it applied."""
         state = self.empty
         for number, event in enumerate(self.applied, start=1):
-            state = self.decider.evolve(state, replace(event, step=number))
+            state = self.decider.applied(state, replace(event, step=number))
         return state
 
     def _after(self, step: Outcome[Any]) -> None:

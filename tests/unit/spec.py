@@ -60,7 +60,7 @@ class Spec(Generic[S]):
         spec = self._listening()
         for fact in facts:
             applied = spec._enveloped(fact)
-            state = spec.decider.evolve(spec.state, applied)
+            state = spec.decider.applied(spec.state, applied)
             spec = replace(spec, state=state, history=(*spec.history, applied))
         return spec
 

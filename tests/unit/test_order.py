@@ -62,7 +62,7 @@ def ordered(shop: Choreography, service: str) -> list[Applied]:
 def folded(live: Service, events: list[Event[Fact]]) -> Any:
     state = live.empty
     for event in events:
-        state = live.decider.evolve(state, event)
+        state = live.decider.applied(state, event)
     return state
 
 
