@@ -34,6 +34,12 @@ class UndoPayment(UserCommand):
     order_id: UUID
 
 
+Commands = Deposit | Withdraw
+"""From outside."""
+Reactions = OpenAccount | DecidePayment | UndoPayment
+"""What a fact moves billing to decide."""
+
+
 @dataclass(frozen=True, slots=True)
 class NoAccount(Refusal):
     """The account is not there yet: the registration is on its way, or there was none."""

@@ -29,6 +29,9 @@ class ExpireOrder(UserCommand):
     order_id: UUID
 
 
+Commands = PlaceOrder | CancelOrder | ExpireOrder
+
+
 @dataclass(frozen=True, slots=True)
 class NoSuchOrder(Refusal):
     """Nobody placed it, or somebody else did."""
