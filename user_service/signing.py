@@ -17,7 +17,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from choreo.chassis.database.connection import Connection
 from choreo.chassis.database.tables import outbox
 from choreo.chassis.http import auth
-from choreo.chassis.http.answer import Answer
 from choreo.chassis.http.problems import unavailable
 from choreo.chassis.service import Rotation
 from choreo.chassis.transaction.inputs import Aside, Decided, Unavailable
@@ -92,7 +91,7 @@ class Signer:
             values = [command.kid, orjson.dumps(private).decode(), event.id, event.time, command.not_after]
             await conn.execute(_KEEP, values)
 
-        await self._kernel.ask(command, lambda _: Answer(204, b""), aside=keep)
+        await self._kernel.ask(command, aside=keep)
         return command.kid
 
     async def rotate(self) -> Rotation:
@@ -119,7 +118,7 @@ class Signer:
         older = keys[: keys.index(_signs(keys, now))] if keys else []
         for old in (key for key in older if key.not_after > now + VERIFIES_ON):
             command = RetireSigningKey(cause=Cause.root(uuid4()), kid=old.kid, not_after=now + VERIFIES_ON)
-            await self._kernel.ask(command, lambda _: Answer(204, b""), aside=_end(command))
+            await self._kernel.ask(command, aside=_end(command))
 
     async def _signing_key(self, now: datetime) -> auth.Jwk:
         keys = await self.good_keys(now)

@@ -23,11 +23,11 @@ _BINDING = "0.5.0"
 def asyncapi_of(service: Service[Any], partitions: int, examples: Mapping[str, Event[Fact]]) -> Json:
     """AsyncAPI 3.0. `partitions` are those of each topic; an example is an event of its type."""
     published = published_by(service.name)
-    facts = sorted({*published, *service.hears}, key=lambda fact: fact.__name__)
-    heard = sorted({TOPICS[SOURCE_OF_TYPE[fact.__name__]] for fact in service.hears})
+    facts = sorted({*published, *service.consumes}, key=lambda fact: fact.__name__)
+    heard = sorted({TOPICS[SOURCE_OF_TYPE[fact.__name__]] for fact in service.consumes})
     operations: Json = {"publish": _operation("send", TOPICS[service.name], published)}
     for topic in heard:
-        hears = [fact for fact in facts if fact in service.hears and _topic(fact) == topic]
+        hears = [fact for fact in facts if fact in service.consumes and _topic(fact) == topic]
         operations[f"hear-{topic}"] = _operation("receive", topic, hears) | {
             "bindings": _kafka(groupId={"type": "string", "enum": [f"{service.name}-service"]})
         }

@@ -81,9 +81,10 @@ class Topics:
         self._settings = settings
         self._access = access
         self.own = settings.topic_prefix + TOPICS[service.name]
-        sources = {fact.__module__.rpartition(".")[2] for fact in service.hears}
         # In this order, so that the user service's facts come first where nothing else says what came first.
-        self.heard = [settings.topic_prefix + topic for name, topic in TOPICS.items() if name in sources]
+        self.heard = [
+            settings.topic_prefix + topic for name, topic in TOPICS.items() if name in service.sources
+        ]
 
     @property
     def names(self) -> list[str]:
@@ -152,7 +153,7 @@ class History:
         self.next = dict.fromkeys(places, 0)
         """The offset after the last that was read."""
         self.records = 0
-        self._hears = {fact.__name__.encode() for fact in topics.service.hears}
+        self._hears = {fact.__name__.encode() for fact in topics.service.consumes}
         self._keys: dict[str, _OfKey] = {}
 
     @property
@@ -239,7 +240,7 @@ class History:
         guesses: list[tuple[str, tuple[Any, int, int]]] = []
         for one in applied:
             before = store.from_memory(memory, key, one.event.data)
-            after = service.decider.evolve(before, one.event)
+            after = service.decider.applied(before, one.event)
             for mapping in store.mappings:
                 added, changed = mapping.differences(before, after)
                 for row in added:

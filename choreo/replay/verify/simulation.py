@@ -69,8 +69,8 @@ class Loop:
         self.ran: dict[UUID, Ran] = {}
         self._some_keys = some_keys
         self._hearers = {
-            fact: [name for name, service in services.items() if fact in service.hears]
-            for fact in set(chain.from_iterable(service.hears for service in services.values()))
+            fact: [name for name, service in services.items() if fact in service.consumes]
+            for fact in set(chain.from_iterable(service.consumes for service in services.values()))
         }
 
     def hearers(self, fact: Fact) -> list[str]:
@@ -79,7 +79,7 @@ class Loop:
     def run_those_that_hear_nobody(self, keys: Mapping[str, Key]) -> None:
         """Whether a login is free depends on other keys, so their journals are taken as they are."""
         for name, shadow in self.shadows.items():
-            if not shadow.service.hears:
+            if not shadow.service.consumes:
                 entries = chain.from_iterable(key.entries.get(name, []) for key in keys.values())
                 for entry in sorted(entries, key=lambda entry: entry.position):
                     self._run_ahead(shadow, entry)

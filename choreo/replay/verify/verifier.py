@@ -64,7 +64,7 @@ class Verifier:
         self.name = service.name
         self.service = service
         self.shadow = Shadow(service)
-        self.hears = frozenset(service.hears)
+        self.hears = frozenset(service.consumes)
         self.aside: set[str] = set()
         """Keys of which a divergence was found."""
         self.findings: list[Finding] = []
