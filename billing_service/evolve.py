@@ -40,7 +40,7 @@ def evolve(state: Billing, event: Event[Applied]) -> Billing:
                 user_id=fact.user_id,
                 amount=fact.price,
                 outcome="waiting",
-                step=event.step,
+                step=event.applied_sequence,
                 event_id=event.id,
                 correlation_id=event.correlation_id,
                 trace_id=event.trace_id,
@@ -88,7 +88,7 @@ def _moved(
         balance=fact.balance,
         order_id=order_id,
         at=event.time,
-        step=event.step,
+        step=event.applied_sequence,
     )
     other = replace(customer, side="shop" if order_id else "world", amount=-gain)
     legs: dict[tuple[UUID, str], Leg] = {(leg.entry_id, leg.side): leg for leg in (customer, other)}

@@ -69,7 +69,7 @@ def _pending(
         status="pending",
         created_at=event.time,
         sent_at=None,
-        step=event.step,
+        step=event.applied_sequence,
         event_id=event.id,
         correlation_id=event.correlation_id,
         trace_id=event.trace_id,

@@ -177,7 +177,7 @@ class Mailer:
         while True:
             try:
                 id = derived_id("delivery", mail.id)
-                await self._kernel.ask(command, id=id, aside=drop_lease)
+                await self._kernel.ask(command, id=id, side_write=drop_lease)
                 return
             except Unavailable:
                 await asyncio.sleep(_PAUSE)

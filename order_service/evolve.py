@@ -26,7 +26,7 @@ def evolve(state: Orders, event: Event[Applied]) -> Orders:
                 created_at=event.time,
                 updated_at=event.time,
                 decide_by=fact.decide_by,
-                step=event.step,
+                step=event.applied_sequence,
                 event_id=event.id,
                 correlation_id=event.correlation_id,
                 trace_id=event.trace_id,
@@ -53,7 +53,7 @@ def _with_order(state: Orders, event: Event[Applied], order: Order) -> Orders:
     before = order.changes[-1] if order.changes else None
     if before is None or (before["status"], before["reason"]) != (order.status, order.reason):
         at = order.updated_at.isoformat()
-        change = Change(step=event.step, status=order.status, reason=order.reason, at=at)
+        change = Change(step=event.applied_sequence, status=order.status, reason=order.reason, at=at)
         order = replace(order, changes=[*order.changes, change])
     return replace(state, orders={**state.orders, order.id: order})
 

@@ -21,7 +21,7 @@ def evolve(state: Users, event: Event[Applied]) -> Users:
                 email=fact.email,
                 email_key=fact.email.casefold(),
                 created_at=event.time,
-                step=event.step,
+                step=event.applied_sequence,
             )
             return replace(state, users={**state.users, user.id: user})
         case _:

@@ -19,7 +19,7 @@ from choreo.chassis.database.tables import outbox
 from choreo.chassis.http import auth
 from choreo.chassis.http.problems import unavailable
 from choreo.chassis.service import Rotation
-from choreo.chassis.transaction.inputs import Aside, Decided, Unavailable
+from choreo.chassis.transaction.inputs import Decided, SideWrite, Unavailable
 from choreo.chassis.transaction.kernel import Kernel
 from choreo.message.envelope import Cause
 from user_service.commands import PublishSigningKey, RetireSigningKey
@@ -91,7 +91,7 @@ class Signer:
             values = [command.kid, orjson.dumps(private).decode(), event.id, event.time, command.not_after]
             await conn.execute(_KEEP, values)
 
-        await self._kernel.ask(command, aside=keep)
+        await self._kernel.ask(command, side_write=keep)
         return command.kid
 
     async def rotate(self) -> Rotation:
@@ -118,7 +118,7 @@ class Signer:
         older = keys[: keys.index(_signs(keys, now))] if keys else []
         for old in (key for key in older if key.not_after > now + VERIFIES_ON):
             command = RetireSigningKey(cause=Cause.root(uuid4()), kid=old.kid, not_after=now + VERIFIES_ON)
-            await self._kernel.ask(command, aside=_end(command))
+            await self._kernel.ask(command, side_write=_end(command))
 
     async def _signing_key(self, now: datetime) -> auth.Jwk:
         keys = await self.good_keys(now)
@@ -144,7 +144,7 @@ def _signs(keys: Sequence[Row[Any]], now: datetime) -> Row[Any]:
     return settled[-1] if settled else keys[0]
 
 
-def _end(command: RetireSigningKey) -> Aside:
+def _end(command: RetireSigningKey) -> SideWrite:
     async def end(conn: Connection, _: Decided) -> None:
         await conn.execute(_RETIRE, [command.not_after, command.kid])
 

@@ -21,7 +21,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from choreo.chassis import clock
-from choreo.chassis.backlog import read_depths
+from choreo.chassis.backlog import read_backlog
 from choreo.chassis.database.connection import make_engine, raw_connection
 from choreo.chassis.http.answer import Answer
 from choreo.chassis.http.auth import Verifier
@@ -30,7 +30,7 @@ from choreo.chassis.http.edge import create_app, operations_alone
 from choreo.chassis.http.problems import Problem, internal_error, unavailable
 from choreo.chassis.http.routes import Router
 from choreo.chassis.http.signing_keys import HeardKeys
-from choreo.chassis.kafka.catch_up import News
+from choreo.chassis.kafka.catch_up import CatchUp
 from choreo.chassis.kafka.consumer import Consumer, Hears
 from choreo.chassis.kafka.grants import reading
 from choreo.chassis.kafka.relay import Relay, partition_of
@@ -43,8 +43,8 @@ from choreo.chassis.open_files import allow_many
 from choreo.chassis.service import Service
 from choreo.chassis.settings import TOPICS, Settings
 from choreo.chassis.transaction import journal
-from choreo.chassis.transaction.commit_notifications import Bell
-from choreo.chassis.transaction.inputs import Aside, Failed, KeyReused, Overloaded, Respond, Unavailable
+from choreo.chassis.transaction.commit_notifications import CommitNotifications
+from choreo.chassis.transaction.inputs import Failed, KeyReused, Overloaded, Respond, SideWrite, Unavailable
 from choreo.chassis.transaction.kernel import Kernel
 from choreo.chassis.transaction.waiters import Waiters
 from choreo.message.catalog import SOURCE_OF_TYPE
@@ -109,10 +109,16 @@ class Runtime(Generic[S]):
         self.relay = Relay(
             prefix + TOPICS[self.service], settings.partitions, self.engine, self._access, self.meter
         )
-        bell = Bell(self.engine, self.kernel.waiters)
-        self.jobs: list[Job] = [self.kernel.run, self.relay.run, bell.listen, bell.tell, self._measure]
+        notifications = CommitNotifications(self.engine, self.kernel.waiters)
+        self.jobs: list[Job] = [
+            self.kernel.run,
+            self.relay.run,
+            notifications.listen,
+            notifications.tell,
+            self._measure,
+        ]
         self.kernel.on_facts.append(self.relay.wake)
-        self.kernel.on_commit.append(bell.ring)
+        self.kernel.on_commit.append(notifications.notify)
         self.health.probe("database", self._probe_database, serving=True)
         self.health.probe("broker", self.relay.probe)
         topics = _by_topic(prefix, service.consumes)
@@ -145,21 +151,21 @@ class Runtime(Generic[S]):
         respond: Respond,
         *,
         body: BaseModel | None = None,
-        aside: Aside | None = None,
+        side_write: SideWrite | None = None,
         admit: bool = True,
     ) -> Answer:
         """The answer to a command, which names the flow that follows from it."""
         reply = await self.kernel.ask(
-            command, respond, fingerprint=fingerprint(body), aside=aside, admit=admit
+            command, respond, fingerprint=fingerprint(body), side_write=side_write, admit=admit
         )
         assert reply is not None, "a command that comes over HTTP is always answered"
         headers = {**reply.headers, "Flow-Id": str(command.cause.correlation_id)}
         return Answer(reply.status, reply.body, headers)
 
-    def news_of(self, other: str) -> News:
-        """Of what another service publishes, which this one hears."""
+    def catch_up_of(self, other: str) -> CatchUp:
+        """Whether this service has read what another one published."""
         topic = self.settings.topic_prefix + TOPICS[other]
-        return News(
+        return CatchUp(
             self.service,
             topic,
             self.engine,
@@ -218,7 +224,7 @@ class Runtime(Generic[S]):
             return False
         try:
             async with asyncio.timeout(_LOOK_TIMEOUT_SECONDS):
-                read = await self.news_of(other).read(0)
+                read = await self.catch_up_of(other).read(0)
         except Exception as error:
             structlog.get_logger().debug("cannot look how far the log is read", error=repr(error))
             return True
@@ -229,11 +235,11 @@ class Runtime(Generic[S]):
         while True:
             try:
                 async with raw_connection(self.engine) as conn:
-                    depths = await read_depths(conn, self._waiting)
+                    backlog = await read_backlog(conn, self._waiting)
                 for (count, since), number, age in (
-                    (depths.unpublished, self.meter.unpublished, self.meter.unpublished_age),
-                    (depths.parked, self.meter.parked, self.meter.parked_age),
-                    (depths.waiting, self.meter.waiting, self.meter.waiting_age),
+                    (backlog.unpublished, self.meter.unpublished, self.meter.unpublished_age),
+                    (backlog.parked, self.meter.parked, self.meter.parked_age),
+                    (backlog.waiting, self.meter.waiting, self.meter.waiting_age),
                 ):
                     number.set(count)
                     age.set((clock.now() - since).total_seconds() if since else 0)

@@ -365,7 +365,7 @@ def fold(service: Service[Any], inputs: Sequence[Event[Fact] | Command]) -> Outc
             step = obey(service.decider, state, input, MONDAY, numbers[input.key])
         states[input.key], numbers[input.key] = step.state, step.sequence
         for event in step.events:
-            decided.setdefault(input.key, []).append(replace(event, step=0))
+            decided.setdefault(input.key, []).append(replace(event, applied_sequence=0))
     rows: dict[str, list[Any]] = {mapping.table.name: [] for mapping in _own(service)}
     for state in states.values():
         for mapping in _own(service):

@@ -726,7 +726,7 @@ async def test_the_database_goes_away_and_comes_back(
     outage.begin()
     heard = [orders.put(an_event(ordered(ada, 100))) for _ in range(3)]
     with monkeypatch.context() as impatient:
-        impatient.setattr("choreo.chassis.transaction.kernel.PATIENCE", 0.2)
+        impatient.setattr("choreo.chassis.transaction.kernel.ANSWER_TIMEOUT_SECONDS", 0.2)
         with pytest.raises(Unavailable):
             await deposit(kernel, ada, 5, "in doubt")
         assert kernel.trouble
@@ -752,7 +752,7 @@ async def test_who_asks_alone_while_the_database_is_away_finds_it_back_by_itself
     await (await billing.reader(kernel, "user-events")).hear(registered(ada))
     outage.begin()
     with monkeypatch.context() as impatient, pytest.raises(Unavailable):
-        impatient.setattr("choreo.chassis.transaction.kernel.PATIENCE", 0.2)
+        impatient.setattr("choreo.chassis.transaction.kernel.ANSWER_TIMEOUT_SECONDS", 0.2)
         await deposit(kernel, ada, 5, "in doubt")
     outage.end()
 

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from choreo.chassis import clock
 from choreo.chassis.database.connection import make_engine, raw_connection
 from choreo.chassis.transaction import parked
-from choreo.chassis.transaction.commit_notifications import Bell
+from choreo.chassis.transaction.commit_notifications import CommitNotifications
 from choreo.chassis.transaction.retry import drop, retry
 from choreo.chassis.transaction.transaction import Transaction
 from choreo.demo.client import Customer, Json
@@ -43,16 +43,16 @@ async def shop(postgres: Postgres, templates: dict[str, str]) -> AsyncIterator[A
 async def other(shop: Alone) -> AsyncIterator[Alone]:
     """Another process of the same service. The two have heard of each other."""
     heard: list[str] = []
-    hear = Bell._hear
+    hear = CommitNotifications._hear
 
-    def noticed(bell: Bell, message: str) -> None:
-        if not message.startswith(bell._name):
+    def noticed(notifications: CommitNotifications, message: str) -> None:
+        if not message.startswith(notifications._name):
             heard.append(message.partition(" ")[2])
-        hear(bell, message)
+        hear(notifications, message)
 
     await eventually(lambda: listening(shop), lambda sessions: len(sessions) == 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Bell, "_hear", noticed)
+        patch.setattr(CommitNotifications, "_hear", noticed)
         async with a_process("order", shop.database) as service:
 
             async def heard_so_far() -> list[str]:
@@ -117,7 +117,7 @@ async def waiting(shop: Alone, there: Alone | None = None) -> Waiting:
 async def listening(shop: Alone, what: str = "pid") -> list[Any]:
     """Of every session that listens, as the service's own role sees them."""
     query = f"""SELECT {what} FROM pg_stat_activity
-    WHERE datname = current_database() AND application_name = 'bell'"""
+    WHERE datname = current_database() AND application_name = 'commit_notifications'"""
     async with await psycopg.AsyncConnection.connect(shop.database.runtime_url) as conn:
         return await (await conn.execute(query.encode())).fetchall()
 

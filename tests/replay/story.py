@@ -36,7 +36,7 @@ async def play(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     assert exactly["status"] == "confirmed"
 
     # Somebody whose registration comes late: orders wait for an account.
-    async def held(conn: Connection, partitions: Collection[int], limit: int) -> list[outbox.Unpublished]:
+    async def held(conn: Connection, partitions: Collection[int], limit: int) -> list[outbox.OutboxRow]:
         return [] if conn.info.dbname.endswith("_user") else await lowest(conn, partitions, limit)
 
     lowest = outbox.lowest

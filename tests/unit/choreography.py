@@ -105,7 +105,7 @@ class Service:
         """What its rows would be if they were made anew of everything it applied."""
         state = self.empty
         for number, event in enumerate(self.applied, start=1):
-            state = self.decider.applied(state, replace(event, step=number))
+            state = self.decider.applied(state, replace(event, applied_sequence=number))
         return state
 
     def _after(self, step: Outcome[Any]) -> None:
@@ -175,7 +175,7 @@ class Choreography:
         if here is None or here.published == len(here.decided):
             return False
         fact = here.decided[here.published]
-        self.topics[service].append(replace(fact, step=0))
+        self.topics[service].append(replace(fact, applied_sequence=0))
         self.known_since[fact.id] = self.now
         here.published += 1
         return True

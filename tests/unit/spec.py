@@ -96,7 +96,7 @@ class Spec(Generic[S]):
 
     def _enveloped(self, fact: Fact | Event[Fact]) -> Event[Fact]:
         number = len(self.history) + 1
-        return replace(fact if isinstance(fact, Event) else event(fact, number), step=number)
+        return replace(fact if isinstance(fact, Event) else event(fact, number), applied_sequence=number)
 
     def _after(self, *heard: Event[Fact], step: Outcome[S]) -> "Spec[S]":
         return replace(

@@ -88,10 +88,10 @@ def test_every_fact_lies_where_it_is_said_to_lie_and_its_topic_is_in_order(seed:
     shop = a_history(seed)
     steps = {event.id: step for step, event in enumerate(shop.services[service].applied, start=1)}
     found = ordered(shop, service)
-    assert [one.event.step for one in found] == list(range(1, len(steps) + 1))
+    assert [one.event.applied_sequence for one in found] == list(range(1, len(steps) + 1))
     for one in found:
         assert one.earliest <= steps[one.event.id] <= one.latest
-        assert one.earliest <= one.event.step <= one.latest
+        assert one.earliest <= one.event.applied_sequence <= one.latest
     for events in read_from_kafka(shop, service)[1].values():
         ids = [event.id for event in events]
         assert [one.event.id for one in found if one.event.id in ids] == ids
@@ -111,7 +111,11 @@ def test_facts_of_different_topics_in_one_gap_may_change_places(service: str) ->
         live, events = shop.services[service], [one.event for one in ordered(shop, service)]
         for at, (one, other) in enumerate(pairwise(events)):
             if service not in (one.source, other.source) and one.source != other.source:
-                changed = [*events[:at], replace(other, step=one.step), replace(one, step=other.step)]
+                changed = [
+                    *events[:at],
+                    other.applied_as(one.applied_sequence),
+                    one.applied_as(other.applied_sequence),
+                ]
                 changed += events[at + 2 :]
                 assert without_steps(folded(live, changed)) == without_steps(live.state)
                 swapped += 1

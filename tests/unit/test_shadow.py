@@ -7,7 +7,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from choreo.chassis.database.tables import ASIDE, signing_keys
+from choreo.chassis.database.tables import NOT_REPLAYED, signing_keys
 from choreo.chassis.registry import services
 from choreo.chassis.settings import SERVICES, Settings
 from choreo.message.catalog import published_by
@@ -22,7 +22,7 @@ from tests.unit.spec import START, event
 def test_every_table_of_a_service_is_on_a_shelf_or_declared_aside(name: str) -> None:
     tables = import_module(f"{name}_service.tables").metadata.tables.values()
     mapped = {mapping.table.name for mapping in services(Settings())[name].own_store.mappings}
-    assert {table.name for table in tables if not table.info.get(ASIDE)} == mapped
+    assert {table.name for table in tables if not table.info.get(NOT_REPLAYED)} == mapped
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -64,18 +64,18 @@ async def _driver(pooled: AsyncConnection) -> Connection:
     return driver
 
 
-def is_refusal(error: BaseException) -> bool:
-    """True where the database understood and refused the data (SQLSTATE classes 22 and 23)."""
+def is_rejected_by_database(error: BaseException) -> bool:
+    """Returns whether the database understood the data and rejected it (SQLSTATE classes 22 and 23)."""
     return isinstance(error, psycopg.Error) and (error.sqlstate or "")[:2] in ("22", "23")
 
 
-def is_trouble(error: BaseException) -> bool:
-    """True where the database could not be asked or could not answer; False for a fault of our own."""
+def is_database_away(error: BaseException) -> bool:
+    """Returns whether the database could not be asked or did not answer; false for a fault of our own."""
     return isinstance(error, psycopg.Error | SQLAlchemyError | OSError | TimeoutError)
 
 
 async def insert(conn: Connection, table: Table, rows: Sequence[Any]) -> None:
-    """Adds the rows, attributes into columns of the same name. One that is there already is refused (23505).
+    """Adds the rows, attributes into columns of the same name. One that is there already is rejected (23505).
 
     Runs inside the caller's transaction.
     """

@@ -64,20 +64,20 @@ class Verifier:
         keys: KeySource,
         *,
         now: Callable[[], float] = time.time,
-        patience: float = 2.0,
+        key_timeout: float = 2.0,
         most_remembered: int = 10_000,
         most_waiting: int = 64,
     ) -> None:
         self._keys = keys
         self._now = now
-        self._patience = patience
+        self._key_timeout = key_timeout
         self._remembered: dict[bytes, tuple[Principal, float]] = {}
         self._most_remembered = most_remembered
         self._waiting = 0
         self._most_waiting = most_waiting
 
     async def principal(self, authorization: bytes | None) -> Principal:
-        """Raises 401; 503 if the key is unknown and news of keys is late."""
+        """Raises 401; 503 if the key is unknown and `user-events` is not read to its end."""
         if authorization is None:
             raise unauthorized()
         known = self._remembered.get(authorization)
@@ -113,16 +113,18 @@ class Verifier:
     async def _key(self, kid: str) -> Jwk:
         key = await self._keys.find(kid)
         if key is None and self._waiting < self._most_waiting:
-            # Bounded, so that made-up key ids cannot hold every connection for `patience` seconds.
+            # Bounded, so that made-up key ids cannot hold every connection for `key_timeout` seconds.
             self._waiting += 1
             try:
-                key = await self._keys.wait_for(kid, self._patience)
+                key = await self._keys.wait_for(kid, self._key_timeout)
             finally:
                 self._waiting -= 1
         if key is not None:
             return key
         if await self._keys.lags():
-            raise unavailable("News of signing keys is late; try again soon.", code="keys_late")
+            raise unavailable(
+                "This service has not heard of all signing keys yet; try again soon.", code="keys_late"
+            )
         raise unauthorized(token_given=True)
 
     def _expiry(self, claims: Mapping[str, Any]) -> float | None:

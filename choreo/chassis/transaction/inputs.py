@@ -48,7 +48,7 @@ class KeyReused(Exception):
 
 
 class Failed(Exception):
-    """A handler raised, or the database refused what it wanted written. Nothing was written."""
+    """A handler raised, or the database rejected what it wanted written. Nothing was written."""
 
 
 class PositionGap(Exception):
@@ -57,7 +57,7 @@ class PositionGap(Exception):
 
 Respond = Callable[[Decided], Reply]
 """Renders the reply to a decision. Who asks without one gets none."""
-Aside = Callable[[Connection, Decided], Awaitable[None]]
+SideWrite = Callable[[Connection, Decided], Awaitable[None]]
 """Writes what is no fact (secrets, leases) inside the command's transaction, once it was accepted."""
 
 
@@ -69,7 +69,7 @@ class Asked:
     command: Command
     respond: Respond | None
     fingerprint: bytes
-    aside: Aside | None
+    side_write: SideWrite | None
     received_at: datetime
     done: "asyncio.Future[Reply | None]"
 
@@ -104,8 +104,8 @@ class Heard:
     """Why it is no event."""
     received_at: datetime
     done: "asyncio.Future[None]"
-    refused: Exception | None = None
-    """Why the database would not take what it leads to."""
+    rejected: Exception | None = None
+    """The database's error, where it would not take what this leads to."""
 
     @property
     def concerns(self) -> bool:

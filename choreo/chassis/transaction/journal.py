@@ -39,7 +39,7 @@ UPDATE journal SET outcome = 'dropped', position = DEFAULT WHERE id = %s AND out
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class SeenInput:
     id: UUID
     outcome: str
     fingerprint: bytes | None
@@ -55,7 +55,7 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class JournalRow:
     """A row of the journal. `outcome` is applied, refused, parked or dropped."""
 
     id: UUID
@@ -79,7 +79,7 @@ class Entry:
     code_version: str = CODE_VERSION
 
 
-def entry(
+def row_of(
     input: Input,
     *,
     step: int,
@@ -87,12 +87,12 @@ def entry(
     outcome: str,
     refusal: Refusal | None = None,
     reply: Reply | None = None,
-) -> Entry:
+) -> JournalRow:
     """`step` is the key's number at the input: a heard fact's own, for a command the last before it."""
     told = {"type": type(refusal).__name__, **refusal.numbers} if refusal else None
     match input:
         case Heard():
-            return Entry(
+            return JournalRow(
                 id=input.id,
                 key=input.key,
                 step=step,
@@ -108,7 +108,7 @@ def entry(
                 decided_at=now,
             )
         case Asked():
-            return Entry(
+            return JournalRow(
                 id=input.id,
                 key=input.key,
                 step=step,
@@ -127,8 +127,8 @@ def entry(
             )
 
 
-async def seen(conn: Connection, ids: Collection[UUID]) -> dict[UUID, Seen]:
-    async with conn.cursor(row_factory=class_row(Seen)) as cursor:
+async def seen(conn: Connection, ids: Collection[UUID]) -> dict[UUID, SeenInput]:
+    async with conn.cursor(row_factory=class_row(SeenInput)) as cursor:
         await cursor.execute(_SEEN, [list(ids)])
         return {row.id: row for row in await cursor.fetchall()}
 
@@ -139,7 +139,7 @@ async def flow_applied(conn: Connection, key: str, flow: UUID) -> bool:
     return bool(row and row[0])
 
 
-async def add(conn: Connection, entries: Sequence[Entry]) -> None:
+async def add(conn: Connection, entries: Sequence[JournalRow]) -> None:
     """Runs inside the kernel's transaction."""
     await insert(conn, journal, entries)
 

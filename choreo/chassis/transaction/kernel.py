@@ -22,11 +22,10 @@ from uuid import UUID
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from choreo.chassis.database.connection import is_refusal, is_trouble, raw_connection
+from choreo.chassis.database.connection import is_database_away, is_rejected_by_database, raw_connection
 from choreo.chassis.observe.meter import Meter
 from choreo.chassis.transaction.answered import Answered
 from choreo.chassis.transaction.inputs import (
-    Aside,
     Asked,
     Failed,
     Heard,
@@ -35,6 +34,7 @@ from choreo.chassis.transaction.inputs import (
     Overloaded,
     Reply,
     Respond,
+    SideWrite,
     Unavailable,
 )
 from choreo.chassis.transaction.state_store import Store
@@ -47,11 +47,11 @@ S = TypeVar("S")
 
 BATCH = 500
 """At most so many inputs share a transaction."""
-ROOM = 4 * BATCH
+QUEUE_SOFT_LIMIT = 4 * BATCH
 """A reader of a topic stops to wait when so many inputs are queued."""
-CROWD = 2 * ROOM
+QUEUE_HARD_LIMIT = 2 * QUEUE_SOFT_LIMIT
 """With so many queued, no new command is let in: it would be answered too late."""
-PATIENCE = 5.0
+ANSWER_TIMEOUT_SECONDS = 5.0
 """Seconds a request waits for the database before it is told to come again."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 
@@ -97,7 +97,7 @@ class Kernel(Generic[S]):
         *,
         id: UUID | None = None,
         fingerprint: bytes = b"",
-        aside: Aside | None = None,
+        side_write: SideWrite | None = None,
         admit: bool = True,
     ) -> Reply | None:
         """The reply to a command, once what it decided is committed. Repeating it finds the same reply.
@@ -108,13 +108,13 @@ class Kernel(Generic[S]):
         """
         if self.trouble:
             raise Unavailable(self.trouble)
-        if not admit or len(self._queue) >= CROWD:
+        if not admit or len(self._queue) >= QUEUE_HARD_LIMIT:
             return await self._first_reply(id or command.cause.id, fingerprint)
         done = asyncio.get_running_loop().create_future()
-        asked = Asked(id or command.cause.id, command, respond, fingerprint, aside, self._clock(), done)
+        asked = Asked(id or command.cause.id, command, respond, fingerprint, side_write, self._clock(), done)
         self._put(asked)
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
                 return await asked.done
         except TimeoutError:
             raise Unavailable(self.trouble or "the database did not answer in time") from None
@@ -142,7 +142,7 @@ class Kernel(Generic[S]):
     def _put(self, input: Input) -> None:
         self._queue.append(input)
         self._arrived.set()
-        if len(self._queue) >= ROOM:
+        if len(self._queue) >= QUEUE_SOFT_LIMIT:
             self._room.clear()
 
     # -- the loop --------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ class Kernel(Generic[S]):
                 taken |= input.keys
                 if several:
                     shared |= input.keys
-        if len(self._queue) < ROOM:
+        if len(self._queue) < QUEUE_SOFT_LIMIT:
             self._room.set()
         return batch
 
@@ -186,10 +186,10 @@ class Kernel(Generic[S]):
                 self._healed()
                 return
             except Exception as error:
-                if is_refusal(error):
+                if is_rejected_by_database(error):
                     await self._isolate(batch, error)
                     return
-                if not is_trouble(error):
+                if not is_database_away(error):
                     raise
                 self._hurt(error)
             await asyncio.sleep(pause)
@@ -198,22 +198,22 @@ class Kernel(Generic[S]):
         await self._wait_for_database()
 
     async def _isolate(self, batch: list[Input], error: Exception) -> None:
-        """The database refused something in this batch: halve it until the offender stands alone."""
+        """Halves a batch of which the database rejects something, until the offender stands alone."""
         if len(batch) > 1:
             middle = len(batch) // 2
             await self._finish(batch[:middle])
             await self._finish(batch[middle:])
             return
         (input,) = batch
-        log.error("refused by the database", input=str(input.id), key=input.key, error=str(error))
+        log.error("rejected by the database", input=str(input.id), key=input.key, error=str(error))
         match input:
             case Asked():
                 self._meter.count(commands={(type(input.command).__name__, "failed"): 1})
                 _resolve(input, Failed(str(error)))
-            case Heard() if input.refused:
+            case Heard() if input.rejected:
                 raise error  # not even parking it is possible
             case Heard():
-                input.refused = error
+                input.rejected = error
                 await self._finish(batch)
 
     async def _wait_for_database(self) -> None:

@@ -109,5 +109,5 @@ def _own_event(
         causation_id=cause.id if cause.is_event else None,
         trace_id=cause.trace_id,
         data=fact,
-        step=sequence,
+        applied_sequence=sequence,
     )

@@ -114,7 +114,7 @@ async def read_moment(
     wanted = {"keys": None if keys is None else list(keys)}
     unpublished: dict[int, list[Record]] = {}
     for row in await (await conn.execute(_UNPUBLISHED, wanted)).fetchall():
-        fact = outbox.Unpublished(*row)
+        fact = outbox.OutboxRow(*row)
         unpublished.setdefault(fact.partition, []).append(fact.record)
     known = await positions.read(conn, topics.heard)
     return Moment(

@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from choreo.chassis.backlog import Depth, read_depths
+from choreo.chassis.backlog import CountSince, read_backlog
 from choreo.chassis.database.connection import Connection, raw_connection
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.admin import administering
@@ -207,7 +207,7 @@ async def _service(
     heard = service.heard_topics(prefix)
     try:
         async with raw_connection(engine) as conn:
-            depths = await read_depths(conn, service.waiting)
+            backlog = await read_backlog(conn, service.waiting)
             read = {position.place: position for position in await positions.read(conn, heard)}
             grants = await _grants(conn)
     except (SQLAlchemyError, psycopg.Error, OSError) as error:
@@ -215,12 +215,12 @@ async def _service(
         return [Finding(name, "database", reason, "see that it runs and that its URL is right")]
     findings = [_reads(name, topic, log, read, old) for topic in heard] if log else []
     findings.append(
-        _age(name, "unpublished", depths.unpublished, "see that Kafka runs and what its log says")
+        _age(name, "unpublished", backlog.unpublished, "see that Kafka runs and what its log says")
     )
     if service.waiting:
         what = service.waiting.what
-        findings.append(_age(name, f"waiting: {what}", depths.waiting, "see docs/operations.md, Waiting"))
-    findings.append(_age(name, "parked", depths.parked, "choreo dlq ls", long=0))
+        findings.append(_age(name, f"waiting: {what}", backlog.waiting, "see docs/operations.md, Waiting"))
+    findings.append(_age(name, "parked", backlog.parked, "choreo dlq ls", long=0))
     findings.append(_granted(name, grants))
     return findings
 
@@ -246,8 +246,8 @@ def _reads(
     return Finding(name, f"reads {topic}", says, f"see whether {name} is ready, and its log" if late else "")
 
 
-def _age(name: str, check: str, depth: Depth, cure: str, long: float = LONG) -> Finding:
-    count, since = depth
+def _age(name: str, check: str, found: CountSince, cure: str, long: float = LONG) -> Finding:
+    count, since = found
     if not count or since is None:
         return Finding(name, check, "none")
     age = (datetime.now(UTC) - since).total_seconds()

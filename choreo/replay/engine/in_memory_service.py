@@ -107,7 +107,7 @@ class Shadow(Generic[S]):
         """Writes what the kernel would write after its last run."""
         puts = taken.puts()
         for event, _ in taken.trail:
-            self.sequences[key] = event.step
+            self.sequences[key] = event.applied_sequence
         for mapping, _, row, _, _ in puts:
             self.memory.put(mapping, row)
         return puts

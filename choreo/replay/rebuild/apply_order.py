@@ -70,7 +70,7 @@ def in_steps(
         for event in events:
             id = event.id
             applied.append(Applied(event.applied_as(steps[id]), earliest[id], latest[id]))
-    return sorted(applied, key=lambda one: one.event.step)
+    return sorted(applied, key=lambda one: one.event.applied_sequence)
 
 
 def _bounds(

@@ -134,7 +134,7 @@ class Live:
     async def _unpublished(self, service: str) -> list[Item]:
         rows = await (await self._conns[service].execute(_UNPUBLISHED, _wanted(self.cut))).fetchall()
         return [
-            Unpublished(service, outbox.Unpublished(UUID(int=0), key, 0, value, headers, datetime.min).record)
+            Unpublished(service, outbox.OutboxRow(UUID(int=0), key, 0, value, headers, datetime.min).record)
             for key, value, headers in rows
         ]
 

@@ -164,7 +164,7 @@ async def _column(conn: Connection, query: str, **values: Any) -> list[Any]:
 
 
 async def _outbox(conn: Connection, keys: Sequence[str]) -> list[Unpublished]:
-    async with conn.cursor(row_factory=class_row(outbox.Unpublished)) as cursor:
+    async with conn.cursor(row_factory=class_row(outbox.OutboxRow)) as cursor:
         await cursor.execute(_UNPUBLISHED, {"keys": keys})
         return [Unpublished.of(decode(row.record)) for row in await cursor.fetchall()]
 

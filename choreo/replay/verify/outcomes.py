@@ -5,7 +5,6 @@ facts; whether those are the rows that there were, their digest tells.
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -84,7 +83,7 @@ class _Folded:
         heard = [entry for entry in key.entries.get(service.name, []) if entry.kind == "fact"]
         steps |= {entry.step: key.facts[entry.id] for entry in heard}
         for step in sorted(steps):
-            event = replace(steps[step], step=step)
+            event = steps[step].applied_as(step)
             state = service.store.from_memory(shadow.memory, key.name, event.data)
             try:
                 trail = [(event, service.decider.applied(state, event))]

@@ -174,7 +174,7 @@ async def test_a_published_key_that_is_none_verifies_nothing(
 
 async def test_a_key_that_appears_while_we_wait(toy: Any) -> None:
     second = auth.generate_key("second")
-    verifier = Verifier(toy.keys, now=lambda: toy.now, patience=30.0)
+    verifier = Verifier(toy.keys, now=lambda: toy.now, key_timeout=30.0)
     header = f"Bearer {auth.sign(second, toy.user_id, now=toy.now)}".encode()
     asking = asyncio.create_task(verifier.principal(header))
     await toy.keys.somebody_waits.wait()
