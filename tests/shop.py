@@ -157,7 +157,8 @@ async def a_shop(
     )
     await asyncio.to_thread(declare_topics, kafka.admin, topic_names(settings), PARTITIONS)
     if isinstance(kafka, Kafka):  # one in Docker lets everybody do everything
-        await asyncio.to_thread(admit, kafka, grants_of_all(settings))
+        wanted = {kafka.user(name): grants for name, grants in grants_of_all(settings).items()}
+        await asyncio.to_thread(admit, kafka.admin, wanted)
     shop = Shop(settings, kafka, owner_urls, maildir)
     shop.observer_urls = {service: postgres.observer_url(f"{name}_{service}") for service in SERVICES}
     try:

@@ -37,7 +37,7 @@ def running_with_users(kafka: Kafka) -> Iterator[None]:
     try:
         kafka.start()
         kafka.wait_ready()
-        admit(kafka, dict.fromkeys((*SERVICES, OBSERVER), ()))
+        admit(kafka.admin, {kafka.user(name): () for name in (*SERVICES, OBSERVER)})
         yield
     finally:
         if kafka.child:

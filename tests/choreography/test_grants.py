@@ -121,7 +121,7 @@ async def test_nobody_can_do_anothers_work(written: Shop, who: str) -> None:
 
 def grant_more(shop: Shop, wanted: Mapping[str, Collection[Grant]]) -> None:
     assert isinstance(shop.kafka, Kafka)
-    admit(shop.kafka, wanted)
+    admit(shop.kafka.admin, {shop.kafka.user(name): grants for name, grants in wanted.items()})
 
 
 MISSING: Mapping[str, Callable[[str], Grant]] = {

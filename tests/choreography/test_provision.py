@@ -35,7 +35,7 @@ def test_topics_and_grants_are_made_checked_or_named(
 
     topics = topic_names(Settings())
     declare_topics(kafka.admin, topics, 1)
-    admit(kafka, {OBSERVER: observing(topics)})
+    admit(kafka.admin, {kafka.user(OBSERVER): observing(topics)})
     needed = rf"Have these made: .*User:billing .*READ on group {prefix}billing-service"
     with pytest.raises(Unavailable, match=needed):
         provided(kafka.user(OBSERVER))

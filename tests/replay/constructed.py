@@ -13,12 +13,12 @@ from choreo.chassis.registry import services
 from choreo.chassis.service import Service as Described
 from choreo.chassis.settings import TOPICS, Settings
 from choreo.chassis.transaction.step import Decider
-from choreo.message.codec import encode
+from choreo.message.codec import TopicRecord, encode
 from choreo.message.decider import Command, Refusal
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.replay.sources.recording import Writer
-from choreo.replay.sources.records import Cut, Item, JournalEntry, Span, TopicRecord, Unpublished
+from choreo.replay.sources.records import Cut, Item, JournalEntry, Span, Unpublished
 from choreo.replay.sources.rows import values
 from tests.unit.choreography import DEADLINE, DECIDERS, Choreography, Service
 

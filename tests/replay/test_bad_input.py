@@ -14,9 +14,9 @@ from choreo.cli.debugging import rebuild as rebuild_verb
 from choreo.cli.debugging import trace as trace_verb
 from choreo.cli.main import app
 from choreo.errors import Incomplete, Unavailable, UsageError
-from choreo.message.codec import Headers, Record
+from choreo.message.codec import Headers, Record, TopicRecord
 from choreo.replay.sources.recording import Recording, Writer
-from choreo.replay.sources.records import Item, Span, TopicRecord
+from choreo.replay.sources.records import Item, Span
 from tests.shop import Shop
 
 GOOD = Path(__file__).parents[2] / "events" / "recordings" / "every-fact-1.ndjson"

@@ -21,10 +21,11 @@ from choreo.cli.debugging.closed_loop import print_what_if, what_if
 from choreo.cli.debugging.record import recorded
 from choreo.cli.main import app
 from choreo.errors import UsageError
+from choreo.message.codec import TopicRecord
 from choreo.message.decider import Command, Decision
 from choreo.replay.sources.live import open_live
 from choreo.replay.sources.recording import Recording, Writer
-from choreo.replay.sources.records import Cut, Item, JournalEntry, TopicRecord
+from choreo.replay.sources.records import Cut, Item, JournalEntry
 from choreo.replay.verify.closed_loop import closed_loop
 from choreo.replay.verify.findings import Report
 from choreo.replay.verify.simulation import Difference

@@ -12,8 +12,9 @@ from hypothesis.stateful import run_state_machine_as_test
 from choreo.cli.debugging.shuffle import tally_of
 from choreo.cli.main import app
 from choreo.errors import Incomplete, UsageError
+from choreo.message.codec import TopicRecord
 from choreo.replay.sources.recording import Recording
-from choreo.replay.sources.records import Item, TopicRecord
+from choreo.replay.sources.records import Item
 from choreo.replay.verify import shuffle
 from choreo.replay.verify.shuffle import Side, Tally
 from tests.replay import plants

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from choreo.message.codec import Record
+from choreo.message.codec import Record, TopicRecord
 from choreo.replay.sources.recording import NotARecording, Recording, Writer, _end
-from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, Span, TopicRecord, Unpublished
+from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, Span, Unpublished
 from choreo.replay.sources.redaction import Redaction
 
 TOPIC = "p-billing-events"

@@ -9,11 +9,10 @@ from typing import Any
 
 import psycopg
 import typer
-from aiokafka.errors import KafkaError
 from rich.console import Console
 from rich.markup import escape
 
-from choreo.chassis.kafka.topic_log import LogMismatch
+from choreo.chassis.kafka.log_reader import LOG_UNREADABLE
 from choreo.chassis.registry import services
 from choreo.chassis.service import Service
 from choreo.chassis.settings import SERVICES
@@ -56,7 +55,7 @@ def reading() -> Iterator[None]:
         raise UsageError(str(wrong)) from None
     except Broken as broken:
         raise Incomplete(str(broken)) from None
-    except (psycopg.Error, KafkaError, LogMismatch, OSError) as error:
+    except (psycopg.Error, *LOG_UNREADABLE, OSError) as error:
         raise Unavailable(f"The past cannot be read: {str(error).splitlines()[0]}") from error
 
 

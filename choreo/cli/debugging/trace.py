@@ -10,8 +10,8 @@ from uuid import UUID
 
 import psycopg
 import typer
-from aiokafka.errors import KafkaError
 
+from choreo.chassis.kafka.log_reader import LOG_UNREADABLE
 from choreo.chassis.kafka.relay import partition_of
 from choreo.chassis.registry import services
 from choreo.chassis.settings import Settings
@@ -53,7 +53,7 @@ def trace(
         raise UsageError(str(wrong)) from None
     except Broken as broken:
         raise (Incomplete if file else Unavailable)(f"Nothing can be traced: {broken}") from None
-    except (psycopg.Error, KafkaError, OSError) as error:
+    except (psycopg.Error, *LOG_UNREADABLE, OSError) as error:
         raise Unavailable(f"Nothing can be traced: {(str(error) or repr(error)).splitlines()[0]}") from error
     if not found:
         where = f"in {file}" if file else "in this system"

@@ -11,9 +11,8 @@ from xml.etree import ElementTree
 
 import psycopg
 import typer
-from aiokafka.errors import KafkaError
 
-from choreo.chassis.kafka.topic_log import LogMismatch
+from choreo.chassis.kafka.log_reader import LOG_UNREADABLE
 from choreo.chassis.registry import services
 from choreo.chassis.settings import SERVICES
 from choreo.cli.debugging.closed_loop import print_what_if, what_if
@@ -72,7 +71,7 @@ def verify(
         report = Report([Finding("incomplete", "", str(broken))])
     except (WrongAllowance, NotARecording) as wrong:
         raise UsageError(str(wrong)) from None
-    except (psycopg.Error, KafkaError, LogMismatch, SecondReplayDied, OSError) as error:
+    except (psycopg.Error, *LOG_UNREADABLE, SecondReplayDied, OSError) as error:
         raise Unavailable(f"Nothing can be verified: {str(error).splitlines()[0]}") from error
     again = " ".join(["choreo verify", *([str(file)] if file else []), "--service"])
     if junit:

@@ -10,8 +10,8 @@ from uuid import UUID
 import httpx
 import psycopg
 import typer
-from aiokafka.errors import KafkaError
 
+from choreo.chassis.kafka.log_reader import LOG_UNREADABLE
 from choreo.chassis.settings import TOPICS
 from choreo.demo import story
 from choreo.demo.client import Customer
@@ -105,7 +105,7 @@ async def perform(
             f"{answer.request.method} {answer.request.url} was answered {answer.status_code}.", held=False
         )
         return False
-    except (httpx.TransportError, KafkaError) as error:
+    except (httpx.TransportError, *LOG_UNREADABLE) as error:
         raise Unavailable(f"The story could not be played to its end: {error or repr(error)}.") from error
 
 

@@ -4,17 +4,15 @@ from collections.abc import Mapping
 from typing import Annotated
 
 import typer
-from confluent_kafka import KafkaException
 
 from choreo.chassis.kafka.access import KafkaAccess
-from choreo.chassis.kafka.acls import declare_grants, missing_grants
-from choreo.chassis.kafka.admin import administering
+from choreo.chassis.kafka.acls import Unknowable, declare_grants, read_acls
+from choreo.chassis.kafka.admin import RequestFailed, administering
 from choreo.chassis.kafka.grants import Grant
 from choreo.chassis.kafka.topics import declare_topics
 from choreo.chassis.settings import Settings
 from choreo.errors import Unavailable
 from choreo.operations.principals import grants_of_all, topic_names
-from choreo.operations.reading.granted import Unknowable, read_acls
 from choreo.operations.reading.installation import read_settings
 
 
@@ -53,12 +51,12 @@ def _provide_grants(access: KafkaAccess, wanted: Mapping[str, set[Grant]]) -> No
             if acls is None:
                 print("The cluster has no authorizer: everybody may do everything, and no ACLs are needed.")
                 return
-            missing = missing_grants(acls, wanted)
+            missing = acls.missing(wanted)
             declare_grants(admin, missing)
     except Unknowable as why:
         raise Unavailable(f"ACLs cannot be checked: {why}. {_needed(wanted)}") from None
-    except KafkaException as error:
-        raise Unavailable(f"ACLs could not be made: {error.args[0].str()}. {_needed(missing)}") from None
+    except RequestFailed as error:
+        raise Unavailable(f"ACLs could not be made: {error}. {_needed(missing)}") from None
     for principal, grants in wanted.items():
         for grant in sorted(grants):
             print(f"{principal} {grant}: {'made' if grant in missing[principal] else 'as it must be'}")

@@ -136,7 +136,8 @@ class System:
         admin = kafka.admin if kafka else self.settings.kafka_access()
         declare_topics(admin, topic_names(self.settings), self.settings.partitions, len(nodes) or -1)
         if kafka:
-            admit(kafka, grants_of_all(self.settings))
+            wanted = grants_of_all(self.settings)
+            admit(admin, {kafka.user(name): grants for name, grants in wanted.items()})
         for who in (*SERVICES, OBSERVER):
             self.kafka_access[who] = kafka.user(who) if kafka else self.settings.kafka_access(who)
         self._write_observer_file(postgres)

@@ -12,14 +12,14 @@ from typing import Any, Generic, TypeVar
 from choreo.chassis.service import Service
 from choreo.chassis.transaction.state_store import TableMapping
 from choreo.chassis.transaction.step import Outcome
-from choreo.message.codec import Undecodable, UnknownType, decode, type_in
+from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode, type_in
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.replay.engine.cases import case_taken
 from choreo.replay.engine.in_memory_service import Shadow, Taken
 from choreo.replay.engine.sandbox import SideEffect, no_side_effects
 from choreo.replay.engine.source_lines import raised_at
-from choreo.replay.sources.records import Broken, JournalEntry, Source, TopicRecord
+from choreo.replay.sources.records import Broken, JournalEntry, Source
 
 S = TypeVar("S")
 

@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from choreo.chassis.transaction.step import Outcome
-from choreo.message.codec import Undecodable, UnknownType, decode
-from choreo.replay.sources.records import JournalEntry, Source, TopicRecord
+from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode
+from choreo.replay.sources.records import JournalEntry, Source
 from choreo.replay.sources.rows import plain
 
 _AGO = re.compile(r"-(\d{1,6})([smhd])")

@@ -19,12 +19,12 @@ from choreo.chassis.service import Service
 from choreo.chassis.settings import TOPICS, Settings
 from choreo.chassis.transaction.positions import Position, TopicPartition
 from choreo.chassis.transaction.state_store import Memory
-from choreo.message.codec import Record, Undecodable, UnknownType, decode, type_in
+from choreo.message.codec import Record, TopicRecord, Undecodable, UnknownType, decode, type_in
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.replay.rebuild.apply_order import Unordered, in_steps
 from choreo.replay.sources.live import read_spans
-from choreo.replay.sources.records import Cut, Span, TopicRecord
+from choreo.replay.sources.records import Cut, Span
 from choreo.replay.sources.rows import values
 
 _ON_NO_TOPIC = -1

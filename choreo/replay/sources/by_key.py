@@ -11,19 +11,10 @@ from typing import Any
 from uuid import UUID
 
 from choreo.chassis.transaction.positions import TopicPartition
-from choreo.message.codec import Undecodable, UnknownType, decode
+from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
-from choreo.replay.sources.records import (
-    Broken,
-    Cut,
-    Item,
-    JournalEntry,
-    Source,
-    TopicRecord,
-    Unpublished,
-    lacking,
-)
+from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, Source, Unpublished, lacking
 
 
 class Torn(Exception):

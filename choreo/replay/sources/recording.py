@@ -22,17 +22,8 @@ from sqlalchemy import Table
 
 from choreo.chassis.transaction.journal import CODE_VERSION
 from choreo.chassis.transaction.positions import TopicPartition
-from choreo.message.codec import Headers, Record, uuid_of
-from choreo.replay.sources.records import (
-    Broken,
-    Cut,
-    Item,
-    JournalEntry,
-    Source,
-    Span,
-    TopicRecord,
-    Unpublished,
-)
+from choreo.message.codec import Headers, Record, TopicRecord, uuid_of
+from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, Source, Span, Unpublished
 from choreo.replay.sources.redaction import Redaction
 from choreo.replay.sources.rows import Digest, canonical, plain
 

@@ -15,24 +15,7 @@ from sqlalchemy import Table
 
 from choreo.chassis.settings import TOPICS, Settings
 from choreo.chassis.transaction.positions import TopicPartition
-from choreo.message.codec import Record
-
-
-@dataclass(frozen=True, slots=True)
-class TopicRecord:
-    topic: str
-    """Its whole name, prefix and all."""
-    partition: int
-    offset: int
-    timestamp: int
-    """Milliseconds since 1970."""
-    appended: bool
-    """Whether that is the broker's time of appending, or else the producer's."""
-    record: Record
-
-    @property
-    def at(self) -> str:
-        return f"{self.topic}[{self.partition}]@{self.offset}"
+from choreo.message.codec import Record, TopicRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +40,11 @@ class JournalEntry:
     """The time its decisions were told."""
     received_at: datetime | None
     code_version: str
+
+    @property
+    def at(self) -> str:
+        """Where a heard record lies in Kafka; empty for a command."""
+        return "" if self.topic is None else f"{self.topic}[{self.partition}]@{self.offset}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from choreo.message.catalog import SOURCE_OF_TYPE
-from choreo.message.codec import Record, decode
+from choreo.message.codec import Record, TopicRecord, decode
 from choreo.replay.sources.recording import Recording, size_of
-from choreo.replay.sources.records import Item, JournalEntry, TopicRecord
+from choreo.replay.sources.records import Item, JournalEntry
 from choreo.replay.sources.records import Unpublished as InOutbox
 from choreo.replay.trace.journals import Entry, Journal
-from choreo.replay.trace.published_events import Seen, seen
+from choreo.replay.trace.published_events import Seen, event_in
 from choreo.replay.trace.trace import Material, Unpublished, undecided, without_published
 
 
@@ -42,7 +42,7 @@ def find_recorded(
                 if item.key in keys:
                     entries[item.service].append(_entry(item))
             case TopicRecord():
-                if _is_of(item.record, keys) and (event := _seen(item)) and event.flow in flows:
+                if _is_of(item.record, keys) and (event := event_in(item)) and event.flow in flows:
                     events.append(event)
             case InOutbox(record=record):
                 if _is_of(record, keys) and (fact := decode(record)).correlation_id in flows:
@@ -83,7 +83,7 @@ def _flows(items: Iterable[Item], id: str, limit: int) -> tuple[set[UUID], set[s
                     keys.add(item.key)
                 if item.command and (order := item.command.get("order_id")):
                     of_order.setdefault(order, set()).add(flow)
-            case TopicRecord(record=record) if _mentions(record, id.encode()) and (event := _seen(item)):
+            case TopicRecord(record=record) if _mentions(record, id.encode()) and (event := event_in(item)):
                 if event.key != id and id in (str(event.id), *event.data.values()):
                     flows.add(event.flow)
                     keys.add(event.key)
@@ -109,11 +109,6 @@ def _is_of(record: Record, keys: Collection[str]) -> bool:
 
 def _mentions(record: Record, id: bytes) -> bool:
     return id in (record.value or b"") or any(value == id for _, value in record.headers)
-
-
-def _seen(item: TopicRecord) -> Seen | None:
-    appended = item.timestamp if item.appended else None
-    return seen(item.record, (item.topic, item.partition, item.offset), appended)
 
 
 def _entry(item: JournalEntry) -> Entry:

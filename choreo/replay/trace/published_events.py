@@ -6,11 +6,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from choreo.message.codec import Record, Undecodable, UnknownType, decode
+from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
-_APPENDED = 1
-"""Of Kafka's types of timestamp that which the broker gives; the other is the writer's."""
 
 
 @dataclass(frozen=True)
@@ -57,19 +55,10 @@ def in_causal_order(events: Iterable[Seen]) -> Iterator[tuple[int, Seen]]:
     return below(None, 0)
 
 
-def event_in(record: Any) -> Seen | None:
-    """The event of a record as aiokafka gives it; None where it is none that this program knows."""
-    return seen(
-        Record(record.key, record.value, list(record.headers)),
-        (record.topic, record.partition, record.offset),
-        record.timestamp if record.timestamp_type == _APPENDED else None,
-    )
-
-
-def seen(record: Record, at: tuple[str, int, int], appended: int | None) -> Seen | None:
-    """`at` is topic, partition and offset; `appended` milliseconds since 1970."""
+def event_in(record: TopicRecord) -> Seen | None:
+    """The event of a record; None where it is none that this program knows."""
     try:
-        event = decode(record)
+        event = decode(record.record)
     except (UnknownType, Undecodable):
         return None
     return Seen(
@@ -78,10 +67,12 @@ def seen(record: Record, at: tuple[str, int, int], appended: int | None) -> Seen
         event.source,
         event.key,
         event.sequence,
-        *at,
+        record.topic,
+        record.partition,
+        record.offset,
         event.correlation_id,
         event.causation_id,
         event.time,
-        None if appended is None else _EPOCH + timedelta(milliseconds=appended),
+        _EPOCH + timedelta(milliseconds=record.timestamp) if record.appended else None,
         event.data.model_dump(mode="json"),
     )

@@ -19,10 +19,10 @@ from uuid import UUID
 
 from choreo.chassis.service import Service
 from choreo.chassis.transaction.positions import TopicPartition
-from choreo.message.codec import Undecodable, UnknownType, decode
+from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode
 from choreo.replay.engine.walk import Walk
 from choreo.replay.sources.recording import Recording
-from choreo.replay.sources.records import Cut, Item, JournalEntry, OfRecordsAlone, Source, Span, TopicRecord
+from choreo.replay.sources.records import Cut, Item, JournalEntry, OfRecordsAlone, Source, Span
 from choreo.replay.verify.findings import Finding
 from choreo.replay.verify.verify import verify
 

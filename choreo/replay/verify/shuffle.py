@@ -21,22 +21,14 @@ from typing import Any
 from choreo.chassis.service import Service
 from choreo.chassis.transaction.state_store import TableMapping
 from choreo.message.catalog import SOURCE_OF_TYPE
+from choreo.message.codec import TopicRecord
 from choreo.replay.engine.cases import case_of, case_taken
 from choreo.replay.engine.in_memory_service import Row, Shadow
 from choreo.replay.engine.sandbox import SideEffect, no_side_effects
 from choreo.replay.engine.source_lines import raised_at
 from choreo.replay.engine.walk import Ahead, Walk
 from choreo.replay.sources.recording import size_of
-from choreo.replay.sources.records import (
-    Broken,
-    Cut,
-    Item,
-    JournalEntry,
-    OfRecordsAlone,
-    Source,
-    TopicRecord,
-    lacking,
-)
+from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, OfRecordsAlone, Source, lacking
 from choreo.replay.sources.rows import plain
 
 _AT_ONCE = 200_000

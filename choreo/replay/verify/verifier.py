@@ -17,12 +17,12 @@ import orjson
 from choreo.chassis.service import Service
 from choreo.chassis.transaction.step import Outcome
 from choreo.message.catalog import SOURCE_OF_TYPE
-from choreo.message.codec import Undecodable, UnknownType, decode
+from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.replay.engine.in_memory_service import Shadow, Taken
 from choreo.replay.engine.source_lines import decided_at, raised_at
-from choreo.replay.sources.records import Cut, JournalEntry, TopicRecord, Unpublished
+from choreo.replay.sources.records import Cut, JournalEntry, Unpublished
 from choreo.replay.sources.rows import plain
 from choreo.replay.verify.findings import Finding, Kind
 

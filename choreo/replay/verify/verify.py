@@ -7,11 +7,11 @@ from typing import Any
 
 from choreo.chassis.service import Service
 from choreo.chassis.transaction.positions import TopicPartition
-from choreo.message.codec import Undecodable, UnknownType, decode
+from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.replay.engine.collector import no_collector
-from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, Source, TopicRecord, lacking
+from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, Source, lacking
 from choreo.replay.verify.compare_rows import compare_rows
 from choreo.replay.verify.findings import Finding
 from choreo.replay.verify.verifier import Lying, Verifier
