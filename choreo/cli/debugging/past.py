@@ -99,9 +99,8 @@ def recording_of(file: Path, name: str, key: str | None = None) -> Recording:
 async def of_service(here: Installation, name: str) -> AsyncIterator[Live]:
     """Its journal, and the topics it hears; nothing else is read."""
     async with open_live(here.kafka, {name: here.database_urls[name]}, here.settings) as live:
-        heard = {fact.__module__.removeprefix("events.") for fact in here.service(name).hears}
-        owner = live.cut.service_of
-        spans = {place: span for place, span in live.cut.spans.items() if owner[place[0]] in heard}
+        heard = here.service(name).heard_topics(here.settings.topic_prefix)
+        spans = {place: span for place, span in live.cut.spans.items() if place[0] in heard}
         live.cut = replace(live.cut, spans=spans)
         yield live
 

@@ -81,9 +81,9 @@ class Topics:
         self._settings = settings
         self._access = access
         self.own = settings.topic_prefix + TOPICS[service.name]
-        sources = {fact.__module__.rpartition(".")[2] for fact in service.hears}
-        # In this order, so that the user service's facts come first where nothing else says what came first.
-        self.heard = [settings.topic_prefix + topic for name, topic in TOPICS.items() if name in sources]
+        heard = service.heard_topics(settings.topic_prefix)
+        # In the topics' order: the user service's facts come first where nothing else says what came first.
+        self.heard = [topic for name in TOPICS.values() if (topic := settings.topic_prefix + name) in heard]
 
     @property
     def names(self) -> list[str]:
