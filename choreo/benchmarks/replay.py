@@ -28,7 +28,7 @@ from choreo.progress import Progress
 
 _EVERY = 1.0
 """Seconds between two looks at how long the log is."""
-_PATIENCE = 600.0
+_WAIT_TIMEOUT_SECONDS = 600.0
 _PARKED = 3
 _SAMPLED = 0.1
 """Seconds between two looks at the memory of a verb."""
@@ -132,7 +132,7 @@ async def _park(user: User, ports: Mapping[str, int], journals: Journals) -> Non
 
 async def _until(enough: Callable[[], bool]) -> None:
     """Raises TimeoutError."""
-    async with asyncio.timeout(_PATIENCE):
+    async with asyncio.timeout(_WAIT_TIMEOUT_SECONDS):
         while not enough():  # noqa: ASYNC110 - another process gives no signal
             await asyncio.sleep(_EVERY)
 

@@ -12,7 +12,7 @@ import httpx
 
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.log_reader import LogReader, describe_retrying
-from choreo.replay.trace.published_events import Seen, event_in
+from choreo.replay.trace.published_events import PublishedEvent, event_in
 
 
 @dataclass
@@ -65,7 +65,7 @@ class EventReader:
     def __init__(self, access: KafkaAccess, topics: Sequence[str]) -> None:
         self._access, self._topics = access, topics
         self._reader = LogReader(access)
-        self._flows: dict[UUID, list[Seen]] = {}
+        self._flows: dict[UUID, list[PublishedEvent]] = {}
         self._arrived = asyncio.Event()
 
     async def __aenter__(self) -> "EventReader":
@@ -81,11 +81,13 @@ class EventReader:
             await self._reading
         await self._reader.__aexit__(*error)
 
-    def of(self, flow: UUID) -> list[Seen]:
+    def of(self, flow: UUID) -> list[PublishedEvent]:
         """What was seen of this flow so far."""
         return list(self._flows.get(flow, ()))
 
-    async def until(self, flow: UUID, enough: Callable[[list[Seen]], bool], seconds: float) -> list[Seen]:
+    async def until(
+        self, flow: UUID, enough: Callable[[list[PublishedEvent]], bool], seconds: float
+    ) -> list[PublishedEvent]:
         """The events of this flow, as soon as they are enough or after so many seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):

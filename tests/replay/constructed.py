@@ -18,7 +18,7 @@ from choreo.message.decider import Command, Refusal
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.replay.sources.recording import Writer
-from choreo.replay.sources.records import Cut, Item, JournalEntry, Span, Unpublished
+from choreo.replay.sources.records import Cut, Item, JournalEntry, OutboxRecord, Span
 from choreo.replay.sources.rows import values
 from tests.unit.choreography import DEADLINE, DECIDERS, Choreography, Service
 
@@ -124,7 +124,7 @@ class Constructed(Choreography):
         for name, service in self.journaling.items():
             yield from service.journal
             for event in service.decided[service.published :]:
-                yield Unpublished(name, encode(event))
+                yield OutboxRecord(name, encode(event))
 
     async def batches(self) -> AsyncIterator[Sequence[Item]]:
         for item in self.items():

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from choreo.message.codec import Record, TopicRecord, encode
 from choreo.message.envelope import Event, derived_id
-from choreo.replay.trace.published_events import Seen, event_in, in_causal_order
+from choreo.replay.trace.published_events import PublishedEvent, event_in, in_causal_order
 from tests.unit import facts
 from tests.unit.spec import START
 
@@ -19,7 +19,7 @@ def record() -> TopicRecord:
     return TopicRecord("order-events", 3, 17, APPENDED_MS, True, encode(event))
 
 
-def seen() -> Seen:
+def seen() -> PublishedEvent:
     event = event_in(record())
     assert event is not None
     return event

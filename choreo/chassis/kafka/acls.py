@@ -50,7 +50,7 @@ def admit(admin: KafkaAccess, users: Mapping[KafkaAccess, Collection[Grant]]) ->
 
 
 def _declare_users(admin: Admin, passwords: Mapping[str, str]) -> None:
-    """With these passwords and no others, by SCRAM-SHA-512."""
+    """Gives them these passwords and no others, by SCRAM-SHA-512."""
     how = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, _ITERATIONS)
     users = [UserScramCredentialUpsertion(name, how, word.encode()) for name, word in passwords.items()]
     for done in admin.alter_user_scram_credentials(users, request_timeout=_TIMEOUT).values():
@@ -58,7 +58,7 @@ def _declare_users(admin: Admin, passwords: Mapping[str, str]) -> None:
 
 
 def declare_grants(admin: Admin, wanted: Mapping[str, Collection[Grant]]) -> None:
-    """By principal. Safe to repeat; takes nothing away."""
+    """Grants what is wanted, by principal. Safe to repeat; takes nothing away."""
     bindings = [_binding(principal, grant) for principal, grants in wanted.items() for grant in grants]
     for done in (admin.create_acls(bindings, request_timeout=_TIMEOUT) if bindings else {}).values():
         done.result()
@@ -94,8 +94,9 @@ class Acls:
 
 
 def read_acls(admin: Admin) -> Acls | None:
-    """None where the cluster has no authorizer, so that everybody may do everything. Raises `Unknowable`
-    where this client may not see them.
+    """Returns None where the cluster has no authorizer, so that everybody may do everything.
+
+    Raises `Unknowable` where this client may not see them.
     """
     try:
         return Acls(list(admin.describe_acls(_ANY, request_timeout=_TIMEOUT).result()))

@@ -144,7 +144,7 @@ def _topic_record(record: Any) -> TopicRecord:
 async def describe_retrying(
     access: KafkaAccess, topics: Sequence[str]
 ) -> Mapping[TopicPartition, PartitionLog]:
-    """Every partition of these topics, as it is in Kafka now. Raises what is in `LOG_UNREADABLE`."""
+    """Returns each partition of these topics as it is now. Raises what is in `LOG_UNREADABLE`."""
     return await retrying(partial(describe, access, topics))
 
 

@@ -74,7 +74,7 @@ def trace(
 
 
 async def live(installation: Installation, id: str, limit: int = 20) -> tuple[list[Tree], int]:
-    """The trees, oldest first, and how many flows were left out."""
+    """Returns the trees, oldest first, and how many flows were left out."""
     settings = installation.settings
     with telling() as tell:
         material = await find(
@@ -108,7 +108,7 @@ def _hears(settings: Settings) -> dict[str, set[str]]:
 
 
 def _normal(id: str) -> str:
-    """As the system writes it, however it was typed."""
+    """Writes an id as the system does, however it was typed."""
     try:
         return str(UUID(id))
     except ValueError:

@@ -25,7 +25,7 @@ from choreo.chassis.settings import TOPICS, Settings
 from choreo.chassis.transaction import outbox
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode
-from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, Span, Unpublished
+from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, OutboxRecord, Span
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
@@ -125,7 +125,9 @@ class Live:
     async def _unpublished(self, service: str) -> list[Item]:
         rows = await (await self._conns[service].execute(_UNPUBLISHED, _wanted(self.cut))).fetchall()
         return [
-            Unpublished(service, outbox.Unpublished(UUID(int=0), key, 0, value, headers, datetime.min).record)
+            OutboxRecord(
+                service, outbox.Unpublished(UUID(int=0), key, 0, value, headers, datetime.min).record
+            )
             for key, value, headers in rows
         ]
 
@@ -140,10 +142,10 @@ async def open_live(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> AsyncIterator[Live]:
-    """`urls` are those of the databases, by service.
+    """Opens the running system. `urls` are those of the databases, by service.
 
-    With a flow or a time, only the keys it touches, each from its beginning: what is decided about a key
-    follows from all that came before. Raises psycopg.Error and what is in `LOG_UNREADABLE`.
+    With a flow or a time, it has only the keys that this touches, each from its beginning: what is decided
+    about a key follows from all that came before. Raises psycopg.Error and what is in `LOG_UNREADABLE`.
     """
     topics = [settings.topic_prefix + topic for topic in TOPICS.values()]
     before = await describe_retrying(access, topics)
@@ -176,7 +178,7 @@ async def open_live(
 
 @asynccontextmanager
 async def join_live(ticket: Mapping[str, Any]) -> AsyncIterator[Live]:
-    """The stream of another process, by its ticket, as long as that has it open."""
+    """Opens the stream of another process, by its ticket, as long as that has it open."""
     told = dict(ticket["cut"])
     told["spans"] = {(topic, partition): Span(*span) for topic, partition, *span in told["spans"]}
     told["services"] = tuple(told["services"])
@@ -190,14 +192,14 @@ async def join_live(ticket: Mapping[str, Any]) -> AsyncIterator[Live]:
 
 
 async def read_spans(access: KafkaAccess, cut: Cut) -> AsyncIterator[Sequence[TopicRecord]]:
-    """The cut's spans alone, one after the other, in the order of offsets. Raises `Broken`."""
+    """Reads the cut's spans alone, one after the other, in the order of offsets. Raises `Broken`."""
     async with _Log(access, cut) as log:
         async for records in log.rest():
             yield records
 
 
 async def _snapshot(stack: AsyncExitStack, url: str, of: str | None = None) -> Connection:
-    """A session that sees one moment of a database until it is closed, and cannot write."""
+    """Opens a session that sees one moment of a database, and cannot write."""
     conn = await psycopg.AsyncConnection.connect(url, connect_timeout=_CONNECT_WITHIN)
     await stack.enter_async_context(conn)
     await conn.set_read_only(True)
@@ -279,7 +281,7 @@ class _Log:
         await self._reader.__aexit__(*error)
 
     async def through(self, place: TopicPartition, offset: int) -> list[TopicRecord]:
-        """The records up to this one, as far as they were not given before."""
+        """Returns the records up to this one, as far as they were not returned before."""
         part = self._partitions.get(place)
         if part is None:
             return []
@@ -293,7 +295,7 @@ class _Log:
         return found
 
     def until(self, now: datetime) -> list[TopicRecord]:
-        """Those already fetched that are not younger, so that they do not pile up."""
+        """Returns those already fetched that are not younger, so that they do not pile up."""
         milliseconds = now.timestamp() * 1000
         found = []
         for part in self._partitions.values():
@@ -319,7 +321,7 @@ class _Log:
         return self._cut.until is None or _decided(record, self._cut.until) <= self._cut.until
 
     async def _fetch(self, wanted: TopicPartition) -> None:
-        """Some more, and of this partition at least one record or its end. Raises `Broken`."""
+        """Fetches some more, and of this partition at least one record or its end. Raises `Broken`."""
         for place, part in self._partitions.items():
             if part.paused and (place == wanted or len(part.fetched) < _MANY // 2):
                 self._reader.resume(place)
@@ -340,7 +342,7 @@ class _Log:
 
 
 def _decided(record: TopicRecord, otherwise: datetime) -> datetime:
-    """The time its service told, to the microsecond."""
+    """Returns the time its service gave it, to the microsecond."""
     try:
         return decode(record.record).time
     except (Undecodable, UnknownType):

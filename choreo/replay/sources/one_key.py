@@ -92,7 +92,7 @@ async def open_key(
     key: str | None = None,
     row: tuple[TableMapping, Any] | None = None,
 ) -> AsyncIterator[OneKey]:
-    """`url` is that of the service's database. Instead of the key, one of its rows may be named.
+    """Opens one key. `url` is that of the service's database. Instead of the key, a row may be named.
 
     Raises `NoSuchRow`, psycopg.Error; reading raises `Broken` and what is in `LOG_UNREADABLE`.
     """
@@ -117,7 +117,7 @@ async def _key_of(conn: Connection, mapping: TableMapping, name: Any) -> str:
 
 
 async def records_at(access: KafkaAccess, wanted: Iterable[Offset]) -> list[TopicRecord]:
-    """Those that are there. Raises what is in `LOG_UNREADABLE`, and `Broken` where Kafka says nothing."""
+    """Returns those that are there. Raises what is in `LOG_UNREADABLE`, and `Broken` if Kafka is silent."""
     offsets_of: dict[TopicPartition, list[int]] = {}
     for topic, partition, offset in sorted(set(wanted)):
         offsets_of.setdefault((topic, partition), []).append(offset)

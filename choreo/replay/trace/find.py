@@ -22,9 +22,9 @@ from choreo.chassis.transaction import outbox
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.message.codec import TopicRecord, decode
 from choreo.replay.sources.records import Broken
-from choreo.replay.trace.journals import Entry, journal_of, open_session
-from choreo.replay.trace.published_events import Seen, event_in
-from choreo.replay.trace.trace import Material, Unpublished, undecided, without_published
+from choreo.replay.trace.journals import JournalRow, journal_of, open_session
+from choreo.replay.trace.published_events import PublishedEvent, event_in
+from choreo.replay.trace.trace import Material, UnpublishedEvent, undecided, without_published
 
 _FAR = 20_000
 """So many records are looked through at most for one that nobody hears."""
@@ -79,7 +79,7 @@ async def find(
     limit: int,
     progress: Callable[[int, int], None],
 ) -> Material | None:
-    """In the running system; None where nobody knows this id. Of a user the `limit` newest flows.
+    """Looks in the running system: of a user, for the `limit` newest flows. Returns None for an unknown id.
 
     `progress` hears how much is looked up, and of how much: what each input heard, and what it decided.
     Raises psycopg.Error, `Broken` and what is in `LOG_UNREADABLE`.
@@ -123,7 +123,7 @@ async def find(
 
 
 async def _flows(conns: Mapping[str, Connection], text: str, limit: int) -> tuple[set[UUID], int]:
-    """Of a key the newest, and how many were left out; or of whatever else has this id."""
+    """Returns a key's newest flows and how many were left out; or those of whatever else has this id."""
     flows, left_out = await _newest(conns, text, limit)
     if flows:
         return flows, left_out
@@ -150,7 +150,7 @@ async def _newest(conns: Mapping[str, Connection], key: str, limit: int) -> tupl
 
 
 async def _of_the_same_orders(conn: Connection, flows: Collection[UUID]) -> set[UUID]:
-    """An order is cancelled in another flow than it was placed in."""
+    """Returns the flows that cancelled what these placed, or placed what these cancelled."""
     asked = [entry for entry in (await journal_of(conn, "order", [], flows)).entries if entry.order_id]
     keys, orders = {entry.key for entry in asked}, {entry.order_id for entry in asked}
     return set(await _column(conn, _FLOWS_OF_ORDERS, keys=list(keys), orders=list(orders)))
@@ -160,14 +160,14 @@ async def _column(conn: Connection, query: str, **values: Any) -> list[Any]:
     return [value for (value,) in await (await conn.execute(query.encode(), values)).fetchall()]
 
 
-async def _outbox(conn: Connection, keys: Sequence[str]) -> list[Unpublished]:
+async def _outbox(conn: Connection, keys: Sequence[str]) -> list[UnpublishedEvent]:
     async with conn.cursor(row_factory=class_row(outbox.Unpublished)) as cursor:
         await cursor.execute(_UNPUBLISHED, {"keys": keys})
-        return [Unpublished.of(decode(row.record)) for row in await cursor.fetchall()]
+        return [UnpublishedEvent.of(decode(row.record)) for row in await cursor.fetchall()]
 
 
 class _Log:
-    """Single events out of the topics."""
+    """Finds single events in the topics."""
 
     def __init__(
         self, reader: LogReader, prefix: str, keys: Collection[str], partition_of: Callable[[str], int]
@@ -175,15 +175,15 @@ class _Log:
         self._reader = reader
         self._prefix, self._partition_of = prefix, partition_of
         self._keys = {key.encode() for key in keys}
-        self._found: dict[tuple[str, int, int], Seen] = {}
+        self._found: dict[tuple[str, int, int], PublishedEvent] = {}
         self._steps: set[tuple[str, str, int]] = set()
         """Source, key and sequence of what was found."""
 
-    def of(self, flows: Collection[UUID]) -> list[Seen]:
+    def of(self, flows: Collection[UUID]) -> list[PublishedEvent]:
         return [event for event in self._found.values() if event.flow in flows]
 
-    async def fetch(self, entries: Iterable[Entry], progress: Callable[[int], None]) -> None:
-        """Whatever somebody heard. What lies near it, such as its repetition, is found by the way."""
+    async def fetch(self, entries: Iterable[JournalRow], progress: Callable[[int], None]) -> None:
+        """Finds whatever somebody heard, and on the way what lies near it, such as its repetition."""
         wanted: dict[TopicPartition, set[int]] = {}
         for entry in entries:
             if entry.topic is not None and entry.partition is not None and entry.offset is not None:
@@ -199,8 +199,10 @@ class _Log:
                     next_offset = await self._read(place, next_offset)
                 progress(done := done + 1)
 
-    async def has_all_of(self, service: str, entry: Entry, unpublished: Iterable[Unpublished]) -> bool:
-        """Whether all that this input decided is found; looks for it from the time of its decision on."""
+    async def has_all_of(
+        self, service: str, entry: JournalRow, unpublished: Iterable[UnpublishedEvent]
+    ) -> bool:
+        """Looks for all that this input decided, from that time on; tells whether it is there."""
         known = self._steps | {(fact.source, fact.key, fact.sequence) for fact in unpublished}
         steps = range(entry.step + 1, entry.step + entry.facts + 1)
         missing = {(service, entry.key, step) for step in steps} - known

@@ -12,7 +12,7 @@ _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 @dataclass(frozen=True)
-class Seen:
+class PublishedEvent:
     """An event as it lies in Kafka."""
 
     id: UUID
@@ -33,20 +33,20 @@ class Seen:
     data: dict[str, Any]
 
 
-def occurrences(events: Iterable[Seen]) -> dict[UUID, list[Seen]]:
-    """By event: where it lies, the first offset first. Events are in the order they were decided in."""
-    found: dict[UUID, list[Seen]] = {}
+def occurrences(events: Iterable[PublishedEvent]) -> dict[UUID, list[PublishedEvent]]:
+    """Returns where each event lies, the first offset first. Events are in the order they were decided in."""
+    found: dict[UUID, list[PublishedEvent]] = {}
     for event in sorted(events, key=lambda event: (event.at, event.sequence, event.offset)):
         found.setdefault(event.id, []).append(event)
     return found
 
 
-def in_causal_order(events: Iterable[Seen]) -> Iterator[tuple[int, Seen]]:
-    """Each event after the one it follows from, with its depth; the same event twice only once."""
+def in_causal_order(events: Iterable[PublishedEvent]) -> Iterator[tuple[int, PublishedEvent]]:
+    """Yields each event after the one it follows from, with its depth; a repeated event once."""
     found = occurrences(events)
     ordered = [first for first, *_ in found.values()]
 
-    def below(cause: UUID | None, depth: int) -> Iterator[tuple[int, Seen]]:
+    def below(cause: UUID | None, depth: int) -> Iterator[tuple[int, PublishedEvent]]:
         for event in ordered:
             if (event.cause if event.cause in found else None) == cause:
                 yield depth, event
@@ -55,13 +55,13 @@ def in_causal_order(events: Iterable[Seen]) -> Iterator[tuple[int, Seen]]:
     return below(None, 0)
 
 
-def event_in(record: TopicRecord) -> Seen | None:
-    """The event of a record; None where it is none that this program knows."""
+def event_in(record: TopicRecord) -> PublishedEvent | None:
+    """Returns the event of a record; None where it is none that this program knows."""
     try:
         event = decode(record.record)
     except (UnknownType, Undecodable):
         return None
-    return Seen(
+    return PublishedEvent(
         event.id,
         event.type,
         event.source,
