@@ -13,13 +13,12 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from choreo.chassis.http.answer import Answer
 from choreo.chassis.kafka.catch_up import News
-from choreo.chassis.transaction.inputs import Decided, Failed
+from choreo.chassis.transaction.inputs import Failed
 from choreo.chassis.transaction.kernel import Kernel
 from choreo.message.envelope import derived_id
 from order_service import queries
-from order_service.commands import ExpireOrder, NotDue
+from order_service.commands import ExpireOrder
 from order_service.queries import Due
 from order_service.state import Orders
 
@@ -82,9 +81,4 @@ class Expiry:
     async def _expire_one(self, order: Due) -> None:
         command = ExpireOrder(cause=order.cause, user_id=order.user_id, order_id=order.id)
         with suppress(Failed):  # logged there; the others go on
-            await self._kernel.ask(command, _answer, id=derived_id("expiry", order.id))
-
-
-def _answer(decided: Decided) -> Answer:
-    """That it is too early is no decision: it is not remembered, so that it can be asked again."""
-    return Answer(425 if isinstance(decided.refusal, NotDue) else 204, b"")
+            await self._kernel.ask(command, id=derived_id("expiry", order.id))

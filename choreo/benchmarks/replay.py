@@ -37,7 +37,7 @@ _SAMPLED = 0.1
 @dataclass(frozen=True)
 class Verb:
     events: int
-    """Records on the four topics when it ran."""
+    """Records on all topics when it ran."""
     command: str
     exit_code: int
     verdict: str
@@ -56,7 +56,7 @@ class Replay:
     """The log is made by customers who do all there is to do, and one of them is parked in billing."""
 
     events: int
-    """Records on the four topics."""
+    """Records on all topics."""
     orders: Mapping[str, int]
     """By status, before the parked events are retried."""
     parked: int

@@ -50,12 +50,14 @@ from choreo.chassis.transaction.waiters import Waiters
 from choreo.message.catalog import SOURCE_OF_TYPE
 from choreo.message.decider import Command
 from choreo.message.fact import Fact
+from choreo.message.signing_key import SigningKeyPublished
 
 S = TypeVar("S")
 Job = Callable[[], Awaitable[None]]
 
 _MEASURE_SECONDS = 5.0
 _CONNECTIONS = 10
+_LOOK_TIMEOUT_SECONDS = 2.0
 _CANCEL_SECONDS = 6.0
 
 _AWAY = unavailable(
@@ -113,8 +115,8 @@ class Runtime(Generic[S]):
         self.kernel.on_commit.append(bell.ring)
         self.health.probe("database", self._probe_database, serving=True)
         self.health.probe("broker", self.relay.probe)
-        topics = _by_topic(prefix, service.hears)
-        self._hears_anything = bool(topics)
+        topics = _by_topic(prefix, service.consumes)
+        self._sources = service.sources
         if topics:
             group = service.group(prefix)
             self.consumer = Consumer(
@@ -129,8 +131,13 @@ class Runtime(Generic[S]):
                 meter=self.meter,
             )
             self.jobs.append(self.consumer.run)
-        keys = HeardKeys(self.engine, self.kernel.waiters, clock.now, lags=self._lags)
-        self._verifier = Verifier(keys)
+        heard_keys = HeardKeys(
+            self.engine,
+            self.kernel.waiters,
+            clock.now,
+            is_behind=partial(self._is_behind, SOURCE_OF_TYPE[SigningKeyPublished.__name__]),
+        )
+        self._verifier = Verifier(heard_keys)
 
     async def ask(
         self,
@@ -142,10 +149,12 @@ class Runtime(Generic[S]):
         admit: bool = True,
     ) -> Answer:
         """The answer to a command, which names the flow that follows from it."""
-        answer = await self.kernel.ask(
+        reply = await self.kernel.ask(
             command, respond, fingerprint=fingerprint(body), aside=aside, admit=admit
         )
-        return answer.with_headers({"Flow-Id": str(command.cause.correlation_id)})
+        assert reply is not None, "a command that comes over HTTP is always answered"
+        headers = {**reply.headers, "Flow-Id": str(command.cause.correlation_id)}
+        return Answer(reply.status, reply.body, headers)
 
     def news_of(self, other: str) -> News:
         """Of what another service publishes, which this one hears."""
@@ -203,8 +212,17 @@ class Runtime(Generic[S]):
         async with self.engine.connect() as conn:
             await conn.execute(text("SELECT 1"))
 
-    def _lags(self) -> bool:
-        return self._hears_anything and not self.health.job("consumer").state.ready
+    async def _is_behind(self, other: str) -> bool:
+        """Whether something that service published is not applied here; also where that cannot be told."""
+        if other not in self._sources:
+            return False
+        try:
+            async with asyncio.timeout(_LOOK_TIMEOUT_SECONDS):
+                read = await self.news_of(other).read(0)
+        except Exception as error:
+            structlog.get_logger().debug("cannot look how far the log is read", error=repr(error))
+            return True
+        return not read.issuperset(range(self.settings.partitions))
 
     async def _measure(self) -> None:
         """Keeps the gauges of what waits up to date."""

@@ -21,10 +21,12 @@ from choreo.chassis.transaction.retry import drop, retry
 from choreo.chassis.transaction.transaction import Transaction
 from choreo.demo.client import Customer, Json
 from choreo.embedded.postgres import Postgres
+from choreo.message.decider import types_of
 from events.billing import PaymentConfirmed
 from order_service import expiry
+from order_service.evolve import Consumed
 from order_service.expiry import Expiry
-from order_service.service import HEARS, decider
+from order_service.service import decider
 from order_service.store import STORE
 from tests.component.alone import Alone, alone
 from tests.shop import PATIENCE
@@ -106,7 +108,7 @@ class Desk:
         async with raw_connection(runtime.engine) as conn:
             (first, *_) = await parked.of_key(conn, key)
         await drop(runtime.engine, first)
-        await retry(transaction, runtime.engine, HEARS, key)
+        await retry(transaction, runtime.engine, types_of(Consumed), key)
 
     async def hear(self, *facts: Any) -> None:
         """What lies in the log is read."""

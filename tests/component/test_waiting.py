@@ -23,7 +23,6 @@ from choreo.chassis.transaction.transaction import Transaction
 from choreo.demo.client import Customer, Json
 from choreo.embedded.postgres import Postgres
 from order_service import queries, service
-from order_service.store import STORE
 from tests.component.alone import Alone, a_process, alone, an_event, assert_problem
 from tests.component.test_order import paid
 from tests.shop import PATIENCE, eventually
@@ -200,13 +199,14 @@ async def test_a_retry_of_parked_events_by_hand_wakes(shop: Alone, looks: Looks)
             head, _ = await parked.of_key(conn, str(ada.customer.id))
         await drop(elsewhere, head)
         assert not ada.answer.done()
+        described = service.service(shop.runtime.settings)
         transaction = Transaction(
-            service.decider(shop.runtime.settings),
-            STORE,
+            described.decider,
+            described.store,
             partition_of=shop.runtime.partition_of,
             clock=clock.now,
         )
-        await retry(transaction, elsewhere, service.HEARS, head.key)
+        await retry(transaction, elsewhere, described.consumes, head.key)
     finally:
         await elsewhere.dispose()
     assert await ada.status() == "confirmed"

@@ -36,7 +36,7 @@ Out = pytest.CaptureFixture[str]
 
 
 def called(capsys: Out, *arguments: str) -> tuple[int, str]:
-    """The exit code and all that was printed, as `choreo.cli.main.main` has it."""
+    """The exit code and all that was printed, as `choreo.cli.main` has it."""
     capsys.readouterr()
     try:
         code = app(list(arguments), standalone_mode=False) or 0

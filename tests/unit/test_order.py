@@ -11,7 +11,7 @@ import pytest
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.replay.rebuild.apply_order import Applied, Unordered, in_steps
-from tests.unit.choreography import DECIDERS, READERS, Choreography, Service
+from tests.unit.choreography import CONSUMED, DECIDERS, READERS, Choreography, Service
 
 HEARERS = ["order", "billing", "notification"]
 """The user service hears nobody."""
@@ -47,7 +47,11 @@ def read_from_kafka(
 ) -> tuple[list[Event[Fact]], dict[str, list[Event[Fact]]]]:
     """What the service decided, and by topic what it heard; each once."""
     topics = [topic for reader, topic in READERS if reader == service]
-    return once(shop.topics[service]), {topic: once(shop.topics[topic]) for topic in topics}
+    heard = {
+        topic: [event for event in shop.topics[topic] if type(event.data) in CONSUMED[service]]
+        for topic in topics
+    }
+    return once(shop.topics[service]), {topic: once(events) for topic, events in heard.items()}
 
 
 def once(events: list[Event[Fact]]) -> list[Event[Fact]]:
@@ -62,7 +66,7 @@ def ordered(shop: Choreography, service: str) -> list[Applied]:
 def folded(live: Service, events: list[Event[Fact]]) -> Any:
     state = live.empty
     for event in events:
-        state = live.decider.evolve(state, event)
+        state = live.decider.applied(state, event)
     return state
 
 

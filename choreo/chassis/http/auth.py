@@ -49,7 +49,7 @@ class KeySource(Protocol):
     async def wait_for(self, kid: str, timeout: float) -> Jwk | None:
         """Returns as soon as the key is heard, or `None` after `timeout` seconds."""
 
-    def lags(self) -> bool:
+    async def lags(self) -> bool:
         """Whether keys may have been published that this service has not heard yet."""
 
 
@@ -97,7 +97,7 @@ class Verifier:
         try:
             claims = jwt.decode(
                 token,
-                Ed25519PublicKey.from_public_bytes(base64url_decode(key["x"])),
+                _public_key(key),
                 algorithms=[ALGORITHM],
                 issuer=ISSUER,
                 audience=AUDIENCE,
@@ -121,7 +121,7 @@ class Verifier:
                 self._waiting -= 1
         if key is not None:
             return key
-        if self._keys.lags():
+        if await self._keys.lags():
             raise unavailable("News of signing keys is late; try again soon.", code="keys_late")
         raise unauthorized(token_given=True)
 
@@ -155,6 +155,13 @@ def _key_id(token: str) -> str:
     if not trusted_form or not isinstance(kid, str) or not _KID.fullmatch(kid):
         raise unauthorized(token_given=True)
     return kid
+
+
+def _public_key(jwk: Jwk) -> Ed25519PublicKey:
+    """Raises ValueError where it is no Ed25519 key: a fact may hold anything."""
+    if (jwk.get("kty"), jwk.get("crv")) != ("OKP", "Ed25519"):
+        raise ValueError("no Ed25519 key")
+    return Ed25519PublicKey.from_public_bytes(base64url_decode(jwk.get("x", "")))
 
 
 def _user_id(claims: Mapping[str, Any]) -> UUID | None:

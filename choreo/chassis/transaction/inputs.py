@@ -1,14 +1,13 @@
 """What the kernel is given, and what it gives back."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from choreo.chassis.database.connection import Connection
-from choreo.chassis.http.answer import Answer
 from choreo.message.codec import Record, Undecodable, decode
 from choreo.message.decider import Command, Refusal
 from choreo.message.envelope import Event, derived_id
@@ -22,6 +21,18 @@ class Decided:
     state: Any
     events: tuple[Event[Fact], ...]
     refusal: Refusal | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What whoever asked is told, stored beside the decision and given again byte for byte.
+
+    The kernel does not read it: what a status or a header means is the edge's business.
+    """
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Unavailable(Exception):
@@ -44,7 +55,8 @@ class PositionGap(Exception):
     """A record is not the next one of its partition: this reader's place is not the truth any more."""
 
 
-Respond = Callable[[Decided], Answer]
+Respond = Callable[[Decided], Reply]
+"""Renders the reply to a decision. Who asks without one gets none."""
 Aside = Callable[[Connection, Decided], Awaitable[None]]
 """Writes what is no fact (secrets, leases) inside the command's transaction, once it was accepted."""
 
@@ -55,11 +67,11 @@ class Asked:
 
     id: UUID
     command: Command
-    respond: Respond
+    respond: Respond | None
     fingerprint: bytes
     aside: Aside | None
     received_at: datetime
-    done: "asyncio.Future[Answer]"
+    done: "asyncio.Future[Reply | None]"
 
     @property
     def key(self) -> str:

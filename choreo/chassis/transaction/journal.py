@@ -16,8 +16,7 @@ from psycopg.rows import class_row
 
 from choreo.chassis.database.connection import Connection, insert
 from choreo.chassis.database.tables import journal
-from choreo.chassis.http.answer import Answer
-from choreo.chassis.transaction.inputs import Asked, Heard, Input
+from choreo.chassis.transaction.inputs import Asked, Heard, Input, Reply
 from choreo.message.decider import Command, Refusal
 
 CODE_VERSION = version("choreo-kafka")
@@ -49,9 +48,10 @@ class Seen:
     answer_headers: dict[str, str] | None
 
     @property
-    def answer(self) -> Answer:
-        assert self.answer_status is not None and self.answer_body is not None
-        return Answer(self.answer_status, self.answer_body, self.answer_headers or {})
+    def reply(self) -> Reply | None:
+        if self.answer_status is None or self.answer_body is None:
+            return None
+        return Reply(self.answer_status, self.answer_body, self.answer_headers or {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +86,7 @@ def entry(
     now: datetime,
     outcome: str,
     refusal: Refusal | None = None,
-    answer: Answer | None = None,
+    reply: Reply | None = None,
 ) -> Entry:
     """`step` is the key's number at the input: a heard fact's own, for a command the last before it."""
     told = {"type": type(refusal).__name__, **refusal.numbers} if refusal else None
@@ -108,7 +108,6 @@ def entry(
                 decided_at=now,
             )
         case Asked():
-            assert answer is not None
             return Entry(
                 id=input.id,
                 key=input.key,
@@ -120,9 +119,9 @@ def entry(
                 command=input.command,
                 refusal=told,
                 fingerprint=input.fingerprint,
-                answer_status=answer.status,
-                answer_body=answer.body,
-                answer_headers=dict(answer.headers),
+                answer_status=reply.status if reply else None,
+                answer_body=reply.body if reply else None,
+                answer_headers=dict(reply.headers) if reply else None,
                 received_at=input.received_at,
                 decided_at=now,
             )

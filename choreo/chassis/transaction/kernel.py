@@ -23,7 +23,6 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis.database.connection import is_refusal, is_trouble, raw_connection
-from choreo.chassis.http.answer import Answer
 from choreo.chassis.observe.meter import Meter
 from choreo.chassis.transaction.answered import Answered
 from choreo.chassis.transaction.inputs import (
@@ -34,6 +33,7 @@ from choreo.chassis.transaction.inputs import (
     Input,
     KeyReused,
     Overloaded,
+    Reply,
     Respond,
     Unavailable,
 )
@@ -93,14 +93,14 @@ class Kernel(Generic[S]):
     async def ask(
         self,
         command: Command,
-        respond: Respond,
+        respond: Respond | None = None,
         *,
         id: UUID | None = None,
         fingerprint: bytes = b"",
         aside: Aside | None = None,
         admit: bool = True,
-    ) -> Answer:
-        """The answer to a command, once what it decided is committed. Repeating it finds the same answer.
+    ) -> Reply | None:
+        """The reply to a command, once what it decided is committed. Repeating it finds the same reply.
 
         A command that begins a flow has the flow's id; one that goes on with a flow needs an `id` of its own.
         Where it is not to be admitted, or too many are queued, only one that was answered before is answered.
@@ -109,7 +109,7 @@ class Kernel(Generic[S]):
         if self.trouble:
             raise Unavailable(self.trouble)
         if not admit or len(self._queue) >= CROWD:
-            return await self._first_answer(id or command.cause.id, fingerprint)
+            return await self._first_reply(id or command.cause.id, fingerprint)
         done = asyncio.get_running_loop().create_future()
         asked = Asked(id or command.cause.id, command, respond, fingerprint, aside, self._clock(), done)
         self._put(asked)
@@ -119,7 +119,7 @@ class Kernel(Generic[S]):
         except TimeoutError:
             raise Unavailable(self.trouble or "the database did not answer in time") from None
 
-    async def _first_answer(self, id: UUID, fingerprint: bytes) -> Answer:
+    async def _first_reply(self, id: UUID, fingerprint: bytes) -> Reply | None:
         """Raises `Overloaded` if there is none."""
         try:
             before = await self._answered.get(id)
@@ -129,7 +129,7 @@ class Kernel(Generic[S]):
             raise Overloaded("more was taken than can be finished in time")
         if before.fingerprint != fingerprint:
             raise KeyReused()
-        return before.answer
+        return before.reply
 
     def hear(self, heard: Heard) -> None:
         """Takes a record. `heard.done` is resolved once it is committed; `PositionGap` if out of turn."""
@@ -261,7 +261,7 @@ class Kernel(Generic[S]):
         self._meter.count(work.commands, work.heard, work.decided)
 
 
-def _resolve(input: Input, answer: Answer | Exception | None) -> None:
+def _resolve(input: Input, answer: Reply | Exception | None) -> None:
     done: asyncio.Future[Any] = input.done
     with suppress(asyncio.InvalidStateError):
         if isinstance(answer, Exception):

@@ -12,7 +12,6 @@ from typing import Any, Generic, TypeVar
 import structlog
 
 from choreo.chassis.database.connection import Connection
-from choreo.chassis.http.answer import Answer
 from choreo.chassis.transaction import journal, keys, outbox, parked, positions
 from choreo.chassis.transaction.inputs import (
     Aside,
@@ -23,6 +22,7 @@ from choreo.chassis.transaction.inputs import (
     Input,
     KeyReused,
     PositionGap,
+    Reply,
 )
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.chassis.transaction.state_store import Store
@@ -52,7 +52,7 @@ class Work(Generic[S]):
     unpublished: list[outbox.Unpublished] = field(default_factory=list)
     to_park: list[parked.Parked] = field(default_factory=list)
     asides: list[tuple[Aside, Decided]] = field(default_factory=list)
-    answers: list[tuple[Input, Answer | Exception | None]] = field(default_factory=list)
+    answers: list[tuple[Input, Reply | Exception | None]] = field(default_factory=list)
     commands: Counter[tuple[str, ...]] = field(default_factory=Counter)
     """By type and outcome; likewise `heard`. Counted for the metrics, once all is committed."""
     heard: Counter[tuple[str, ...]] = field(default_factory=Counter)
@@ -168,29 +168,29 @@ class Transaction(Generic[S]):
         if before is not None:
             _count(work, asked, "duplicate")
             same = before.fingerprint == asked.fingerprint
-            work.answers.append((asked, before.answer if same else KeyReused()))
+            work.answers.append((asked, before.reply if same else KeyReused()))
             return
         number = work.sequences[asked.key]
         try:
             step = obey(self._decider, work.after[asked.key], asked.command, work.now, number)
             unpublished = [outbox.unpublished(event, self._partition_of(event.key)) for event in step.events]
             decided = Decided(step.state, step.events, step.refusal)
-            answer = asked.respond(decided)
+            reply = asked.respond(decided) if asked.respond else None
         except Exception as error:
             log.exception("a handler raised", command=type(asked.command).__name__, id=str(asked.id))
             _count(work, asked, "failed")
             work.answers.append((asked, Failed(repr(error))))
             return
-        work.answers.append((asked, answer))
+        work.answers.append((asked, reply))
         outcome = "refused" if step.refusal else "applied"
-        if not (answer.status < 300 or answer.status == 409):
+        if step.refusal and not step.refusal.remembered:
             _count(work, asked, outcome)
             return
         self._record(
             work,
             asked,
             journal.entry(
-                asked, step=number, now=work.now, outcome=outcome, refusal=step.refusal, answer=answer
+                asked, step=number, now=work.now, outcome=outcome, refusal=step.refusal, reply=reply
             ),
         )
         if step.refusal:

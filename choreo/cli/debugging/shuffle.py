@@ -45,7 +45,7 @@ async def _tally(file: Path | None, names: Sequence[str], shuffles: int) -> Tall
 async def tally_of(source: Source, names: Sequence[str] = SERVICES, shuffles: int = 20) -> Tally:
     """Shuffles; says how far it is, where that takes long."""
     known = services(source.cut.settings)
-    hearing = {name: known[name] for name in names if known[name].hears}
+    hearing = {name: known[name] for name in names if known[name].consumes}
     chosen = {name: service for name, service in hearing.items() if name in source.cut.services}
     with telling() as tell:
         tally = await shuffled(source, chosen, shuffles, tell)

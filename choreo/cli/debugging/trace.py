@@ -104,7 +104,9 @@ def _trees(material: Material | None, settings: Settings) -> tuple[list[Tree], i
 
 
 def _hears(settings: Settings) -> dict[str, set[str]]:
-    return {name: {fact.__name__ for fact in service.hears} for name, service in services(settings).items()}
+    return {
+        name: {fact.__name__ for fact in service.consumes} for name, service in services(settings).items()
+    }
 
 
 def _normal(id: str) -> str:

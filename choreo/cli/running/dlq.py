@@ -190,7 +190,7 @@ class Desk:
             clock=clock.now,
         )
         engine = self._engines[queue.service]
-        return Outcome(queue, await retry(transaction, engine, service.hears, queue.key))
+        return Outcome(queue, await retry(transaction, engine, service.consumes, queue.key))
 
 
 def _run(work: Callable[[Desk], Awaitable[T]]) -> T:

@@ -48,7 +48,7 @@ def debug(taken: Taken[Any], stdin: IO[str] | None = None, stdout: IO[str] | Non
         decider,
         decide=halted(decider.decide),
         evolve=halted(decider.evolve),
-        react=halted(decider.react),
+        react=decider.react and halted(decider.react),
     )
     try:
         with no_side_effects():

@@ -72,7 +72,7 @@ async def dry_run(conn: Connection, service: Service[Any], key: str, now: dateti
 
 def _read(row: Parked, service: Service[Any]) -> Event[Fact] | Undecodable | None:
     try:
-        return row.event(service.hears)
+        return row.event(service.consumes)
     except Undecodable as error:
         return error
 

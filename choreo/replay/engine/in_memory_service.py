@@ -31,6 +31,18 @@ this fact met.
 """
 
 
+@dataclass(frozen=True)
+class _Watched(Decider[S]):
+    """Keeps a trail of what it applies."""
+
+    trail: list[tuple[Event[Fact], S]] = field(default_factory=list)
+
+    def applied(self, state: S, event: Event[Fact]) -> S:
+        state = super().applied(state, event)
+        self.trail.append((event, state))
+        return state
+
+
 @dataclass(frozen=True, slots=True)
 class Taken(Generic[S]):
     """An input and the state it meets. `run` changes nothing, so it may be called several times."""
@@ -51,7 +63,7 @@ class Taken(Generic[S]):
         if isinstance(self.input, Undecodable):
             raise self.input
         own = self.service.decider
-        decider = Decider(own.service, own.decide, self._evolve, own.react)
+        decider = _Watched(own.service, own.decide, own.evolve, own.react, self.trail)
         if isinstance(self.input, Event):
             return hear(decider, self.state, self.input, self.now, self.sequence)
         return obey(decider, self.state, self.input, self.now, self.sequence)
@@ -68,11 +80,6 @@ class Taken(Generic[S]):
             before = after
         return puts
 
-    def _evolve(self, state: S, event: Event[Fact]) -> S:
-        state = self.service.decider.evolve(state, event)
-        self.trail.append((event, state))
-        return state
-
 
 class InMemoryService(Generic[S]):
     def __init__(self, service: Service[S]) -> None:
@@ -80,7 +87,7 @@ class InMemoryService(Generic[S]):
         self.memory = Memory(service.store.mappings)
         self.sequences: dict[str, int] = {}
         """By key: the number of the last fact applied."""
-        self._commands = {command.__name__: _adapter(command) for command in service.obeys}
+        self._commands = {command.__name__: _adapter(command) for command in service.commands}
 
     def command(self, type_: str, fields: dict[str, Any]) -> Command:
         """Reads a command as the journal has it. Raises LookupError where it is unknown, ValueError."""

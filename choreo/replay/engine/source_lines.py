@@ -11,10 +11,11 @@ from types import FrameType
 from typing import Any
 
 from choreo.chassis.transaction import step as kernel_step
+from choreo.message.catalog import FACT_OF_TYPE
 from choreo.message.fact import Fact
 from choreo.replay.engine.in_memory_service import Taken
 
-_OTHERS = {"", "__main__", "choreo", "events", *sys.stdlib_module_names}
+_OTHERS = {"", "__main__", "choreo", *sys.stdlib_module_names}
 """Packages that are no service's."""
 _STEP = kernel_step.__file__
 
@@ -52,15 +53,16 @@ def raised_at(error: BaseException) -> str | None:
 
 
 def is_own(frame: FrameType) -> bool:
-    """Tells whether its code is a service's: not choreo's, Python's or another package's."""
-    package = frame.f_globals.get("__name__", "").partition(".")[0]
-    return _is_own(package) and not frame.f_code.co_filename.startswith("<")  # as what a dataclass generates
+    """Tells whether its code is a service's: not choreo's, Python's or another package's, and no fact's."""
+    generated = frame.f_code.co_filename.startswith("<")  # as what a dataclass is made of
+    return not generated and _is_own(frame.f_globals.get("__name__", ""))
 
 
 @cache
-def _is_own(package: str) -> bool:
+def _is_own(module: str) -> bool:
     """A package is a service's if it was not installed, or if what installed it requires choreo."""
-    if package in _OTHERS:
+    package = module.partition(".")[0]
+    if package in _OTHERS or any(fact.__module__ == module for fact in FACT_OF_TYPE.values()):
         return False
     distributions = packages_distributions().get(package, [])
     needed = [one for name in distributions for one in requires(name) or ()]

@@ -90,7 +90,7 @@ class Walk(Generic[S]):
         self.key = key
         self._progress = progress
         self._latest: Ahead | None = None
-        self._hears = {fact.__name__.encode() for fact in service.hears}
+        self._hears = {fact.__name__.encode() for fact in service.consumes}
         self._excluded_keys: set[str] = set()
         """Keys that have come to their end."""
         self._held: dict[tuple[str | None, int | None, int | None], Event[Fact] | Undecodable] = {}
@@ -198,6 +198,7 @@ class Walk(Generic[S]):
 
 def writes(taken: Taken[Any]) -> Iterator[Write]:
     """Yields the rows that its last run writes, with the lines that did."""
-    evolve = taken.service.decider.evolve
+    decider = taken.service.decider
     for mapping, old, row, event, before in taken.puts():
-        yield Write(mapping, old, row, event, case_taken(evolve, before, event))
+        case = case_taken(decider.evolve_of(type(event.data)), before, event)
+        yield Write(mapping, old, row, event, case)

@@ -154,7 +154,7 @@ class History:
         self.next = dict.fromkeys(places, 0)
         """The offset after the last that was read."""
         self.records = 0
-        self._hears = {fact.__name__.encode() for fact in topics.service.hears}
+        self._hears = {fact.__name__.encode() for fact in topics.service.consumes}
         self._keys: dict[str, _OfKey] = {}
 
     @property
@@ -243,7 +243,7 @@ class History:
         guesses: list[tuple[str, tuple[Any, int, int]]] = []
         for one in applied:
             before = store.from_memory(memory, key, one.event.data)
-            after = service.decider.evolve(before, one.event)
+            after = service.decider.applied(before, one.event)
             for mapping in store.mappings:
                 added, changed = mapping.differences(before, after)
                 for row in added:

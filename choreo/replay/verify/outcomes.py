@@ -12,6 +12,7 @@ from typing import Any
 from choreo.chassis.http.money import decimal_text
 from choreo.chassis.service import Service
 from choreo.chassis.transaction.state_store import TableMapping
+from choreo.message.catalog import FACT_OF_TYPE
 from choreo.replay.engine.cases import case_of
 from choreo.replay.engine.in_memory_service import InMemoryService, Taken
 from choreo.replay.engine.row_origin import InMemoryServiceWithOrigins
@@ -85,7 +86,7 @@ class _Folded:
             event = replace(steps[step], step=step)
             state = service.store.from_memory(in_memory.memory, key.name, event.data)
             try:
-                trail = [(event, service.decider.evolve(state, event))]
+                trail = [(event, service.decider.applied(state, event))]
             except Exception as error:
                 self.broken.add(key.name)
                 says = f"how {key.name} ended cannot be told: today's evolve raises {error!r} at the recorded"
@@ -163,7 +164,8 @@ class _Table:
         if row_origin is None:
             return None
         id, type_ = row_origin.last(column)
-        handler = case_of(self.in_memory.service.decider.evolve, type_)
+        evolve = self.in_memory.service.decider.evolve_of(FACT_OF_TYPE[type_])
+        handler = case_of(evolve, type_)
         return Origin(service=self.service, type=type_, event=str(id), at="", time="", handler=handler)
 
     def _says(self, row: Any, column: str, recorded: Any, mine: Any) -> str:

@@ -200,7 +200,7 @@ async def _gathered(
 
 
 def _hears(service: Service[Any], other: str) -> bool:
-    return any(SOURCE_OF_TYPE[fact.__name__] == other for fact in service.hears)
+    return any(SOURCE_OF_TYPE[fact.__name__] == other for fact in service.consumes)
 
 
 async def _batches(source: Source, tally: Tally, tell: _Count) -> AsyncIterator[Sequence[Item]]:
@@ -290,9 +290,11 @@ class _Replay:
         """Names the line of evolve, or that of react where evolve leaves the fact alone."""
         entry, taken, decider = ahead.entry, ahead.taken, self.service.decider
         event, after = taken.trail[0]
-        handler = case_of(decider.react, event.type)
-        if after is not taken.state:
-            handler = case_taken(decider.evolve, taken.state, event)
+        evolve = decider.evolve_of(type(event.data))
+        if after is taken.state and decider.react:
+            handler = case_of(decider.react, event.type)
+        else:
+            handler = case_taken(evolve, taken.state, event)
         return Side(entry.type, str(entry.id), ahead.at, plain(entry.now), handler)
 
 

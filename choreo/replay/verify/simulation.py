@@ -68,8 +68,8 @@ class Simulation:
         self.ran: dict[UUID, Ran] = {}
         self._some_keys = some_keys
         self._hearers = {
-            fact: [name for name, service in services.items() if fact in service.hears]
-            for fact in set(chain.from_iterable(service.hears for service in services.values()))
+            fact: [name for name, service in services.items() if fact in service.consumes]
+            for fact in set(chain.from_iterable(service.consumes for service in services.values()))
         }
 
     def hearers(self, fact: Fact) -> list[str]:
@@ -78,7 +78,7 @@ class Simulation:
     def run_those_that_hear_nobody(self, keys: Mapping[str, Key]) -> None:
         """Takes their journals as they are: whether a login is free depends on other keys."""
         for name, in_memory in self.services.items():
-            if not in_memory.service.hears:
+            if not in_memory.service.consumes:
                 entries = chain.from_iterable(key.entries.get(name, []) for key in keys.values())
                 for entry in sorted(entries, key=lambda entry: entry.position):
                     self._run_ahead(in_memory, entry)

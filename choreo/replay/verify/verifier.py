@@ -25,7 +25,7 @@ class Verifier:
 
     def __init__(self, service: Service[Any], cut: Cut, sample: float) -> None:
         self.in_memory = InMemoryService(service)
-        self.hears = frozenset(service.hears)
+        self.hears = frozenset(service.consumes)
         self.tally = ServiceTally(
             service=service.name, sample=1.0 if service.name == _ALWAYS_WHOLE else sample
         )

@@ -86,7 +86,7 @@ class KnownKeys:
             pass
         return self.keys.get(kid)
 
-    def lags(self) -> bool:
+    async def lags(self) -> bool:
         return self.late
 
 
