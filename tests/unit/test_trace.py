@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.step import Decider
-from choreo.cli.debugging.trace import _hears
+from choreo.cli.debugging.trace import _consumed_types
 from choreo.cli.debugging.trace_formats import as_json, as_mermaid, print_table, print_trees
 from choreo.message.envelope import Event, derived_id
 from choreo.message.fact import Fact
@@ -23,7 +23,7 @@ from tests.unit.choreography import DECIDERS, READERS, Choreography
 from tests.unit.test_choreography import spoilt, what_was_paid_is_not_given_back
 from tests.unit.test_hops import FLOW, ORDERS, PAYMENTS, at, command, event, fact
 
-HEARS = _hears(Settings())
+HEARS = _consumed_types(Settings())
 PAID = ("PaymentConfirmed", "PaymentRejected")
 MAILED = ("NotificationSent", "NotificationFailed")
 

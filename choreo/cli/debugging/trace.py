@@ -94,16 +94,16 @@ def _recorded(file: Path, id: str, limit: int) -> tuple[list[Tree], int]:
     settings = recording.cut.settings
     with telling() as tell:
         material = find_recorded(
-            recording, id, limit, _hears(settings), lambda done, total: tell("reading", done, total)
+            recording, id, limit, _consumed_types(settings), lambda done, total: tell("reading", done, total)
         )
     return _trees(material, settings)
 
 
 def _trees(material: Material | None, settings: Settings) -> tuple[list[Tree], int]:
-    return (trees(material, _hears(settings)), material.left_out) if material else ([], 0)
+    return (trees(material, _consumed_types(settings)), material.left_out) if material else ([], 0)
 
 
-def _hears(settings: Settings) -> dict[str, set[str]]:
+def _consumed_types(settings: Settings) -> dict[str, set[str]]:
     return {
         name: {fact.__name__ for fact in service.consumes} for name, service in services(settings).items()
     }

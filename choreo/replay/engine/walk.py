@@ -90,7 +90,7 @@ class Walk(Generic[S]):
         self.key = key
         self._progress = progress
         self._latest: Ahead | None = None
-        self._hears = {fact.__name__.encode() for fact in service.consumes}
+        self._consumed_types = {fact.__name__.encode() for fact in service.consumes}
         self._excluded_keys: set[str] = set()
         """Keys that have come to their end."""
         self._held: dict[tuple[str | None, int | None, int | None], Event[Fact] | Undecodable] = {}
@@ -140,7 +140,7 @@ class Walk(Generic[S]):
 
     def _hold(self, record: TopicRecord) -> None:
         type_ = type_in(record.record)
-        if type_ is not None and type_ not in self._hears:
+        if type_ is not None and type_ not in self._consumed_types:
             return
         try:
             event = decode(record.record)

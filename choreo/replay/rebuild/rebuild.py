@@ -154,7 +154,7 @@ class History:
         self.next = dict.fromkeys(places, 0)
         """The offset after the last that was read."""
         self.records = 0
-        self._hears = {fact.__name__.encode() for fact in topics.service.consumes}
+        self._consumed_types = {fact.__name__.encode() for fact in topics.service.consumes}
         self._keys: dict[str, _OfKey] = {}
 
     @property
@@ -191,7 +191,7 @@ class History:
         self.next[place] = record.offset + 1
         self.records += 1
         own = record.topic == self.topics.own
-        if not own and type_in(record.record) not in self._hears:
+        if not own and type_in(record.record) not in self._consumed_types:
             return
         try:
             event = decode(record.record)

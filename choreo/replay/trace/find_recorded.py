@@ -17,7 +17,7 @@ def find_recorded(
     recording: Recording,
     id: str,
     limit: int,
-    hears: Mapping[str, Collection[str]],
+    consumed_types: Mapping[str, Collection[str]],
     progress: Callable[[int, int], None],
 ) -> Material | None:
     """Returns None where nothing in it has this id. Of a user, the `limit` newest flows. Raises `Broken`.
@@ -55,7 +55,7 @@ def find_recorded(
         events=events,
         journals={
             service: _journal(
-                recording, found, hears.get(service, ()), waiting if service == "billing" else ()
+                recording, found, consumed_types.get(service, ()), waiting if service == "billing" else ()
             )
             for service, found in entries.items()
         },
@@ -130,10 +130,13 @@ def _entry(item: JournalEntry) -> JournalRow:
 
 
 def _journal(
-    recording: Recording, entries: list[JournalRow], hears: Collection[str], waiting: Collection[UUID]
+    recording: Recording,
+    entries: list[JournalRow],
+    consumed_types: Collection[str],
+    waiting: Collection[UUID],
 ) -> Journal:
     """How far it had read is not recorded: what was published before it was read, and what it heard."""
-    sources = {SOURCE_OF_TYPE[type] for type in hears}
+    sources = {SOURCE_OF_TYPE[type] for type in consumed_types}
     service_of = recording.cut.service_of
     read = {
         place: span.settled for place, span in recording.cut.spans.items() if service_of[place[0]] in sources

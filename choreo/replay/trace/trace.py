@@ -127,10 +127,10 @@ class Tree:
         return below(self.nodes, 0)
 
 
-def trees(material: Material, hears: Mapping[str, Collection[str]]) -> list[Tree]:
-    """Returns the trees, the oldest flow first. `hears` are the types each service hears."""
+def trees(material: Material, consumed_types: Mapping[str, Collection[str]]) -> list[Tree]:
+    """Returns the trees, the oldest flow first. `consumed_types` are the types each service hears."""
     told = ways(material.events, material.journals)
-    found = [_Flow(flow, material, told, hears).tree() for flow in set(material.flows)]
+    found = [_Flow(flow, material, told, consumed_types).tree() for flow in set(material.flows)]
     return sorted((tree for tree in found if tree), key=lambda tree: tree.began_at)
 
 
@@ -154,9 +154,9 @@ class _Flow:
         flow: UUID,
         material: Material,
         told: Mapping[UUID, Way],
-        hears: Mapping[str, Collection[str]],
+        consumed_types: Mapping[str, Collection[str]],
     ) -> None:
-        self._flow, self._material, self._told, self._hears = flow, material, told, hears
+        self._flow, self._material, self._told, self._consumed_types = flow, material, told, consumed_types
         self._events = [
             event for _, event in in_causal_order(event for event in material.events if event.flow == flow)
         ]
@@ -187,7 +187,7 @@ class _Flow:
     def _node(self, event: PublishedEvent) -> Node:
         way = self._told[event.id]
         hearings = tuple(
-            hearing for hearing in way.hearings if event.type in self._hears.get(hearing.service, ())
+            hearing for hearing in way.hearings if event.type in self._consumed_types.get(hearing.service, ())
         )
         children = tuple(self._node(child) for child in self._events if child.cause == event.id)
         gaps = [self._gap(event, hearing) for hearing in hearings if hearing.outcome != "duplicate"]

@@ -20,7 +20,6 @@ from typing import Any
 
 from choreo.chassis.service import Service
 from choreo.chassis.transaction.state_store import TableMapping
-from choreo.message.catalog import SOURCE_OF_TYPE
 from choreo.message.codec import TopicRecord
 from choreo.replay.engine.cases import case_of, case_taken
 from choreo.replay.engine.in_memory_service import InMemoryService, Row
@@ -183,7 +182,7 @@ async def _gathered(
     """Reads the journals of these keys, and the records of the topics that were heard."""
     gathered: dict[ServiceKey, list[Item]] = {of: [] for of in group}
     hearers = {
-        topic: [name for name, service in services.items() if _hears(service, owner)]
+        topic: [name for name, service in services.items() if owner in service.sources]
         for topic, owner in source.cut.service_of.items()
     }
     async for batch in _batches(source, tally, tell):
@@ -197,10 +196,6 @@ async def _gathered(
                     if (name, key) in gathered:
                         gathered[name, key].append(item)
     return gathered
-
-
-def _hears(service: Service[Any], other: str) -> bool:
-    return any(SOURCE_OF_TYPE[fact.__name__] == other for fact in service.consumes)
 
 
 async def _batches(source: Source, tally: Tally, tell: _Count) -> AsyncIterator[Sequence[Item]]:

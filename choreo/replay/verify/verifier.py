@@ -5,7 +5,6 @@ from typing import Any
 
 from choreo.chassis.service import Service
 from choreo.chassis.transaction.step import Outcome
-from choreo.message.catalog import SOURCE_OF_TYPE
 from choreo.message.codec import TopicRecord
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
@@ -25,7 +24,8 @@ class Verifier:
 
     def __init__(self, service: Service[Any], cut: Cut, sample: float) -> None:
         self.in_memory = InMemoryService(service)
-        self.hears = frozenset(service.consumes)
+        self.consumes = frozenset(service.consumes)
+        self.sources = service.sources
         self.tally = ServiceTally(
             service=service.name, sample=1.0 if service.name == _ALWAYS_WHOLE else sample
         )
@@ -39,9 +39,6 @@ class Verifier:
         """Notes keys of which the journal lacks something, with the sentence that says so."""
         for key in filter(self.tally.includes, keys):
             self.tally.diverges(Finding("incomplete", self._name, keys[key], key))
-
-    def hears_from(self, other: str) -> bool:
-        return any(SOURCE_OF_TYPE[fact.__name__] == other for fact in self.hears)
 
     def add_heard(self, record: TopicRecord, event: Event[Fact]) -> None:
         if self.tally.includes(event.key):

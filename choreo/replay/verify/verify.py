@@ -66,7 +66,7 @@ class _Stream:
         self._settled = {place: span.settled for place, span in cut.spans.items()}
         self._owners = {topic: verifiers.get(service) for topic, service in cut.service_of.items()}
         self._hearers: dict[str, list[Verifier]] = {
-            topic: [verifier for verifier in verifiers.values() if verifier.hears_from(service)]
+            topic: [verifier for verifier in verifiers.values() if service in verifier.sources]
             for topic, service in cut.service_of.items()
         }
         self.findings: list[Finding] = []
@@ -99,7 +99,7 @@ class _Stream:
                 owner.decisions.add_undecodable(record, str(error))
             return
         for hearer in hearers:
-            if type(event.data) in hearer.hears:
+            if type(event.data) in hearer.consumes:
                 hearer.add_heard(record, event)
         if owner is not None:
             published = Published(event, record.at, record.offset < self._settled[place])
