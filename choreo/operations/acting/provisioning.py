@@ -2,16 +2,13 @@
 
 from collections.abc import Mapping
 
-from confluent_kafka import KafkaException
-
 from choreo.chassis.kafka.access import KafkaAccess
-from choreo.chassis.kafka.acls import declare_grants, missing_grants
-from choreo.chassis.kafka.admin import administering
+from choreo.chassis.kafka.acls import Unknowable, declare_grants, read_acls
+from choreo.chassis.kafka.admin import RequestFailed, administering
 from choreo.chassis.kafka.grants import Grant
 from choreo.chassis.settings import Settings
 from choreo.errors import Unavailable
 from choreo.operations.principals import grants_of_all
-from choreo.operations.reading.granted import Unknowable, read_acls
 
 
 def grants_by_principal(settings: Settings) -> Mapping[str, set[Grant]]:
@@ -32,12 +29,12 @@ def provide_grants(access: KafkaAccess, wanted: Mapping[str, set[Grant]]) -> Map
             acls = read_acls(admin)
             if acls is None:
                 return None
-            missing = missing_grants(acls, wanted)
+            missing = acls.missing(wanted)
             declare_grants(admin, missing)
     except Unknowable as why:
         raise Unavailable(f"ACLs cannot be checked: {why}. {_needed(wanted)}") from None
-    except KafkaException as error:
-        raise Unavailable(f"ACLs could not be made: {error.args[0].str()}. {_needed(missing)}") from None
+    except RequestFailed as error:
+        raise Unavailable(f"ACLs could not be made: {error}. {_needed(missing)}") from None
     return missing
 
 
