@@ -105,7 +105,12 @@ class Runtime(Generic[S]):
             meter=self.meter,
         )
         self.relay = Relay(
-            prefix + TOPICS[self.service], settings.partitions, self.engine, self._access, self.meter
+            prefix + TOPICS[self.service],
+            settings.partitions,
+            self.engine,
+            self._access,
+            job=self.health.job("relay"),
+            meter=self.meter,
         )
         bell = Bell(self.engine, self.kernel.waiters)
         self.jobs: list[Job] = [self.kernel.run, self.relay.run, bell.listen, bell.tell, self._measure]
