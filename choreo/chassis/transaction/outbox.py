@@ -32,6 +32,9 @@ DELETE FROM outbox WHERE position = ANY(%b::bigint[])"""
 _DEPTH = """/* outbox.depth: how many facts are unpublished, and since when */
 SELECT count(*), min(decided_at) FROM outbox"""
 
+_SINCE = """/* outbox.since: the age of the oldest unpublished fact of each partition */
+SELECT partition, min(decided_at) FROM outbox GROUP BY partition"""
+
 _COUNT = """/* outbox.count: how many facts of these partitions are unpublished */
 SELECT count(*) FROM outbox WHERE partition = ANY(%b::int[])"""
 
@@ -105,6 +108,11 @@ async def depth(conn: Connection) -> tuple[int, datetime | None]:
     row = await (await conn.execute(_DEPTH)).fetchone()
     assert row is not None
     return row[0], row[1]
+
+
+async def unpublished_since(conn: Connection) -> dict[int, datetime]:
+    """By partition when the oldest of its unpublished facts was decided."""
+    return dict(await (await conn.execute(_SINCE)).fetchall())
 
 
 async def count(conn: Connection, partitions: Collection[int]) -> int:
