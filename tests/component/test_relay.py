@@ -232,6 +232,38 @@ async def test_a_fact_stays_in_the_outbox_until_kafka_has_acknowledged_it(
     assert_first_occurrences_in_order(await post.arrived(), decided)
 
 
+async def test_a_partition_whose_batch_is_on_its_way_keeps_no_other_from_its_next(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    produce = Cluster.produce
+    ada, eve = users_of_two_partitions()
+    slow = partition_of(str(eve), PARTITIONS)
+    on_its_way, acknowledge = asyncio.Event(), asyncio.Event()
+
+    async def wait(cluster: Cluster, leader: Any, topic: str, partition: int, batch: bytes) -> None:
+        if partition == slow:
+            on_its_way.set()
+            await acknowledge.wait()
+        await produce(cluster, leader, topic, partition, batch)
+
+    monkeypatch.setattr(Cluster, "produce", wait)
+    decided = await post.decide([ada, eve], 2)
+    relay = post.relay()
+    async with running(relay):
+        async with asyncio.timeout(PATIENCE):
+            await on_its_way.wait()
+        for number in range(3, 6):
+            decided += await post.decide([ada, eve], 1, first=number)
+            relay.wake()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE / 6):
+                    await post.emptied(slow)
+            assert post.unpublished() == {slow}
+        acknowledge.set()
+        await post.emptied()
+    assert_first_occurrences_in_order(await post.arrived(), decided)
+
+
 async def test_a_fact_that_is_committed_after_younger_ones_were_published_is_published_too(
     post: Post, slow_kafka: SlowKafka
 ) -> None:

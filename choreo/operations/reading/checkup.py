@@ -71,7 +71,9 @@ async def examine(installation: Installation) -> list[Finding]:
     try:
         log, since, old = await _ask_kafka(installation.kafka, topics)
         with administering(installation.kafka) as admin:
-            findings = await asyncio.to_thread(_topics, admin, topics, log, since)
+            findings = await asyncio.to_thread(
+                _topics, admin, topics, log, since, installation.settings.partitions
+            )
             findings += await asyncio.to_thread(_kafka_grants, admin, installation)
     except AccessDenied as denied:
         findings.append(Finding("Kafka", "answers", str(denied), "correct them"))
@@ -121,6 +123,7 @@ def _topics(
     topics: Sequence[str],
     log: Mapping[TopicPartition, PartitionLog],
     first: Mapping[TopicPartition, int],
+    used: int,
 ) -> list[Finding]:
     times: dict[str, list[int]] = {}
     for (topic, _), timestamp in first.items():
@@ -134,7 +137,12 @@ def _topics(
         parts = {partition: there for (name, partition), there in log.items() if name == topic}
         count = sum(there.latest - there.earliest for there in parts.values())
         since = f"since {_utc(min(times[topic]))}" if topic in times else "nothing yet"
-        findings.append(Finding(topic, "holds", f"{count} records in {len(parts)} partitions, {since}"))
+        grown = f", of which keys use {used}" if len(parts) > used else ""
+        holds = f"{count} records in {len(parts)} partitions{grown}, {since}"
+        strays = [number for number, there in parts.items() if number >= used and there.latest]
+        moved = len(parts) < used or strays
+        cure = f"set CHOREO_PARTITIONS={len(parts)}: a key stays where it is" if moved else ""
+        findings.append(Finding(topic, "holds", holds, cure))
         lost = {number: there.earliest for number, there in parts.items() if there.earliest}
         if lost:
             where = ", ".join(f"[{number}] before {offset}" for number, offset in sorted(lost.items()))
