@@ -8,7 +8,6 @@ takes one out before any test is read.
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
@@ -38,8 +37,9 @@ from choreo.message.fact import Fact
 from events.billing import PaymentRejected
 from notification_service import evolve as notifications
 from notification_service.mailer import Mail, Mailer
-from order_service import admission, queries
 from order_service import api as orders
+from order_service import queries
+from order_service.admission import Admission
 from tests.shop import PARTITIONS
 from user_service import api as users
 
@@ -437,7 +437,13 @@ def the_parked_are_undecided(patch: Patch) -> None:
 
 def a_shut_door_is_shut(patch: Patch) -> None:
     """While others are undecided for too long no order is let in."""
-    patch.setattr(admission, "PROBE", timedelta(days=1))
+    admits = Admission.admits
+
+    def admits_no_probe(self: Admission, key: str) -> bool:
+        self._probed_at = None
+        return admits(self, key)
+
+    patch.setattr(Admission, "admits", admits_no_probe)
 
 
 BILLING = "tests/component/test_billing.py"
