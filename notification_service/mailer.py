@@ -25,7 +25,6 @@ from psycopg.rows import class_row
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis.database.connection import Connection, raw_connection
-from choreo.chassis.http.answer import Answer
 from choreo.chassis.observe.health import Job
 from choreo.chassis.transaction.inputs import Decided, Failed, Overloaded, Unavailable
 from choreo.chassis.transaction.kernel import Kernel
@@ -251,7 +250,7 @@ class Mailer:
             async with asyncio.timeout(RECORD_TIMEOUT_SECONDS):
                 while True:
                     try:
-                        await self._kernel.ask(command, lambda _: Answer(204, b""), id=id, aside=drop_lease)
+                        await self._kernel.ask(command, id=id, side_write=drop_lease)
                         return True
                     except (Unavailable, Overloaded):
                         await asyncio.sleep(_PAUSE_SECONDS)

@@ -2,7 +2,7 @@
 
 from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, Table, Text, Uuid, text
 
-from choreo.chassis.database.tables import ASIDE, timestamp
+from choreo.chassis.database.tables import NOT_REPLAYED, timestamp
 
 metadata = MetaData()
 
@@ -43,5 +43,5 @@ leases = Table(
     Column("attempts", Integer, nullable=False),
     Column("delivered", Boolean),
     comment="who is mailing what just now; no fact, so replay does not make it",
-    info={ASIDE: True},
+    info={NOT_REPLAYED: True},
 )

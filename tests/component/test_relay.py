@@ -37,7 +37,7 @@ from choreo.chassis.kafka.topics import declare_topics
 from choreo.chassis.observe.health import Job, JobState, NotReady
 from choreo.chassis.observe.meter import Meter
 from choreo.chassis.transaction import outbox
-from choreo.chassis.transaction.outbox import Unpublished
+from choreo.chassis.transaction.outbox import OutboxRow
 from choreo.embedded.home import cache_directory
 from choreo.embedded.kafka import Kafka
 from choreo.embedded.ports import LOOPBACK, free_ports
@@ -69,17 +69,17 @@ class Post:
         meter, self.job = Meter(CollectorRegistry()), Job()
         return Relay(self.topic, partitions, self.engine, access, job=self.job, meter=meter)
 
-    def facts(self, users: list[UUID], each: int, first: int = 1) -> list[Unpublished]:
+    def facts(self, users: list[UUID], each: int, first: int = 1) -> list[OutboxRow]:
         """So many facts of each user, the users taking turns."""
         rows = []
         for number in range(first, first + each):
             for user in users:
                 fact = MoneyDeposited(entry_id=uuid4(), user_id=user, amount=number, balance=number)
                 event = an_event(fact, sequence=number)
-                rows.append(outbox.unpublished(event, partition_of(event.key, PARTITIONS)))
+                rows.append(outbox.row_of(event, partition_of(event.key, PARTITIONS)))
         return rows
 
-    async def decide(self, users: list[UUID], each: int, first: int = 1) -> list[Unpublished]:
+    async def decide(self, users: list[UUID], each: int, first: int = 1) -> list[OutboxRow]:
         """Such facts in one commit; as they lie in the outbox."""
         rows = self.facts(users, each, first)
         async with raw_connection(self.engine) as conn:
@@ -154,7 +154,7 @@ async def running(*relays: Relay) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def assert_first_occurrences_in_order(places: list[Place], decided: list[Unpublished]) -> None:
+def assert_first_occurrences_in_order(places: list[Place], decided: list[OutboxRow]) -> None:
     """Nothing is lost, nothing is altered, and per key what comes for the first time comes in order."""
     expected: dict[bytes, list[Place]] = {}
     for row in decided:
@@ -419,7 +419,7 @@ async def test_what_another_process_decided_is_published_at_once(
         await post.all_owned()
         monkeypatch.setattr(relay, "_POLL_SECONDS", 10 * PATIENCE)
         async with running(other):
-            decided: list[Unpublished] = []
+            decided: list[OutboxRow] = []
             for number in range(1, 5):
                 decided += await post.decide([uuid4() for _ in range(3)], 1, first=number)
                 other.wake()
@@ -588,7 +588,7 @@ async def test_a_partition_whose_leader_does_not_answer_delays_only_itself(
     two_brokers: tuple[Kafka, Kafka], post: Post, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Meanwhile nothing piles up in the process, and afterwards nothing was published twice."""
-    monkeypatch.setattr(cluster, "_PATIENCE_MS", 500)
+    monkeypatch.setattr(cluster, "_TIMEOUT_MS", 500)
     first, second = two_brokers
     post = replace(post, access=first.admin)
     await asyncio.to_thread(declare_topics, post.access, [post.topic], PARTITIONS)
@@ -648,7 +648,7 @@ def counted(patch: pytest.MonkeyPatch) -> Failures:
     failures = Failures()
     send = PartitionProducer.send
 
-    async def count(producer: PartitionProducer, rows: Sequence[Unpublished]) -> int:
+    async def count(producer: PartitionProducer, rows: Sequence[OutboxRow]) -> int:
         try:
             return await send(producer, rows)
         except Exception:
@@ -669,7 +669,7 @@ def users_of_two_partitions() -> tuple[UUID, UUID]:
 async def test_a_bug_in_sending_one_partition_is_its_own(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
     send = PartitionProducer.send
 
-    async def buggy(producer: PartitionProducer, rows: Sequence[Unpublished]) -> int:
+    async def buggy(producer: PartitionProducer, rows: Sequence[OutboxRow]) -> int:
         if rows[0].partition == 1:
             raise ValueError("whoever wrote this")
         return await send(producer, rows)

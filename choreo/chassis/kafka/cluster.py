@@ -33,7 +33,7 @@ from choreo.chassis.transaction.positions import TopicPartition
 EARLIEST, LATEST = -2, -1
 """Of a partition, instead of a time."""
 
-_PATIENCE_MS = 5000
+_TIMEOUT_MS = 5000
 _REPLICATED_WITHIN_MS = 4000
 """A leader that waits for its followers says so before we lose patience with it."""
 _ALL_REPLICAS = -1
@@ -208,7 +208,7 @@ class Cluster:
 
     async def _connected(self, at: Address) -> Any:
         if at not in self._connections or not self._connections[at].connected():
-            self._connections[at] = await create_conn(*at, request_timeout_ms=_PATIENCE_MS, **self._how)
+            self._connections[at] = await create_conn(*at, request_timeout_ms=_TIMEOUT_MS, **self._how)
         return self._connections[at]
 
 

@@ -25,7 +25,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.cluster import Address, Cluster
 from choreo.chassis.kafka.grants import refused, require, writing
-from choreo.chassis.transaction.outbox import Unpublished
+from choreo.chassis.transaction.outbox import OutboxRow
 
 SEND_TIMEOUT_SECONDS = 10.0
 """For one batch, with whatever connections have to be made for it."""
@@ -50,7 +50,7 @@ class PartitionProducer:
         self._batch_bytes = BATCH_BYTES
         """Halved where Kafka takes less."""
 
-    async def send(self, rows: Sequence[Unpublished]) -> int:
+    async def send(self, rows: Sequence[OutboxRow]) -> int:
         """How many of them, counted from the first, are acknowledged.
 
         Raises `AccessDenied` or KafkaError, and nothing is left of the attempt but what may have reached
@@ -74,7 +74,7 @@ class PartitionProducer:
         self._cluster.close()
         self._leader = None
 
-    async def _send(self, rows: Sequence[Unpublished]) -> int:
+    async def _send(self, rows: Sequence[OutboxRow]) -> int:
         leader = self._leader = self._leader or await self._find_leader()
         if self._id is None:
             self._id, self._sequence = await self._cluster.new_producer_id(), 0
@@ -106,7 +106,7 @@ class PartitionProducer:
             )
         return metadata.leader(self._topic, self._partition)
 
-    def _batch(self, id: tuple[int, int], rows: Sequence[Unpublished]) -> tuple[bytes, int]:
+    def _batch(self, id: tuple[int, int], rows: Sequence[OutboxRow]) -> tuple[bytes, int]:
         """As many of the first rows as it holds, and how many these are: one at least."""
         builder = DefaultRecordBatchBuilder(
             magic=2,

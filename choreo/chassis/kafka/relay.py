@@ -32,7 +32,7 @@ from choreo.chassis.kafka.partition_producer import PartitionProducer
 from choreo.chassis.observe.health import Job, NotReady
 from choreo.chassis.observe.meter import Meter
 from choreo.chassis.transaction import outbox
-from choreo.chassis.transaction.outbox import Unpublished
+from choreo.chassis.transaction.outbox import OutboxRow
 
 LEASE = timedelta(seconds=6)
 """So long a shard waits for somebody else when its owner died."""
@@ -223,16 +223,16 @@ class _Shard:
         """By this process's monotonic clock, counted from before the database was asked."""
         self.trouble: str | None = None
         """Why its batch is not acknowledged."""
-        self.sending: asyncio.Task[Sequence[Unpublished]] | None = None
+        self.sending: asyncio.Task[Sequence[OutboxRow]] | None = None
         self._producer = producer
         self._on_end = on_end
         self._on_trouble = on_trouble
 
-    def send(self, rows: Sequence[Unpublished]) -> None:
+    def send(self, rows: Sequence[OutboxRow]) -> None:
         self.sending = asyncio.ensure_future(self._send(rows))
         self.sending.add_done_callback(lambda _: self._on_end())
 
-    def acknowledged(self) -> Sequence[Unpublished]:
+    def acknowledged(self) -> Sequence[OutboxRow]:
         """Those of the last batch, once: then there is room for the next."""
         if self.sending is None or not self.sending.done():
             return ()
@@ -245,7 +245,7 @@ class _Shard:
             self.sending.cancel()
         self._producer.close()
 
-    async def _send(self, rows: Sequence[Unpublished]) -> Sequence[Unpublished]:
+    async def _send(self, rows: Sequence[OutboxRow]) -> Sequence[OutboxRow]:
         """The first of these rows, one at least. Ends when Kafka has them."""
         pause = _FIRST_PAUSE_SECONDS
         while True:
