@@ -112,7 +112,12 @@ class Runtime(Generic[S]):
             job=self.health.job("kernel", serving=True),
         )
         self.relay = Relay(
-            prefix + TOPICS[self.service], settings.partitions, self.engine, self._access, self.meter
+            prefix + TOPICS[self.service],
+            settings.partitions,
+            self.engine,
+            self._access,
+            job=self.health.job("relay"),
+            meter=self.meter,
         )
         notifications = CommitNotifications(self.engine, self.kernel.waiters)
         self.jobs: list[Job] = [
