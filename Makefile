@@ -5,11 +5,11 @@ STAMP := .venv/installed
 WORKERS ?= 2  # processes that test, each with a Kafka and a Postgres of its own
 PYTHONS := $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11
 
-.PHONY: help run test demo check docs bench chaos
+.PHONY: help run test demo check docs bench bench-peers chaos
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make run | test | demo | check | docs | bench | chaos; for more: .venv/bin/choreo --help'
+	@echo 'make run | test | demo | check | docs | bench | bench-peers | chaos; for more: .venv/bin/choreo --help'
 
 run: $(STAMP)
 	@exec $(BIN)/choreo up
@@ -17,7 +17,7 @@ run: $(STAMP)
 test: $(STAMP)
 	@exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-demo bench chaos docs: $(STAMP)
+demo bench bench-peers chaos docs: $(STAMP)
 	@exec $(BIN)/choreo $@ $(ARGS)
 
 check: $(STAMP)
