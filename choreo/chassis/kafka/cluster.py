@@ -30,7 +30,7 @@ from choreo.chassis.transaction.positions import TopicPartition
 EARLIEST, LATEST = -2, -1
 """Of a partition, instead of a time."""
 
-_PATIENCE_MS = 5000
+_TIMEOUT_MS = 5000
 _OF_GROUPS = 0
 _ANY_REPLICA = -1
 _UNCOMMITTED_TOO = 0
@@ -171,7 +171,7 @@ class Cluster:
 
     async def _connected(self, at: Address) -> Any:
         if at not in self._connections:
-            self._connections[at] = await create_conn(*at, request_timeout_ms=_PATIENCE_MS, **self._how)
+            self._connections[at] = await create_conn(*at, request_timeout_ms=_TIMEOUT_MS, **self._how)
         return self._connections[at]
 
 

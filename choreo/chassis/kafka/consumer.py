@@ -49,7 +49,7 @@ _FETCH_WAIT_MS = 50
 """Faust has 1500: a partition that is not part of the fetch under way would wait that long."""
 _WATCH = 5.0
 _PAUSE = 1.0
-_PATIENCE = 5.0
+_STOP_TIMEOUT_SECONDS = 5.0
 
 _DATABASE_AWAY = (psycopg.Error, SQLAlchemyError)
 _KAFKA_AWAY = (aiokafka.errors.KafkaError, OSError, TimeoutError)
@@ -220,7 +220,7 @@ def _finished(done: "asyncio.Future[None]", *, event: "_Event", ended: "asyncio.
 
 async def _stop(app: faust.App) -> None:
     try:
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(_STOP_TIMEOUT_SECONDS):
             await app.stop()
     except Exception as error:
         log.warning("Faust did not stop tidily", error=repr(error))
