@@ -39,7 +39,9 @@ from choreo.replay.history.moments import (
     moment_of,
     settled,
 )
-from events.billing import MoneyDeposited
+from events.billing import MoneyDeposited, PaymentRejected
+from notification_service.evolve import evolve as evolve_notifications
+from notification_service.state import Notifications
 from tests.replay.constructed import NAMES, Constructed, a_story, rows_of
 from tests.unit.facts import ADA
 from tests.unit.spec import START
@@ -203,6 +205,15 @@ def test_a_difference_names_the_columns_and_the_line_that_wrote_them() -> None:
     assert "case MoneyWithdrawn(" in (ROOT / file).read_text().splitlines()[int(line) - 1]
 
 
+def evolve_in_two_cases(state: Notifications, event: Event[Any]) -> Notifications:
+    match event.data:
+        case PaymentRejected(reason="insufficient_funds"):
+            return evolve_notifications(state, event)
+        case PaymentRejected(reason="order_cancelled"):
+            return evolve_notifications(state, event)
+    return evolve_notifications(state, event)
+
+
 def test_of_two_cases_for_a_type_the_one_taken_is_named() -> None:
     shop = Constructed()
     shop.place(1)
@@ -212,10 +223,11 @@ def test_of_two_cases_for_a_type_the_one_taken_is_named() -> None:
     shop.publish("order")
     shop.deliver("billing", "order")
     shop.settle()
-    walk = walk_of(shop, "notification")
-    mapping = next(mapping for mapping in walk.service.store.mappings if mapping.field == "notifications")
+    service = shop.described("notification")
+    mapping = next(mapping for mapping in service.store.mappings if mapping.field == "notifications")
     heard = next(one for one in shop.journaling["notification"].journal if one.type == "PaymentRejected")
-    (at_rejection,) = run(tables_at(walk_of(shop, "notification"), AfterId(heard.id)))
+    two_cases = replace(service, decider=replace(service.decider, evolve=evolve_in_two_cases))
+    (at_rejection,) = run(tables_at(Walk(shop, two_cases), AfterId(heard.id)))
     ((_, cause),) = at_rejection.of(mapping).values()
     file, line = cause.handler.split(":")
     assert 'reason="order_cancelled"' in (ROOT / file).read_text().splitlines()[int(line) - 1]
