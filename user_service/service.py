@@ -7,6 +7,7 @@ from choreo.message.decider import types_of
 from user_service.commands import Commands
 from user_service.decide import SERVICE, decide
 from user_service.evolve import evolve
+from user_service.signing import Signer
 from user_service.state import Users
 from user_service.store import STORE
 
@@ -16,4 +17,4 @@ def decider() -> Decider[Users]:
 
 
 def service(settings: Settings) -> Service[Users]:
-    return Service(decider(), STORE, commands=types_of(Commands))
+    return Service(decider(), STORE, commands=types_of(Commands), signer=Signer)

@@ -18,6 +18,7 @@ from choreo.chassis.database.connection import Connection
 from choreo.chassis.database.tables import outbox
 from choreo.chassis.http import auth
 from choreo.chassis.http.problems import unavailable
+from choreo.chassis.service import Rotation
 from choreo.chassis.transaction.inputs import Decided, SideWrite, Unavailable
 from choreo.chassis.transaction.kernel import Kernel
 from choreo.message.envelope import Cause
@@ -33,6 +34,8 @@ SETTLED = timedelta(seconds=10)
 _REMEMBERED = timedelta(seconds=2)
 _PAUSE = 1.0
 _LOOK_AGAIN = 60.0
+_ACKNOWLEDGED_WITHIN = 5.0
+_SECONDS_BETWEEN_LOOKS = 0.1
 VERIFIES_ON = timedelta(seconds=auth.LIFETIME + auth.LEEWAY) + timedelta(minutes=1)
 """So long a retired key is good: a token's lifetime, and a minute for processes that still sign with it."""
 
@@ -90,6 +93,23 @@ class Signer:
 
         await self._kernel.ask(command, side_write=keep)
         return command.kid
+
+    async def rotate(self) -> Rotation:
+        """Publishes a new key beside those there are, and waits a moment for Kafka to have it."""
+        before = await self.good_keys()
+        kid = await self.publish()
+        key = await self._acknowledged(kid)
+        older = tuple(key.kid for key in before[-1:])
+        return Rotation(kid, key.acknowledged, key.published_at + SETTLED, older, VERIFIES_ON)
+
+    async def _acknowledged(self, kid: str) -> Row[Any]:
+        """The key as it stands once Kafka has it, or after `_ACKNOWLEDGED_WITHIN` seconds."""
+        deadline = asyncio.get_running_loop().time() + _ACKNOWLEDGED_WITHIN
+        while True:
+            (key,) = [key for key in await self.good_keys() if key.kid == kid]
+            if key.acknowledged or asyncio.get_running_loop().time() > deadline:
+                return key
+            await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
 
     async def retire(self) -> None:
         """Gives an end to the keys that another has taken over from. Safe to repeat."""

@@ -1,8 +1,12 @@
 """What makes a service: everything the chassis has to be told, and nothing that runs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import cached_property
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis.kafka.grants import Grant, reading, writing
 from choreo.chassis.settings import TOPICS
@@ -13,6 +17,9 @@ from choreo.message.catalog import SOURCE_OF_TYPE
 from choreo.message.decider import Command
 from choreo.message.fact import Fact
 from choreo.message.state import SHARED_FACTS
+
+if TYPE_CHECKING:
+    from choreo.chassis.transaction.kernel import Kernel
 
 S = TypeVar("S")
 
@@ -27,6 +34,29 @@ class Waiting:
     """Gives one row: how many, and since when the oldest."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """What became of a new signing key, and what becomes of those before it."""
+
+    kid: str
+    acknowledged: bool
+    """Kafka has it."""
+    signs_from: datetime
+    before: tuple[str, ...]
+    """The keys that go on signing until then."""
+    then_verify_for: timedelta
+    """So long those before it are good after that."""
+
+
+class Signer(Protocol):
+    async def rotate(self) -> Rotation:
+        """Publishes a new key through its service's kernel; returns once Kafka has it, or is late."""
+
+
+SignerOf: TypeAlias = "Callable[[Kernel[S], AsyncEngine, Callable[[], datetime]], Signer]"
+"""Makes a signer over this service's kernel, its database and a clock."""
+
+
 @dataclass(frozen=True)
 class Service(Generic[S]):
     """`own_store` and `own_consumed` are the service's; `store` and `consumes` have what the chassis adds."""
@@ -37,6 +67,8 @@ class Service(Generic[S]):
     commands: tuple[type[Command], ...] = ()
     """What can be asked of it from outside, and so what its journal holds."""
     waiting: Waiting | None = None
+    signer: "SignerOf[S] | None" = None
+    """Of the one service that signs the tokens which all verify."""
 
     @property
     def name(self) -> str:

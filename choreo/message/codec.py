@@ -31,6 +31,25 @@ class Record:
     headers: Headers
 
 
+@dataclass(frozen=True, slots=True)
+class TopicRecord:
+    """A record where it lies."""
+
+    topic: str
+    """Its whole name, prefix and all."""
+    partition: int
+    offset: int
+    timestamp: int
+    """Milliseconds since 1970."""
+    appended: bool
+    """Whether that is the broker's time of appending, or else the producer's."""
+    record: Record
+
+    @property
+    def at(self) -> str:
+        return f"{self.topic}[{self.partition}]@{self.offset}"
+
+
 class Undecodable(ValueError):
     """These bytes are no event; the message says which part and why."""
 

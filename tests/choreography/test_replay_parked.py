@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from billing_service import service as billing_service
 from billing_service.evolve import evolve
 from billing_service.state import Billing
-from choreo.cli.debugging import past, rebuild
+from choreo.cli.debugging import rebuild, replay_source
 from choreo.cli.main import app
 from choreo.cli.running import dlq
 from choreo.message.envelope import Event
@@ -25,7 +25,7 @@ from tests.shop import Shop
 @pytest.fixture
 def here(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
     """The verbs find it, and it does not print between their lines."""
-    for module in (dlq, past):
+    for module in (dlq, replay_source):
         monkeypatch.setattr(module, "find_installation", lambda: shop.installation)
     with capture_logs():
         yield shop
@@ -116,7 +116,7 @@ async def test_a_record_that_is_no_event_is_never_a_match(
     here: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Billing's rows are rightly rebuilt without it; those of the topic's own service cannot be."""
-    for module in (rebuild, past):
+    for module in (rebuild, replay_source):
         monkeypatch.setattr(module, "find_installation", lambda: here.installation)
     ada = await here.customer("10.00")
     async with producing(here) as send:

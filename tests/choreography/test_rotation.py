@@ -14,6 +14,7 @@ from choreo.cli import main as cli
 from choreo.cli.running import keys
 from choreo.demo.client import PASSWORD, Customer
 from choreo.errors import Unavailable
+from choreo.operations.acting.rotation import rotated
 from tests.locks import held
 from tests.shop import PATIENCE, Shop, eventually
 from user_service import signing
@@ -71,7 +72,7 @@ async def test_no_request_fails_while_a_key_gives_way_to_another(
 
     monkeypatch.setattr(signing, "SETTLED", timedelta(hours=1))
     asking = asyncio.create_task(ask_until(first, 10))
-    rotation = await keys.rotated(rotating.installation)
+    rotation = await rotated(rotating.installation)
     assert (rotation.acknowledged, rotation.before) == (True, (first,))
     await asking
     await ask_until(first, 12)
@@ -85,7 +86,7 @@ async def test_no_request_fails_while_a_key_gives_way_to_another(
 async def test_the_key_before_ends_once_its_tokens_have(rotating: Shop) -> None:
     ada = await rotating.customer(balance="1.00")
     first = kid_of(ada.token)
-    rotation = await keys.rotated(rotating.installation)
+    rotation = await rotated(rotating.installation)
 
     async def told_in(service: str) -> dict[str, float]:
         rows = rotating.rows(
@@ -108,10 +109,10 @@ async def test_the_key_before_ends_once_its_tokens_have(rotating: Shop) -> None:
 async def test_a_key_that_kafka_does_not_have_does_not_sign(
     rotating: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keys, "_ACKNOWLEDGED_WITHIN", 0.0)
+    monkeypatch.setattr(signing, "_ACKNOWLEDGED_WITHIN", 0.0)
     ada = await rotating.customer()
     await rotating.stop("user")
-    rotation = await keys.rotated(rotating.installation)
+    rotation = await rotated(rotating.installation)
     assert not rotation.acknowledged
     assert rotating.rows("user", "SELECT count(*) FROM outbox WHERE key = %s", rotation.kid) == [(1,)]
     await rotating.start("user")
@@ -133,7 +134,7 @@ async def test_a_good_token_whose_key_is_not_heard_yet_is_told_to_come_again(rot
     assert await asked_with(invented) == (401, "urn:choreo:problem:unauthorized")
     lock = "SELECT 1 FROM positions WHERE topic LIKE %s FOR UPDATE"
     async with held(rotating.owner_urls["order"], lock, "%user-events") as lock_on_positions:
-        rotation = await keys.rotated(rotating.installation)
+        rotation = await rotated(rotating.installation)
         await lock_on_positions.keeps_waiting(1)
         async with asyncio.timeout(PATIENCE):
             while kid_of(token := await token_of(rotating, ada)) != rotation.kid:

@@ -13,12 +13,12 @@ from choreo.chassis.registry import services
 from choreo.chassis.service import Service as Described
 from choreo.chassis.settings import TOPICS, Settings
 from choreo.chassis.transaction.step import Decider
-from choreo.message.codec import encode
+from choreo.message.codec import TopicRecord, encode
 from choreo.message.decider import Command, Refusal
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.replay.sources.recording import Writer
-from choreo.replay.sources.records import Cut, Item, JournalEntry, Span, TopicRecord, Unpublished
+from choreo.replay.sources.records import Cut, Item, JournalEntry, OutboxRecord, Span
 from choreo.replay.sources.rows import values
 from tests.unit.choreography import DEADLINE, DECIDERS, Choreography, Service
 
@@ -119,7 +119,7 @@ class Constructed(Choreography):
         for name, service in self.journaling.items():
             yield from service.journal
             for event in service.decided[service.published :]:
-                yield Unpublished(name, encode(event))
+                yield OutboxRecord(name, encode(event))
 
     async def batches(self) -> AsyncIterator[Sequence[Item]]:
         for item in self.items():

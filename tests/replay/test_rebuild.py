@@ -24,12 +24,12 @@ from choreo.chassis.settings import SERVICES
 from choreo.cli.debugging.rebuild import rebuilt
 from choreo.cli.debugging.record import recorded
 from choreo.cli.debugging.trace import live
-from choreo.cli.debugging.verify import report_on
 from choreo.demo.client import Customer
 from choreo.embedded.postgres import Postgres
 from choreo.message.envelope import Event
 from choreo.operations.acting.rebuilt import Busy
 from choreo.replay.sources.live import open_live
+from choreo.replay.verify.report import report_on
 from events.order import OrderCreated
 from tests.brokers import Broker
 from tests.choreography.ending import caught_up, sent_out, settled

@@ -28,7 +28,7 @@ from choreo.replay.engine.debugger import debug
 from choreo.replay.engine.expressions import BadExpression, Expression, names_at
 from choreo.replay.engine.sandbox import SideEffect, no_side_effects
 from choreo.replay.engine.walk import Ahead, Walk
-from choreo.replay.history.history import Tables, differences, last_changes, live_rows, tables_at
+from choreo.replay.history.blame import last_changes
 from choreo.replay.history.moments import (
     AfterId,
     AfterPlace,
@@ -39,6 +39,7 @@ from choreo.replay.history.moments import (
     moment_of,
     settled,
 )
+from choreo.replay.history.state import Tables, differences, live_rows, tables_at
 from events.billing import MoneyDeposited, PaymentRejected
 from notification_service.evolve import evolve as evolve_notifications
 from notification_service.state import Notifications

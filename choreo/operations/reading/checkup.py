@@ -5,35 +5,33 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 import httpx
 import psycopg
-from aiokafka.errors import KafkaError
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis.backlog import CountSince, read_backlog
 from choreo.chassis.database.connection import Connection, raw_connection
 from choreo.chassis.kafka.access import KafkaAccess
-from choreo.chassis.kafka.admin import administering
+from choreo.chassis.kafka.acls import Acls, Unknowable, read_acls
+from choreo.chassis.kafka.admin import RequestFailed, administering
 from choreo.chassis.kafka.grants import AccessDenied, Grant, asking
+from choreo.chassis.kafka.log_reader import LOG_UNREADABLE, retrying
 from choreo.chassis.kafka.topic_log import LogMismatch, PartitionLog, compare, describe
-from choreo.chassis.kafka.topics import FOREVER
+from choreo.chassis.kafka.topics import FOREVER, forgetting_settings
 from choreo.chassis.service import Service
 from choreo.chassis.settings import SERVICES, TOPICS
 from choreo.chassis.transaction import positions
 from choreo.chassis.transaction.positions import Position, TopicPartition
 from choreo.embedded.ports import LOOPBACK
-from choreo.operations.reading.granted import Unknowable, allowed, read_acls
 from choreo.operations.reading.installation import Installation
 from choreo.operations.replicas import Replica, replicas_of
 
 LONG = 60.0
 """Seconds after which what is still unfinished needs a person."""
-_PATIENCE = 5.0
-_ASK_AGAIN = 0.1
+_REQUEST_TIMEOUT_SECONDS = 5.0
 
 _GRANTS = """/* grants.missing: what the running service may not do and must, and may do and must not */
 SELECT relname, privilege,
@@ -69,21 +67,19 @@ async def examine(installation: Installation) -> list[Finding]:
     log: Mapping[TopicPartition, PartitionLog] = {}
     old: Mapping[TopicPartition, int] = {}
     try:
-        log, since, old = await _ask_kafka(installation.kafka, topics)
-        with administering(installation.kafka) as admin:
-            findings = await asyncio.to_thread(_topics, admin, topics, log, since)
-            findings += await asyncio.to_thread(_kafka_grants, admin, installation)
+        log, since, old = await retrying(partial(_ask_kafka, installation.kafka, topics))
+        forgetting, acls = await asyncio.to_thread(_ask_admin, installation.kafka, topics)
+        findings = [*_topics(forgetting, log, since), *_kafka_grants(acls, installation)]
     except AccessDenied as denied:
         findings.append(Finding("Kafka", "answers", str(denied), "correct them"))
     except LogMismatch as missing:
         findings.append(
             Finding("Kafka", "topics", str(missing), "restore it; a new cluster: choreo provision")
         )
-    except (KafkaError, KafkaException) as error:
-        reason = error.args[0].str() if isinstance(error, KafkaException) else str(error)
+    except (*LOG_UNREADABLE, RequestFailed) as error:
         cure = "start it, or correct KAFKA_BOOTSTRAP_SERVERS"
-        findings.append(Finding("Kafka", "answers", f"{installation.kafka.bootstrap}: {reason}", cure))
-    async with installation.engines() as engines, httpx.AsyncClient(timeout=_PATIENCE) as http:
+        findings.append(Finding("Kafka", "answers", f"{installation.kafka.bootstrap}: {error}", cure))
+    async with installation.engines() as engines, httpx.AsyncClient(timeout=_REQUEST_TIMEOUT_SECONDS) as http:
         for name, engine in engines.items():
             ports = installation.own_ports.get(name) or [installation.settings.port_of(name)]
             for replica, port in zip(replicas_of({name: len(ports)}), ports, strict=True):
@@ -96,29 +92,31 @@ async def _ask_kafka(
     access: KafkaAccess, topics: Sequence[str]
 ) -> tuple[Mapping[TopicPartition, PartitionLog], Mapping[TopicPartition, int], Mapping[TopicPartition, int]]:
     """The log as it is, the time of each partition's first record (milliseconds since the epoch; -1 where
-    there is none), and how far it had been written `LONG` ago. Again where the cluster refuses for a moment
-    only, as it does while the leader of a partition is new.
+    there is none), and how far it had been written `LONG` ago.
     """
-    deadline = time.monotonic() + _PATIENCE
-    while True:
+    log = await describe(access, topics)
+    async with asking(access) as cluster:
+        first = await cluster.offsets(log, 0)
+        young = await cluster.offsets(log, int(1000 * (time.time() - LONG)))
+    since = {place: at for place, (_, at) in first.items()}
+    old = {place: log[place].latest if offset < 0 else offset for place, (offset, _) in young.items()}
+    return log, since, old
+
+
+def _ask_admin(
+    access: KafkaAccess, topics: Sequence[str]
+) -> tuple[Mapping[str, Mapping[str, str]], Acls | Unknowable | None]:
+    """The settings with which topics would forget facts, and the ACLs, or why they cannot be told."""
+    with administering(access) as admin:
+        forgetting = forgetting_settings(admin, topics, _REQUEST_TIMEOUT_SECONDS)
         try:
-            log = await describe(access, topics)
-            async with asking(access) as cluster:
-                first = await cluster.offsets(log, 0)
-                young = await cluster.offsets(log, int(1000 * (time.time() - LONG)))
-        except (KafkaError, LogMismatch):
-            if time.monotonic() > deadline:
-                raise
-            await asyncio.sleep(_ASK_AGAIN)
-        else:
-            since = {place: at for place, (_, at) in first.items()}
-            old = {place: log[place].latest if offset < 0 else offset for place, (offset, _) in young.items()}
-            return log, since, old
+            return forgetting, read_acls(admin)
+        except Unknowable as why:
+            return forgetting, why
 
 
 def _topics(
-    admin: AdminClient,
-    topics: Sequence[str],
+    forgetting: Mapping[str, Mapping[str, str]],
     log: Mapping[TopicPartition, PartitionLog],
     first: Mapping[TopicPartition, int],
 ) -> list[Finding]:
@@ -126,11 +124,8 @@ def _topics(
     for (topic, _), timestamp in first.items():
         if timestamp >= 0:
             times.setdefault(topic, []).append(timestamp)
-    resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
-    configs = admin.describe_configs(resources, request_timeout=_PATIENCE)
     findings = []
-    for resource, config in configs.items():
-        topic, settings = resource.name, config.result()
+    for topic, wrong in forgetting.items():
         parts = {partition: there for (name, partition), there in log.items() if name == topic}
         count = sum(there.latest - there.earliest for there in parts.values())
         since = f"since {_utc(min(times[topic]))}" if topic in times else "nothing yet"
@@ -143,7 +138,6 @@ def _topics(
             )
         else:
             findings.append(Finding(topic, "replayable", "from its first record"))
-        wrong = {name: settings[name].value for name in FOREVER if settings[name].value != FOREVER[name]}
         if wrong:
             told = ", ".join(f"{name}={value}" for name, value in wrong.items())
             must = ", ".join(f"{name}={FOREVER[name]}" for name in wrong)
@@ -153,12 +147,10 @@ def _topics(
     return findings
 
 
-def _kafka_grants(admin: AdminClient, installation: Installation) -> list[Finding]:
+def _kafka_grants(acls: Acls | Unknowable | None, installation: Installation) -> list[Finding]:
     """For each service whether Kafka lets it do its work, and nothing else with what is this system's."""
-    try:
-        acls = read_acls(admin)
-    except Unknowable as why:
-        return [Finding("Kafka", "grants", str(why), "grant it, or look yourself")]
+    if isinstance(acls, Unknowable):
+        return [Finding("Kafka", "grants", str(acls), "grant it, or look yourself")]
     if acls is None:
         return [Finding("Kafka", "grants", "no authorizer: everybody may do everything")]
     settings = installation.settings
@@ -171,7 +163,7 @@ def _kafka_grants(admin: AdminClient, installation: Installation) -> list[Findin
     findings = []
     for name in SERVICES:
         principal = settings.kafka_access(name).principal
-        may = allowed(acls, principal, resources)
+        may = acls.allowed(principal, resources)
         told = [f"{grant} is missing" for grant in sorted(by_service[name] - may)]
         told += [f"{grant} is too much" for grant in sorted(may - needed[principal])]
         cure = f"choreo provision, or put it right for {principal}" if told else ""

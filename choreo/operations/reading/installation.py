@@ -103,5 +103,5 @@ def find_installation() -> Installation:
         return Installation(settings, {name: url for name, url in urls.items() if url})
     raise Unavailable(
         f"No system runs from {Home(settings).path}: start it with `choreo up`, name its home with "
-        "CHOREO_HOME or its CHOREO_PORT_BASE, or set KAFKA_BOOTSTRAP_SERVERS and the four ..._DATABASE_URL."
+        "CHOREO_HOME or its CHOREO_PORT_BASE, or set KAFKA_BOOTSTRAP_SERVERS and every ..._DATABASE_URL."
     )

@@ -9,6 +9,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any, Generic, TypeVar
 
+import orjson
 from pydantic import TypeAdapter
 
 from choreo.chassis.service import Service
@@ -44,7 +45,7 @@ class _Watched(Decider[S]):
 
 @dataclass(frozen=True, slots=True)
 class Taken(Generic[S]):
-    """An input that is about to be taken. `run` may be called again and again: nothing is changed by it."""
+    """An input and the state it meets. `run` changes nothing, so it may be called several times."""
 
     service: Service[S]
     input: Event[Fact] | Command | Undecodable
@@ -57,7 +58,7 @@ class Taken(Generic[S]):
     """The facts that were evolved by the last run, each with the state after it."""
 
     def run(self) -> Outcome[S]:
-        """Raises what a handler raises."""
+        """Takes the step. Raises what a handler raises."""
         self.trail.clear()
         if isinstance(self.input, Undecodable):
             raise self.input
@@ -68,7 +69,7 @@ class Taken(Generic[S]):
         return obey(decider, self.state, self.input, self.now, self.sequence)
 
     def puts(self) -> list[Put[S]]:
-        """What its last run writes."""
+        """Returns the rows that its last run writes."""
         puts: list[Put[S]] = []
         before = self.state
         for event, after in self.trail:
@@ -80,7 +81,7 @@ class Taken(Generic[S]):
         return puts
 
 
-class Shadow(Generic[S]):
+class InMemoryService(Generic[S]):
     def __init__(self, service: Service[S]) -> None:
         self.service = service
         self.memory = Memory(service.store.mappings)
@@ -89,16 +90,16 @@ class Shadow(Generic[S]):
         self._commands = {command.__name__: _adapter(command) for command in service.commands}
 
     def command(self, type_: str, fields: dict[str, Any]) -> Command:
-        """As the journal has it. Raises LookupError for one that today's code does not know, ValueError."""
+        """Reads a command as the journal has it. Raises LookupError where it is unknown, ValueError."""
         command: Command = self._commands[type_].validate_python(fields)
         return command
 
     def skip(self, key: str, step: int) -> None:
-        """On to this step of the key, where the inputs that made those before it were left out."""
+        """Goes on to this step of the key, where the inputs that made those before it were left out."""
         self.sequences[key] = max(self.sequences.get(key, 0), step)
 
     def take(self, key: str, input: Event[Fact] | Command | Undecodable, now: datetime) -> Taken[S]:
-        """The state it meets. Nothing happens yet."""
+        """Loads the state that the input meets. Nothing happens yet."""
         content = input.data if isinstance(input, Event) else input
         state = self.service.store.from_memory(self.memory, key, content)
         return Taken(self.service, input, state, now, self.sequences.get(key, 0))
@@ -113,7 +114,17 @@ class Shadow(Generic[S]):
         return puts
 
 
+def refusal_as_dict(outcome: Outcome[Any]) -> dict[str, Any] | None:
+    """Returns the refusal as the journal has it."""
+    if outcome.refusal is None:
+        return None
+    refusal: dict[str, Any] = orjson.loads(
+        orjson.dumps({"type": type(outcome.refusal).__name__, **outcome.refusal.numbers})
+    )
+    return refusal
+
+
 @cache
 def _adapter(command: type[Command]) -> TypeAdapter[Any]:
-    """Made once: that takes longer than many steps."""
+    """Makes it once: that takes longer than many steps."""
     return TypeAdapter(command)

@@ -14,7 +14,7 @@ from choreo.message.catalog import published_by
 from choreo.message.decider import Command, types_of
 from choreo.message.signing_key import SigningKeyPublished
 from choreo.message.state import SHARED_FACTS
-from choreo.replay.engine.in_memory_service import Shadow
+from choreo.replay.engine.in_memory_service import InMemoryService
 from tests.unit.spec import START, event
 
 
@@ -62,12 +62,12 @@ def test_every_service_keeps_the_signing_keys_it_is_told_of_and_decides_nothing_
     assert (SigningKeyPublished in service.consumes) == (name != "user"), (
         "it is the user service that decides"
     )
-    shadow = Shadow(service)
+    in_memory = InMemoryService(service)
     for not_after in (datetime(2031, 1, 1, tzinfo=UTC), datetime(2030, 1, 2, tzinfo=UTC)):
         told = SigningKeyPublished(kid="k1", public_jwk={"kty": "OKP"}, not_after=not_after)
-        taken = shadow.take("k1", event(told, 1), START)
+        taken = in_memory.take("k1", event(told, 1), START)
         assert taken.run().events == ()
-        (written,) = shadow.keep("k1", taken)
+        (written,) = in_memory.keep("k1", taken)
         assert (written[0].table, written[2]) == (signing_keys, told)
         assert taken.state.signing_keys.keys() <= {"k1"}
     assert written[1] and written[1].not_after == datetime(2031, 1, 1, tzinfo=UTC), (
