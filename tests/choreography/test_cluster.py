@@ -60,7 +60,7 @@ async def ours(access: KafkaAccess, topics: Sequence[str], groups: Sequence[str]
                 told[name] = error.errno
         for name in groups:
             try:
-                told[name] = await cluster.group_operations(name)
+                told[name] = (await cluster.group(name)).operations
             except KafkaError as error:
                 told[name] = error.errno
     return told

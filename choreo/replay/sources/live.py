@@ -9,22 +9,21 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
 import orjson
 import psycopg
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.consumer import fetcher
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 from psycopg.types.json import set_json_loads
 from sqlalchemy import Table
 
 from choreo.chassis.database.tables import keys
 from choreo.chassis.kafka.access import KafkaAccess
-from choreo.chassis.kafka.lenient_records import AnyRecords
+from choreo.chassis.kafka.aiokafka_internals import log_reader
 from choreo.chassis.kafka.topic_log import LogMismatch, PartitionLog, describe
 from choreo.chassis.settings import TOPICS, Settings
 from choreo.chassis.transaction import outbox
@@ -274,6 +273,8 @@ class _Partition:
     span: Span
     next: int = 0
     """The offset after the last that was fetched."""
+    last: int = 0
+    """The offset after the last record."""
     fetched: deque[TopicRecord] = field(default_factory=deque)
     paused: bool = False
 
@@ -286,14 +287,7 @@ class _Log:
     """The topics, read by offsets. Use as a context."""
 
     def __init__(self, access: KafkaAccess, cut: Cut) -> None:
-        fetcher.MemoryRecords = AnyRecords
-        self._consumer: _Consumer = AIOKafkaConsumer(
-            **access.aiokafka(),
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            fetch_max_wait_ms=20,
-        )
+        self._consumer: _Consumer = log_reader(access)
         self._cut = cut
         self._partitions = {place: _Partition(span, span.first) for place, span in cut.spans.items()}
         self._needed: set[tuple[str, int, int]] = set()
@@ -366,18 +360,18 @@ class _Log:
 
     async def _take(self, place: Place, records: Sequence[Any]) -> None:
         part = self._partitions[place]
-        part.fetched.extend(
-            TopicRecord(
-                *place,
-                record.offset,
-                record.timestamp,
-                record.timestamp_type == _APPENDED,
-                Record(record.key, record.value, list(record.headers)),
-            )
-            for record in records
-            if record.offset < part.span.end
-        )
+        begin = part.next
+        for record in records:
+            if record.offset < part.span.end:
+                told = Record(record.key, record.value, list(record.headers))
+                appended = record.timestamp_type == _APPENDED
+                part.fetched.append(
+                    TopicRecord(*place, record.offset, record.timestamp, appended, told, begin)
+                )
+                begin = part.last = record.offset + 1
         part.next = await self._consumer.position(TopicPartition(*place))
+        if part.exhausted:  # behind the last record there may be marks of transactions
+            self._cut.spans[place] = replace(part.span, end=max(part.last, part.span.first))
         if part.exhausted or len(part.fetched) > _MANY:
             self._consumer.pause(TopicPartition(*place))
             part.paused = not part.exhausted

@@ -9,12 +9,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from uuid import UUID
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.consumer import fetcher
+from aiokafka import TopicPartition
 from sqlalchemy import Table, Uuid
 
 from choreo.chassis.kafka.access import KafkaAccess
-from choreo.chassis.kafka.lenient_records import AnyRecords
+from choreo.chassis.kafka.aiokafka_internals import log_reader
 from choreo.chassis.service import Service
 from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.state_store import TableMapping
@@ -126,15 +125,7 @@ async def records_at(access: KafkaAccess, wanted: Iterable[Offset]) -> list[Topi
         places.setdefault(TopicPartition(topic, partition), []).append(offset)
     if not places:
         return []
-    fetcher.MemoryRecords = AnyRecords
-    consumer = AIOKafkaConsumer(
-        **access.aiokafka(),
-        group_id=None,
-        enable_auto_commit=False,
-        auto_offset_reset="none",
-        fetch_max_wait_ms=20,
-        max_partition_fetch_bytes=_FETCHED,
-    )
+    consumer = log_reader(access, max_partition_fetch_bytes=_FETCHED)
     await consumer.start()
     try:
         found: list[TopicRecord] = []

@@ -107,7 +107,7 @@ class Writer:
     def _told(self, item: Item) -> dict[str, Any]:
         match item:
             case TopicRecord():
-                self._gap((item.topic, item.partition), item.offset)
+                self._gap((item.topic, item.partition), item.begin)
                 self._next[item.topic, item.partition] = item.offset + 1
                 self.written.counts[item.topic] += 1
                 return {
@@ -117,6 +117,7 @@ class Writer:
                     "tstype": "logappend" if item.appended else "create",
                     "ts": item.timestamp,
                     "broker": -1,
+                    **({"from": item.begin} if item.begin < item.offset else {}),
                     **_of_record(self._hidden(item.record)),
                 }
             case JournalEntry():
@@ -386,6 +387,7 @@ def _item(told: Mapping[str, Any]) -> Item:
         told["ts"],
         told["tstype"] == "logappend",
         _record(told),
+        told.get("from", -1),
     )
 
 

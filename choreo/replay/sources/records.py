@@ -29,6 +29,13 @@ class TopicRecord:
     appended: bool
     """Whether that is the broker's time of appending, or else the producer's."""
     record: Record
+    fetched_from: int = -1
+    """Where the reading went on that found it: no record lies between. -1: at its own offset."""
+
+    @property
+    def begin(self) -> int:
+        """The offset after the record before it, as the log has it: a hole in the log is nobody's loss."""
+        return self.offset if self.fetched_from < 0 else self.fetched_from
 
     @property
     def at(self) -> str:
@@ -85,7 +92,7 @@ class Span:
 class Cut:
     """What a stream holds. Its journals are each of one moment, its topics of a later one (rule 15)."""
 
-    spans: Mapping[TopicPartition, Span]
+    spans: dict[TopicPartition, Span]
     services: tuple[str, ...]
     """Whose journals are in it."""
     topic_prefix: str

@@ -12,15 +12,14 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.consumer import fetcher
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 from psycopg.rows import class_row
 
 from choreo.chassis import clock
 from choreo.chassis.database.connection import Connection
 from choreo.chassis.kafka.access import KafkaAccess
-from choreo.chassis.kafka.lenient_records import AnyRecords
+from choreo.chassis.kafka.aiokafka_internals import log_reader
 from choreo.chassis.settings import TOPICS
 from choreo.chassis.transaction import outbox
 from choreo.chassis.transaction.positions import TopicPartition as Place
@@ -175,15 +174,7 @@ class _Log:
     def __init__(
         self, access: KafkaAccess, prefix: str, keys: Collection[str], partition_of: Callable[[str], int]
     ) -> None:
-        fetcher.MemoryRecords = AnyRecords
-        self._consumer: _Consumer = AIOKafkaConsumer(
-            **access.aiokafka(),
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            fetch_max_wait_ms=20,
-            max_partition_fetch_bytes=1 << 18,
-        )
+        self._consumer: _Consumer = log_reader(access, max_partition_fetch_bytes=1 << 18)
         self._prefix, self._partition_of = prefix, partition_of
         self._keys = {key.encode() for key in keys}
         self._found: dict[tuple[str, int, int], Seen] = {}
