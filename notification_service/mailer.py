@@ -20,7 +20,6 @@ from psycopg.rows import class_row
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis.database.connection import Connection, raw_connection
-from choreo.chassis.http.answer import Answer
 from choreo.chassis.transaction.inputs import Decided, Failed, Unavailable
 from choreo.chassis.transaction.kernel import Kernel
 from choreo.message.envelope import Cause, derived_id
@@ -178,7 +177,7 @@ class Mailer:
         while True:
             try:
                 id = derived_id("delivery", mail.id)
-                await self._kernel.ask(command, lambda _: Answer(204, b""), id=id, aside=drop_lease)
+                await self._kernel.ask(command, id=id, side_write=drop_lease)
                 return
             except Unavailable:
                 await asyncio.sleep(_PAUSE)

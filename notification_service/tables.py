@@ -2,7 +2,7 @@
 
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text, Uuid, text
 
-from choreo.chassis.database.tables import ASIDE, timestamp
+from choreo.chassis.database.tables import NOT_REPLAYED, timestamp
 
 metadata = MetaData()
 
@@ -42,5 +42,5 @@ leases = Table(
     Column("leased_until", timestamp(), nullable=False),
     Column("attempts", Integer, nullable=False),
     comment="who is mailing what just now; no fact, so replay does not make it",
-    info={ASIDE: True},
+    info={NOT_REPLAYED: True},
 )

@@ -65,7 +65,7 @@ class Admission:
         was_open = self.is_open()
         async with raw_connection(self._engine) as conn:
             self._undecided_since = await queries.undecided_since(conn)
-            _, self._unpublished_since = await outbox.depth(conn)
+            _, self._unpublished_since = await outbox.backlog(conn)
         if self.is_open() != was_open:
             log.warning("orders are turned away" if was_open else "orders are taken again")
 

@@ -14,7 +14,9 @@ from order_service.state import Orders
 
 def build(settings: Settings) -> tuple[Runtime[Orders], FastAPI]:
     runtime = Runtime(service(settings), settings)
-    expiry = Expiry(runtime.kernel, runtime.engine, runtime.news_of("billing"), clock.now, deadline(settings))
+    expiry = Expiry(
+        runtime.kernel, runtime.engine, runtime.catch_up_of("billing"), clock.now, deadline(settings)
+    )
     admission = Admission(runtime.engine, clock.now, deadline(settings))
     runtime.jobs += [expiry.run, admission.run]
     return runtime, runtime.app(api.router(runtime, admission))

@@ -118,7 +118,7 @@ def public_router(runtime: Runtime[Users], signer: Signer, passwords: Passwords)
                     return Problem(409, "email_taken", "Somebody has this e-mail address.").answer()
             return Answer.json(201, _view(decided.state.users[user_id]))
 
-        return await runtime.ask(command, registered, aside=keep_password)
+        return await runtime.ask(command, registered, side_write=keep_password)
 
     @routes.post(
         "/token",

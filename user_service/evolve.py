@@ -1,17 +1,19 @@
 """How facts change what the user service knows. Live handling and replay run these same lines."""
 
 from dataclasses import replace
+from typing import assert_never
 
 from choreo.message.envelope import Event
-from choreo.message.fact import Fact
-from choreo.message.signing_key import SigningKeyPublished
 from events.user import UserRegistered
 from user_service.state import User, Users
 
+Applied = UserRegistered
 
-def evolve(state: Users, event: Event[Fact]) -> Users:
-    match event.data:
-        case UserRegistered() as fact:
+
+def evolve(state: Users, event: Event[Applied]) -> Users:
+    fact = event.data
+    match fact:
+        case UserRegistered():
             user = User(
                 id=fact.user_id,
                 login=fact.login,
@@ -19,9 +21,8 @@ def evolve(state: Users, event: Event[Fact]) -> Users:
                 email=fact.email,
                 email_key=fact.email.casefold(),
                 created_at=event.time,
-                step=event.step,
+                step=event.applied_sequence,
             )
             return replace(state, users={**state.users, user.id: user})
-        case SigningKeyPublished() as fact:
-            return replace(state, signing_keys={**state.signing_keys, fact.kid: fact})
-    return state
+        case _:
+            assert_never(fact)

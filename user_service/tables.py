@@ -3,7 +3,7 @@
 from sqlalchemy import BigInteger, Column, MetaData, Table, Text, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 
-from choreo.chassis.database.tables import ASIDE, timestamp
+from choreo.chassis.database.tables import NOT_REPLAYED, timestamp
 
 metadata = MetaData()
 
@@ -25,7 +25,7 @@ credentials = Table(
     Column("user_id", Uuid, primary_key=True),
     Column("password_hash", Text, nullable=False),
     comment="secret: made beside the fact, in its transaction",
-    info={ASIDE: True},
+    info={NOT_REPLAYED: True},
 )
 
 private_keys = Table(
@@ -37,7 +37,7 @@ private_keys = Table(
     Column("published_at", timestamp(), nullable=False),
     Column("not_after", timestamp(), nullable=False),
     comment="secret: what tokens are signed with, once the public half is known to everybody",
-    info={ASIDE: True},
+    info={NOT_REPLAYED: True},
 )
 
 failed_logins = Table(
@@ -47,5 +47,5 @@ failed_logins = Table(
     Column("address", Text, primary_key=True),
     Column("at", timestamp(), primary_key=True),
     comment="secret: who may not try again yet",
-    info={ASIDE: True},
+    info={NOT_REPLAYED: True},
 )

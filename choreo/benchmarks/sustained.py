@@ -16,8 +16,8 @@ CONNECTIONS = 64
 WINDOW = 500
 _WARM_UP_SECONDS = 5.0
 _TICK = 0.1
-_PATIENCE = 60.0
-_MAIL_PATIENCE = 180.0
+_DRAIN_TIMEOUT_SECONDS = 60.0
+_MAIL_TIMEOUT_SECONDS = 180.0
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ async def sustained(
         loop.stop()
         await running
         progress.stage("sustained: draining what is on its way")
-        drained = await _until(lambda: loop.on_its_way <= 0, _PATIENCE)
+        drained = await _until(lambda: loop.on_its_way <= 0, _DRAIN_TIMEOUT_SECONDS)
     finally:
         for task in (running, watching):
             task.cancel()
@@ -86,10 +86,11 @@ async def sustained(
             applied.close()
     if drained is None:
         raise TimeoutError(
-            f"{loop.on_its_way} orders were not decided and notified within {_PATIENCE:.0f} s after the load"
+            f"{loop.on_its_way} orders were not decided and notified within {_DRAIN_TIMEOUT_SECONDS:.0f} s "
+            "after the load"
         )
     progress.stage(f"sustained: sending the mails that wait ({journals.pending_mails()})")
-    mails_drained = await _until(lambda: journals.pending_mails() == 0, _MAIL_PATIENCE, every=0.5)
+    mails_drained = await _until(lambda: journals.pending_mails() == 0, _MAIL_TIMEOUT_SECONDS, every=0.5)
     passed = end - begin
     rates = {
         "accepted": accepted / passed,

@@ -42,7 +42,7 @@ def install(service: str, home: Path) -> None:
 
     add, remove, tell, finished = journal.add, outbox.remove, Kernel._tell, Handover._finished
 
-    async def die_inside(conn: Any, entries: Sequence[journal.Entry]) -> None:
+    async def die_inside(conn: Any, entries: Sequence[journal.JournalRow]) -> None:
         await add(conn, entries)
         if entries:
             reach("inside")

@@ -20,9 +20,9 @@ from confluent_kafka.admin import AdminClient
 
 from choreo.chaos.failpoints import MOMENTS, Moment, file_of
 from choreo.chassis.settings import SERVICES, TOPICS, Settings
-from choreo.cli.running.scale import scale_to
 from choreo.embedded.part import AnswersHttp, Program
 from choreo.embedded.testing import free_port_base
+from choreo.operations.acting.scaling import scale_to
 from choreo.operations.acting.throwaway import ThrowawaySystem
 from choreo.operations.reading.installation import observer_access
 

@@ -21,7 +21,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from choreo.chassis import clock
-from choreo.chassis.backlog import read_depths
+from choreo.chassis.backlog import read_backlog
 from choreo.chassis.database.connection import make_engine, raw_connection
 from choreo.chassis.http.answer import Answer
 from choreo.chassis.http.auth import Verifier
@@ -30,7 +30,7 @@ from choreo.chassis.http.edge import create_app, operations_alone
 from choreo.chassis.http.problems import Problem, internal_error, unavailable
 from choreo.chassis.http.routes import Router
 from choreo.chassis.http.signing_keys import HeardKeys
-from choreo.chassis.kafka.catch_up import News
+from choreo.chassis.kafka.catch_up import CatchUp
 from choreo.chassis.kafka.consumer import Consumer
 from choreo.chassis.kafka.grants import reading
 from choreo.chassis.kafka.handover import Hears
@@ -44,19 +44,23 @@ from choreo.chassis.open_files import allow_many
 from choreo.chassis.service import Service
 from choreo.chassis.settings import TOPICS, Settings
 from choreo.chassis.transaction import journal
-from choreo.chassis.transaction.commit_notifications import Bell
-from choreo.chassis.transaction.inputs import Aside, Failed, KeyReused, Overloaded, Respond, Unavailable
+from choreo.chassis.transaction.inputs import Failed, KeyReused, Overloaded, Respond, SideWrite, Unavailable
 from choreo.chassis.transaction.kernel import Kernel
-from choreo.chassis.transaction.waiters import Waiters
+from choreo.chassis.waiting.commit_notifications import CommitNotifications
+from choreo.chassis.waiting.waiters import Waiters
 from choreo.message.catalog import SOURCE_OF_TYPE
 from choreo.message.decider import Command
 from choreo.message.fact import Fact
+from choreo.message.signing_key import SigningKeyPublished
 
 S = TypeVar("S")
 Job = Callable[[], Awaitable[None]]
 
 _MEASURE_SECONDS = 5.0
 _CONNECTIONS = 10
+_LOOK_TIMEOUT_SECONDS = 2.0
+_KERNEL_CONNECTIONS = 3
+"""Its own: a transaction, a look for first answers, a look for locks. No reader takes them from it."""
 _CANCEL_SECONDS = 6.0
 
 _AWAY = unavailable(
@@ -90,7 +94,9 @@ class Runtime(Generic[S]):
         self.service = service.name
         self._waiting = service.waiting
         self.settings = settings
-        self.engine = make_engine(_required(settings.database_url_of(self.service)), pool_size=_CONNECTIONS)
+        url = _required(settings.database_url_of(self.service))
+        self.engine = make_engine(url, pool_size=_CONNECTIONS)
+        self._kernel_engine = make_engine(url, pool_size=_KERNEL_CONNECTIONS)
         self.health = Health()
         self.metrics = Metrics()
         self.meter = Meter(self.metrics.registry)
@@ -100,22 +106,29 @@ class Runtime(Generic[S]):
         self.kernel = Kernel(
             service.decider,
             service.store,
-            self.engine,
+            self._kernel_engine,
             partition_of=self.partition_of,
             clock=clock.now,
             meter=self.meter,
+            job=self.health.job("kernel", serving=True),
         )
         self.relay = Relay(
             prefix + TOPICS[self.service], settings.partitions, self.engine, self._access, self.meter
         )
-        bell = Bell(self.engine, self.kernel.waiters)
-        self.jobs: list[Job] = [self.kernel.run, self.relay.run, bell.listen, bell.tell, self._measure]
+        notifications = CommitNotifications(self.engine, self.kernel.waiters)
+        self.jobs: list[Job] = [
+            self.kernel.run,
+            self.relay.run,
+            notifications.listen,
+            notifications.tell,
+            self._measure,
+        ]
         self.kernel.on_facts.append(self.relay.wake)
-        self.kernel.on_commit.append(bell.ring)
+        self.kernel.on_commit.append(notifications.notify)
         self.health.probe("database", self._probe_database, serving=True)
         self.health.probe("broker", self.relay.probe)
-        topics = _by_topic(prefix, service.hears)
-        self._hears_anything = bool(topics)
+        topics = _by_topic(prefix, service.consumes)
+        self._sources = service.sources
         if topics:
             group = service.group(prefix)
             self.consumer = Consumer(
@@ -130,8 +143,13 @@ class Runtime(Generic[S]):
                 meter=self.meter,
             )
             self.jobs.append(self.consumer.run)
-        keys = HeardKeys(self.engine, self.kernel.waiters, clock.now, lags=self._lags)
-        self._verifier = Verifier(keys)
+        heard_keys = HeardKeys(
+            self.engine,
+            self.kernel.waiters,
+            clock.now,
+            is_behind=partial(self._is_behind, SOURCE_OF_TYPE[SigningKeyPublished.__name__]),
+        )
+        self._verifier = Verifier(heard_keys)
 
     async def ask(
         self,
@@ -139,19 +157,21 @@ class Runtime(Generic[S]):
         respond: Respond,
         *,
         body: BaseModel | None = None,
-        aside: Aside | None = None,
+        side_write: SideWrite | None = None,
         admit: bool = True,
     ) -> Answer:
         """The answer to a command, which names the flow that follows from it."""
-        answer = await self.kernel.ask(
-            command, respond, fingerprint=fingerprint(body), aside=aside, admit=admit
+        reply = await self.kernel.ask(
+            command, respond, fingerprint=fingerprint(body), side_write=side_write, admit=admit
         )
-        return answer.with_headers({"Flow-Id": str(command.cause.correlation_id)})
+        assert reply is not None, "a command that comes over HTTP is always answered"
+        headers = {**reply.headers, "Flow-Id": str(command.cause.correlation_id)}
+        return Answer(reply.status, reply.body, headers)
 
-    def news_of(self, other: str) -> News:
-        """Of what another service publishes, which this one hears."""
+    def catch_up_of(self, other: str) -> CatchUp:
+        """Whether this service has read what another one published."""
         topic = self.settings.topic_prefix + TOPICS[other]
-        return News(
+        return CatchUp(
             self.service,
             topic,
             self.engine,
@@ -192,6 +212,7 @@ class Runtime(Generic[S]):
                 await _cancel(task)
             died.cancel()
             await self.engine.dispose()
+            await self._kernel_engine.dispose()
 
     async def _flow_applied(self, user_id: UUID, flow: UUID, seconds: int) -> bool:
         async def look() -> bool:
@@ -204,19 +225,28 @@ class Runtime(Generic[S]):
         async with self.engine.connect() as conn:
             await conn.execute(text("SELECT 1"))
 
-    def _lags(self) -> bool:
-        return self._hears_anything and not self.health.job("consumer").state.ready
+    async def _is_behind(self, other: str) -> bool:
+        """Whether something that service published is not applied here; also where that cannot be told."""
+        if other not in self._sources:
+            return False
+        try:
+            async with asyncio.timeout(_LOOK_TIMEOUT_SECONDS):
+                read = await self.catch_up_of(other).read(0)
+        except Exception as error:
+            structlog.get_logger().debug("cannot look how far the log is read", error=repr(error))
+            return True
+        return not read.issuperset(range(self.settings.partitions))
 
     async def _measure(self) -> None:
         """Keeps the gauges of what waits up to date."""
         while True:
             try:
                 async with raw_connection(self.engine) as conn:
-                    depths = await read_depths(conn, self._waiting)
+                    backlog = await read_backlog(conn, self._waiting)
                 for (count, since), number, age in (
-                    (depths.unpublished, self.meter.unpublished, self.meter.unpublished_age),
-                    (depths.parked, self.meter.parked, self.meter.parked_age),
-                    (depths.waiting, self.meter.waiting, self.meter.waiting_age),
+                    (backlog.unpublished, self.meter.unpublished, self.meter.unpublished_age),
+                    (backlog.parked, self.meter.parked, self.meter.parked_age),
+                    (backlog.waiting, self.meter.waiting, self.meter.waiting_age),
                 ):
                     number.set(count)
                     age.set((clock.now() - since).total_seconds() if since else 0)

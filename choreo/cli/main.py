@@ -66,7 +66,7 @@ def _docstring(verb: str) -> str | None:
 
 
 app = typer.Typer(
-    help="A small shop of four services that meet only through Kafka.",
+    help="Run, watch and debug services that meet only through Kafka.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

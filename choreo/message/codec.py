@@ -52,6 +52,32 @@ class Record:
         return digest.digest()
 
 
+@dataclass(frozen=True, slots=True)
+class TopicRecord:
+    """A record where it lies."""
+
+    topic: str
+    """Its whole name, prefix and all."""
+    partition: int
+    offset: int
+    timestamp: int
+    """Milliseconds since 1970."""
+    appended: bool
+    """Whether that is the broker's time of appending, or else the producer's."""
+    record: Record
+    fetched_from: int = -1
+    """Where the reading went on that found it: no record lies between. -1: at its own offset."""
+
+    @property
+    def begin(self) -> int:
+        """The offset after the record before it, as the log has it: a hole in the log is nobody's loss."""
+        return self.offset if self.fetched_from < 0 else self.fetched_from
+
+    @property
+    def at(self) -> str:
+        return f"{self.topic}[{self.partition}]@{self.offset}"
+
+
 class Undecodable(ValueError):
     """These bytes are no event; the message says which part and why."""
 

@@ -148,7 +148,7 @@ async def test_a_cluster_that_names_no_broker_is_an_ordinary_error(taken_for_dea
 async def test_a_cluster_that_does_not_answer_is_an_ordinary_error(
     taken_for_dead: Kafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("choreo.chassis.kafka.cluster._PATIENCE_MS", 100)
+    monkeypatch.setattr("choreo.chassis.kafka.cluster._TIMEOUT_MS", 100)
     taken_for_dead.pause()
     try:
         with pytest.raises(KafkaConnectionError, match=f"Kafka at {taken_for_dead.bootstrap}"):

@@ -137,8 +137,8 @@ async def test_a_session_ends_in_the_middle_of_a_chunk_and_the_next_goes_on(
 @pytest.fixture
 def watchful(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("choreo.chassis.kafka.consumer._WATCH", 0.1)
-    monkeypatch.setattr("choreo.chassis.kafka.consumer._START_SECONDS", 5.0)
-    monkeypatch.setattr("choreo.chassis.kafka.consumer_group.STALLED_SECONDS", 0.5)
+    monkeypatch.setattr("choreo.chassis.kafka.consumer._START_TIMEOUT_SECONDS", 5.0)
+    monkeypatch.setattr("choreo.chassis.kafka.handover.STALLED_SECONDS", 0.5)
 
 
 async def test_who_has_left_the_group_for_want_of_a_fetch_comes_back(
@@ -171,7 +171,7 @@ async def test_a_group_with_another_protocol_is_named_and_joined_once_it_is_free
 async def test_a_stranger_in_the_group_is_named_at_once(watchful: None, closed_shop: Shop) -> None:
     await closed_shop.start("billing")
     async with stranger(closed_shop, RoundRobinPartitionAssignor):
-        said = await eventually(lambda: cause(closed_shop), lambda said: "partitions: stop it" in said)
+        said = await eventually(lambda: cause(closed_shop), lambda said: "of its partitions: stop it" in said)
         assert said.startswith("a-stranger at ")
         findings = await examine(closed_shop.installation)
         (found,) = [finding for finding in findings if (finding.about, finding.check) == ("billing", "group")]

@@ -14,7 +14,6 @@ from pydantic import SecretStr
 
 from choreo.chassis.kafka import acls as grants
 from choreo.chassis.kafka.access import KafkaAccess
-from choreo.chassis.kafka.acls import admit
 from choreo.chassis.kafka.admin import administering
 from choreo.chassis.kafka.grants import Grant
 from choreo.chassis.settings import OBSERVER, SERVICES, TOPICS
@@ -121,7 +120,7 @@ async def test_nobody_can_do_anothers_work(written: Shop, who: str) -> None:
 
 def grant_more(shop: Shop, wanted: Mapping[str, Collection[Grant]]) -> None:
     assert isinstance(shop.kafka, Kafka)
-    admit(shop.kafka, wanted)
+    shop.kafka.admit(wanted)
 
 
 MISSING: Mapping[str, Callable[[str], Grant]] = {

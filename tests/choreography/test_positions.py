@@ -19,10 +19,9 @@ from confluent_kafka.admin import (
 )
 
 from choreo.embedded.kafka import Kafka
-from choreo.message.codec import Record
+from choreo.message.codec import Record, TopicRecord
 from choreo.operations.reading.checkup import examine
 from choreo.replay.sources.live import open_live
-from choreo.replay.sources.records import TopicRecord
 from tests.brokers import Broker
 from tests.choreography.test_consumer import apps_of_sessions
 from tests.choreography.test_log import READ, Log, a_registration, log, looks_often, looks_once

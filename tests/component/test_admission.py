@@ -174,7 +174,7 @@ async def test_with_too_many_queued_only_repeats_are_answered(
 ) -> None:
     ada = await shop.customer()
     first = await ada.order("1", key="once")
-    monkeypatch.setattr(kernel, "CROWD", 0)
+    monkeypatch.setattr(kernel, "QUEUE_HARD_LIMIT", 0)
     assert_problem(await ada.order("1"), 503, "overloaded")
     assert_problem(await ada.cancel(first.json()["id"]), 503, "overloaded")
     assert (await ada.order("1", key="once")).content == first.content

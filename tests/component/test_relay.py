@@ -20,7 +20,7 @@ from choreo.chassis.kafka.topics import declare_topics
 from choreo.chassis.observe.health import NotReady
 from choreo.chassis.observe.meter import Meter
 from choreo.chassis.transaction import outbox
-from choreo.chassis.transaction.outbox import Unpublished
+from choreo.chassis.transaction.outbox import OutboxRow
 from choreo.embedded.ports import LOOPBACK, free_ports
 from choreo.embedded.postgres import Postgres
 from choreo.message.codec import Record
@@ -46,17 +46,17 @@ class Post:
         access = replace(self.access, bootstrap=bootstrap or self.access.bootstrap)
         return Relay(self.topic, PARTITIONS, self.engine, access, Meter(CollectorRegistry()))
 
-    def facts(self, users: list[UUID], each: int, first: int = 1) -> list[Unpublished]:
+    def facts(self, users: list[UUID], each: int, first: int = 1) -> list[OutboxRow]:
         """So many facts of each user, the users taking turns."""
         rows = []
         for number in range(first, first + each):
             for user in users:
                 fact = MoneyDeposited(entry_id=uuid4(), user_id=user, amount=number, balance=number)
                 event = an_event(fact, sequence=number)
-                rows.append(outbox.unpublished(event, partition_of(event.key, PARTITIONS)))
+                rows.append(outbox.row_of(event, partition_of(event.key, PARTITIONS)))
         return rows
 
-    async def decide(self, users: list[UUID], each: int, first: int = 1) -> list[Unpublished]:
+    async def decide(self, users: list[UUID], each: int, first: int = 1) -> list[OutboxRow]:
         """Such facts in one commit; as they lie in the outbox."""
         rows = self.facts(users, each, first)
         async with raw_connection(self.engine) as conn:
@@ -112,7 +112,7 @@ async def running(*relays: Relay) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def assert_first_occurrences_in_order(places: list[Place], decided: list[Unpublished]) -> None:
+def assert_first_occurrences_in_order(places: list[Place], decided: list[OutboxRow]) -> None:
     """Nothing is lost, nothing is altered, and per key what comes for the first time comes in order."""
     expected: dict[bytes, list[Place]] = {}
     for row in decided:
@@ -307,7 +307,7 @@ async def test_what_another_process_decided_is_published_at_once(
             assert len(await got) == PARTITIONS
         monkeypatch.setattr(relay, "_POLL", 10 * PATIENCE)
         async with running(other):
-            decided: list[Unpublished] = []
+            decided: list[OutboxRow] = []
             for number in range(1, 5):
                 decided += await post.decide([uuid4() for _ in range(3)], 1, first=number)
                 other.wake()

@@ -91,6 +91,13 @@ def test_without_network_the_first_start_says_so_and_leaves_nothing_half_done(
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["kafka.lock"]
 
 
+def test_a_cache_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    cache = tmp_path / "file" / "cache"
+    with pytest.raises(Unavailable, match=f"Kafka is kept in {cache}, which cannot be used .* make it yours"):
+        Kafka(tmp_path / "kafka", 1, 2, cache=cache).start()
+
+
 def _cluster_id(kafka: Kafka) -> str:
     return str(AdminClient(kafka.admin.confluent()).list_topics(timeout=30).cluster_id)
 

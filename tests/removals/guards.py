@@ -20,16 +20,15 @@ from choreo.chassis.database import tables as chassis_tables
 from choreo.chassis.database.connection import Connection
 from choreo.chassis.http import routes
 from choreo.chassis.kafka import consumer, faust_internals, relay
-from choreo.chassis.kafka.catch_up import News
+from choreo.chassis.kafka.catch_up import CatchUp
 from choreo.chassis.kafka.consumer import Consumer
-from choreo.chassis.kafka.consumer_group import Unread
-from choreo.chassis.kafka.handover import Handover
+from choreo.chassis.kafka.handover import Handover, Unread
 from choreo.chassis.kafka.relay import Relay
 from choreo.chassis.transaction import journal, keys, outbox, parked, positions, step
 from choreo.chassis.transaction import transaction as transactions
 from choreo.chassis.transaction.inputs import Asked, Failed, Heard, Input
 from choreo.chassis.transaction.kernel import Kernel, _resolve
-from choreo.chassis.transaction.outbox import Unpublished
+from choreo.chassis.transaction.outbox import OutboxRow
 from choreo.chassis.transaction.transaction import Transaction, Work
 from choreo.message.decider import Decision
 from choreo.message.fact import Fact
@@ -73,10 +72,10 @@ def take_out(name: str) -> None:
 def journal_is_not_asked(patch: Patch) -> None:
     """Nothing was ever seen before; writing it down once more is no error."""
 
-    async def nothing(conn: Connection, ids: Collection[UUID]) -> dict[UUID, journal.Seen]:
+    async def nothing(conn: Connection, ids: Collection[UUID]) -> dict[UUID, journal.SeenInput]:
         return {}
 
-    async def add(conn: Connection, entries: Sequence[journal.Entry]) -> None:
+    async def add(conn: Connection, entries: Sequence[journal.JournalRow]) -> None:
         before = {seen.id for seen in (await seen(conn, [entry.id for entry in entries])).values()}
         await add_new(conn, [entry for entry in entries if entry.id not in before])
 
@@ -89,7 +88,7 @@ def batch_forgets(patch: Patch) -> None:
     """What a batch holds twice is decided twice in it."""
     record = Transaction._record
 
-    def forget(self: Transaction[Any], work: Work[Any], input: Input, entry: journal.Entry) -> None:
+    def forget(self: Transaction[Any], work: Work[Any], input: Input, entry: journal.JournalRow) -> None:
         record(self, work, input, entry)
         del work.seen[input.id]
 
@@ -289,7 +288,7 @@ def outbox_positions_are_reserved(patch: Patch) -> None:
         reserved[conn] = [position for (position,) in await found.fetchall()]
         return await lock_and_load(self, conn, batch)
 
-    async def add(conn: Connection, rows: Sequence[Unpublished]) -> None:
+    async def add(conn: Connection, rows: Sequence[OutboxRow]) -> None:
         for row in rows:
             values = {column: getattr(row, column) for column in columns}
             await conn.execute(insert, values | {"position": reserved[conn].pop(0)})
@@ -338,10 +337,10 @@ def unknown_customers_are_rejected(patch: Patch) -> None:
 def deadlines_wait_for_nothing(patch: Patch) -> None:
     """An order expires as soon as its time is up, whatever has not been heard yet."""
 
-    async def everything(self: News, seconds: float) -> frozenset[int]:
+    async def everything(self: CatchUp, seconds: float) -> frozenset[int]:
         return frozenset(range(PARTITIONS))
 
-    patch.setattr(News, "read", everything)
+    patch.setattr(CatchUp, "read", everything)
 
 
 def nothing_queues_behind_the_parked(patch: Patch) -> None:
@@ -360,15 +359,15 @@ def nothing_queues_behind_the_parked(patch: Patch) -> None:
     patch.setattr(Transaction, "_park", park_alone)
 
 
-def refused_together(patch: Patch) -> None:
-    """When the database refuses a batch, all of it is refused."""
+def rejected_together(patch: Patch) -> None:
+    """When the database rejects a batch, all of it is rejected."""
 
     async def give_up(self: Kernel[Any], batch: list[Input], error: Exception) -> None:
         for input in batch:
             if isinstance(input, Asked):
                 _resolve(input, Failed(str(error)))
             else:
-                input.refused = error
+                input.rejected = error
         await self._finish([input for input in batch if isinstance(input, Heard)])
 
     patch.setattr(Kernel, "_isolate", give_up)
@@ -393,7 +392,7 @@ def removed_when_sent(patch: Patch) -> None:
     publish = Relay._publish
 
     async def remove_and_publish(
-        self: Relay, conn: Connection, producer: Any, rows: Sequence[Unpublished]
+        self: Relay, conn: Connection, producer: Any, rows: Sequence[OutboxRow]
     ) -> None:
         await outbox.remove(conn, [row.position for row in rows])
         await publish(self, conn, producer, rows)
@@ -411,7 +410,7 @@ def failed_facts_come_later(patch: Patch) -> None:
     lowest = outbox.lowest
     tried: set[int] = set()
 
-    async def next_ones(conn: Connection, partitions: Collection[int], limit: int) -> list[Unpublished]:
+    async def next_ones(conn: Connection, partitions: Collection[int], limit: int) -> list[OutboxRow]:
         rows = await lowest(conn, partitions, limit)
         rows = [row for row in rows if row.position not in tried] or rows
         tried.update(row.position for row in rows)
@@ -526,7 +525,7 @@ _ALL = (
         "tests/unit/test_billing.py::test_an_order_before_its_account_waits",
     ),
     Guard(
-        "news",
+        "catch-up",
         deadlines_wait_for_nothing,
         "tests/component/test_expiry.py"
         "::test_an_order_that_was_decided_in_time_does_not_expire_however_late_that_is_heard",
@@ -536,7 +535,7 @@ _ALL = (
         nothing_queues_behind_the_parked,
         f"{KERNEL}::test_what_is_no_event_is_parked_and_its_key_queues_behind_it",
     ),
-    Guard("halving", refused_together, f"{KERNEL}::test_what_the_database_refuses_stands_alone"),
+    Guard("halving", rejected_together, f"{KERNEL}::test_what_the_database_refuses_stands_alone"),
     Guard(
         "exact-removal",
         removed_up_to_a_mark,

@@ -12,8 +12,9 @@ from hypothesis.stateful import run_state_machine_as_test
 from choreo.cli.debugging.shuffle import tally_of
 from choreo.cli.main import app
 from choreo.errors import Incomplete, UsageError
+from choreo.message.codec import TopicRecord
 from choreo.replay.sources.recording import Recording
-from choreo.replay.sources.records import Item, TopicRecord
+from choreo.replay.sources.records import Item
 from choreo.replay.verify import shuffle
 from choreo.replay.verify.shuffle import Side, Tally
 from tests.replay import plants
@@ -77,7 +78,7 @@ def test_in_a_played_shop_and_its_recording_no_order_matters(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("choreo.cli.debugging.past.find_installation", lambda: played.installation)
+    monkeypatch.setattr("choreo.cli.debugging.replay_source.find_installation", lambda: played.installation)
     found = []
     for file in ([], [recording.path]):
         assert invoked("verify", *file, "--shuffle", 20, "--json") == 0

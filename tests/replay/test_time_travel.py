@@ -28,7 +28,7 @@ from choreo.replay.engine.debugger import debug
 from choreo.replay.engine.expressions import BadExpression, Expression, names_at
 from choreo.replay.engine.sandbox import SideEffect, no_side_effects
 from choreo.replay.engine.walk import Ahead, Walk
-from choreo.replay.history.history import Tables, differences, last_changes, live_rows, tables_at
+from choreo.replay.history.blame import last_changes
 from choreo.replay.history.moments import (
     AfterId,
     AfterPlace,
@@ -39,6 +39,7 @@ from choreo.replay.history.moments import (
     moment_of,
     settled,
 )
+from choreo.replay.history.state import Tables, differences, live_rows, tables_at
 from events.billing import MoneyDeposited
 from tests.replay.constructed import NAMES, Constructed, a_story, rows_of
 from tests.unit.facts import ADA

@@ -9,11 +9,10 @@ from typing import Any, cast
 import pytest
 from aiokafka import ConsumerRecord
 
-from choreo.chassis.kafka import consumer_group, handover
+from choreo.chassis.kafka import handover
 from choreo.chassis.kafka.aiokafka_internals import Fetched
-from choreo.chassis.kafka.cluster import Group, Member
-from choreo.chassis.kafka.consumer_group import Stalled, Unread, new_client_id, strangers
-from choreo.chassis.kafka.handover import Handover
+from choreo.chassis.kafka.cluster import Group, Member, new_client_id
+from choreo.chassis.kafka.handover import Handover, Stalled, Unread
 from choreo.chassis.kafka.topic_log import PartitionLog
 from choreo.chassis.transaction.inputs import Heard, PositionGap
 from choreo.chassis.transaction.positions import Position, TopicPartition
@@ -188,7 +187,7 @@ KNOWN = {A: Position(*A, 3, "", "")}
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(consumer_group, "STALLED_SECONDS", -1.0)
+    monkeypatch.setattr(handover, "STALLED_SECONDS", -1.0)
 
 
 async def test_a_session_that_reads_nothing_of_what_it_holds_or_nobody_holds_has_stalled(
@@ -220,15 +219,15 @@ async def test_what_the_kernel_has_is_work_and_no_stall(at_once: None) -> None:
 async def test_who_gets_on_has_not_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
     unread = Unread("me", Session().handover)
     assert unread.look({A: Position(*A, 3, "", "")}, log(), group({A: "me"})) == 2
-    monkeypatch.setattr(consumer_group, "STALLED_SECONDS", 0.0)
+    monkeypatch.setattr(handover, "STALLED_SECONDS", 0.0)
     assert unread.look({A: Position(*A, 4, "", "")}, log(), group({A: "me"})) == 1
 
 
 def test_whoever_is_none_of_the_services_processes_is_named() -> None:
     ours = new_client_id("billing")
-    assert strangers("billing", group({A: ours})) == []
-    (told,) = strangers("billing", group({A: "rdkafka", B: ours}))
+    assert group({A: ours}).strangers("billing") == []
+    (told,) = group({A: "rdkafka", B: ours}).strangers("billing")
     assert (
         told.startswith("rdkafka at 10.0.0.7 is in the consumer group of billing") and "1 partition:" in told
     )
-    assert len(strangers("order", group({A: ours}))) == 1
+    assert len(group({A: ours}).strangers("order")) == 1

@@ -1,6 +1,7 @@
-"""Pure rooms know no clock, no chance and no waiting. Time and ids are handed to them."""
+"""Pure rooms know no clock, no chance and no waiting: time and ids are handed in. No folder is crowded."""
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,14 @@ SERVICES = ("user_service", "order_service", "billing_service", "notification_se
 ROOMS = ("commands", "state", "decide", "evolve", "react")
 
 PURE = [
-    *(ROOT / service / f"{room}.py" for service in SERVICES for room in ROOMS),
+    *(path for service in SERVICES for room in ROOMS if (path := ROOT / service / f"{room}.py").exists()),
     ROOT / "notification_service" / "texts.py",
     *sorted((ROOT / "events").glob("*.py")),
     *sorted((ROOT / "choreo" / "message").glob("*.py")),
 ]
+
+MOST_MODULES = 15
+"""In a folder of choreo: more are not taken in at a glance."""
 
 REFUSED = {
     *("time", "random", "secrets", "asyncio", "threading", "sched"),
@@ -98,3 +102,26 @@ def test_it_sees_a_clock_and_chance_under_any_name(source: str) -> None:
 )
 def test_it_sees_none_where_there_is_none(source: str) -> None:
     assert untidy(source) == []
+
+
+def crowded(folder: Path) -> list[str]:
+    """This folder, and those in it, that hold more modules than one takes in at a glance."""
+    counts = Counter(module.parent for module in folder.rglob("*.py") if module.name != "__init__.py")
+    return [
+        f"{where.relative_to(folder.parent)}: {count}"
+        for where, count in counts.items()
+        if count > MOST_MODULES
+    ]
+
+
+def test_no_folder_is_crowded() -> None:
+    assert crowded(ROOT / "choreo") == []
+
+
+def test_it_sees_a_crowded_folder(tmp_path: Path) -> None:
+    (room := tmp_path / "package" / "room").mkdir(parents=True)
+    for name in ("__init__", *map(str, range(MOST_MODULES))):
+        (room / f"{name}.py").touch()
+    assert crowded(tmp_path / "package") == []
+    (room / "one_more.py").touch()
+    assert crowded(tmp_path / "package") == [f"package/room: {MOST_MODULES + 1}"]

@@ -24,8 +24,8 @@ def timestamp() -> DateTime:
     return DateTime(timezone=True)
 
 
-ASIDE = "aside"
-"""`Table.info` with this set: secrets and leases. They are no facts: replay does not make them."""
+NOT_REPLAYED = "not_replayed"
+"""Set in `Table.info` of secrets and leases: they are no facts, and replay does not make them."""
 
 metadata = MetaData()
 

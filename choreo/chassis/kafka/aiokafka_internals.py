@@ -19,13 +19,11 @@ from itertools import islice
 from struct import Struct
 from typing import Any, NamedTuple
 
-from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import _MemoryRecordsPy
 
-from choreo.chassis.kafka.access import KafkaAccess
 from choreo.message.codec import Record
 
 _BATCH = Struct(">qii")
@@ -47,19 +45,6 @@ class Fetched(list[Any]):
     def leader_epoch(self, offset: int) -> int:
         """Of the leader that appended the record at this offset."""
         return self._epochs[bisect_right(self._epochs, (offset, 2**31)) - 1][1]
-
-
-def log_reader(access: KafkaAccess, **more: Any) -> AIOKafkaConsumer:
-    """Reads from where it is told: of no group, it commits nothing and sees nothing that was aborted."""
-    return AIOKafkaConsumer(
-        **access.aiokafka(),
-        group_id=None,
-        enable_auto_commit=False,
-        auto_offset_reset="none",
-        isolation_level="read_committed",
-        fetch_max_wait_ms=20,
-        **more,
-    )
 
 
 class FetchedRecord(NamedTuple):

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequen
 from dataclasses import dataclass
 from struct import pack
 from typing import Any, Self
+from uuid import uuid4
 
 from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.coordinator.protocol import ConsumerProtocol
@@ -36,7 +37,7 @@ from choreo.chassis.transaction.positions import TopicPartition
 EARLIEST, LATEST = -2, -1
 """Of a partition, instead of a time."""
 
-_PATIENCE_MS = 5000
+_TIMEOUT_MS = 5000
 _OF_GROUPS = 0
 _ANY_REPLICA = -1
 _TOPIC = 2
@@ -98,6 +99,25 @@ class Group:
     """As Kafka calls it: Stable, Empty, Dead, PreparingRebalance, CompletingRebalance."""
     members: Sequence[Member]
     operations: Operations
+
+    def strangers(self, service: str) -> list[str]:
+        """Each as a sentence. What such a one is given this service does not hear."""
+        return [
+            f"{member.client_id} at {member.host.lstrip('/')} is in the consumer group of {service}, is none "
+            f"of its processes and holds {len(member.partitions)} of its partitions: stop it, or give it a "
+            "group of its own"
+            for member in self.members
+            if not member.client_id.startswith(_clients_of(service))
+        ]
+
+
+def new_client_id(service: str) -> str:
+    """By which a process of this service is known in its group, for one session."""
+    return f"{_clients_of(service)}{uuid4().hex[:12]}"
+
+
+def _clients_of(service: str) -> str:
+    return f"choreo.{service}."
 
 
 class Cluster:
@@ -235,7 +255,7 @@ class Cluster:
 
     async def _connected(self, at: Address) -> Any:
         if at not in self._connections:
-            self._connections[at] = await create_conn(*at, request_timeout_ms=_PATIENCE_MS, **self._how)
+            self._connections[at] = await create_conn(*at, request_timeout_ms=_TIMEOUT_MS, **self._how)
         return self._connections[at]
 
 

@@ -28,10 +28,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis.database.connection import raw_connection
 from choreo.chassis.kafka.access import KafkaAccess
-from choreo.chassis.kafka.consumer_group import Log, Positions, Stalled, Unread, new_client_id, strangers
+from choreo.chassis.kafka.cluster import new_client_id
 from choreo.chassis.kafka.faust_internals import ChunkedApp
 from choreo.chassis.kafka.grants import AccessDenied, Grant, asking, require
-from choreo.chassis.kafka.handover import Handover, Hears
+from choreo.chassis.kafka.handover import Handover, Hears, Log, Positions, Stalled, Unread
 from choreo.chassis.kafka.topic_log import (
     LogMismatch,
     compare,
@@ -48,8 +48,8 @@ from choreo.chassis.transaction.positions import TopicPartition
 
 _WATCH = 5.0
 _PAUSE = 1.0
-_PATIENCE = 5.0
-_START_SECONDS = 75.0
+_STOP_TIMEOUT_SECONDS = 5.0
+_START_TIMEOUT_SECONDS = 75.0
 """For joining the group: longer than a rebalance may take."""
 
 _DATABASE_AWAY = (psycopg.Error, SQLAlchemyError)
@@ -144,15 +144,15 @@ class Consumer:
             for task in tasks:
                 task.cancel()
             await _stop(app)
-            for task in (await asyncio.wait(tasks, timeout=_PATIENCE))[0]:
+            for task in (await asyncio.wait(tasks, timeout=_STOP_TIMEOUT_SECONDS))[0]:
                 task.cancelled() or task.exception()  # whichever is raised here, the others are not news
 
     async def _run_app(self, app: faust.App) -> None:
         """Raises what ended it."""
         starting = asyncio.ensure_future(app.start())
         try:
-            if not (await asyncio.wait([starting], timeout=_START_SECONDS))[0]:
-                raise Stalled(f"the group {self._group} gave no assignment in {_START_SECONDS:.0f} s")
+            if not (await asyncio.wait([starting], timeout=_START_TIMEOUT_SECONDS))[0]:
+                raise Stalled(f"the group {self._group} gave no assignment in {_START_TIMEOUT_SECONDS:.0f} s")
             starting.result()
         finally:
             starting.cancel()
@@ -198,7 +198,7 @@ class Consumer:
             except (*_DATABASE_AWAY, *_KAFKA_AWAY) as error:  # the health page has parts that say so
                 log.debug("cannot look at the log", error=repr(error))
                 continue
-            self._stranger = "; ".join(strangers(self._service, group)) or None
+            self._stranger = "; ".join(group.strangers(self._service)) or None
             if self._stranger:
                 self._say(self._stranger)
             if not self._joined:
@@ -253,7 +253,7 @@ class Consumer:
 
 async def _stop(app: faust.App) -> None:
     try:
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(_STOP_TIMEOUT_SECONDS):
             await app.stop()
     except Exception as error:
         log.warning("Faust did not stop tidily", error=repr(error))

@@ -14,7 +14,7 @@ from aiokafka import errors
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.cluster import Cluster, Operations
 
-_PATIENCE = 5.0
+_ASK_TIMEOUT_SECONDS = 5.0
 _ASK_AGAIN = 0.1
 _DENIED = (errors.TopicAuthorizationFailedError, errors.GroupAuthorizationFailedError)
 _MOMENTARY = (
@@ -94,7 +94,7 @@ async def require(cluster: Cluster, access: KafkaAccess, wanted: Collection[Gran
 async def _allowed(cluster: Cluster, kind: str, name: str) -> Operations:
     """The operations this client may do with it; None where that cannot be told."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + _PATIENCE
+    deadline = loop.time() + _ASK_TIMEOUT_SECONDS
     while True:
         try:
             if kind == "topic":

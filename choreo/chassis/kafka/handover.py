@@ -14,20 +14,30 @@ from typing import Any
 import structlog
 
 from choreo.chassis import clock
+from choreo.chassis.kafka.cluster import Group
 from choreo.chassis.kafka.faust_internals import FETCHED_RECORDS, ChunkedApp, Event, Stream
+from choreo.chassis.kafka.topic_log import PartitionLog
 from choreo.chassis.transaction.inputs import Heard, PositionGap, read
 from choreo.chassis.transaction.kernel import Kernel
-from choreo.chassis.transaction.positions import TopicPartition
+from choreo.chassis.transaction.positions import Position, TopicPartition
 from choreo.message.codec import Record, UnknownType
 from choreo.message.fact import Fact
 
 Hears = Mapping[str, frozenset[type[Fact]]]
 """Which facts a service hears, by topic."""
 
+Positions = Mapping[TopicPartition, Position]
+Log = Mapping[TopicPartition, PartitionLog]
+
 PARTITION_RECORDS = FETCHED_RECORDS
 """With so many of its records in the kernel a partition's next chunk waits."""
 PARTITION_WAIT_SECONDS = 1.0
 """And after so long nobody else waits for that any more: the partition is paused until it gets on."""
+
+STALLED_SECONDS = 10.0
+"""What could be read and was not for so long is read by a new session."""
+_SETTLED = ("Stable", "Empty", "Dead")
+"""States of a group in which Kafka says who reads what, and nothing is about to change."""
 
 log = structlog.get_logger()
 
@@ -169,3 +179,41 @@ class Handover:
     ) -> Heard:
         done = asyncio.get_running_loop().create_future()
         return Heard(*place, offset, record, event, error, clock.now(), done, fetched_from=begin, **more)
+
+
+class Stalled(Exception):
+    """There is something to read and nothing is read. The message says where."""
+
+
+class Unread:
+    """What a session has not read and nobody else will: of partitions it has, and of those nobody has.
+
+    Faust asks aiokafka for records only while it believes it has partitions, and aiokafka gives up in ways
+    Faust does not hear of. So whether a session reads is seen from outside, by what comes of it.
+    """
+
+    def __init__(self, client_id: str, handover: Handover) -> None:
+        self._client_id = client_id
+        self._handover = handover
+        self._since: dict[TopicPartition, tuple[int, float]] = {}
+        """By partition: the position, and since when it is that while nothing is on its way."""
+
+    def look(self, known: Positions, there: Log, group: Group) -> int:
+        """How many records. Raises `Stalled`."""
+        now = asyncio.get_running_loop().time()
+        held = {place: member.client_id for member in group.members for place in member.partitions}
+        waiting, before, self._since = 0, self._since, {}
+        for place, partition in there.items() if group.state in _SETTLED else ():
+            position = known[place].next_offset if place in known else 0
+            if position >= partition.stable or held.get(place, self._client_id) != self._client_id:
+                continue
+            waiting += partition.stable - position
+            if self._handover.is_busy_with(place):
+                continue
+            self._since[place] = before[place] if before.get(place, (-1,))[0] == position else (position, now)
+            if (seconds := now - self._since[place][1]) > STALLED_SECONDS:
+                raise Stalled(
+                    f"{place[0]}[{place[1]}] has {partition.stable - position} records for "
+                    f"{self._client_id}, and none was read for {seconds:.0f} s"
+                )
+        return waiting

@@ -26,13 +26,13 @@ from choreo.chassis.kafka.grants import AccessDenied, asking, require, writing
 from choreo.chassis.observe.health import NotReady
 from choreo.chassis.observe.meter import Meter
 from choreo.chassis.transaction import outbox
-from choreo.chassis.transaction.outbox import Unpublished
+from choreo.chassis.transaction.outbox import OutboxRow
 
 _ROUND = 1000
 """At most so many facts are on their way at once."""
 _BATCH_BYTES = 512 * 1024
 _POLL = 1.0
-_PATIENCE = 10.0
+_SEND_TIMEOUT_SECONDS = 10.0
 """Seconds until an unacknowledged batch is tried again with a new producer."""
 _PAUSE = 0.5
 _LOCK_CLASS = 0x0B0C
@@ -168,9 +168,7 @@ class Relay:
         rows = await (await conn.execute(_OWN, [missing, _LOCK_CLASS])).fetchall()
         return [partition for (partition,) in rows]
 
-    async def _publish(
-        self, conn: Connection, producer: AIOKafkaProducer, rows: Sequence[Unpublished]
-    ) -> None:
+    async def _publish(self, conn: Connection, producer: AIOKafkaProducer, rows: Sequence[OutboxRow]) -> None:
         """Raises if any partition failed; what the others acknowledged is removed all the same."""
         by_partition = groupby(sorted(rows, key=attrgetter("partition")), key=attrgetter("partition"))
         shards = [(partition, list(group)) for partition, group in by_partition]
@@ -188,8 +186,8 @@ class Relay:
                 raise result
 
     async def _send(
-        self, producer: AIOKafkaProducer, partition: int, rows: Sequence[Unpublished]
-    ) -> Sequence[Unpublished]:
+        self, producer: AIOKafkaProducer, partition: int, rows: Sequence[OutboxRow]
+    ) -> Sequence[OutboxRow]:
         """One batch of the oldest; returns those it held, once Kafka has them."""
         batch = producer.create_batch()
         sent = []
@@ -199,6 +197,6 @@ class Relay:
                 break
             sent.append(row)
         batch.close()
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(_SEND_TIMEOUT_SECONDS):
             await (await producer.send_batch(batch, self._topic, partition=partition))
         return sent

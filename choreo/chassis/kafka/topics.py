@@ -1,14 +1,14 @@
 """Topics are declared once, from the catalogue of events, and never change their shape afterwards."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+from confluent_kafka.admin import ConfigResource, ResourceType
 from confluent_kafka.cimpl import NewTopic
 
 from choreo.chassis.kafka.access import KafkaAccess
-from choreo.chassis.kafka.admin import administering
+from choreo.chassis.kafka.admin import Admin, RequestFailed, administering
 from choreo.chassis.kafka.grants import AccessDenied
 from choreo.errors import Unavailable
 
@@ -37,19 +37,19 @@ def declare_topics(
             _check_retention(admin, wanted)
     except AccessDenied as denied:
         raise Unavailable(f"{denied}.") from denied
-    except KafkaException as error:
+    except RequestFailed as error:
         raise Unavailable(
-            f"Topics could not be made or checked on {access.bootstrap}: {error.args[0].str()}. See that the "
+            f"Topics could not be made or checked on {access.bootstrap}: {error}. See that the "
             f"cluster runs and that {access.principal} may create and describe topics."
         ) from error
     return made
 
 
-def _partition_counts(admin: AdminClient) -> dict[str, int]:
+def _partition_counts(admin: Admin) -> dict[str, int]:
     return {name: len(topic.partitions) for name, topic in admin.list_topics(timeout=_TIMEOUT).topics.items()}
 
 
-def _make(admin: AdminClient, topics: list[NewTopic]) -> list[str]:
+def _make(admin: Admin, topics: list[NewTopic]) -> list[str]:
     """Again where there are fewer brokers than copies: of those just started some may be missing."""
     deadline = time.monotonic() + _TIMEOUT
     made: list[str] = []
@@ -70,7 +70,7 @@ def _make(admin: AdminClient, topics: list[NewTopic]) -> list[str]:
     return made
 
 
-def _check_partitions(admin: AdminClient, topics: list[str], partitions: int) -> None:
+def _check_partitions(admin: Admin, topics: list[str], partitions: int) -> None:
     deadline = time.monotonic() + _TIMEOUT
     counts = _partition_counts(admin)
     while not all(counts.get(topic) for topic in topics) and time.monotonic() < deadline:
@@ -85,13 +85,23 @@ def _check_partitions(admin: AdminClient, topics: list[str], partitions: int) ->
             )
 
 
-def _check_retention(admin: AdminClient, topics: list[str]) -> None:
-    resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
-    for resource, described in admin.describe_configs(resources).items():
-        config = described.result(_TIMEOUT)
-        wrong = [f"{key}={config[key].value}" for key, value in FOREVER.items() if config[key].value != value]
+def _check_retention(admin: Admin, topics: list[str]) -> None:
+    for topic, wrong in forgetting_settings(admin, topics).items():
         if wrong:
+            has = ", ".join(f"{key}={value}" for key, value in wrong.items())
             cure = ", ".join(f"{key}={value}" for key, value in FOREVER.items())
-            raise Unavailable(
-                f"Topic {resource.name} has {', '.join(wrong)} and would forget facts: set {cure} on it."
-            )
+            raise Unavailable(f"Topic {topic} has {has} and would forget facts: set {cure} on it.")
+
+
+def forgetting_settings(
+    admin: Admin, topics: Sequence[str], timeout_seconds: float = _TIMEOUT
+) -> Mapping[str, Mapping[str, str]]:
+    """Returns, by topic, the settings with which it would forget records; none if it keeps all for ever."""
+    resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
+    found = {}
+    for resource, asked in admin.describe_configs(resources, request_timeout=timeout_seconds).items():
+        config = asked.result()
+        found[resource.name] = {
+            key: config[key].value for key, value in FOREVER.items() if config[key].value != value
+        }
+    return found

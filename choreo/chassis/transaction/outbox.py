@@ -26,7 +26,7 @@ WHERE partition = ANY(%b::int[]) ORDER BY position LIMIT %s"""
 _REMOVE = """/* outbox.remove: these are acknowledged by Kafka */
 DELETE FROM outbox WHERE position = ANY(%b::bigint[])"""
 
-_DEPTH = """/* outbox.depth: how many facts are unpublished, and since when */
+_BACKLOG = """/* outbox.backlog: how many facts are unpublished, and since when */
 SELECT count(*), min(decided_at) FROM outbox"""
 
 _CONTAINS = """/* outbox.contains: is this fact still unpublished */
@@ -34,7 +34,7 @@ SELECT EXISTS (SELECT FROM outbox WHERE event_id = %s)"""
 
 
 @dataclass(frozen=True, slots=True)
-class Unpublished:
+class OutboxRow:
     event_id: UUID
     key: str
     partition: int
@@ -50,19 +50,19 @@ class Unpublished:
         return Record(self.key.encode(), self.value, headers)
 
 
-def unpublished(event: Event[Fact], partition: int) -> Unpublished:
+def row_of(event: Event[Fact], partition: int) -> OutboxRow:
     record = encode(event)
     headers = orjson.dumps([(name, (value or b"").decode()) for name, value in record.headers])
-    return Unpublished(event.id, event.key, partition, record.value or b"", headers, event.time)
+    return OutboxRow(event.id, event.key, partition, record.value or b"", headers, event.time)
 
 
-async def add(conn: Connection, rows: Sequence[Unpublished]) -> None:
+async def add(conn: Connection, rows: Sequence[OutboxRow]) -> None:
     """Runs inside the kernel's transaction, after the keys are locked."""
     await insert(conn, outbox, rows)
 
 
-async def lowest(conn: Connection, partitions: Collection[int], limit: int) -> list[Unpublished]:
-    async with conn.cursor(row_factory=class_row(Unpublished)) as cursor:
+async def lowest(conn: Connection, partitions: Collection[int], limit: int) -> list[OutboxRow]:
+    async with conn.cursor(row_factory=class_row(OutboxRow)) as cursor:
         await cursor.execute(_LOWEST, [list(partitions), limit])
         return await cursor.fetchall()
 
@@ -71,9 +71,9 @@ async def remove(conn: Connection, positions: Sequence[int]) -> None:
     await conn.execute(_REMOVE, [positions])
 
 
-async def depth(conn: Connection) -> tuple[int, datetime | None]:
+async def backlog(conn: Connection) -> tuple[int, datetime | None]:
     """How many facts are unpublished, and when the oldest of them was decided."""
-    row = await (await conn.execute(_DEPTH)).fetchone()
+    row = await (await conn.execute(_BACKLOG)).fetchone()
     assert row is not None
     return row[0], row[1]
 

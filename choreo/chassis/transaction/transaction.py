@@ -12,10 +12,8 @@ from typing import Any, Generic, TypeVar
 import structlog
 
 from choreo.chassis.database.connection import Connection
-from choreo.chassis.http.answer import Answer
 from choreo.chassis.transaction import journal, keys, outbox, parked, positions
 from choreo.chassis.transaction.inputs import (
-    Aside,
     Asked,
     Decided,
     Failed,
@@ -23,6 +21,8 @@ from choreo.chassis.transaction.inputs import (
     Input,
     KeyReused,
     PositionGap,
+    Reply,
+    SideWrite,
 )
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.chassis.transaction.state_store import Store
@@ -42,17 +42,17 @@ class Work(Generic[S]):
     now: datetime
     before: dict[str, S]
     sequences: dict[str, int]
-    seen: dict[Any, journal.Seen] = field(default_factory=dict)
+    seen: dict[Any, journal.SeenInput] = field(default_factory=dict)
     blocked: set[str] = field(default_factory=set)
     expected: dict[TopicPartition, int] = field(default_factory=dict)
     after: dict[str, S] = field(default_factory=dict)
     advanced: dict[TopicPartition, positions.Reached] = field(default_factory=dict)
     moved: dict[str, int] = field(default_factory=dict)
-    entries: list[journal.Entry] = field(default_factory=list)
-    unpublished: list[outbox.Unpublished] = field(default_factory=list)
+    entries: list[journal.JournalRow] = field(default_factory=list)
+    unpublished: list[outbox.OutboxRow] = field(default_factory=list)
     to_park: list[parked.Parked] = field(default_factory=list)
-    asides: list[tuple[Aside, Decided]] = field(default_factory=list)
-    answers: list[tuple[Input, Answer | Exception | None]] = field(default_factory=list)
+    side_writes: list[tuple[SideWrite, Decided]] = field(default_factory=list)
+    answers: list[tuple[Input, Reply | Exception | None]] = field(default_factory=list)
     commands: Counter[tuple[str, ...]] = field(default_factory=Counter)
     """By type and outcome; likewise `heard`. Counted for the metrics, once all is committed."""
     heard: Counter[tuple[str, ...]] = field(default_factory=Counter)
@@ -148,12 +148,12 @@ class Transaction(Generic[S]):
             _count(work, heard, "duplicate")
         elif heard.key in work.blocked:
             self._park(work, heard, "queued", "queued behind an earlier event of its key")
-        elif heard.event is None or heard.refused:
+        elif heard.event is None or heard.rejected:
             self._park(
                 work,
                 heard,
-                "database" if heard.refused else "undecodable",
-                heard.refused or heard.error or "",
+                "database" if heard.rejected else "undecodable",
+                heard.rejected or heard.error or "",
             )
         else:
             try:
@@ -165,8 +165,8 @@ class Transaction(Generic[S]):
         """What follows from it. Raises what a handler raises, and then nothing of it is in `work`."""
         number = work.sequences[heard.key]
         step = hear(self._decider, work.after[heard.key], event, work.now, number)
-        unpublished = [outbox.unpublished(own, self._partition_of(own.key)) for own in step.events]
-        entry = journal.entry(heard, step=number + 1, now=work.now, outcome="applied", refusal=step.refusal)
+        unpublished = [outbox.row_of(own, self._partition_of(own.key)) for own in step.events]
+        entry = journal.row_of(heard, step=number + 1, now=work.now, outcome="applied", refusal=step.refusal)
         self._record(work, heard, entry)
         work.after[heard.key] = step.state
         work.sequences[heard.key] = work.moved[heard.key] = step.sequence
@@ -180,29 +180,29 @@ class Transaction(Generic[S]):
         if before is not None:
             _count(work, asked, "duplicate")
             same = before.fingerprint == asked.fingerprint
-            work.answers.append((asked, before.answer if same else KeyReused()))
+            work.answers.append((asked, before.reply if same else KeyReused()))
             return
         number = work.sequences[asked.key]
         try:
             step = obey(self._decider, work.after[asked.key], asked.command, work.now, number)
-            unpublished = [outbox.unpublished(event, self._partition_of(event.key)) for event in step.events]
+            unpublished = [outbox.row_of(event, self._partition_of(event.key)) for event in step.events]
             decided = Decided(step.state, step.events, step.refusal)
-            answer = asked.respond(decided)
+            reply = asked.respond(decided) if asked.respond else None
         except Exception as error:
             log.exception("a handler raised", command=type(asked.command).__name__, id=str(asked.id))
             _count(work, asked, "failed")
             work.answers.append((asked, Failed(repr(error))))
             return
-        work.answers.append((asked, answer))
+        work.answers.append((asked, reply))
         outcome = "refused" if step.refusal else "applied"
-        if not (answer.status < 300 or answer.status == 409):
+        if step.refusal and not step.refusal.remembered:
             _count(work, asked, outcome)
             return
         self._record(
             work,
             asked,
-            journal.entry(
-                asked, step=number, now=work.now, outcome=outcome, refusal=step.refusal, answer=answer
+            journal.row_of(
+                asked, step=number, now=work.now, outcome=outcome, refusal=step.refusal, reply=reply
             ),
         )
         if step.refusal:
@@ -213,8 +213,8 @@ class Transaction(Generic[S]):
             work.unpublished += unpublished
             for event in step.events:
                 work.decided[event.type,] += 1
-        if asked.aside:
-            work.asides.append((asked.aside, decided))
+        if asked.side_write:
+            work.side_writes.append((asked.side_write, decided))
 
     def _park(self, work: Work[S], heard: Heard, reason: str, error: BaseException | str) -> None:
         row = parked.park(heard, reason, error, work.now)
@@ -232,14 +232,14 @@ class Transaction(Generic[S]):
         work.to_park.append(row)
         work.blocked.add(heard.key)
         number = work.sequences[heard.key]
-        self._record(work, heard, journal.entry(heard, step=number, now=work.now, outcome="parked"))
+        self._record(work, heard, journal.row_of(heard, step=number, now=work.now, outcome="parked"))
 
-    def _record(self, work: Work[S], input: Input, entry: journal.Entry) -> None:
+    def _record(self, work: Work[S], input: Input, entry: journal.JournalRow) -> None:
         """The same input later in this batch is a repeat."""
         _count(work, input, entry.outcome)
         log.debug(entry.outcome, id=entry.id, type=entry.type, key=entry.key, flow=entry.correlation_id)
         work.entries.append(entry)
-        work.seen[input.id] = journal.Seen(
+        work.seen[input.id] = journal.SeenInput(
             entry.id,
             entry.outcome,
             entry.fingerprint,
@@ -255,8 +255,8 @@ class Transaction(Generic[S]):
         await parked.add(conn, work.to_park)
         await keys.advance(conn, work.moved)
         await positions.advance(conn, work.advanced)
-        for aside, decided in work.asides:
-            await aside(conn, decided)
+        for side_write, decided in work.side_writes:
+            await side_write(conn, decided)
 
 
 def _count(work: Work[S], input: Input, outcome: str) -> None:

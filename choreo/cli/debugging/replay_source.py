@@ -1,42 +1,31 @@
-"""What `choreo state`, `blame` and `replay` share: where the past is read from, and how rows are shown."""
+"""Where `choreo state`, `blame` and `replay` read from: a recording, or the running system."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import typer
-from aiokafka.errors import KafkaError
-from rich.console import Console
-from rich.markup import escape
 
-from choreo.chassis.kafka.topic_log import LogMismatch
+from choreo.chassis.kafka.log_reader import LOG_UNREADABLE
 from choreo.chassis.registry import services
 from choreo.chassis.service import Service
 from choreo.chassis.settings import SERVICES
-from choreo.chassis.transaction.state_store import TableMapping
 from choreo.errors import Incomplete, Unavailable, UsageError
 from choreo.message.codec import Undecodable, UnknownType, decode
 from choreo.operations.reading.installation import Installation, find_installation
 from choreo.progress import telling
-from choreo.replay.engine.expressions import name_as_text
 from choreo.replay.engine.sandbox import SideEffect
-from choreo.replay.engine.walk import Walk, Write
-from choreo.replay.history.history import Cause, Difference, written
+from choreo.replay.engine.walk import Walk
 from choreo.replay.history.moments import AfterId, AfterPlace, AtTime, Moment, NoMoment, moment_of, settled
 from choreo.replay.sources.live import Live, open_live
 from choreo.replay.sources.one_key import open_key, records_at
 from choreo.replay.sources.recording import NotARecording, Recording, size_of
 from choreo.replay.sources.records import Broken, Source, lacking
 from choreo.replay.sources.rows import plain
-
-_WIDTH = 100
-
-
-# -- where it is read from ---------------------------------------------------------------------------
 
 
 def check_service(name: str) -> None:
@@ -56,12 +45,12 @@ def reading() -> Iterator[None]:
         raise UsageError(str(wrong)) from None
     except Broken as broken:
         raise Incomplete(str(broken)) from None
-    except (psycopg.Error, KafkaError, LogMismatch, OSError) as error:
+    except (psycopg.Error, *LOG_UNREADABLE, OSError) as error:
         raise Unavailable(f"The past cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def whole(file: Path | None) -> AbstractAsyncContextManager[Source]:
-    """A recording, or all of the running system."""
+    """Opens a recording, or all of the running system."""
     if file is not None:
         return nullcontext(Recording(file))
     here = find_installation()
@@ -72,7 +61,7 @@ def whole(file: Path | None) -> AbstractAsyncContextManager[Source]:
 async def opened(
     file: Path | None, name: str, key: str | None = None, *, alone: bool = True
 ) -> AsyncIterator[Source]:
-    """A recording, or the running system as far as this service goes. `alone`: of this key nothing else."""
+    """Opens a recording, or of the running system what this service heard and did. `alone`: only this key."""
     if file is not None:
         yield recording_of(file, name, key)
         return
@@ -98,17 +87,16 @@ def recording_of(file: Path, name: str, key: str | None = None) -> Recording:
 
 @asynccontextmanager
 async def of_service(here: Installation, name: str) -> AsyncIterator[Live]:
-    """Its journal, and the topics it hears; nothing else is read."""
+    """Opens its journal and the topics it hears; nothing else is read."""
     async with open_live(here.kafka, {name: here.database_urls[name]}, here.settings) as live:
-        heard = {fact.__module__.removeprefix("events.") for fact in here.service(name).hears}
-        owner = live.cut.service_of
-        spans = {place: span for place, span in live.cut.spans.items() if owner[place[0]] in heard}
+        heard = here.service(name).heard_topics(here.settings.topic_prefix)
+        spans = {place: span for place, span in live.cut.spans.items() if place[0] in heard}
         live.cut = replace(live.cut, spans=spans)
         yield live
 
 
 async def moment_in(source: Source, text: str, name: str, file: Path | None) -> Moment:
-    """Raises `NoMoment`, and `Incomplete` for a time that a recording does not reach."""
+    """Reads a moment as somebody writes it. Raises `NoMoment`, and `Incomplete` after a recording's end."""
     cut = source.cut
     moment = moment_of(text, datetime.now(UTC), cut.topic_prefix)
     if isinstance(moment, AtTime) and cut.until is not None and moment.time > cut.until:
@@ -124,13 +112,13 @@ async def moment_in(source: Source, text: str, name: str, file: Path | None) -> 
 
 
 def described(source: Source, name: str) -> Service[Any]:
-    """As today's code has it, with what of the settings decisions depend on."""
+    """Returns it as today's code has it, with those settings that decisions depend on."""
     return services(source.cut.settings)[name]
 
 
 @asynccontextmanager
 async def walking(source: Source, service: Service[Any], key: str | None = None) -> AsyncIterator[Walk[Any]]:
-    """It says how far it is, where that takes long."""
+    """Yields a walk that says how far it is, where that takes long."""
     total = size_of(source)
     with telling() as tell:
         walk = Walk(source, service, key, lambda done: tell("replaying", done, total))
@@ -139,7 +127,7 @@ async def walking(source: Source, service: Service[Any], key: str | None = None)
 
 
 def check_complete(walk: Walk[Any]) -> None:
-    """After everything was printed. Raises `Incomplete`."""
+    """Raises `Incomplete`; to be called after everything was printed."""
     if walk.lacks:
         more = f" (and {len(walk.lacks) - 1} more)" if len(walk.lacks) > 1 else ""
         raise Incomplete(f"{walk.service.name}: {walk.lacks[0]}{more}.")
@@ -156,99 +144,3 @@ def check_reached(moment: Moment, walk: Walk[Any], source: Source, file: Path | 
     if file is not None and not source.cut.is_whole:
         raise Incomplete(f"{says}, as far as {file} goes.")
     raise UsageError(f"{says}.")
-
-
-# -- how it is shown ---------------------------------------------------------------------------------
-
-
-class Paper:
-    """For people: in colour on a terminal, plain elsewhere; only ids and commands may go beyond 100."""
-
-    def __init__(self) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
-
-    def line(self, text: str = "", style: str = "") -> None:
-        told = escape(text)
-        self._console.print(f"[{style}]{told}[/]" if style else told)
-
-    def columns(self, told: Sequence[tuple[str, str]], style: str = "") -> None:
-        """Names and values below each other."""
-        width = max((len(name) for name, _ in told), default=0)
-        for name, value in told:
-            self.line(_cut_off(f"    {name:<{width}}  {value}"), style)
-
-    def cause(self, cause: Cause | None) -> None:
-        if cause is None:
-            self.line("    by nothing in the journal: see `choreo verify`", "red")
-            return
-        self.line(f"    {cause.fact} {cause.fact_id}  {cause.handler}", "dim")
-        if cause.fact_id != cause.id:
-            self.line(f"    because of {cause.type} {cause.id} {cause.at}".rstrip(), "dim")
-
-    def row(self, mapping: TableMapping, name: Any, row: Sequence[Any], cause: Cause) -> None:
-        self.line(f"  {mapping.table.name} {name_as_text(name)}", "bold")
-        told = zip((column.name for column in mapping.table.columns), row, strict=True)
-        self.columns([(column, shown(value)) for column, value in told])
-        self.cause(cause)
-
-    def difference(self, difference: Difference) -> None:
-        self._changed(difference)
-        self.cause(difference.cause)
-
-    def write(self, write: Write) -> None:
-        self._changed(written(write))
-        self.line(f"    {write.event.type} {write.event.id}  {write.case}", "dim")
-
-    def _changed(self, difference: Difference) -> None:
-        sign, style = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}[
-            difference.change
-        ]
-        self.line(f"{sign} {difference.table.name} {name_as_text(difference.name)}", style)
-        told = []
-        for column, old, new in difference.columns:
-            match difference.change:
-                case "added":
-                    told.append((column, shown(new)))
-                case "removed":
-                    told.append((column, shown(old)))
-                case "changed":
-                    told.append((column, f"{shown(old)} → {shown(new)}"))
-        self.columns(told)
-
-
-def shown(value: Any) -> str:
-    return "null" if value is None else str(plain(value)).replace("\n", "⏎")
-
-
-def rows_told(count: int, one: str = "", more: str = "") -> str:
-    return f"1 row {one}".rstrip() if count == 1 else f"{count} rows {more}".rstrip()
-
-
-def _cut_off(text: str) -> str:
-    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
-
-
-def cause_told(cause: Cause | None) -> dict[str, Any] | None:
-    if cause is None:
-        return None
-    return {name: plain(value) for name, value in asdict(cause).items()}
-
-
-def write_told(write: Write) -> dict[str, Any]:
-    return difference_told(written(write)) | {"cause": {"fact": write.event.type, "handler": write.case}}
-
-
-def difference_told(found: Difference) -> dict[str, Any]:
-    return {
-        "change": found.change,
-        "table": found.table.name,
-        "primary_key": name_as_text(found.name),
-        "columns": {column: {"old": plain(old), "new": plain(new)} for column, old, new in found.columns},
-        "cause": cause_told(found.cause),
-    }
-
-
-def row_told(mapping: TableMapping, row: Sequence[Any], cause: Cause | None) -> dict[str, Any]:
-    columns = (column.name for column in mapping.table.columns)
-    told = {name: plain(value) for name, value in zip(columns, row, strict=True)}
-    return {"row": told, "cause": cause_told(cause)}
