@@ -14,7 +14,7 @@ from aiosmtpd.smtp import SMTP
 from fastapi import FastAPI
 
 from billing_service.app import build as build_billing
-from choreo.chassis.kafka.topics import declare_topics
+from choreo.chassis.kafka.admin.topics import declare_topics
 from choreo.chassis.runtime import Runtime
 from choreo.chassis.settings import OBSERVER, SERVICES, Settings
 from choreo.demo.client import Customer

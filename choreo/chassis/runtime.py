@@ -31,8 +31,9 @@ from choreo.chassis.http.problems import Problem, internal_error, unavailable
 from choreo.chassis.http.routes import Router
 from choreo.chassis.http.signing_keys import HeardKeys
 from choreo.chassis.kafka.catch_up import CatchUp
-from choreo.chassis.kafka.consumer import Consumer, Hears
+from choreo.chassis.kafka.consumer import Consumer
 from choreo.chassis.kafka.grants import reading
+from choreo.chassis.kafka.handover import Hears
 from choreo.chassis.kafka.relay import Relay, partition_of
 from choreo.chassis.kafka.topic_log import describe
 from choreo.chassis.observe import log

@@ -8,7 +8,7 @@ snapshots has its decision in one of them, and what they hold as published lies 
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -253,6 +253,8 @@ class _Partition:
     span: Span
     next: int = 0
     """The offset after the last that was fetched."""
+    last: int = 0
+    """The offset after the last record."""
     fetched: deque[TopicRecord] = field(default_factory=deque)
     paused: bool = False
 
@@ -332,8 +334,12 @@ class _Log:
 
     def _take(self, fetched: Fetched) -> None:
         part = self._partitions[fetched.place]
-        part.fetched.extend(record for record in fetched.records if record.offset < part.span.end)
+        records = [record for record in fetched.records if record.offset < part.span.end]
+        part.fetched.extend(records)
         part.next = fetched.next_offset
+        part.last = records[-1].offset + 1 if records else part.last
+        if part.exhausted:  # behind the last record there may be marks of transactions
+            self._cut.spans[fetched.place] = replace(part.span, end=max(part.last, part.span.first))
         if part.exhausted or len(part.fetched) > _MANY:
             self._reader.pause(fetched.place)
             part.paused = not part.exhausted
