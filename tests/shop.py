@@ -66,7 +66,7 @@ class Shop:
             runtime, app = BUILDS[name](self.settings)
             await stack.enter_async_context(runtime.running())
             transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
-            client = httpx.AsyncClient(transport=transport, base_url=f"http://{name}.test", timeout=60)
+            client = httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60)
             self.clients[name] = await stack.enter_async_context(client)
             self.runtimes[name], self.apps[name] = runtime, app
             self._stacks[name] = stack

@@ -82,7 +82,10 @@ async def examine(installation: Installation) -> list[Finding]:
     except (*LOG_UNREADABLE, RequestFailed) as error:
         cure = "start it, or correct KAFKA_BOOTSTRAP_SERVERS"
         findings.append(Finding("Kafka", "answers", f"{installation.kafka.bootstrap}: {error}", cure))
-    async with installation.engines() as engines, httpx.AsyncClient(timeout=_REQUEST_TIMEOUT_SECONDS) as http:
+    async with (
+        installation.engines() as engines,
+        httpx.AsyncClient(timeout=_REQUEST_TIMEOUT_SECONDS, trust_env=False) as http,
+    ):
         for name, engine in engines.items():
             ports = installation.own_ports.get(name) or [installation.settings.port_of(name)]
             for replica, port in zip(replicas_of({name: len(ports)}), ports, strict=True):
