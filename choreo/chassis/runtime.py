@@ -46,6 +46,7 @@ from choreo.chassis.transaction import journal
 from choreo.chassis.transaction.commit_notifications import CommitNotifications
 from choreo.chassis.transaction.inputs import Failed, KeyReused, Overloaded, Respond, SideWrite, Unavailable
 from choreo.chassis.transaction.kernel import Kernel
+from choreo.chassis.transaction.store import PostgresStore
 from choreo.chassis.transaction.waiters import Waiters
 from choreo.message.catalog import SOURCE_OF_TYPE
 from choreo.message.decider import Command
@@ -100,8 +101,7 @@ class Runtime(Generic[S]):
         prefix = settings.topic_prefix
         self.kernel = Kernel(
             service.decider,
-            service.store,
-            self.engine,
+            PostgresStore(self.engine, service.store),
             partition_of=self.partition_of,
             clock=clock.now,
             meter=self.meter,

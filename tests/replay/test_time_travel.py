@@ -23,6 +23,7 @@ from billing_service.evolve import evolve as evolve_billing
 from choreo import progress
 from choreo.cli.main import app
 from choreo.errors import Incomplete, UsageError
+from choreo.message.codec import TopicRecord
 from choreo.message.envelope import Event
 from choreo.replay.engine.debugger import debug
 from choreo.replay.engine.expressions import BadExpression, Expression, names_at
@@ -40,7 +41,6 @@ from choreo.replay.history.moments import (
     settled,
 )
 from choreo.replay.history.state import Tables, differences, live_rows, tables_at
-from choreo.replay.sources.records import TopicRecord
 from events.billing import MoneyDeposited, PaymentRejected
 from notification_service.evolve import evolve as evolve_notifications
 from notification_service.state import Notifications

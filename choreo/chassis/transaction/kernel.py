@@ -20,9 +20,8 @@ from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from choreo.chassis.database.connection import is_database_away, is_rejected_by_database, raw_connection
+from choreo.chassis.database.connection import is_database_away, is_rejected_by_database
 from choreo.chassis.observe.meter import Meter
 from choreo.chassis.transaction.answered import Answered
 from choreo.chassis.transaction.inputs import (
@@ -37,8 +36,8 @@ from choreo.chassis.transaction.inputs import (
     SideWrite,
     Unavailable,
 )
-from choreo.chassis.transaction.state_store import Store
 from choreo.chassis.transaction.step import Decider
+from choreo.chassis.transaction.store import KernelStore
 from choreo.chassis.transaction.transaction import Transaction, Work
 from choreo.chassis.transaction.waiters import Waiters
 from choreo.message.decider import Command
@@ -64,8 +63,7 @@ class Kernel(Generic[S]):
     def __init__(
         self,
         decider: Decider[S],
-        store: Store[S],
-        engine: AsyncEngine,
+        store: KernelStore[S],
         *,
         partition_of: Callable[[str], int],
         clock: Callable[[], datetime],
@@ -78,9 +76,9 @@ class Kernel(Generic[S]):
         """Called with the keys after every commit that moved any."""
         self.trouble: str | None = None
         """Why the database cannot be used right now."""
-        self._transaction = Transaction(decider, store, partition_of=partition_of, clock=clock)
-        self._engine = engine
-        self._answered = Answered(engine)
+        self._transaction = Transaction(decider, partition_of=partition_of, clock=clock)
+        self._store = store
+        self._answered = Answered(store)
         self._clock = clock
         self._meter = meter
         self._queue: deque[Input] = deque()
@@ -221,8 +219,7 @@ class Kernel(Generic[S]):
         pause = _FIRST_PAUSE
         while self.trouble and not self._queue:
             try:
-                async with raw_connection(self._engine) as conn:
-                    await conn.execute("SELECT 1")
+                await self._store.probe()
                 self._healed()
             except Exception as error:
                 self._hurt(error)
@@ -241,13 +238,13 @@ class Kernel(Generic[S]):
 
     async def _transact(self, batch: Sequence[Input]) -> None:
         with self._meter.transaction(len(batch)):
-            async with raw_connection(self._engine) as conn:
-                work = await self._transaction.lock_and_load(conn, batch)
+            async with self._store.transaction() as store:
+                work = await self._transaction.lock_and_load(store, batch)
                 for input in batch:
                     self._transaction.take(work, input)
                 if work.writes:
-                    await self._transaction.write(conn, work)
-                    await conn.commit()
+                    await self._transaction.write(store, work)
+                    await store.commit()
         self._tell(work)
 
     def _tell(self, work: Work[S]) -> None:
