@@ -43,11 +43,11 @@ from choreo.chassis.open_files import allow_many
 from choreo.chassis.service import Service
 from choreo.chassis.settings import TOPICS, Settings
 from choreo.chassis.transaction import journal
-from choreo.chassis.transaction.commit_notifications import CommitNotifications
 from choreo.chassis.transaction.inputs import Failed, KeyReused, Overloaded, Respond, SideWrite, Unavailable
 from choreo.chassis.transaction.kernel import Kernel
 from choreo.chassis.transaction.store import PostgresStore
-from choreo.chassis.transaction.waiters import Waiters
+from choreo.chassis.waiting.commit_notifications import CommitNotifications
+from choreo.chassis.waiting.waiters import Waiters
 from choreo.message.catalog import SOURCE_OF_TYPE
 from choreo.message.decider import Command
 from choreo.message.fact import Fact
@@ -59,6 +59,8 @@ Job = Callable[[], Awaitable[None]]
 _MEASURE_SECONDS = 5.0
 _CONNECTIONS = 10
 _LOOK_TIMEOUT_SECONDS = 2.0
+_KERNEL_CONNECTIONS = 3
+"""Its own: a transaction, a look for first answers, a look for locks. No reader takes them from it."""
 _CANCEL_SECONDS = 6.0
 
 _AWAY = unavailable(
@@ -92,7 +94,9 @@ class Runtime(Generic[S]):
         self.service = service.name
         self._waiting = service.waiting
         self.settings = settings
-        self.engine = make_engine(_required(settings.database_url_of(self.service)), pool_size=_CONNECTIONS)
+        url = _required(settings.database_url_of(self.service))
+        self.engine = make_engine(url, pool_size=_CONNECTIONS)
+        self._kernel_engine = make_engine(url, pool_size=_KERNEL_CONNECTIONS)
         self.health = Health()
         self.metrics = Metrics()
         self.meter = Meter(self.metrics.registry)
@@ -101,13 +105,19 @@ class Runtime(Generic[S]):
         prefix = settings.topic_prefix
         self.kernel = Kernel(
             service.decider,
-            PostgresStore(self.engine, service.store),
+            PostgresStore(self._kernel_engine, service.store),
             partition_of=self.partition_of,
             clock=clock.now,
             meter=self.meter,
+            job=self.health.job("kernel", serving=True),
         )
         self.relay = Relay(
-            prefix + TOPICS[self.service], settings.partitions, self.engine, self._access, self.meter
+            prefix + TOPICS[self.service],
+            settings.partitions,
+            self.engine,
+            self._access,
+            job=self.health.job("relay"),
+            meter=self.meter,
         )
         notifications = CommitNotifications(self.engine, self.kernel.waiters)
         self.jobs: list[Job] = [
@@ -206,6 +216,7 @@ class Runtime(Generic[S]):
                 await _cancel(task)
             died.cancel()
             await self.engine.dispose()
+            await self._kernel_engine.dispose()
 
     async def _flow_applied(self, user_id: UUID, flow: UUID, seconds: int) -> bool:
         async def look() -> bool:

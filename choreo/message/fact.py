@@ -1,9 +1,9 @@
 """What every fact has in common."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, ClassVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 Amount = Annotated[int, Field(ge=1, le=999_999_999_99)]
 """Money that moves, in minor units (cents)."""
@@ -11,7 +11,16 @@ Amount = Annotated[int, Field(ge=1, le=999_999_999_99)]
 Balance = Annotated[int, Field(ge=0, le=2**63 - 1)]
 """Money that is there, in minor units (cents)."""
 
-Moment = Annotated[datetime, AwareDatetime]
+
+def _in_utc(moment: datetime) -> datetime:
+    """Raises ValueError for a time that only its offset keeps within the years 1 to 9999."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("this time is out of range in UTC") from None
+
+
+Moment = Annotated[datetime, AwareDatetime, AfterValidator(_in_utc)]
 
 
 class Fact(BaseModel):

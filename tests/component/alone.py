@@ -20,7 +20,7 @@ from choreo.chassis.http import auth
 from choreo.chassis.runtime import Runtime
 from choreo.chassis.settings import TOPICS, Settings
 from choreo.chassis.transaction import positions
-from choreo.chassis.transaction.inputs import Heard
+from choreo.chassis.transaction.inputs import FactTypes, Heard, read
 from choreo.chassis.transaction.kernel import Kernel
 from choreo.chassis.transaction.positions import Position
 from choreo.demo.client import Customer
@@ -110,6 +110,10 @@ class Reader:
     def put_unreadable(self, record: Record) -> "asyncio.Future[None]":
         """Whatever it holds, this reader cannot read it."""
         return self._put(record, None, "the header ce_type is missing", None)
+
+    def put_record(self, record: Record, consumes: FactTypes) -> "asyncio.Future[None]":
+        """As the consumer does: what it is, is told from its bytes."""
+        return self._put(record, *read(record, consumes), None)
 
     async def hear(self, *facts: Fact) -> list[Event[Fact]]:
         """Returns once they are committed."""

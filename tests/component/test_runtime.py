@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from choreo.chassis.kafka.consumer import ConsumerDied
 from choreo.chassis.runtime import Runtime, _serve
 from choreo.chassis.settings import Settings
-from choreo.chassis.transaction.waiters import Waiters
+from choreo.chassis.waiting.waiters import Waiters
 from choreo.embedded.ports import free_ports
 from choreo.embedded.postgres import Postgres
 from order_service.app import build

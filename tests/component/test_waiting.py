@@ -17,10 +17,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from choreo.chassis import clock
 from choreo.chassis.database.connection import make_engine, raw_connection
 from choreo.chassis.transaction import parked
-from choreo.chassis.transaction.commit_notifications import CommitNotifications
 from choreo.chassis.transaction.retry import drop, retry
 from choreo.chassis.transaction.store import PostgresStore
 from choreo.chassis.transaction.transaction import Transaction
+from choreo.chassis.waiting.commit_notifications import CommitNotifications
 from choreo.demo.client import Customer, Json
 from choreo.embedded.postgres import Postgres
 from order_service import queries, service

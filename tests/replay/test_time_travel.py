@@ -25,6 +25,7 @@ from choreo.cli.main import app
 from choreo.errors import Incomplete, UsageError
 from choreo.message.codec import TopicRecord
 from choreo.message.envelope import Event
+from choreo.replay.engine.cases import case_taken
 from choreo.replay.engine.debugger import debug
 from choreo.replay.engine.expressions import BadExpression, Expression, names_at
 from choreo.replay.engine.sandbox import SideEffect, no_side_effects
@@ -42,8 +43,6 @@ from choreo.replay.history.moments import (
 )
 from choreo.replay.history.state import Tables, differences, live_rows, tables_at
 from events.billing import MoneyDeposited, PaymentRejected
-from notification_service.evolve import evolve as evolve_notifications
-from notification_service.state import Notifications
 from tests.replay.constructed import NAMES, Constructed, a_story, rows_of
 from tests.unit.facts import ADA
 from tests.unit.spec import START
@@ -207,15 +206,6 @@ def test_a_difference_names_the_columns_and_the_line_that_wrote_them() -> None:
     assert "case MoneyWithdrawn(" in (ROOT / file).read_text().splitlines()[int(line) - 1]
 
 
-def evolve_in_two_cases(state: Notifications, event: Event[Any]) -> Notifications:
-    match event.data:
-        case PaymentRejected(reason="insufficient_funds"):
-            return evolve_notifications(state, event)
-        case PaymentRejected(reason="order_cancelled"):
-            return evolve_notifications(state, event)
-    return evolve_notifications(state, event)
-
-
 def test_of_two_cases_for_a_type_the_one_taken_is_named() -> None:
     shop = Constructed()
     shop.place(1)
@@ -225,13 +215,18 @@ def test_of_two_cases_for_a_type_the_one_taken_is_named() -> None:
     shop.publish("order")
     shop.deliver("billing", "order")
     shop.settle()
-    service = shop.described("notification")
-    mapping = next(mapping for mapping in service.store.mappings if mapping.field == "notifications")
-    heard = next(one for one in shop.journaling["notification"].journal if one.type == "PaymentRejected")
-    two_cases = replace(service, decider=replace(service.decider, evolve=evolve_in_two_cases))
-    (at_rejection,) = run(tables_at(Walk(shop, two_cases), AfterId(heard.id)))
-    ((_, cause),) = at_rejection.of(mapping).values()
-    file, line = cause.handler.split(":")
+    ahead = next(one for one in run(_aheads(shop, "notification")) if one.entry.type == "PaymentRejected")
+
+    def evolve(state: Any, event: Any) -> Any:
+        match event.data:
+            case PaymentRejected(reason="insufficient_funds"):
+                return "too dear"
+            case PaymentRejected(reason="order_cancelled"):
+                return "cancelled"
+        return state
+
+    assert isinstance(ahead.taken.input, Event)
+    file, line = case_taken(evolve, ahead.taken.state, ahead.taken.input).split(":")
     assert 'reason="order_cancelled"' in (ROOT / file).read_text().splitlines()[int(line) - 1]
 
 
@@ -256,8 +251,7 @@ def test_a_live_row_that_no_event_made_has_no_cause() -> None:
 class Gappy(Constructed):
     async def batches(self) -> Any:
         async for batch in super().batches():
-            (item,) = batch
-            if not (isinstance(item, TopicRecord) and item.topic == "user-events"):
+            if not (isinstance(batch[0], TopicRecord) and batch[0].topic == "user-events"):
                 yield batch
 
 
@@ -372,7 +366,7 @@ def test_whoever_debugs_stands_on_the_first_line_of_the_handler() -> None:
     debug(ahead.taken, io.StringIO("p event.data.price\nc\nc\np command.order_id\nq\n"), out)
     first, *rest = out.getvalue().splitlines()
     assert first.startswith(f"> {ROOT}/billing_service/evolve.py(") and first.endswith("evolve()")
-    assert rest[:2] == ["-> match event.data:", "(Pdb) 10000"]
+    assert rest[:2] == ["-> fact = event.data", "(Pdb) 10000"]
     places = re.findall(r"> .*/(\w+\.py)\(", out.getvalue())
     assert places == ["evolve.py", "react.py", "decide.py"]
     assert rest[-2].startswith("(Pdb) UUID(")

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis.database.tables import signing_keys
 from choreo.chassis.http.auth import Jwk
-from choreo.chassis.transaction.waiters import Waiters
+from choreo.chassis.waiting.waiters import Waiters
 
 _KNOWN_FOR = timedelta(minutes=1)
 _LAG_KNOWN_FOR = timedelta(seconds=1)

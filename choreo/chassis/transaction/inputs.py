@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
@@ -124,7 +125,7 @@ class Heard:
             key = (self.record.key or b"").decode()
         except UnicodeDecodeError:
             key = ""
-        return key if key and "\0" not in key else str(self.id)
+        return storable(key) if key else str(self.id)
 
     @property
     def keys(self) -> frozenset[str]:
@@ -137,6 +138,18 @@ class Heard:
     @property
     def correlation_id(self) -> UUID | None:
         return self.event.correlation_id if self.event else None
+
+
+_KEY_BYTES = 512
+"""What an index of Postgres takes without fail, and ten times a user id."""
+
+
+def storable(key: str) -> str:
+    """The key, or a digest of one that the database would not take."""
+    raw = key.encode(errors="surrogatepass")
+    if len(raw) <= _KEY_BYTES and b"\0" not in raw:
+        return key
+    return f"sha256:{sha256(raw).hexdigest()}"
 
 
 Input = Asked | Heard
@@ -152,4 +165,6 @@ def read(record: Record, hears: FactTypes) -> tuple[Event[Fact] | None, str | No
         event = decode(record)
     except Undecodable as undecodable:
         return None, str(undecodable)
+    if storable(event.key) != event.key:
+        return None, f"the key of this {event.type} cannot be stored: it has a NUL or over {_KEY_BYTES} bytes"
     return (event if type(event.data) in hears else None), None

@@ -3,20 +3,17 @@
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+import psycopg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis import clock
-from choreo.chassis.database.connection import (
-    Connection,
-    is_database_away,
-    is_rejected_by_database,
-    raw_connection,
-)
-from choreo.chassis.transaction import commit_notifications, journal, keys, parked
+from choreo.chassis.database.connection import Connection, Failure, failure_of, raw_connection
+from choreo.chassis.transaction import journal, keys, parked
 from choreo.chassis.transaction.inputs import FactTypes
 from choreo.chassis.transaction.parked import Parked
 from choreo.chassis.transaction.store import PostgresStore, PostgresTransaction
 from choreo.chassis.transaction.transaction import Transaction
+from choreo.chassis.waiting import commit_notifications
 from choreo.message.codec import Undecodable
 
 S = TypeVar("S")
@@ -48,7 +45,7 @@ async def retry(
                 async with conn.transaction():  # a savepoint
                     result, sequence = await _take(transaction, opened, consumes, row, sequence)
             except Exception as error:
-                if is_database_away(error) and not is_rejected_by_database(error):
+                if failure_of(error) is not Failure.INPUT:
                     raise
                 result = await _still_parked(conn, row, error, sequence)
             results.append(result)
@@ -99,6 +96,8 @@ async def _still_parked(conn: Connection, row: Parked, error: Exception, sequenc
     if isinstance(error, Undecodable):
         await parked.say_why(conn, row.id, "undecodable", str(error))
     else:
-        await parked.say_why(conn, row.id, "database" if is_rejected_by_database(error) else "handler", error)
+        await parked.say_why(
+            conn, row.id, "database" if isinstance(error, psycopg.Error) else "handler", error
+        )
     (now,) = [again for again in await parked.of_key(conn, row.key) if again.id == row.id]
     return Retried(now, "parked")

@@ -11,10 +11,11 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from choreo.chassis.database.connection import Connection, raw_connection
-from choreo.chassis.transaction import journal, keys, outbox, parked, positions
+from choreo.chassis.database.connection import Connection, probe_writing, raw_connection
+from choreo.chassis.transaction import journal, keys, locks, outbox, parked, positions
 from choreo.chassis.transaction.inputs import Decided, SideWrite
 from choreo.chassis.transaction.journal import JournalRow, SeenInput
+from choreo.chassis.transaction.locks import Locked
 from choreo.chassis.transaction.outbox import OutboxRow
 from choreo.chassis.transaction.parked import Parked
 from choreo.chassis.transaction.positions import TopicPartition
@@ -60,8 +61,12 @@ class KernelStore(Protocol[S]):
         """Returns which of these inputs are committed, without waiting for any lock."""
         ...
 
+    async def locked(self, wanted: Collection[str], partitions: Collection[TopicPartition]) -> Locked:
+        """Returns which of these somebody else holds, without waiting for them."""
+        ...
+
     async def probe(self) -> None:
-        """Raises what using it would raise, where it cannot be used."""
+        """Raises what writing would raise, where that is not possible."""
         ...
 
 
@@ -124,6 +129,15 @@ class PostgresStore(Generic[S]):
         async with raw_connection(self._engine) as conn:
             return await journal.seen(conn, ids)
 
-    async def probe(self) -> None:
+    async def locked(self, wanted: Collection[str], partitions: Collection[TopicPartition]) -> Locked:
         async with raw_connection(self._engine) as conn:
-            await conn.execute("SELECT 1")
+            return await locks.locked(conn, wanted, partitions)
+
+    async def probe(self) -> None:
+        """Sessions of a database that cannot be written are no good once it can: they are thrown away."""
+        try:
+            async with raw_connection(self._engine) as conn:
+                await probe_writing(conn)
+        except Exception:
+            await self._engine.dispose()
+            raise

@@ -69,7 +69,10 @@ async def examine(installation: Installation) -> list[Finding]:
     try:
         log, since, old = await retrying(partial(_ask_kafka, installation.kafka, topics))
         forgetting, acls = await asyncio.to_thread(_ask_admin, installation.kafka, topics)
-        findings = [*_topics(forgetting, log, since), *_kafka_grants(acls, installation)]
+        findings = [
+            *_topics(forgetting, log, since, installation.settings.partitions),
+            *_kafka_grants(acls, installation),
+        ]
     except AccessDenied as denied:
         findings.append(Finding("Kafka", "answers", str(denied), "correct them"))
     except LogMismatch as missing:
@@ -119,6 +122,7 @@ def _topics(
     forgetting: Mapping[str, Mapping[str, str]],
     log: Mapping[TopicPartition, PartitionLog],
     first: Mapping[TopicPartition, int],
+    used: int,
 ) -> list[Finding]:
     times: dict[str, list[int]] = {}
     for (topic, _), timestamp in first.items():
@@ -129,7 +133,12 @@ def _topics(
         parts = {partition: there for (name, partition), there in log.items() if name == topic}
         count = sum(there.latest - there.earliest for there in parts.values())
         since = f"since {_utc(min(times[topic]))}" if topic in times else "nothing yet"
-        findings.append(Finding(topic, "holds", f"{count} records in {len(parts)} partitions, {since}"))
+        grown = f", of which keys use {used}" if len(parts) > used else ""
+        holds = f"{count} records in {len(parts)} partitions{grown}, {since}"
+        strays = [number for number, there in parts.items() if number >= used and there.latest]
+        moved = len(parts) < used or strays
+        cure = f"set CHOREO_PARTITIONS={len(parts)}: a key stays where it is" if moved else ""
+        findings.append(Finding(topic, "holds", holds, cure))
         lost = {number: there.earliest for number, there in parts.items() if there.earliest}
         if lost:
             where = ", ".join(f"[{number}] before {offset}" for number, offset in sorted(lost.items()))

@@ -43,7 +43,9 @@ class Installation:
     @asynccontextmanager
     async def engines(self) -> AsyncIterator[dict[str, AsyncEngine]]:
         """One for each service's database; opened when used."""
-        engines = {name: make_engine(url, pool_size=2) for name, url in self.database_urls.items()}
+        engines = {
+            name: make_engine(url, pool_size=2, serving=False) for name, url in self.database_urls.items()
+        }
         try:
             yield engines
         finally:

@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis.database.connection import Connection, own_connection, raw_connection
-from choreo.chassis.transaction.waiters import Waiters, tag_of
+from choreo.chassis.waiting.waiters import Waiters, tag_of
 
 _NAME = "SET application_name = 'commit_notifications'"
 _LISTEN = "/* commit_notifications.listen */ LISTEN keys_moved"
