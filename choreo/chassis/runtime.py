@@ -48,6 +48,7 @@ from choreo.chassis.settings import TOPICS, Settings
 from choreo.chassis.transaction import journal
 from choreo.chassis.transaction.inputs import Failed, KeyReused, Overloaded, Respond, SideWrite, Unavailable
 from choreo.chassis.transaction.kernel import Kernel
+from choreo.chassis.transaction.store import PostgresStore
 from choreo.chassis.waiting.commit_notifications import CommitNotifications
 from choreo.chassis.waiting.waiters import Waiters
 from choreo.message.catalog import SOURCE_OF_TYPE
@@ -107,8 +108,7 @@ class Runtime(Generic[S]):
         prefix = settings.topic_prefix
         self.kernel = Kernel(
             service.decider,
-            service.store,
-            self._kernel_engine,
+            PostgresStore(self._kernel_engine, service.store),
             partition_of=self.partition_of,
             clock=clock.now,
             meter=self.meter,

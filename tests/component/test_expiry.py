@@ -18,6 +18,7 @@ from choreo.chassis.kafka.topic_log import LogMismatch, PartitionLog
 from choreo.chassis.transaction import parked
 from choreo.chassis.transaction.positions import Position, TopicPartition
 from choreo.chassis.transaction.retry import drop, retry
+from choreo.chassis.transaction.store import PostgresStore
 from choreo.chassis.transaction.transaction import Transaction
 from choreo.demo.client import Customer, Json
 from choreo.embedded.postgres import Postgres
@@ -103,14 +104,13 @@ class Desk:
         runtime, key = self.alone.runtime, str(customer.id)
         transaction = Transaction(
             decider(runtime.settings),
-            STORE,
             partition_of=runtime.partition_of,
             clock=self.hands,
         )
         async with raw_connection(runtime.engine) as conn:
             (first, *_) = await parked.of_key(conn, key)
         await drop(runtime.engine, first)
-        await retry(transaction, runtime.engine, types_of(Consumed), key)
+        await retry(transaction, PostgresStore(runtime.engine, STORE), types_of(Consumed), key)
 
     async def hear(self, *facts: Any) -> None:
         """What lies in the log is read."""

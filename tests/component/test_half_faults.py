@@ -25,6 +25,7 @@ from choreo.chassis.observe.meter import Meter
 from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.inputs import Unavailable
 from choreo.chassis.transaction.kernel import Kernel
+from choreo.chassis.transaction.store import PostgresStore
 from choreo.embedded.postgres import Postgres
 from choreo.message.codec import Record, encode
 from choreo.message.envelope import Event
@@ -59,8 +60,7 @@ class Watched:
         self.database = shop.database
         self.kernel: Kernel[Any] = Kernel(
             decider,
-            service(Settings()).store,
-            shop.engine(),
+            PostgresStore(shop.engine(), service(Settings()).store),
             partition_of=lambda key: partition_of(key, 3),
             clock=clock.now,
             meter=Meter(CollectorRegistry()),
