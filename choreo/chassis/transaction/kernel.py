@@ -211,6 +211,9 @@ class Kernel(Generic[S]):
                 await self._transact(batch)
                 self._healed(batch)
                 return
+            except asyncio.CancelledError:
+                self._queue.extendleft(reversed(batch))  # whoever begins anew finds it
+                raise
             except Exception as error:
                 failure = failure_of(error)
                 failures[failure] += 1
