@@ -98,11 +98,21 @@ class Reader:
         return self
 
     def put(
-        self, event: Event[Fact], *, offset: int | None = None, raw: Record | None = None
+        self,
+        event: Event[Fact],
+        *,
+        offset: int | None = None,
+        raw: Record | None = None,
+        fetched_from: int | None = None,
     ) -> "asyncio.Future[None]":
         """At the next offset, or at one that was read before or comes much later."""
         record = raw or encode(event)
-        return self._put(record, decode(record), None, offset)
+        return self._put(record, decode(record), None, offset, fetched_from=fetched_from)
+
+    def put_marker(self, fetched_from: int, offset: int) -> "asyncio.Future[None]":
+        """Up to this offset there is no record."""
+        nothing = Record(None, None, [])
+        return self._put(nothing, None, None, offset, fetched_from=fetched_from, is_marker=True)
 
     def put_undecodable(self, key: bytes | None, value: bytes = b"{") -> "asyncio.Future[None]":
         return self.put_unreadable(Record(key, value, []))
@@ -122,7 +132,7 @@ class Reader:
         return events
 
     def _put(
-        self, record: Record, event: Event[Fact] | None, error: str | None, offset: int | None
+        self, record: Record, event: Event[Fact] | None, error: str | None, offset: int | None, **more: Any
     ) -> "asyncio.Future[None]":
         if offset is None:
             offset = self.next_offset
@@ -131,7 +141,8 @@ class Reader:
         done: asyncio.Future[None] = loop.create_future()
         too_late = loop.call_later(PATIENCE, _give_up, done)
         done.add_done_callback(lambda _: too_late.cancel())
-        self.kernel.hear(Heard(self.topic, self.partition, offset, record, event, error, clock.now(), done))
+        place = self.topic, self.partition
+        self.kernel.hear(Heard(*place, offset, record, event, error, clock.now(), done, **more))
         return done
 
 
@@ -199,7 +210,7 @@ async def a_process(service: str, database: Database, *, consuming: bool = False
     # Nothing is published here, and orders would be turned away for it soon: a test may look itself.
     runtime.jobs = [job for job in runtime.jobs if not isinstance(getattr(job, "__self__", None), Admission)]
     transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
-    client = httpx.AsyncClient(transport=transport, base_url=f"http://{service}.test", timeout=60)
+    client = httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60)
     async with runtime.running() as died, client:
         yield Alone(service, runtime, app, client, database)
         assert not died.done(), "a job died"

@@ -214,7 +214,7 @@ async def test_those_who_are_turned_away_take_no_connections_from_the_rest(shop:
     ada = await shop.customer()
     await orders(ada, 1)
     await door.later(DEADLINE)
-    pool = shop.runtime.engine.sync_engine.pool
+    pool = shop.runtime._kernel_engine.sync_engine.pool
     assert isinstance(pool, QueuePool)
     in_use: list[int] = []
     sqlalchemy.event.listen(pool, "checkout", lambda *_: in_use.append(pool.checkedout()))

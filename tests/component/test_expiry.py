@@ -62,7 +62,9 @@ class BillingLog:
         if self.away:
             raise ConnectionError("no broker")
         return {
-            (TOPIC, number): PartitionLog(Position(TOPIC, number, 0, self.topic_id, "cluster"), 0, latest)
+            (TOPIC, number): PartitionLog(
+                Position(TOPIC, number, 0, self.topic_id, "cluster"), 0, latest, latest, 0
+            )
             for number, latest in self.latest.items()
         }
 

@@ -38,6 +38,7 @@ from choreo.chassis.transaction.state_store import Store
 from choreo.chassis.transaction.step import Decider
 from choreo.chassis.transaction.store import PostgresStore
 from choreo.embedded.postgres import Postgres
+from choreo.message.codec import encode
 from choreo.message.decider import Command
 from choreo.message.envelope import Cause, Event, derived_id
 from choreo.message.fact import Fact
@@ -284,6 +285,27 @@ async def test_a_gap_is_refused_and_writes_nothing(billing: Replicas) -> None:
         await nowhere.put(an_event(registered(uuid4())))
     assert written(billing.database) | {"keys": 0} == before
     assert next_offsets(billing.database) == {("user-events", 0): 0}
+
+
+async def test_a_hole_in_the_log_is_passed_and_one_in_the_reading_is_not(billing: Replicas) -> None:
+    """What lies between was read, and there was nothing; or it was not read."""
+    kernel = await billing.kernel()
+    users = await billing.reader(kernel, "user-events")
+    event = an_event(registered(uuid4()))
+    await users.put(event, offset=4, fetched_from=0)
+    await users.put_marker(5, 7)
+    assert next_offsets(billing.database) == {("user-events", 0): 8}
+    before = written(billing.database)
+    with pytest.raises(PositionGap, match="got offset 12, next is 8, and it was read from 9 on"):
+        await users.put(an_event(registered(uuid4())), offset=12, fetched_from=9)
+    with pytest.raises(PositionGap):
+        await users.put_marker(9, 12)
+    await users.put_marker(5, 7)  # once more
+    assert written(billing.database) | {"keys": 0} == before | {"keys": 0}
+    last = "SELECT last_offset, last_digest, leader_epoch FROM positions WHERE topic = 'user-events'"
+    assert billing.database.rows(last) == [(4, encode(event).digest, -1)]
+    await users.put(an_event(registered(uuid4())), offset=9, fetched_from=6)
+    assert next_offsets(billing.database) == {("user-events", 0): 10}
 
 
 async def test_what_is_in_turn_is_committed_beside_a_gap(billing: Replicas) -> None:

@@ -30,10 +30,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from choreo.chassis.database.connection import Connection, make_engine, raw_connection
 from choreo.chassis.kafka import cluster, relay
 from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.kafka.admin.topics import declare_topics
 from choreo.chassis.kafka.cluster import Cluster
 from choreo.chassis.kafka.partition_producer import PartitionProducer
 from choreo.chassis.kafka.relay import Relay, partition_of
-from choreo.chassis.kafka.topics import declare_topics
 from choreo.chassis.observe.health import Job, JobState, NotReady
 from choreo.chassis.observe.meter import Meter
 from choreo.chassis.transaction import outbox

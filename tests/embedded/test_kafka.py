@@ -6,7 +6,7 @@ from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient, NewPartitions
 from confluent_kafka.cimpl import NewTopic
 
-from choreo.chassis.kafka.topics import declare_topics
+from choreo.chassis.kafka.admin.topics import declare_topics
 from choreo.embedded import kafka_runtime
 from choreo.embedded.kafka import Kafka
 from choreo.embedded.ports import require_free

@@ -8,7 +8,6 @@ takes one out before any test is read.
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 from weakref import WeakKeyDictionary
@@ -22,9 +21,10 @@ from billing_service.state import Billing
 from choreo.chassis.database import tables as chassis_tables
 from choreo.chassis.database.connection import Connection
 from choreo.chassis.http import routes
-from choreo.chassis.kafka import consumer
+from choreo.chassis.kafka import consumer, faust_internals
 from choreo.chassis.kafka.catch_up import CatchUp
 from choreo.chassis.kafka.consumer import Consumer
+from choreo.chassis.kafka.handover import Handover, Unread
 from choreo.chassis.kafka.relay import Relay, _Shard
 from choreo.chassis.transaction import journal, keys, outbox, parked, step
 from choreo.chassis.transaction import transaction as transactions
@@ -50,6 +50,7 @@ Postgres = PostgresTransaction[Any]
 KERNEL = "tests/component/test_kernel.py"
 RELAY = "tests/component/test_relay.py"
 CONSUMER = "tests/choreography/test_consumer.py"
+POSITIONS = "tests/choreography/test_positions.py"
 
 
 @dataclass(frozen=True)
@@ -127,14 +128,58 @@ def position_is_committed_first(patch: Patch) -> None:
 
 def kafka_says_where_to_begin(patch: Patch) -> None:
     """A session of the consumer begins where its group has committed, or else at the first record."""
-    init = consumer._FaustApp.__init__
+    make = faust_internals._ConsumerThread._create_worker_consumer
 
-    def begin_at_the_first(self: Any, *args: Any, **kwargs: Any) -> None:
-        init(self, *args, **kwargs)
-        self.conf.consumer_auto_offset_reset = "earliest"
+    def begin_at_the_first(self: Any, transport: Any) -> Any:
+        made = make(self, transport)
+        made._auto_offset_reset = "earliest"
+        return made
 
-    patch.setattr(consumer._FaustApp, "__init__", begin_at_the_first)
-    patch.delattr(consumer._FaustConsumer, "seek_to_committed")
+    patch.setattr(faust_internals._ConsumerThread, "_create_worker_consumer", begin_at_the_first)
+    patch.delattr(faust_internals._Consumer, "seek_to_committed")
+
+
+def what_was_read_is_not_compared(patch: Patch) -> None:
+    """A position is a number: whichever record has that offset now, the next one is read."""
+
+    async def nothing(*args: Any) -> None: ...
+
+    patch.setattr(consumer, "compare_last_read", nothing)
+
+
+def new_leaders_are_not_noticed(patch: Patch) -> None:
+    """Whether the log was cut is looked at when a session begins, and not again."""
+
+    async def nothing(*args: Any) -> None: ...
+
+    patch.setattr(Consumer, "_check_epoch", nothing)
+
+
+def holes_in_the_reading_are_passed(patch: Patch) -> None:
+    """Whatever lies before a record was read, or there was nothing."""
+    init = Heard.__init__
+
+    def from_anywhere(self: Heard, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs | {"fetched_from": 0})
+
+    patch.setattr(Heard, "__init__", from_anywhere)
+
+
+def what_was_aborted_is_read(patch: Patch) -> None:
+    """Records of transactions that were aborted are records."""
+    make = faust_internals._ConsumerThread._create_worker_consumer
+
+    def read_all(self: Any, transport: Any) -> Any:
+        made = make(self, transport)
+        made._isolation_level = "read_uncommitted"
+        return made
+
+    patch.setattr(faust_internals._ConsumerThread, "_create_worker_consumer", read_all)
+
+
+def nobody_watches_the_session(patch: Patch) -> None:
+    """A session that reads nothing is trusted to read on some day."""
+    patch.setattr(Unread, "look", lambda self, known, there, group: 0)
 
 
 def command_ids_are_random(patch: Patch) -> None:
@@ -187,21 +232,13 @@ def answered_when_decided(patch: Patch) -> None:
 def acknowledged_when_taken(patch: Patch) -> None:
     """A record is acknowledged to Kafka as soon as the kernel has it."""
 
-    class Acknowledged:
-        message: Any = None
+    take = Handover.take
 
-        def ack(self) -> bool:
-            return False
+    def take_and_acknowledge(self: Handover, event: Any, partition: Any) -> None:
+        take(self, event, partition)
+        event.ack()
 
-    async def listen(self: Consumer, stream: Any, *, ended: Any) -> None:
-        async for event in stream.noack().events():
-            await self._kernel.room()
-            heard = self._heard(event.message)
-            heard.done.add_done_callback(partial(consumer._finished, event=Acknowledged(), ended=ended))
-            self._kernel.hear(heard)
-            event.ack()
-
-    patch.setattr(Consumer, "_listen", listen)
+    patch.setattr(Handover, "take", take_and_acknowledge)
 
 
 # One key, one order.
@@ -473,6 +510,32 @@ _ALL = (
         "postgres-position",
         kafka_says_where_to_begin,
         f"{CONSUMER}::test_reading_begins_where_postgres_says_whatever_kafka_was_told",
+    ),
+    Guard(
+        "position-identity",
+        what_was_read_is_not_compared,
+        f"{POSITIONS}::test_a_log_that_was_cut_and_has_grown_again_is_not_read",
+    ),
+    Guard(
+        "new-leader",
+        new_leaders_are_not_noticed,
+        f"{POSITIONS}::test_a_log_that_is_cut_while_it_is_read_is_not_read_on",
+    ),
+    Guard(
+        "hole-in-reading",
+        holes_in_the_reading_are_passed,
+        f"{KERNEL}::test_a_hole_in_the_log_is_passed_and_one_in_the_reading_is_not",
+    ),
+    Guard(
+        "read-committed",
+        what_was_aborted_is_read,
+        f"{POSITIONS}::test_offsets_without_a_record_are_passed_and_what_was_aborted_is_not_applied"
+        "[with a marker]",
+    ),
+    Guard(
+        "reading-watched",
+        nobody_watches_the_session,
+        f"{CONSUMER}::test_who_has_left_the_group_for_want_of_a_fetch_comes_back",
     ),
     Guard(
         "command-id",

@@ -366,7 +366,7 @@ def test_whoever_debugs_stands_on_the_first_line_of_the_handler() -> None:
     debug(ahead.taken, io.StringIO("p event.data.price\nc\nc\np command.order_id\nq\n"), out)
     first, *rest = out.getvalue().splitlines()
     assert first.startswith(f"> {ROOT}/billing_service/evolve.py(") and first.endswith("evolve()")
-    assert rest[:2] == ["-> fact = event.data", "(Pdb) 10000"]
+    assert rest[:2] == ["-> match event.data:", "(Pdb) 10000"]
     places = re.findall(r"> .*/(\w+\.py)\(", out.getvalue())
     assert places == ["evolve.py", "react.py", "decide.py"]
     assert rest[-2].startswith("(Pdb) UUID(")

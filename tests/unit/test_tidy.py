@@ -1,4 +1,4 @@
-"""Pure rooms know no clock, no chance and no waiting: time and ids are handed in. No folder is crowded.
+"""Pure rooms know no clock, no chance and no waiting. No folder is crowded. Every session is in UTC.
 
 Words of our own are in the glossary, and those that were given up do not come back.
 """
@@ -73,6 +73,20 @@ def test_a_pure_room_is_tidy(path: Path) -> None:
     assert untidy(path.read_text()) == []
 
 
+CONNECTS = re.compile(r"(psycopg\.(Async)?Connection\.connect|psycopg\.connect|create_(async_)?engine)\(")
+SERVED = [path for room in ("choreo", *SERVICES) for path in sorted((ROOT / room).rglob("*.py"))]
+
+
+def test_every_session_with_postgres_is_in_utc_whatever_the_server_says() -> None:
+    elsewhere = [
+        f"{path.relative_to(ROOT)}: {found[0]}"
+        for path, source in ((path, path.read_text()) for path in SERVED)
+        for found in CONNECTS.finditer(source)
+        if "session(" not in source[found.start() : found.end() + 100]
+    ]
+    assert elsewhere == []
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -135,7 +149,19 @@ OURS = [path for room in ("choreo", "events", *SERVICES) for path in sorted((ROO
 
 RETIRED = {
     *("Shelf", "Shelves", "ShelvesByKey", "shelf", "shelves", "recall", "named_by", "what_if"),
-    *("ASIDE", "Aside", "asides", "HEARS", "OBEYS", "obeys", "is_refusal", "is_trouble", "header_names"),
+    *(
+        "ASIDE",
+        "Aside",
+        "asides",
+        "HEARS",
+        "hears",
+        "Hears",
+        "OBEYS",
+        "obeys",
+        "is_refusal",
+        "is_trouble",
+        "header_names",
+    ),
     *("Seen", "Entry", "Unpublished", "Bell", "bell", "News", "news", "Depths", "depths", "Shadow", "shadow"),
     *("ROOM", "CROWD", "PATIENCE", "lies", "alien", "refute"),
 }

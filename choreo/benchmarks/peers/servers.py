@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from choreo.chassis.kafka.topics import declare_topics
+from choreo.chassis.kafka.admin.topics import declare_topics
 from choreo.embedded.home import cache_directory
 from choreo.embedded.kafka import Kafka
 from choreo.embedded.part import AnswersHttp, Part, Program

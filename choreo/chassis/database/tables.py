@@ -45,6 +45,9 @@ positions = Table(
     Column("next_offset", BigInteger, nullable=False),
     Column("topic_id", Text, nullable=False),
     Column("cluster_id", Text, nullable=False),
+    Column("last_offset", BigInteger, nullable=False),
+    Column("last_digest", LargeBinary, nullable=False),
+    Column("leader_epoch", Integer, nullable=False),
     comment="the truth about consumption; Kafka's committed offsets are advisory",
 )
 

@@ -7,26 +7,33 @@ whole process where the cluster names no broker or the leader of a partition cha
 """
 
 from base64 import b64encode
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from struct import pack
 from typing import Any, Self
+from uuid import uuid4
 
 from aiokafka.conn import collect_hosts, create_conn
+from aiokafka.coordinator.protocol import ConsumerProtocol
 from aiokafka.errors import (
     BrokerNotAvailableError,
     KafkaConnectionError,
     KafkaError,
+    KafkaTimeoutError,
     LeaderNotAvailableError,
+    OffsetOutOfRangeError,
     SaslAuthenticationFailed,
     for_code,
 )
+from aiokafka.protocol.admin import DescribeConfigsRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
+from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
 from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.kafka.aiokafka_internals import AnyRecords, FetchedRecord
 from choreo.chassis.kafka.protocol import DescribeGroupsRequest, MetadataRequest
 from choreo.chassis.transaction.positions import TopicPartition
 
@@ -40,7 +47,9 @@ _ALL_REPLICAS = -1
 _NO_TRANSACTION = None
 _OF_GROUPS = 0
 _ANY_REPLICA = -1
-_UNCOMMITTED_TOO = 0
+_TOPIC = 2
+_OF_A_PARTITION, _OF_ALL = 1 << 16, 1 << 23
+"""Bytes of a fetch. Kafka gives more where a single batch is larger, of one partition at a time."""
 _UNTOLD = -(2**31)
 _OPERATIONS = {
     3: "READ",
@@ -65,6 +74,8 @@ class Topic:
     """In base64 with + and /, as it stands in `positions`. Kafka's own tools show - and _ instead."""
     leaders: Mapping[int, int]
     """By partition the number of a broker, which is not among the brokers where there is no leader."""
+    leader_epochs: Mapping[int, int]
+    """By partition how often its leader has changed. Only with a new one can a log lose its end."""
     operations: Operations
 
 
@@ -87,6 +98,40 @@ class Metadata:
         if isinstance(told, KafkaError):
             raise told
         return told
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    client_id: str
+    host: str
+    partitions: frozenset[TopicPartition]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    state: str
+    """As Kafka calls it: Stable, Empty, Dead, PreparingRebalance, CompletingRebalance."""
+    members: Sequence[Member]
+    operations: Operations
+
+    def strangers(self, service: str) -> list[str]:
+        """Each as a sentence. What such a one is given this service does not hear."""
+        return [
+            f"{member.client_id} at {member.host.lstrip('/')} is in the consumer group of {service}, is none "
+            f"of its processes and holds {len(member.partitions)} of its partitions: stop it, or give it a "
+            "group of its own"
+            for member in self.members
+            if not member.client_id.startswith(_clients_of(service))
+        ]
+
+
+def new_client_id(service: str) -> str:
+    """By which a process of this service is known in its group, for one session."""
+    return f"{_clients_of(service)}{uuid4().hex[:12]}"
+
+
+def _clients_of(service: str) -> str:
+    return f"choreo.{service}."
 
 
 class Cluster:
@@ -134,32 +179,35 @@ class Cluster:
             {name: _topic(error, name, *rest) for error, name, *rest in told.topics},
         )
 
-    async def group_operations(self, group: str) -> Operations:
-        found = await self._ask(FindCoordinatorRequest(group, _OF_GROUPS))
-        _check(found.error_code, group)
-        told = await self._ask(DescribeGroupsRequest([group], True), (found.host, found.port))
-        ((error, *_, operations),) = told.groups
-        _check(error, group)
-        return _operations(operations)
+    async def group(self, name: str) -> Group:
+        found = await self._ask(FindCoordinatorRequest(name, _OF_GROUPS))
+        _check(found.error_code, name)
+        told = await self._ask(DescribeGroupsRequest([name], True), (found.host, found.port))
+        ((error, _, state, _, _, members, operations),) = told.groups
+        _check(error, name)
+        described = [Member(client, host, _assigned(held)) for _, client, host, _, held in members]
+        return Group(state, described, _operations(operations))
+
+    async def cleanup_policies(self, topics: Iterable[str]) -> dict[str, str]:
+        asked = [(_TOPIC, topic, ["cleanup.policy"]) for topic in topics]
+        policies = {}
+        for error, _, _, topic, configs in (await self._ask(DescribeConfigsRequest(asked))).resources:
+            _check(error, topic)
+            ((_, policies[topic], *_),) = configs
+        return policies
 
     async def offsets(
-        self, places: Collection[TopicPartition], when: int
+        self, places: Collection[TopicPartition], when: int, *, committed: bool = False
     ) -> dict[TopicPartition, tuple[int, int]]:
         """Of the first record that is as young as `when`, or younger: its offset, and its time.
 
         Both in milliseconds since the epoch; -1 and -1 where there is none. `EARLIEST` and `LATEST` have no
-        time. Asked of the leader of each partition.
+        time. `committed`: `LATEST` is where the first transaction begins that is still open.
         """
-        metadata = await self.metadata({topic for topic, _ in places})
-        asked: dict[Address, dict[str, list[tuple[int, int]]]] = {}
-        for topic, partition in places:
-            leader = metadata.leader(topic, partition)
-            asked.setdefault(leader, {}).setdefault(topic, []).append((partition, when))
         found = {}
-        for leader, topics in asked.items():
-            request = OffsetRequest(_ANY_REPLICA, _UNCOMMITTED_TOO, list(topics.items()))
-            told = await self._ask(request, leader)
-            for topic, partitions in told.topics:
+        async for leader, topics in self._by_leader(dict.fromkeys(places, (when,))):
+            request = OffsetRequest(_ANY_REPLICA, int(committed), topics)
+            for topic, partitions in (await self._ask(request, leader)).topics:
                 for partition, error, time, offset in partitions:
                     _check(error, f"{topic}[{partition}]")
                     found[topic, partition] = offset, time
@@ -178,6 +226,44 @@ class Cluster:
         told = await self._ask(request, leader)
         ((_, ((_, error, *_),)),) = told.topics
         _check(error, f"{topic}[{partition}]")
+
+    async def records(self, wanted: Mapping[TopicPartition, int]) -> dict[TopicPartition, FetchedRecord]:
+        """The records at these offsets, as far as there are any."""
+        found: dict[TopicPartition, FetchedRecord] = {}
+        left = dict(wanted)
+        while left:
+            answered: set[TopicPartition] = set()
+            asked = {place: (offset, _OF_A_PARTITION) for place, offset in left.items()}
+            async for leader, topics in self._by_leader(asked):
+                request = FetchRequest(0, 0, _OF_ALL, 0, topics)
+                for topic, partitions in (await self._ask(request, leader)).topics:
+                    for partition, error, end, *_, data in partitions:
+                        place = topic, partition
+                        if error != OffsetOutOfRangeError.errno:
+                            _check(error, f"{topic}[{partition}]")
+                        batches = AnyRecords(data or b"")
+                        if batches.has_next() or error or end <= left[place]:
+                            answered.add(place)
+                        if record := batches.record_at(left[place]):
+                            found[place] = record
+            if not answered:
+                raise KafkaTimeoutError(f"no record of {sorted(left)} is given")
+            left = {place: offset for place, offset in left.items() if place not in answered}
+        return found
+
+    async def _by_leader(
+        self, wanted: Mapping[TopicPartition, tuple[int, ...]]
+    ) -> AsyncIterator[tuple[Address, list[tuple[str, list[tuple[int, ...]]]]]]:
+        """What each leader is to be asked, topic by topic and partition by partition."""
+        metadata = await self.metadata({topic for topic, _ in wanted})
+        asked: dict[int, dict[str, list[tuple[int, ...]]]] = {}
+        for (topic, partition), what in wanted.items():
+            leader = metadata.topic(topic).leaders.get(partition, -1)
+            if leader not in metadata.brokers:
+                raise LeaderNotAvailableError(f"{topic}[{partition}]")
+            asked.setdefault(leader, {}).setdefault(topic, []).append((partition, *what))
+        for leader, topics in asked.items():
+            yield metadata.brokers[leader], list(topics.items())
 
     async def _ask(self, request: Any, at: Address | None = None) -> Any:
         """This broker, or any."""
@@ -217,7 +303,18 @@ def _topic(error: int, name: str, *told: Any) -> Topic | KafkaError:
         return _error(error, name)
     high, low, _, partitions, operations, _ = told
     leaders = {partition: leader for _, partition, leader, *_ in partitions}
-    return Topic(b64encode(pack(">qq", high, low)).decode().rstrip("="), leaders, _operations(operations))
+    epochs = {partition: epoch for _, partition, _, epoch, *_ in partitions}
+    id = b64encode(pack(">qq", high, low)).decode().rstrip("=")
+    return Topic(id, leaders, epochs, _operations(operations))
+
+
+def _assigned(held: bytes) -> frozenset[TopicPartition]:
+    """None where a client tells it in a way of its own."""
+    try:
+        told = ConsumerProtocol.ASSIGNMENT.decode(held)
+    except ValueError:
+        return frozenset()
+    return frozenset((topic, partition) for topic, partitions in told.assignment for partition in partitions)
 
 
 def _operations(bits: int) -> Operations:

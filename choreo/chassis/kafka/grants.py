@@ -44,8 +44,9 @@ def writing(topic: str) -> frozenset[Grant]:
 
 
 def reading(topics: Iterable[str], group: str) -> frozenset[Grant]:
-    """As a member of the group."""
-    return frozenset([*(Grant("READ", "topic", name) for name in topics), Grant("READ", "group", group)])
+    """As a member of the group, that sees whether Kafka keeps every record of a key."""
+    seen = [Grant(operation, "topic", name) for name in topics for operation in ("READ", "DESCRIBE_CONFIGS")]
+    return frozenset([*seen, Grant("READ", "group", group)])
 
 
 def observing(topics: Iterable[str]) -> frozenset[Grant]:
@@ -98,7 +99,7 @@ async def _allowed(cluster: Cluster, kind: str, name: str) -> Operations:
         try:
             if kind == "topic":
                 return (await cluster.metadata([name])).topic(name).operations
-            return await cluster.group_operations(name)
+            return (await cluster.group(name)).operations
         except _DENIED:
             return ()
         except errors.UnknownTopicOrPartitionError:

@@ -8,12 +8,11 @@ from functools import partial
 from typing import Any, Protocol, Self, TypeVar
 
 import aiokafka
-from aiokafka.consumer import fetcher
 from aiokafka.errors import KafkaError
 
 from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.kafka.aiokafka_internals import Fetched as Chunk
 from choreo.chassis.kafka.grants import AccessDenied
-from choreo.chassis.kafka.lenient_records import AnyRecords
 from choreo.chassis.kafka.topic_log import LogMismatch, PartitionLog, describe
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.message.codec import Record, TopicRecord
@@ -54,13 +53,13 @@ class LogReader:
     def __init__(
         self, access: KafkaAccess, *, fetch_bytes: int = 1 << 20, silence_timeout_seconds: float = 10.0
     ) -> None:
-        fetcher.MemoryRecords = AnyRecords
         self._silence_timeout_seconds = silence_timeout_seconds
         self._consumer: _Consumer = aiokafka.AIOKafkaConsumer(
             **access.aiokafka(),
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="none",
+            isolation_level="read_committed",
             fetch_max_wait_ms=_FETCH_WAIT_MS,
             max_partition_fetch_bytes=fetch_bytes,
         )
@@ -91,7 +90,7 @@ class LogReader:
     async def poll(self) -> list[Fetched]:
         """Returns what there is; waits for at most 200 ms."""
         found = await self._consumer.getmany(timeout_ms=_POLL_MS)
-        return [await self._fetched(partition, records) for partition, records in found.items()]
+        return [await self._fetched(partition, _told(chunk)) for partition, chunk in found.items()]
 
     async def read_on(self, place: TopicPartition) -> AsyncIterator[Fetched]:
         """Yields what comes, of all partitions, until this one's reading has got on. Raises `NothingCame`."""
@@ -122,23 +121,23 @@ class LogReader:
         found = await self._consumer.offsets_for_times({partition: int(time.timestamp() * 1000)})
         return None if found[partition] is None else int(found[partition].offset)
 
-    async def _fetched(self, partition: aiokafka.TopicPartition, records: Sequence[Any]) -> Fetched:
-        return Fetched(
-            (partition.topic, partition.partition),
-            [_topic_record(record) for record in records],
-            await self._consumer.position(partition),
+    async def _fetched(self, partition: aiokafka.TopicPartition, records: list[TopicRecord]) -> Fetched:
+        position = await self._consumer.position(partition)
+        return Fetched((partition.topic, partition.partition), records, position)
+
+
+def _told(chunk: Chunk) -> list[TopicRecord]:
+    records, begin = [], chunk.begin
+    for record in chunk:
+        told = Record(record.key, record.value, list(record.headers))
+        appended = record.timestamp_type == _APPENDED
+        records.append(
+            TopicRecord(
+                record.topic, record.partition, record.offset, record.timestamp, appended, told, begin
+            )
         )
-
-
-def _topic_record(record: Any) -> TopicRecord:
-    return TopicRecord(
-        record.topic,
-        record.partition,
-        record.offset,
-        record.timestamp,
-        record.timestamp_type == _APPENDED,
-        Record(record.key, record.value, list(record.headers)),
-    )
+        begin = record.offset + 1
+    return records
 
 
 async def describe_retrying(
@@ -174,7 +173,7 @@ class _Consumer(Protocol):
     def pause(self, *partitions: aiokafka.TopicPartition) -> None: ...
     def resume(self, *partitions: aiokafka.TopicPartition) -> None: ...
     async def position(self, partition: aiokafka.TopicPartition) -> int: ...
-    async def getmany(self, *, timeout_ms: int) -> dict[aiokafka.TopicPartition, list[Any]]: ...
+    async def getmany(self, *, timeout_ms: int) -> dict[aiokafka.TopicPartition, Chunk]: ...
     async def beginning_offsets(
         self, partitions: Collection[aiokafka.TopicPartition]
     ) -> dict[aiokafka.TopicPartition, int]: ...

@@ -107,6 +107,12 @@ class Heard:
     done: "asyncio.Future[None]"
     rejected: Exception | None = None
     """The database's error, where it would not take what this leads to."""
+    fetched_from: int | None = None
+    """Where the reading went on that found it: no record lies between. None: at its own offset."""
+    leader_epoch: int = -1
+    """Of the leader that appended it; -1 where it is not known."""
+    is_marker: bool = False
+    """There is no record up to this offset, only what Kafka wrote for itself at the end of a transaction."""
 
     @property
     def concerns(self) -> bool:

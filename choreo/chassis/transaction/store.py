@@ -18,7 +18,7 @@ from choreo.chassis.transaction.journal import JournalRow, SeenInput
 from choreo.chassis.transaction.locks import Locked
 from choreo.chassis.transaction.outbox import OutboxRow
 from choreo.chassis.transaction.parked import Parked
-from choreo.chassis.transaction.positions import TopicPartition
+from choreo.chassis.transaction.positions import Reached, TopicPartition
 from choreo.chassis.transaction.state_store import Store
 
 S = TypeVar("S")
@@ -47,7 +47,7 @@ class StoreTransaction(Protocol[S]):
 
     async def advance_keys(self, sequences: Mapping[str, int]) -> None: ...
 
-    async def advance_positions(self, next_offsets: Mapping[TopicPartition, int]) -> None: ...
+    async def advance_positions(self, reached: Mapping[TopicPartition, Reached]) -> None: ...
 
     async def write_beside(self, side_write: SideWrite, decided: Decided) -> None: ...
 
@@ -105,8 +105,8 @@ class PostgresTransaction(Generic[S]):
     async def advance_keys(self, sequences: Mapping[str, int]) -> None:
         await keys.advance(self.conn, sequences)
 
-    async def advance_positions(self, next_offsets: Mapping[TopicPartition, int]) -> None:
-        await positions.advance(self.conn, next_offsets)
+    async def advance_positions(self, reached: Mapping[TopicPartition, Reached]) -> None:
+        await positions.advance(self.conn, reached)
 
     async def write_beside(self, side_write: SideWrite, decided: Decided) -> None:
         await side_write(self.conn, decided)

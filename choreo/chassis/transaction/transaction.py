@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
-from choreo.chassis.transaction import journal, outbox, parked
+from choreo.chassis.transaction import journal, outbox, parked, positions
 from choreo.chassis.transaction.inputs import (
     Asked,
     Decided,
@@ -45,7 +45,7 @@ class Work(Generic[S]):
     blocked: set[str] = field(default_factory=set)
     expected: dict[TopicPartition, int] = field(default_factory=dict)
     after: dict[str, S] = field(default_factory=dict)
-    advanced: dict[TopicPartition, int] = field(default_factory=dict)
+    advanced: dict[TopicPartition, positions.Reached] = field(default_factory=dict)
     moved: dict[str, int] = field(default_factory=dict)
     entries: list[journal.JournalRow] = field(default_factory=list)
     unpublished: list[outbox.OutboxRow] = field(default_factory=list)
@@ -118,15 +118,27 @@ class Transaction(Generic[S]):
     def _take_heard(self, work: Work[S], heard: Heard) -> None:
         place = heard.topic, heard.partition
         expected = work.expected.get(place)
-        if expected is None or heard.offset > expected:
-            gap = f"{heard.topic}[{heard.partition}]: got offset {heard.offset}, next is {expected}"
+        fetched_from = heard.offset if heard.fetched_from is None else heard.fetched_from
+        if expected is None or fetched_from > expected:
+            gap = (
+                f"{heard.topic}[{heard.partition}]: got offset {heard.offset}, next is {expected}, "
+                f"and it was read from {fetched_from} on"
+            )
             work.answers.append((heard, PositionGap(gap)))
             return
         work.answers.append((heard, None))
         if heard.offset < expected:
             _count(work, heard, "stale")
             return
-        work.expected[place] = work.advanced[place] = heard.offset + 1
+        work.expected[place] = heard.offset + 1
+        before = work.advanced.get(place)
+        if heard.is_marker:
+            last = before[1:] if before else (-1, -1, heard.record)
+            work.advanced[place] = positions.Reached(heard.offset + 1, *last)
+            return
+        work.advanced[place] = positions.Reached(
+            heard.offset + 1, heard.offset, heard.leader_epoch, heard.record
+        )
         if not heard.concerns:
             _count(work, heard, "skipped")
         elif heard.id in work.seen:

@@ -15,12 +15,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from choreo.chassis.backlog import CountSince, read_backlog
 from choreo.chassis.database.connection import Connection, raw_connection
 from choreo.chassis.kafka.access import KafkaAccess
-from choreo.chassis.kafka.acls import Acls, Unknowable, read_acls
-from choreo.chassis.kafka.admin import RequestFailed, administering
+from choreo.chassis.kafka.admin.acls import Acls, Unknowable, read_acls
+from choreo.chassis.kafka.admin.client import RequestFailed, administering
+from choreo.chassis.kafka.admin.topics import FOREVER, forgetting_settings
 from choreo.chassis.kafka.grants import AccessDenied, Grant, asking
 from choreo.chassis.kafka.log_reader import LOG_UNREADABLE, retrying
-from choreo.chassis.kafka.topic_log import LogMismatch, PartitionLog, compare, describe
-from choreo.chassis.kafka.topics import FOREVER, forgetting_settings
+from choreo.chassis.kafka.topic_log import LogMismatch, PartitionLog, compare, compare_last_read, describe
 from choreo.chassis.service import Service
 from choreo.chassis.settings import SERVICES, TOPICS
 from choreo.chassis.transaction import positions
@@ -82,12 +82,18 @@ async def examine(installation: Installation) -> list[Finding]:
     except (*LOG_UNREADABLE, RequestFailed) as error:
         cure = "start it, or correct KAFKA_BOOTSTRAP_SERVERS"
         findings.append(Finding("Kafka", "answers", f"{installation.kafka.bootstrap}: {error}", cure))
-    async with installation.engines() as engines, httpx.AsyncClient(timeout=_REQUEST_TIMEOUT_SECONDS) as http:
+    async with (
+        installation.engines() as engines,
+        httpx.AsyncClient(timeout=_REQUEST_TIMEOUT_SECONDS, trust_env=False) as http,
+    ):
         for name, engine in engines.items():
             ports = installation.own_ports.get(name) or [installation.settings.port_of(name)]
             for replica, port in zip(replicas_of({name: len(ports)}), ports, strict=True):
                 findings.append(await _ready(http, replica, port))
-            findings += await _service(installation.service(name), engine, prefix, log, old)
+            service = installation.service(name)
+            findings += await _service(service, engine, prefix, log, old, installation.kafka)
+            if log and service.heard_topics(prefix):
+                findings.append(await _group(installation.kafka, service, prefix))
     return findings
 
 
@@ -197,12 +203,26 @@ async def _ready(http: httpx.AsyncClient, replica: Replica, port: int) -> Findin
     return Finding(name, check, said or f"answered {answer.status_code}", "see what it says, and its log")
 
 
+async def _group(access: KafkaAccess, service: Service[object], prefix: str) -> Finding:
+    """Who is in its consumer group."""
+    try:
+        async with asking(access) as cluster:
+            group = await cluster.group(service.group(prefix))
+    except LOG_UNREADABLE as error:
+        return Finding(service.name, "group", str(error), "ask again, and see that Kafka runs")
+    told = group.strangers(service.name)
+    count = len(group.members)
+    says = "; ".join(told) or f"{count} process{'' if count == 1 else 'es'} of its own"
+    return Finding(service.name, "group", says, "stop whoever it is" if told else "")
+
+
 async def _service(
     service: Service[object],
     engine: AsyncEngine,
     prefix: str,
     log: Mapping[TopicPartition, PartitionLog],
     old: Mapping[TopicPartition, int],
+    access: KafkaAccess,
 ) -> list[Finding]:
     name = service.name
     heard = service.heard_topics(prefix)
@@ -214,7 +234,7 @@ async def _service(
     except (SQLAlchemyError, psycopg.Error, OSError) as error:
         reason = str(error).splitlines()[0] or repr(error)
         return [Finding(name, "database", reason, "see that it runs and that its URL is right")]
-    findings = [_reads(name, topic, log, read, old) for topic in heard] if log else []
+    findings = [await _reads(name, topic, log, read, old, access) for topic in heard] if log else []
     findings.append(
         _age(name, "unpublished", backlog.unpublished, "see that Kafka runs and what its log says")
     )
@@ -226,20 +246,25 @@ async def _service(
     return findings
 
 
-def _reads(
+async def _reads(
     name: str,
     topic: str,
     log: Mapping[TopicPartition, PartitionLog],
     read: Mapping[TopicPartition, Position],
     old: Mapping[TopicPartition, int],
+    access: KafkaAccess,
 ) -> Finding:
     """Whether it has read this topic, and whether this is the topic it has read."""
     places = [place for place in log if place[0] == topic]
     try:
         for place in places:
             compare(name, log[place], read.get(place))
+        async with asking(access) as cluster:
+            await compare_last_read(name, cluster, log, [read[place] for place in places if place in read])
     except LogMismatch as mismatch:
         return Finding(name, f"reads {topic}", str(mismatch), "see docs/operations.md, Another log")
+    except LOG_UNREADABLE as error:
+        return Finding(name, f"reads {topic}", str(error), "ask again, and see that Kafka runs")
     next_offset = {place: read[place].next_offset if place in read else 0 for place in places}
     lag = sum(log[place].latest - next_offset[place] for place in places)
     late = any(next_offset[place] < old[place] for place in places)

@@ -122,7 +122,7 @@ class Topics:
             await history.read_on(mine, keys)
             yield history
 
-    def cut(self, spans: Mapping[TopicPartition, Span], keys: Collection[str] | None) -> Cut:
+    def cut(self, spans: dict[TopicPartition, Span], keys: Collection[str] | None) -> Cut:
         settings = self._settings
         return Cut(
             spans,
@@ -184,9 +184,9 @@ class History:
 
     def _take(self, record: TopicRecord, whole: bool) -> None:
         place = record.topic, record.partition
-        if whole and record.offset != self.next[place]:
+        if whole and record.begin > self.next[place]:
             raise Incomplete(
-                f"{place[0]}[{place[1]}] lacks offsets {self.next[place]} to {record.offset - 1}."
+                f"{place[0]}[{place[1]}] lacks offsets {self.next[place]} to {record.begin - 1}."
             )
         self.next[place] = record.offset + 1
         self.records += 1

@@ -153,7 +153,7 @@ class _Reader:
         place = record.topic, record.partition
         if place not in self._next:
             return
-        self._check(place, record.offset)
+        self._check(place, record.begin)
         self._next[place] = record.offset + 1
         try:
             event = decode(record.record)

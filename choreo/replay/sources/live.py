@@ -8,7 +8,7 @@ snapshots has its decision in one of them, and what they hold as published lies 
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -18,6 +18,7 @@ import psycopg
 from psycopg.types.json import set_json_loads
 from sqlalchemy import Table
 
+from choreo.chassis.database.connection import session
 from choreo.chassis.database.tables import keys
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.log_reader import Fetched, LogReader, NothingCame, describe_retrying
@@ -198,7 +199,7 @@ async def read_spans(access: KafkaAccess, cut: Cut) -> AsyncIterator[Sequence[To
 
 async def _snapshot(stack: AsyncExitStack, url: str, of: str | None = None) -> Connection:
     """Opens a session that sees one moment of a database, and cannot write."""
-    conn = await psycopg.AsyncConnection.connect(url, connect_timeout=_CONNECT_WITHIN)
+    conn = await psycopg.AsyncConnection.connect(**session(url, connect_timeout=_CONNECT_WITHIN))
     await stack.enter_async_context(conn)
     await conn.set_read_only(True)
     await conn.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
@@ -253,6 +254,8 @@ class _Partition:
     span: Span
     next: int = 0
     """The offset after the last that was fetched."""
+    last: int = 0
+    """The offset after the last record."""
     fetched: deque[TopicRecord] = field(default_factory=deque)
     paused: bool = False
 
@@ -332,8 +335,12 @@ class _Log:
 
     def _take(self, fetched: Fetched) -> None:
         part = self._partitions[fetched.place]
-        part.fetched.extend(record for record in fetched.records if record.offset < part.span.end)
+        records = [record for record in fetched.records if record.offset < part.span.end]
+        part.fetched.extend(records)
         part.next = fetched.next_offset
+        part.last = records[-1].offset + 1 if records else part.last
+        if part.exhausted:  # behind the last record there may be marks of transactions
+            self._cut.spans[fetched.place] = replace(part.span, end=max(part.last, part.span.first))
         if part.exhausted or len(part.fetched) > _MANY:
             self._reader.pause(fetched.place)
             part.paused = not part.exhausted

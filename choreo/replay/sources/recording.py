@@ -98,7 +98,7 @@ class Writer:
     def _as_dict(self, item: Item) -> dict[str, Any]:
         match item:
             case TopicRecord():
-                self._gap((item.topic, item.partition), item.offset)
+                self._gap((item.topic, item.partition), item.begin)
                 self._next[item.topic, item.partition] = item.offset + 1
                 self.contents.counts[item.topic] += 1
                 return {
@@ -108,6 +108,7 @@ class Writer:
                     "tstype": "logappend" if item.appended else "create",
                     "ts": item.timestamp,
                     "broker": -1,
+                    **({"from": item.begin} if item.begin < item.offset else {}),
                     **_of_record(self._hidden(item.record)),
                 }
             case JournalEntry():
@@ -378,6 +379,7 @@ def _item(told: Mapping[str, Any]) -> Item:
         told["ts"],
         told["tstype"] == "logappend",
         _record(told),
+        told.get("from", -1),
     )
 
 

@@ -78,7 +78,7 @@ class Span:
 class Cut:
     """What a stream holds. Its journals are each of one moment, its topics of a later one (rule 15)."""
 
-    spans: Mapping[TopicPartition, Span]
+    spans: dict[TopicPartition, Span]
     services: tuple[str, ...]
     """Whose journals are in it."""
     topic_prefix: str

@@ -86,8 +86,9 @@ class _Stream:
         expected = self._next.get(place)
         if expected is None:
             return
-        if record.offset != expected and (self._cut.is_whole or record.offset < expected):
-            self._gap(record.topic, record.partition, expected, record.offset)
+        if record.offset < expected or (self._cut.is_whole and record.begin > expected):
+            found = record.offset if record.offset < expected else record.begin
+            self._gap(record.topic, record.partition, expected, found)
         self._next[place] = record.offset + 1
         owner, hearers = self._owners[record.topic], self._hearers[record.topic]
         if owner is None and not hearers:

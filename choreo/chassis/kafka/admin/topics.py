@@ -8,7 +8,7 @@ from confluent_kafka.admin import ConfigResource, OffsetSpec, ResourceType
 from confluent_kafka.cimpl import NewTopic
 
 from choreo.chassis.kafka.access import KafkaAccess
-from choreo.chassis.kafka.admin import Admin, RequestFailed, administering
+from choreo.chassis.kafka.admin.client import Admin, RequestFailed, administering
 from choreo.chassis.kafka.grants import AccessDenied
 from choreo.errors import Unavailable
 
