@@ -1,6 +1,5 @@
-"""Pure rooms know no clock, no chance and no waiting. No folder is crowded. Every session is in UTC.
-
-Words of our own are in the glossary, and those that were given up do not come back.
+"""Pure rooms know no clock, no chance and no waiting. No folder is crowded. Every session is in UTC. Words of
+our own are in the glossary, and those that were given up do not come back.
 """
 
 import ast
@@ -149,21 +148,9 @@ OURS = [path for room in ("choreo", "events", *SERVICES) for path in sorted((ROO
 
 RETIRED = {
     *("Shelf", "Shelves", "ShelvesByKey", "shelf", "shelves", "recall", "named_by", "what_if"),
-    *(
-        "ASIDE",
-        "Aside",
-        "asides",
-        "HEARS",
-        "hears",
-        "Hears",
-        "OBEYS",
-        "obeys",
-        "is_refusal",
-        "is_trouble",
-        "header_names",
-    ),
+    *("ASIDE", "Aside", "asides", "HEARS", "Hears", "hears", "OBEYS", "obeys", "header_names"),
+    *("is_refusal", "is_trouble", "lies", "alien", "refute", "ROOM", "CROWD", "PATIENCE"),
     *("Seen", "Entry", "Unpublished", "Bell", "bell", "News", "news", "Depths", "depths", "Shadow", "shadow"),
-    *("ROOM", "CROWD", "PATIENCE", "lies", "alien", "refute"),
 }
 """Each has a word in the field, or one that says which of several is meant."""
 

@@ -31,7 +31,7 @@ from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.cluster import new_client_id
 from choreo.chassis.kafka.faust_internals import ChunkedApp
 from choreo.chassis.kafka.grants import AccessDenied, Grant, asking, require
-from choreo.chassis.kafka.handover import Handover, FactsByTopic, Log, Positions, Stalled, Unread
+from choreo.chassis.kafka.handover import FactsByTopic, Handover, Log, Positions, Stalled, Unread
 from choreo.chassis.kafka.topic_log import (
     LogMismatch,
     compare,
