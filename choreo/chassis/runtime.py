@@ -35,7 +35,7 @@ from choreo.chassis.http.signing_keys import HeardKeys
 from choreo.chassis.kafka.catch_up import CatchUp
 from choreo.chassis.kafka.consumer import Consumer
 from choreo.chassis.kafka.grants import reading
-from choreo.chassis.kafka.handover import Hears
+from choreo.chassis.kafka.handover import FactsByTopic
 from choreo.chassis.kafka.relay import Relay, partition_of
 from choreo.chassis.kafka.topic_log import describe
 from choreo.chassis.observe import log
@@ -343,9 +343,9 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _by_topic(prefix: str, hears: Iterable[type[Fact]]) -> Hears:
+def _by_topic(prefix: str, consumed: Iterable[type[Fact]]) -> FactsByTopic:
     topics: dict[str, frozenset[type[Fact]]] = {}
-    for fact in hears:
+    for fact in consumed:
         topic = prefix + TOPICS[SOURCE_OF_TYPE[fact.__name__]]
         topics[topic] = topics.get(topic, frozenset()) | {fact}
     return topics

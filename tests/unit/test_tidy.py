@@ -148,9 +148,9 @@ OURS = [path for room in ("choreo", "events", *SERVICES) for path in sorted((ROO
 
 RETIRED = {
     *("Shelf", "Shelves", "ShelvesByKey", "shelf", "shelves", "recall", "named_by", "what_if"),
-    *("ASIDE", "Aside", "asides", "HEARS", "OBEYS", "obeys", "is_refusal", "is_trouble", "header_names"),
+    *("ASIDE", "Aside", "asides", "HEARS", "Hears", "hears", "OBEYS", "obeys", "header_names"),
+    *("is_refusal", "is_trouble", "lies", "alien", "refute", "ROOM", "CROWD", "PATIENCE"),
     *("Seen", "Entry", "Unpublished", "Bell", "bell", "News", "news", "Depths", "depths", "Shadow", "shadow"),
-    *("ROOM", "CROWD", "PATIENCE", "lies", "alien", "refute"),
 }
 """Each has a word in the field, or one that says which of several is meant."""
 

@@ -31,7 +31,7 @@ from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.cluster import new_client_id
 from choreo.chassis.kafka.faust_internals import ChunkedApp
 from choreo.chassis.kafka.grants import AccessDenied, Grant, asking, require
-from choreo.chassis.kafka.handover import Handover, Hears, Log, Positions, Stalled, Unread
+from choreo.chassis.kafka.handover import FactsByTopic, Handover, Log, Positions, Stalled, Unread
 from choreo.chassis.kafka.topic_log import (
     LogMismatch,
     compare,
@@ -66,7 +66,7 @@ class Consumer:
     def __init__(
         self,
         service: str,
-        hears: Hears,
+        consumed: FactsByTopic,
         kernel: Kernel[Any],
         engine: AsyncEngine,
         *,
@@ -77,7 +77,7 @@ class Consumer:
         meter: Meter,
     ) -> None:
         self._service = service
-        self._hears = hears
+        self._consumed = consumed
         self._kernel = kernel
         self._engine = engine
         self._access = access
@@ -126,10 +126,10 @@ class Consumer:
         client_id = new_client_id(self._service)
         app = ChunkedApp(self._group, client_id, self._access)
         handover = Handover(
-            self._kernel, self._hears, app, on_progress=lambda: self._got_on(handover.unfinished)
+            self._kernel, self._consumed, app, on_progress=lambda: self._got_on(handover.unfinished)
         )
         listen = partial(handover.listen, check=partial(self._check_epoch, handover))
-        app.consume(self._hears, listen, partial(self._next_offsets, handover))
+        app.consume(self._consumed, listen, partial(self._next_offsets, handover))
         tasks = [
             asyncio.ensure_future(self._run_app(app)),
             asyncio.ensure_future(self._watch(client_id, handover)),
@@ -218,7 +218,7 @@ class Consumer:
         on its way to being applied: what is found there holds for what comes next. Raises `LogMismatch` where
         the log is another one, or lacks what has not been read, and `AccessDenied` where it may not be read.
         """
-        topics = sorted(self._hears)
+        topics = sorted(self._consumed)
         async with raw_connection(self._engine) as conn:
             known = {row.place: row for row in await positions.read(conn, topics)}
         async with asking(self._access) as cluster:
@@ -243,7 +243,7 @@ class Consumer:
         return known, there
 
     def _measure_lag(self, known: Positions, there: Log) -> None:
-        lag = dict.fromkeys(self._hears, 0)
+        lag = dict.fromkeys(self._consumed, 0)
         for place, partition in there.items():
             read = known[place].next_offset if place in known else 0
             lag[partition.begin.topic] += max(0, partition.latest - read)

@@ -23,8 +23,8 @@ from choreo.chassis.transaction.positions import Position, TopicPartition
 from choreo.message.codec import Record, UnknownType
 from choreo.message.fact import Fact
 
-Hears = Mapping[str, frozenset[type[Fact]]]
-"""Which facts a service hears, by topic."""
+FactsByTopic = Mapping[str, frozenset[type[Fact]]]
+"""Which facts a service consumed, by topic."""
 
 Positions = Mapping[TopicPartition, Position]
 Log = Mapping[TopicPartition, PartitionLog]
@@ -57,11 +57,11 @@ class Handover:
     """`ended` gets the first error: the session is over. `on_progress` is called after every commit."""
 
     def __init__(
-        self, kernel: Kernel[Any], hears: Hears, app: ChunkedApp, on_progress: Callable[[], None]
+        self, kernel: Kernel[Any], consumed: FactsByTopic, app: ChunkedApp, on_progress: Callable[[], None]
     ) -> None:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._kernel = kernel
-        self._hears = hears
+        self._consumed = consumed
         self._app = app
         self._on_progress = on_progress
         self._partitions: dict[TopicPartition, _Partition] = {}
@@ -161,7 +161,7 @@ class Handover:
     def _heard(self, place: TopicPartition, fetched: Any, begin: int, epoch: int) -> Heard:
         record = Record(fetched.key, fetched.value, list(fetched.headers))
         try:
-            event, error = read(record, self._hears[place[0]])
+            event, error = read(record, self._consumed[place[0]])
         except UnknownType as unknown:
             event, error = None, None
             log.info("skipped", detail=str(unknown), topic=place[0], offset=fetched.offset)
