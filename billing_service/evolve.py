@@ -23,9 +23,8 @@ Applied = Consumed | BillingFact
 
 
 def evolve(state: Billing, event: Event[Applied]) -> Billing:
-    fact = event.data
-    match fact:
-        case AccountCreated():
+    match event.data:
+        case AccountCreated() as fact:
             account = Account(
                 id=fact.account_id,
                 user_id=fact.user_id,
@@ -34,7 +33,7 @@ def evolve(state: Billing, event: Event[Applied]) -> Billing:
                 created_at=event.time,
             )
             return replace(state, account=account)
-        case OrderCreated():
+        case OrderCreated() as fact:
             waiting = Payment(
                 order_id=fact.order_id,
                 user_id=fact.user_id,
@@ -46,23 +45,23 @@ def evolve(state: Billing, event: Event[Applied]) -> Billing:
                 trace_id=event.trace_id,
             )
             return _with_payment(state, waiting)
-        case MoneyDeposited():
+        case MoneyDeposited() as fact:
             return _moved(state, event, fact, "deposit", gain=fact.amount)
-        case MoneyWithdrawn():
+        case MoneyWithdrawn() as fact:
             return _moved(state, event, fact, "withdrawal", gain=-fact.amount)
-        case PaymentConfirmed():
+        case PaymentConfirmed() as fact:
             paid = replace(state.payments[fact.order_id], outcome="confirmed")
             state = _with_payment(state, paid)
             return _moved(state, event, fact, "payment", gain=-fact.amount, order_id=fact.order_id)
-        case PaymentRejected():
+        case PaymentRejected() as fact:
             return _with_payment(state, replace(state.payments[fact.order_id], outcome="rejected"))
-        case PaymentRefunded():
+        case PaymentRefunded() as fact:
             state = _with_payment(state, replace(state.payments[fact.order_id], outcome="refunded"))
             return _moved(state, event, fact, "refund", gain=fact.amount, order_id=fact.order_id)
         case UserRegistered() | OrderCancelled():
             return state  # what follows from it is decided, and that is kept
-        case _:
-            assert_never(fact)
+        case unknown:
+            assert_never(unknown)
 
 
 def _with_payment(state: Billing, payment: Payment) -> Billing:

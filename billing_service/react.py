@@ -20,8 +20,7 @@ from events.user import UserRegistered
 
 
 def react(event: Event[Applied], state: Billing) -> Sequence[Reactions]:
-    fact = event.data
-    match fact:
+    match event.data:
         case UserRegistered(user_id=user_id):
             return [OpenAccount(cause=event.cause, user_id=user_id)]
         case OrderCreated(order_id=order_id):
@@ -33,8 +32,8 @@ def react(event: Event[Applied], state: Billing) -> Sequence[Reactions]:
             return [_decide(payment) for payment in sorted(waiting, key=lambda payment: payment.step)]
         case MoneyDeposited() | MoneyWithdrawn() | PaymentConfirmed() | PaymentRejected() | PaymentRefunded():
             return []
-        case _:
-            assert_never(fact)
+        case unknown:
+            assert_never(unknown)
 
 
 def _decide(payment: Payment) -> DecidePayment:

@@ -16,26 +16,25 @@ Applied = Consumed | NotificationFact
 
 
 def evolve(state: Notifications, event: Event[Applied]) -> Notifications:
-    fact = event.data
-    match fact:
-        case UserRegistered():
+    match event.data:
+        case UserRegistered() as fact:
             return replace(state, recipient=Recipient(fact.user_id, fact.login, fact.email))
-        case PaymentConfirmed():
+        case PaymentConfirmed() as fact:
             pending = _pending(event, fact, "order_confirmed", texts.order_confirmed(fact))
             return _with_notification(state, pending)
-        case PaymentRejected():
+        case PaymentRejected() as fact:
             return _with_notification(state, _rejected(event, fact))
-        case PaymentRefunded():
+        case PaymentRefunded() as fact:
             pending = _pending(event, fact, "order_refunded", texts.order_refunded(fact))
             return _with_notification(state, pending)
-        case NotificationSent():
+        case NotificationSent() as fact:
             notification = state.notifications[fact.notification_id]
             return _with_notification(state, replace(notification, status="sent", sent_at=event.time))
-        case NotificationFailed():
+        case NotificationFailed() as fact:
             notification = state.notifications[fact.notification_id]
             return _with_notification(state, replace(notification, status="failed"))
-        case _:
-            assert_never(fact)
+        case unknown:
+            assert_never(unknown)
 
 
 def _with_notification(state: Notifications, notification: Notification) -> Notifications:

@@ -97,7 +97,7 @@ def router(runtime: Runtime[Orders], admission: Admission) -> Router:
                 202, _view(decided.state.orders[order_id]), {"Location": f"/orders/{order_id}"}
             )
 
-        answer = await runtime.ask(command, taken, body=order, admit=admission.is_open())
+        answer = await runtime.ask(command, taken, body=order, admit=admission.admits(command.key))
         if wait:
             row = await _decided(user.user_id, order_id, wait)
             if row is not None and _is_decided(row):
@@ -151,7 +151,9 @@ def router(runtime: Runtime[Orders], admission: Admission) -> Router:
                 raise not_found()
             return _story(row)
 
-        return await event_stream(runtime.kernel.waiters, str(user.user_id), look, after=last)
+        return await event_stream(
+            runtime.kernel.waiters, str(user.user_id), look, after=last, of=("events", id)
+        )
 
     @routes.get("/orders")
     async def page_of_orders(user: User, page: Paging) -> Page[OrderView]:
@@ -165,6 +167,7 @@ def router(runtime: Runtime[Orders], admission: Admission) -> Router:
             seconds,
             look=lambda: queries.order_of(runtime.engine, user_id, order_id),
             enough=lambda row: row is None or _is_decided(row),
+            of=order_id,
         )
 
     return routes

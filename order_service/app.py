@@ -17,6 +17,8 @@ def build(settings: Settings) -> tuple[Runtime[Orders], FastAPI]:
     expiry = Expiry(
         runtime.kernel, runtime.engine, runtime.catch_up_of("billing"), clock.now, deadline(settings)
     )
-    admission = Admission(runtime.engine, clock.now, deadline(settings))
+    admission = Admission(
+        runtime.engine, clock.now, deadline(settings), runtime.partition_of, runtime.health.job("admission")
+    )
     runtime.jobs += [expiry.run, admission.run]
     return runtime, runtime.app(api.router(runtime, admission))

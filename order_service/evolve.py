@@ -15,9 +15,8 @@ Applied = Consumed | OrderFact
 
 def evolve(state: Orders, event: Event[Applied]) -> Orders:
     """Raises LookupError for a payment or a cancel of an order nobody placed here."""
-    fact = event.data
-    match fact:
-        case OrderCreated():
+    match event.data:
+        case OrderCreated() as fact:
             order = Order(
                 id=fact.order_id,
                 user_id=fact.user_id,
@@ -32,20 +31,20 @@ def evolve(state: Orders, event: Event[Applied]) -> Orders:
                 trace_id=event.trace_id,
             )
             return _with_order(state, event, order)
-        case PaymentConfirmed():
+        case PaymentConfirmed() as fact:
             return _with_order(
                 state, event, replace(_touched(state, event, fact.order_id), payment="confirmed")
             )
-        case PaymentRejected():
+        case PaymentRejected() as fact:
             order = _touched(state, event, fact.order_id)
             return _with_order(state, event, replace(order, payment="rejected", rejection_reason=fact.reason))
-        case PaymentRefunded():
+        case PaymentRefunded() as fact:
             return _with_order(state, event, replace(_touched(state, event, fact.order_id), refunded=True))
-        case OrderCancelled():
+        case OrderCancelled() as fact:
             order = _touched(state, event, fact.order_id)
             return _with_order(state, event, replace(order, cancel_reason=fact.reason))
-        case _:
-            assert_never(fact)
+        case unknown:
+            assert_never(unknown)
 
 
 def _with_order(state: Orders, event: Event[Applied], order: Order) -> Orders:

@@ -1,12 +1,16 @@
 """One Kafka and one Postgres for a process that tests; topics and databases for each test."""
 
+import os
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import AliasChoices
 
 from choreo.chassis.database.migrate import migrate
-from choreo.chassis.settings import OBSERVER, SERVICES
+from choreo.chassis.environment import ignore_libpq_variables
+from choreo.chassis.settings import OBSERVER, SERVICES, Settings
 from choreo.embedded.postgres import Postgres
 from choreo.embedded.testing import postgres_for_tests
 from tests.brokers import BROKERS, Broker, broker, require_engine
@@ -23,12 +27,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    _stand_alone()
     if config.getoption("--broker") == "testcontainers":
         require_engine()
     if guard := config.getoption("--without"):
         from tests.removals.guards import take_out  # here, as the ordinary run has no use for it
 
         take_out(guard)
+
+
+def _stand_alone() -> None:
+    """No test meets the installation whose settings stand in the environment, nor needs the machine's zone:
+    every other worker, and whatever it starts, is in India.
+    """
+    ignore_libpq_variables()
+    for name, field in Settings.model_fields.items():
+        alias = field.validation_alias
+        os.environ.pop(
+            str(alias.choices[0]) if isinstance(alias, AliasChoices) else f"CHOREO_{name.upper()}", None
+        )
+    if int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2:
+        os.environ["TZ"] = "Asia/Kolkata"
+        time.tzset()
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from aiosmtpd.smtp import SMTP
 from fastapi import FastAPI
 
 from billing_service.app import build as build_billing
-from choreo.chassis.kafka.topics import declare_topics
+from choreo.chassis.kafka.admin.topics import declare_topics
 from choreo.chassis.runtime import Runtime
 from choreo.chassis.settings import OBSERVER, SERVICES, Settings
 from choreo.demo.client import Customer
@@ -66,7 +66,7 @@ class Shop:
             runtime, app = BUILDS[name](self.settings)
             await stack.enter_async_context(runtime.running())
             transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
-            client = httpx.AsyncClient(transport=transport, base_url=f"http://{name}.test", timeout=60)
+            client = httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60)
             self.clients[name] = await stack.enter_async_context(client)
             self.runtimes[name], self.apps[name] = runtime, app
             self._stacks[name] = stack

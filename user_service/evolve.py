@@ -11,9 +11,8 @@ Applied = UserRegistered
 
 
 def evolve(state: Users, event: Event[Applied]) -> Users:
-    fact = event.data
-    match fact:
-        case UserRegistered():
+    match event.data:
+        case UserRegistered() as fact:
             user = User(
                 id=fact.user_id,
                 login=fact.login,
@@ -24,5 +23,5 @@ def evolve(state: Users, event: Event[Applied]) -> Users:
                 step=event.applied_sequence,
             )
             return replace(state, users={**state.users, user.id: user})
-        case _:
-            assert_never(fact)
+        case unknown:
+            assert_never(unknown)

@@ -10,6 +10,7 @@ import psycopg
 from psycopg import sql
 
 from choreo.benchmarks.connection import Connection
+from choreo.chassis.database.connection import session
 
 OUTCOMES = ("PaymentConfirmed", "PaymentRejected")
 
@@ -86,17 +87,17 @@ class Journals:
 
         Postgres must have run with `track_commit_timestamp`.
         """
-        with psycopg.connect(self.owner_urls[service]) as conn:
+        with psycopg.connect(**session(self.owner_urls[service])) as conn:
             return dict(conn.execute(_WHEN, [list(flows), list(types)]).fetchall())
 
     def seconds_to_decide(self, flows: Collection[UUID]) -> list[float]:
         """From the moment an order was placed to the COMMIT of billing's outcome, for all that have one."""
-        with psycopg.connect(self.owner_urls["order"]) as conn:
+        with psycopg.connect(**session(self.owner_urls["order"])) as conn:
             rows = conn.execute(_TO_DECIDE, [list(flows), list(OUTCOMES)]).fetchall()
             return [seconds for (seconds,) in rows]
 
     def how_many(self, service: str, types: Collection[str], since: float, until: float) -> int:
-        with psycopg.connect(self.owner_urls[service]) as conn:
+        with psycopg.connect(**session(self.owner_urls[service])) as conn:
             row = conn.execute(_HOW_MANY, [list(types), since, until]).fetchone()
             assert row is not None
             return int(row[0])
@@ -111,12 +112,12 @@ class Journals:
         return self._count("billing", _PARKED)
 
     def orders(self) -> dict[str, int]:
-        with psycopg.connect(self.owner_urls["order"]) as conn:
+        with psycopg.connect(**session(self.owner_urls["order"])) as conn:
             return dict(conn.execute(_ORDERS).fetchall())
 
     def an_order(self, status: str) -> str:
         """Raises LookupError if there is none."""
-        with psycopg.connect(self.owner_urls["order"]) as conn:
+        with psycopg.connect(**session(self.owner_urls["order"])) as conn:
             row = conn.execute(_AN_ORDER, [status]).fetchone()
             if row is None:
                 raise LookupError(f"no order is {status}")
@@ -125,7 +126,7 @@ class Journals:
     @contextmanager
     def billing_refuses(self, user: UUID) -> Iterator[None]:
         """Nothing this user orders can be written meanwhile, so that billing parks it."""
-        with psycopg.connect(self.owner_urls["billing"], autocommit=True) as conn:
+        with psycopg.connect(**session(self.owner_urls["billing"]), autocommit=True) as conn:
             conn.execute(sql.SQL(_REFUSE).format(str(user)))
             try:
                 yield
@@ -133,7 +134,7 @@ class Journals:
                 conn.execute(_ACCEPT)
 
     def _count(self, service: str, query: str) -> int:
-        with psycopg.connect(self.owner_urls[service]) as conn:
+        with psycopg.connect(**session(self.owner_urls[service])) as conn:
             row = conn.execute(query.encode()).fetchone()
             assert row is not None
             return int(row[0])

@@ -16,6 +16,7 @@ from choreo.benchmarks.report import show
 from choreo.benchmarks.resources import machine
 from choreo.benchmarks.sustained import sustained
 from choreo.benchmarks.users import Refused, register_users
+from choreo.benchmarks.waits import USERS as WAITERS
 from choreo.benchmarks.waits import waits
 from choreo.errors import Unavailable
 from choreo.operations.acting.throwaway import ThrowawaySystem
@@ -61,8 +62,8 @@ async def _measure(
     if "rest" in names:
         results["rest"] = asdict(await at_rest(pids, _REST_SECONDS, progress))
     if "waits" in names:
-        (maker,) = await register_users(1, ports, progress.counting("users registered", 1))
-        results["waits"] = asdict(await waits(maker, ports, pids, progress))
+        waiting = await register_users(WAITERS, ports, progress.counting("users registered", WAITERS))
+        results["waits"] = asdict(await waits(waiting, ports, pids, progress))
     if {"latency", "sustained", "overload", "replay"} & set(names):
         makers = await register_users(_USERS, ports, progress.counting("users registered", _USERS))
     if "latency" in names:

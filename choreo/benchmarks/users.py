@@ -36,8 +36,8 @@ class User:
 class OrderMaker:
     """The bytes of `POST /orders`, each with an idempotency key of its own. Keys only have to differ."""
 
-    def __init__(self, user: User) -> None:
-        body = orjson.dumps({"price": _PRICE})
+    def __init__(self, user: User, price: str = _PRICE) -> None:
+        body = orjson.dumps({"price": price})
         head = (
             "POST /orders HTTP/1.1",
             "Host: 127.0.0.1",

@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from uuid import uuid4
 
 from choreo.benchmarks.connection import Connection
@@ -12,6 +13,8 @@ from choreo.benchmarks.users import OrderMaker
 from choreo.progress import Progress
 
 COUNT = 1000
+USERS = 20
+"""Of one user fifty may wait."""
 _SECONDS = 20.0
 _WAIT = 30
 _SETTLE = 5.0
@@ -28,7 +31,7 @@ class Waits:
 
 
 async def waits(
-    maker: OrderMaker, ports: Mapping[str, int], pids: Mapping[str, int], progress: Progress
+    makers: Sequence[OrderMaker], ports: Mapping[str, int], pids: Mapping[str, int], progress: Progress
 ) -> Waits:
     order = {"order": pids["order"]}
     without = await _cpu_percent(order, "at rest", progress)
@@ -37,7 +40,7 @@ async def waits(
         asyncio.ensure_future(
             connection.request("GET", f"/orders?limit=1&flow={uuid4()}&wait={_WAIT}", b"", maker.user.headers)
         )
-        for connection in connections
+        for connection, maker in zip(connections, cycle(makers), strict=False)
     ]
     await asyncio.sleep(_SETTLE)
     with_waits = await _cpu_percent(order, f"{COUNT} requests wait", progress)

@@ -10,6 +10,7 @@ from confluent_kafka import KafkaException
 
 from choreo.chaos.evidence import end_offsets
 from choreo.chaos.history import Place
+from choreo.chassis.database.connection import session
 
 _LOOK_AGAIN = 0.1
 
@@ -36,7 +37,7 @@ def drain(facts: Mapping[str, Any], deadline: float) -> list[str]:
         try:
             with ExitStack() as stack:
                 connections = {
-                    service: stack.enter_context(psycopg.connect(url, autocommit=True))
+                    service: stack.enter_context(psycopg.connect(**session(url), autocommit=True))
                     for service, url in facts["owner_urls"].items()
                 }
                 return _until_done(facts, connections, deadline)

@@ -18,6 +18,7 @@ from psycopg.rows import dict_row
 from psycopg.types.string import TextLoader
 
 from choreo.chaos.history import History, Place, Record, Request, Row
+from choreo.chassis.database.connection import session
 from choreo.chassis.settings import TOPICS
 from choreo.operations.reading.installation import observer_access
 
@@ -137,7 +138,7 @@ def _at(facts: Mapping[str, Any], place: Place, *offset: int) -> TopicPartition:
 
 def _tables(url: str) -> dict[str, Sequence[Row]]:
     """One snapshot of one service."""
-    with psycopg.connect(url, row_factory=dict_row) as conn:
+    with psycopg.connect(**session(url), row_factory=dict_row) as conn:
         conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         conn.adapters.register_loader("uuid", TextLoader)
         names = [row["relname"] for row in conn.execute(_OPEN_TABLES).fetchall()]

@@ -19,6 +19,7 @@ import psycopg
 from confluent_kafka.admin import AdminClient
 
 from choreo.chaos.failpoints import MOMENTS, Moment, file_of
+from choreo.chassis.database.connection import session
 from choreo.chassis.settings import SERVICES, TOPICS, Settings
 from choreo.embedded.part import AnswersHttp, Program
 from choreo.embedded.testing import free_port_base
@@ -164,7 +165,7 @@ def leader_killed() -> Fault:
 
 def disconnected() -> Fault:
     def strike(system: ThrowawaySystem, chance: Random) -> float:
-        with psycopg.connect(system.admin_url, autocommit=True) as admin:
+        with psycopg.connect(**session(system.admin_url), autocommit=True) as admin:
             for _ in range(_TERMINATED_TIMES):
                 admin.execute(_TERMINATE)
                 time.sleep(_TERMINATED_EVERY)

@@ -119,7 +119,8 @@ class Load:
     async def _everybody(self, enough: asyncio.Event) -> None:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=50)
         basket_rate = self._rates.orders * len(_BASKETS) / sum(_BASKETS)
-        async with httpx.AsyncClient(timeout=_TIMEOUT, limits=limits) as http, asyncio.TaskGroup() as tasks:
+        client = httpx.AsyncClient(timeout=_TIMEOUT, limits=limits, trust_env=False)
+        async with client as http, asyncio.TaskGroup() as tasks:
             self._http = http
             arrivals = [
                 tasks.create_task(self._arrivals(self._rates.registrations, self._register, tasks)),

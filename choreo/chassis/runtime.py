@@ -23,11 +23,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from choreo.chassis import clock
 from choreo.chassis.backlog import read_backlog
 from choreo.chassis.database.connection import make_engine, raw_connection
+from choreo.chassis.environment import ignore_libpq_variables
 from choreo.chassis.http.answer import Answer
 from choreo.chassis.http.auth import Verifier
 from choreo.chassis.http.body import fingerprint
 from choreo.chassis.http.edge import create_app, operations_alone
 from choreo.chassis.http.problems import Problem, internal_error, unavailable
+from choreo.chassis.http.protocol import BoundedProtocol, Connections
 from choreo.chassis.http.routes import Router
 from choreo.chassis.http.signing_keys import HeardKeys
 from choreo.chassis.kafka.catch_up import CatchUp
@@ -113,7 +115,12 @@ class Runtime(Generic[S]):
             job=self.health.job("kernel", serving=True),
         )
         self.relay = Relay(
-            prefix + TOPICS[self.service], settings.partitions, self.engine, self._access, self.meter
+            prefix + TOPICS[self.service],
+            settings.partitions,
+            self.engine,
+            self._access,
+            job=self.health.job("relay"),
+            meter=self.meter,
         )
         notifications = CommitNotifications(self.engine, self.kernel.waiters)
         self.jobs: list[Job] = [
@@ -190,6 +197,7 @@ class Runtime(Generic[S]):
             flow_applied=self._flow_applied,
             health=self.health,
             metrics=self.metrics,
+            hosts=self.settings.hosts.split(","),
             translate=_PROBLEMS,
         )
 
@@ -219,7 +227,7 @@ class Runtime(Generic[S]):
             async with raw_connection(self.engine) as conn:
                 return await journal.flow_applied(conn, str(user_id), flow)
 
-        return await self.kernel.waiters.until(str(user_id), seconds, look, enough=bool)
+        return await self.kernel.waiters.until(str(user_id), seconds, look, enough=bool, of=flow)
 
     async def _probe_database(self) -> None:
         async with self.engine.connect() as conn:
@@ -257,6 +265,7 @@ class Runtime(Generic[S]):
 
 def serve(name: str, build: Callable[[Settings], tuple[Runtime[Any], FastAPI]]) -> None:
     """Runs a service until it is told to stop. Exits 1 where a job died: the supervisor starts it anew."""
+    ignore_libpq_variables()
     try:
         settings = Settings()
     except ValidationError as error:
@@ -275,9 +284,11 @@ async def _serve(
     runtime, app = build(settings)
     shared = _listening(name, settings, settings.port_of(name), settings.http_fd)
     own = _listening(name, settings, settings.own_port_of(name), settings.own_http_fd)
+    connections = Connections(settings.connections, runtime.metrics.registry)
     config = uvicorn.Config(
         operations_alone(app, own.getsockname()[1]),
-        http="httptools",
+        http=partial(BoundedProtocol, connections=connections),  # type: ignore[arg-type]
+        ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,

@@ -67,6 +67,8 @@ class Settings(BaseSettings):
     order_database_url: str | None = Field(None, validation_alias=_plain("ORDER_DATABASE_URL"))
     billing_database_url: str | None = Field(None, validation_alias=_plain("BILLING_DATABASE_URL"))
     notification_database_url: str | None = Field(None, validation_alias=_plain("NOTIFICATION_DATABASE_URL"))
+    hosts: str = Field("localhost,127.0.0.1,[::1]", description="names the services answer to")
+    connections: int = Field(4096, ge=10, description="to one process; beyond, an idle one is closed")
     http_host: str = Field("127.0.0.1", description="where a service listens that was handed no socket")
     http_fd: int | None = Field(None, description="a listening socket handed over by the supervisor")
     own_http_fd: int | None = Field(None, description="the same, for this process's own port")

@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 from typer.main import get_group
 from typer.rich_utils import rich_format_error
 
+from choreo.chassis.environment import ignore_libpq_variables
 from choreo.errors import Incomplete, Unavailable, UsageError
 
 VERBS = {
@@ -23,6 +24,7 @@ VERBS = {
     "provision": "running",
     "demo": "running",
     "bench": "programmes",
+    "bench-peers": "programmes",
     "chaos": "programmes",
     "doctor": "running",
     "docs": "programmes",
@@ -49,20 +51,26 @@ class Verb(TyperCommand):
 
 def imported(verb: str) -> Any:
     """The command itself, with its options; of `dlq` and `keys` the group."""
-    module, alone = import_module(f"choreo.cli.{VERBS[verb]}.{verb}"), typer.Typer()
+    name = _identifier(verb)
+    module, alone = import_module(f"choreo.cli.{VERBS[verb]}.{name}"), typer.Typer()
     if group := getattr(module, "app", None):
         alone.add_typer(group, name=verb)
     else:
-        alone.command()(getattr(module, verb))
+        alone.command()(getattr(module, name))
     return get_group(alone).commands[verb]
 
 
 def _docstring(verb: str) -> str | None:
     """Of the verb's function, read and not imported."""
-    file = Path(__file__).parent / VERBS[verb] / f"{verb}.py"
-    parsed = ast.parse(file.read_text())
-    (found,) = (one for one in parsed.body if isinstance(one, ast.FunctionDef) and one.name == verb)
+    name = _identifier(verb)
+    parsed = ast.parse((Path(__file__).parent / VERBS[verb] / f"{name}.py").read_text())
+    (found,) = (one for one in parsed.body if isinstance(one, ast.FunctionDef) and one.name == name)
     return ast.get_docstring(found)
+
+
+def _identifier(verb: str) -> str:
+    """`bench-peers` → `bench_peers`, as its module and its function are called."""
+    return verb.replace("-", "_")
 
 
 app = typer.Typer(
@@ -77,6 +85,7 @@ for verb in VERBS:
 
 def main() -> NoReturn:
     """Exits with what the verb says; 64 for wrong usage, 69 where something it needs is not to be had."""
+    ignore_libpq_variables()
     # What the services' code has to say while a verb runs it: only what is wrong, and beside the output.
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),

@@ -39,7 +39,7 @@ class RecordingTransport(httpx.AsyncBaseTransport):
 
     def __init__(self, service: str, note: Callable[[Asked], None]) -> None:
         self._service, self._note = service, note
-        self._http = httpx.AsyncHTTPTransport()
+        self._http = httpx.AsyncHTTPTransport(trust_env=False)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         at, since = time.time(), time.perf_counter()

@@ -9,8 +9,8 @@ import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from choreo.chassis.kafka import acls
 from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.kafka.admin import acls
 from choreo.chassis.kafka.grants import Grant
 from choreo.embedded.kafka_runtime import Runtime, prepare
 from choreo.embedded.part import Part, signals_held

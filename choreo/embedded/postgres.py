@@ -16,6 +16,7 @@ import psutil
 import psycopg
 from psycopg import sql
 
+from choreo.chassis.database.connection import session
 from choreo.chassis.settings import OBSERVER
 from choreo.embedded.part import Part, signals_held
 from choreo.embedded.process import Child, tied_to_this_process
@@ -137,7 +138,7 @@ class Postgres(Part):
 
     def ready(self) -> bool:
         try:
-            psycopg.connect(self.admin_url, connect_timeout=2).close()
+            psycopg.connect(**session(self.admin_url, connect_timeout=2)).close()
         except psycopg.OperationalError:
             return False
         self._locked_since = None
@@ -182,7 +183,7 @@ class Postgres(Part):
             "database": sql.Identifier(database),
             "template": sql.Identifier(template),
         }
-        with psycopg.connect(self.admin_url, autocommit=True) as admin:
+        with psycopg.connect(**session(self.admin_url), autocommit=True) as admin:
             # Otherwise two callers at once would both find the role missing.
             admin.execute("SELECT pg_advisory_lock(hashtext('choreo_create_service'))")
             for role in (owner, name, OBSERVER):
@@ -199,7 +200,7 @@ class Postgres(Part):
             admin.execute(
                 sql.SQL("GRANT CONNECT ON DATABASE {database} TO {runtime}, {observer}").format(**names)
             )
-        with psycopg.connect(self._url(_SUPERUSER, database), autocommit=True) as admin:
+        with psycopg.connect(**session(self._url(_SUPERUSER, database)), autocommit=True) as admin:
             for statement in _RIGHTS_INSIDE:
                 admin.execute(sql.SQL(statement).format(**names))
         return self._url(owner, database), self._url(name, database)
@@ -210,7 +211,7 @@ class Postgres(Part):
 
     def drop_database(self, database: str) -> None:
         """Also while somebody is connected. Safe to repeat."""
-        with psycopg.connect(self.admin_url, autocommit=True) as admin:
+        with psycopg.connect(**session(self.admin_url), autocommit=True) as admin:
             admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))
 
     def _url(self, role: str, database: str) -> str:

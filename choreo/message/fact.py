@@ -21,6 +21,7 @@ def _in_utc(moment: datetime) -> datetime:
 
 
 Moment = Annotated[datetime, AwareDatetime, AfterValidator(_in_utc)]
+"""A time, in UTC whichever zone it was written in."""
 
 
 class Fact(BaseModel):

@@ -25,9 +25,8 @@ class State:
 
 
 def evolve(state: S, event: Event[SharedFact]) -> S:
-    fact = event.data
-    match fact:
-        case SigningKeyPublished():
+    match event.data:
+        case SigningKeyPublished() as fact:
             return replace(state, signing_keys={**state.signing_keys, fact.kid: fact})
-        case _:
-            assert_never(fact)
+        case unknown:
+            assert_never(unknown)

@@ -14,9 +14,9 @@ from confluent_kafka.admin import AdminClient
 from pydantic import SecretStr
 
 from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.kafka.admin.topics import declare_topics
 from choreo.chassis.kafka.cluster import LATEST, Cluster
 from choreo.chassis.kafka.topic_log import LogMismatch, describe
-from choreo.chassis.kafka.topics import declare_topics
 from choreo.chassis.settings import OBSERVER, SERVICES, Settings
 from choreo.embedded.home import cache_directory
 from choreo.embedded.kafka import Kafka

@@ -12,9 +12,9 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AclBindingFilter, AdminClient, ResourcePatternType
 from pydantic import SecretStr
 
-from choreo.chassis.kafka import acls as grants
 from choreo.chassis.kafka.access import KafkaAccess
-from choreo.chassis.kafka.admin import administering
+from choreo.chassis.kafka.admin import acls as grants
+from choreo.chassis.kafka.admin.client import administering
 from choreo.chassis.kafka.grants import Grant
 from choreo.chassis.settings import OBSERVER, SERVICES, TOPICS
 from choreo.embedded.kafka import Kafka

@@ -19,8 +19,8 @@ from aiokafka.record.util import calc_crc32c
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from choreo.chassis.kafka.admin.topics import declare_topics
 from choreo.chassis.kafka.topic_log import PartitionLog, describe
-from choreo.chassis.kafka.topics import declare_topics
 from choreo.chassis.settings import TOPICS
 from choreo.embedded.kafka import Kafka
 from choreo.message.codec import Record, encode

@@ -5,8 +5,8 @@ from uuid import uuid4
 import pytest
 
 from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.kafka.admin.topics import declare_topics
 from choreo.chassis.kafka.grants import observing
-from choreo.chassis.kafka.topics import declare_topics
 from choreo.chassis.settings import OBSERVER, SERVICES, Settings
 from choreo.cli.running.provision import provision
 from choreo.embedded.kafka import Kafka

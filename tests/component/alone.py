@@ -210,7 +210,7 @@ async def a_process(service: str, database: Database, *, consuming: bool = False
     # Nothing is published here, and orders would be turned away for it soon: a test may look itself.
     runtime.jobs = [job for job in runtime.jobs if not isinstance(getattr(job, "__self__", None), Admission)]
     transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
-    client = httpx.AsyncClient(transport=transport, base_url=f"http://{service}.test", timeout=60)
+    client = httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60)
     async with runtime.running() as died, client:
         yield Alone(service, runtime, app, client, database)
         assert not died.done(), "a job died"

@@ -9,9 +9,10 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from choreo.chassis.http import stream
+from choreo.chassis.http import stream, waits
 from choreo.demo.client import Customer, Json
 from choreo.embedded.postgres import Postgres
+from order_service import queries
 from tests.component.alone import Alone, a_process, alone, assert_problem
 from tests.component.test_order import paid, refunded, refused
 from tests.shop import PATIENCE
@@ -38,7 +39,11 @@ class Stream:
             "method": "GET",
             "path": path,
             "query_string": b"",
-            "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+            "http_version": "1.1",
+            "headers": [
+                (name.lower().encode(), value.encode())
+                for name, value in {"Host": "localhost", **headers}.items()
+            ],
             "client": ("127.0.0.1", 1),
         }
         self.task = asyncio.ensure_future(app(scope, self._receive, self._sent.put))
@@ -190,3 +195,38 @@ async def test_an_open_stream_ends_when_its_process_does(shop: Alone) -> None:
         await story.event()
         closing.runtime.kernel.waiters.close()
         assert await story.rest() == []
+
+
+async def test_many_streams_of_one_order_cost_one_look_and_too_many_are_refused(
+    shop: Alone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+
+    async def counted(*asked: Any) -> Any:
+        looks.append(asked)
+        return await order_of(*asked)
+
+    order_of = queries.order_of
+    monkeypatch.setattr(queries, "order_of", counted)
+    ada = await shop.customer()
+    order = (await ada.order("300.00")).json()
+    path, headers = f"/orders/{order['id']}/events", {"Authorization": f"Bearer {ada.token}"}
+    streams = [Stream(shop.app, path, headers) for _ in range(waits.MOST)]
+    for one in streams:
+        assert (await one.event())[1]["status"] == "created"
+    assert_problem(await ada.get("order", path), 429, "too_many_waits")
+    placed = await ada.order("1.00", wait=10)
+    assert (placed.status_code, placed.json()["status"]) == (202, "created")
+    bob = await shop.customer()
+    theirs = (await bob.order("1.00")).json()
+    other = Stream(shop.app, f"/orders/{theirs['id']}/events", {"Authorization": f"Bearer {bob.token}"})
+    assert (await other.event())[1]["status"] == "created"
+
+    looks.clear()
+    assert (await ada.cancel(order["id"])).status_code == 202
+    for one in streams:
+        assert (await one.event())[1]["status"] == "cancelled"
+    assert len(looks) < 5
+    for one in (*streams, other):
+        await one.leave()
+    assert (await ada.get("order", f"/orders/{order['id']}", wait=1)).status_code == 200

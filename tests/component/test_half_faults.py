@@ -185,7 +185,7 @@ async def test_a_table_that_is_not_what_the_code_says_is_named_and_nothing_parks
 
 
 async def test_a_locked_key_holds_up_itself_and_its_partition_and_the_holder_is_named(
-    watched: Watched, impatient: None
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ada, eve = uuid4(), uuid4()
     users = await watched.reader("user-events")
@@ -196,7 +196,8 @@ async def test_a_locked_key_holds_up_itself_and_its_partition_and_the_holder_is_
         behind = [orders.put(an_event(ordered(person, 1))) for person in (ada, eve)]
         said = await watched.says(str(ada), f"pid {by.conn.info.backend_pid}")
         assert said and watched.job.state.serves, "other users' requests can be taken"
-        with pytest.raises(Unavailable):
+        with monkeypatch.context() as patch, pytest.raises(Unavailable):
+            patch.setattr("choreo.chassis.transaction.kernel.ANSWER_TIMEOUT_SECONDS", 0.2)
             await deposit(watched.kernel, ada, 1)
         assert (await deposit(watched.kernel, eve, 7)).status == 201
         await others.hear(ordered(eve, 1), ordered(eve, 1))

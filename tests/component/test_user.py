@@ -248,7 +248,7 @@ async def test_a_pause_is_for_one_address(users: Alone) -> None:
         answer = await log_in(users, ada.login, "wrong")
     assert answer.status_code == 429
     transport = httpx.ASGITransport(users.app, client=("127.0.0.2", 1))
-    async with httpx.AsyncClient(transport=transport, base_url="http://user.test") as elsewhere:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as elsewhere:
         form = {"grant_type": "password", "username": ada.login, "password": PASSWORD}
         assert (await elsewhere.post("/token", data=form)).status_code == 200
 

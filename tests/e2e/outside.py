@@ -36,7 +36,7 @@ class Shop:
     """One running system, as its users see it."""
 
     port_base: int
-    http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=40))
+    http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=40, trust_env=False))
 
     def ask(self, method: str, service: str, path: str, **request: Any) -> httpx.Response:
         return self.http.request(method, self.url(service, path), **request)

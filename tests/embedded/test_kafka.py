@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, Producer
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, NewPartitions
 from confluent_kafka.cimpl import NewTopic
 
-from choreo.chassis.kafka.topics import declare_topics
+from choreo.chassis.kafka.admin.topics import declare_topics
 from choreo.embedded import kafka_runtime
 from choreo.embedded.kafka import Kafka
 from choreo.embedded.ports import require_free
@@ -61,6 +61,18 @@ def test_a_topic_with_other_partitions_is_refused(broker: Kafka) -> None:
     declare_topics(broker.admin, ["narrow"], partitions=1)
     with pytest.raises(Unavailable, match=r"narrow has 1 partitions .* set CHOREO_PARTITIONS=1"):
         declare_topics(broker.admin, ["narrow"], partitions=12)
+
+
+def test_a_topic_that_grew_is_used_as_before_until_its_keys_have_moved(broker: Kafka) -> None:
+    declare_topics(broker.admin, ["grown"], partitions=2)
+    admin = AdminClient(broker.admin.confluent())
+    admin.create_partitions([NewPartitions("grown", 3)])["grown"].result(30)
+    assert declare_topics(broker.admin, ["grown"], partitions=2) == []
+    producer = Producer(broker.admin.confluent())
+    producer.produce("grown", b"a fact", partition=2)
+    assert producer.flush(30) == 0
+    with pytest.raises(Unavailable, match=r"grown has 3 partitions .* set CHOREO_PARTITIONS=3"):
+        declare_topics(broker.admin, ["grown"], partitions=2)
 
 
 def test_a_topic_that_forgets_is_refused(broker: Kafka) -> None:

@@ -6,12 +6,14 @@ import threading
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 import uvicorn
 
+from choreo.chassis.http.protocol import BoundedProtocol, Connections
 from choreo.chassis.settings import SERVICES
 from choreo.demo.client import Customer
 from choreo.embedded.kafka import Kafka
@@ -64,9 +66,11 @@ def served(kafka: Kafka, postgres: Postgres, templates: dict[str, str], maildir:
         urls = {}
         for name in SERVICES:
             listening = socket.create_server(("127.0.0.1", 0))
+            connections = Connections(shop.settings.connections, shop.runtimes[name].metrics.registry)
             config = uvicorn.Config(
                 shop.apps[name],
-                http="httptools",
+                http=partial(BoundedProtocol, connections=connections),  # type: ignore[arg-type]
+                ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
@@ -84,7 +88,7 @@ def served(kafka: Kafka, postgres: Postgres, templates: dict[str, str], maildir:
         return Served(shop, urls, loop, http)
 
     try:
-        with httpx.Client(timeout=60) as http:
+        with httpx.Client(timeout=60, trust_env=False) as http:
             yield run(start(http))
     finally:
         for close in reversed(closing):

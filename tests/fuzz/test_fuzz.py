@@ -47,6 +47,7 @@ def every_operation_of(service: str) -> Callable[[Test], Test]:
 @pytest.fixture(scope="module")
 def session() -> Iterator[requests.Session]:
     with requests.Session() as session:
+        session.trust_env = False
         yield session
     print("requests:", dict(_asked))
 

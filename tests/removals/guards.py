@@ -5,6 +5,7 @@ whatever then goes wrong is what the guard is there for. `docs/delivery.md` list
 takes one out before any test is read.
 """
 
+import asyncio
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from uuid import UUID, uuid4
 from weakref import WeakKeyDictionary
 
 import pytest
+from aiokafka.errors import KafkaError
 
 from billing_service import decide as billing
 from billing_service.commands import DecidePayment
@@ -19,11 +21,11 @@ from billing_service.state import Billing
 from choreo.chassis.database import tables as chassis_tables
 from choreo.chassis.database.connection import Connection
 from choreo.chassis.http import routes
-from choreo.chassis.kafka import consumer, faust_internals, relay
+from choreo.chassis.kafka import consumer, faust_internals
 from choreo.chassis.kafka.catch_up import CatchUp
 from choreo.chassis.kafka.consumer import Consumer
 from choreo.chassis.kafka.handover import Handover, Unread
-from choreo.chassis.kafka.relay import Relay
+from choreo.chassis.kafka.relay import Relay, _Shard
 from choreo.chassis.transaction import journal, keys, outbox, parked, positions, step
 from choreo.chassis.transaction import transaction as transactions
 from choreo.chassis.transaction.inputs import Asked, Failed, Heard, Input
@@ -34,7 +36,10 @@ from choreo.message.decider import Decision
 from choreo.message.fact import Fact
 from events.billing import PaymentRejected
 from notification_service import evolve as notifications
+from notification_service.mailer import Mail, Mailer
 from order_service import api as orders
+from order_service import queries
+from order_service.admission import Admission
 from tests.shop import PARTITIONS
 from user_service import api as users
 
@@ -389,20 +394,21 @@ def removed_up_to_a_mark(patch: Patch) -> None:
 
 def removed_when_sent(patch: Patch) -> None:
     """A row leaves the outbox when it is sent, not when Kafka has acknowledged it."""
-    publish = Relay._publish
+    lowest = outbox.lowest
 
-    async def remove_and_publish(
-        self: Relay, conn: Connection, producer: Any, rows: Sequence[OutboxRow]
-    ) -> None:
+    async def read_and_remove(conn: Connection, partitions: Collection[int], limit: int) -> list[OutboxRow]:
+        rows = await lowest(conn, partitions, limit)
         await outbox.remove(conn, [row.position for row in rows])
-        await publish(self, conn, producer, rows)
+        return rows
 
-    patch.setattr(Relay, "_publish", remove_and_publish)
+    patch.setattr(outbox, "lowest", read_and_remove)
 
 
 def every_relay_owns_every_shard(patch: Patch) -> None:
-    """The lock on a shard is a shared one: every relay gets it."""
-    patch.setattr(relay, "_OWN", relay._OWN.replace("pg_try_advisory_lock", "pg_try_advisory_lock_shared"))
+    """A lease is given to every relay that asks."""
+    mine_or_free = "AND (owner = %(owner)s OR leased_until < clock_timestamp())"
+    assert mine_or_free in outbox._LEASE
+    patch.setattr(outbox, "_LEASE", outbox._LEASE.replace(mine_or_free, ""))
 
 
 def failed_facts_come_later(patch: Patch) -> None:
@@ -416,10 +422,70 @@ def failed_facts_come_later(patch: Patch) -> None:
         tried.update(row.position for row in rows)
         return rows
 
+    async def send_once(self: _Shard, rows: Sequence[OutboxRow]) -> Sequence[OutboxRow]:
+        try:
+            return rows[: await self._producer.send(rows)]
+        except KafkaError:
+            return ()
+
     patch.setattr(outbox, "lowest", next_ones)
+    patch.setattr(_Shard, "_send", send_once)
+
+
+def partitions_are_sent_together(patch: Patch) -> None:
+    """The next facts are read when every partition has acknowledged the last ones."""
+    round = Relay._round
+
+    async def wait_for_all(self: Relay, conn: Connection) -> bool:
+        sending = [shard.sending for shard in self._shards.values() if shard.sending]
+        if sending:
+            await asyncio.wait(sending)
+        return await round(self, conn)
+
+    patch.setattr(Relay, "_round", wait_for_all)
+
+
+# What goes wrong stays as small as it is.
+
+
+def a_mail_is_everybodys(patch: Patch) -> None:
+    """What one mail raises ends the round, and the round begins anew."""
+
+    async def deliver(self: Mailer, mail: Mail) -> bool | None:
+        return await self._server.take(mail.message(), mail.email, mail.timeout_seconds)
+
+    patch.setattr(Mailer, "_deliver", deliver)
+
+
+def outcomes_are_forgotten(patch: Patch) -> None:
+    """A mail whose outcome could not be recorded is mailed again when its lease is over."""
+
+    async def forget(self: Mailer, mail: Mail, delivered: bool) -> None: ...
+
+    patch.setattr(Mailer, "_keep", forget)
+
+
+def the_parked_are_undecided(patch: Patch) -> None:
+    """Orders of parked customers count as undecided like all others."""
+    but_for_them = "AND NOT EXISTS (SELECT FROM parked WHERE key = user_id::text)"
+    assert but_for_them in queries._UNDECIDED_SINCE
+    patch.setattr(queries, "_UNDECIDED_SINCE", queries._UNDECIDED_SINCE.replace(but_for_them, ""))
+
+
+def a_shut_door_is_shut(patch: Patch) -> None:
+    """While others are undecided for too long no order is let in."""
+    admits = Admission.admits
+
+    def admits_no_probe(self: Admission, key: str) -> bool:
+        self._probed_at = None
+        return admits(self, key)
+
+    patch.setattr(Admission, "admits", admits_no_probe)
 
 
 BILLING = "tests/component/test_billing.py"
+MAILER = "tests/component/test_notification.py"
+ADMISSION = "tests/component/test_admission.py"
 
 _ALL = (
     Guard(
@@ -551,6 +617,31 @@ _ALL = (
         "oldest-first",
         failed_facts_come_later,
         f"{RELAY}::test_after_an_error_the_same_facts_come_first_again",
+    ),
+    Guard(
+        "partitions-apart",
+        partitions_are_sent_together,
+        f"{RELAY}::test_a_partition_whose_batch_is_on_its_way_keeps_no_other_from_its_next",
+    ),
+    Guard(
+        "mails-apart",
+        a_mail_is_everybodys,
+        f"{MAILER}::test_one_mail_that_does_not_go_out_holds_up_no_other[hangs-up]",
+    ),
+    Guard(
+        "kept-outcome",
+        outcomes_are_forgotten,
+        f"{MAILER}::test_a_mail_whose_outcome_cannot_be_recorded_is_not_mailed_again",
+    ),
+    Guard(
+        "parked-left-out",
+        the_parked_are_undecided,
+        f"{ADMISSION}::test_orders_of_a_parked_customer_do_not_shut_the_shop",
+    ),
+    Guard(
+        "door-probe",
+        a_shut_door_is_shut,
+        f"{ADMISSION}::test_a_shut_door_lets_an_order_in_now_and_then",
     ),
 )
 GUARDS = {guard.name: guard for guard in _ALL}

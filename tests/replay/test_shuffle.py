@@ -212,7 +212,9 @@ def test_a_recording_that_was_cut_off_is_incomplete(recording: Recording, tmp_pa
 def test_a_key_that_lacks_a_record_is_left_out_and_it_is_said() -> None:
     class Lossy(Constructed):
         def items(self) -> Iterator[Item]:
-            return (item for item in super().items() if getattr(item, "at", "") != "billing-events[0]@3")
+            for item in super().items():
+                if not (isinstance(item, TopicRecord) and item.at == "billing-events[0]@3"):
+                    yield item
 
     shop = payments_heard_before_any_mail()
     shop.__class__ = Lossy

@@ -1,6 +1,7 @@
-"""Pure rooms know no clock, no chance and no waiting: time and ids are handed in. No folder is crowded."""
+"""Pure rooms know no clock, no chance and no waiting. No folder is crowded. Every session is in UTC."""
 
 import ast
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -67,6 +68,20 @@ def _refused(name: str) -> bool:
 @pytest.mark.parametrize("path", PURE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_pure_room_is_tidy(path: Path) -> None:
     assert untidy(path.read_text()) == []
+
+
+CONNECTS = re.compile(r"(psycopg\.(Async)?Connection\.connect|psycopg\.connect|create_(async_)?engine)\(")
+SERVED = [path for room in ("choreo", *SERVICES) for path in sorted((ROOT / room).rglob("*.py"))]
+
+
+def test_every_session_with_postgres_is_in_utc_whatever_the_server_says() -> None:
+    elsewhere = [
+        f"{path.relative_to(ROOT)}: {found[0]}"
+        for path, source in ((path, path.read_text()) for path in SERVED)
+        for found in CONNECTS.finditer(source)
+        if "session(" not in source[found.start() : found.end() + 100]
+    ]
+    assert elsewhere == []
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Column, Table
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSONB
@@ -63,6 +64,20 @@ class _BoundedConnection(psycopg.AsyncConnection[Any]):
             ) from None
 
 
+_SESSION = "-c timezone=UTC -c datestyle=ISO,YMD"
+"""Whatever server, database and role say: a time that left a session in another form is another text."""
+
+
+def session(url: str, options: str = "", **more: Any) -> dict[str, Any]:
+    """What to connect with, for `psycopg.connect(**session(url))`: every session of ours is in UTC.
+
+    `url` as libpq has it; what it gives as `options` holds, as far as it is not about time.
+    """
+    given = conninfo_to_dict(url)
+    given["options"] = f"{given.get('options') or ''} {options} {_SESSION}".strip()
+    return {**given, **more}
+
+
 def make_engine(url: str, *, pool_size: int = 5, serving: bool = True) -> AsyncEngine:
     """`url` as libpq has it. At most `pool_size` connections, opened as needed.
 
@@ -71,13 +86,12 @@ def make_engine(url: str, *, pool_size: int = 5, serving: bool = True) -> AsyncE
     A service finds its rows by key. On young tables the planner would scan instead, and a prepared
     statement would keep to that after they have grown.
     """
-    _, _, rest = url.partition("://")
     connection = _BoundedConnection if serving else psycopg.AsyncConnection
     settings = {"enable_seqscan": "off"} | (_LIMITS_OF_A_SESSION if serving else {})
     options = " ".join(f"-c {name}={value}" for name, value in settings.items())
     return create_async_engine(
         "postgresql+psycopg://",
-        async_creator=lambda: connection.connect(f"postgresql://{rest}", options=options, **_LIMITS),
+        async_creator=lambda: connection.connect(**session(url, options, **_LIMITS)),
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT_SECONDS,

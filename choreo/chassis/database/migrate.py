@@ -8,6 +8,8 @@ from alembic import command
 from alembic.config import Config
 from psycopg import sql
 
+from choreo.chassis.database.connection import session
+
 _FOLDER = Path(__file__).parent / "migrations"
 
 
@@ -38,7 +40,7 @@ def _migrations(service: str) -> Path:
 
 def _grant(owner_url: str, role: str) -> None:
     """Reading and writing, but nothing that changes what was written once: see each table's comment."""
-    with psycopg.connect(owner_url) as conn:
+    with psycopg.connect(**session(owner_url)) as conn:
         name = sql.Identifier(role)
         conn.execute(
             sql.SQL("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {}").format(name)
@@ -55,7 +57,7 @@ def _grant(owner_url: str, role: str) -> None:
 
 def _show(owner_url: str, role: str) -> None:
     """Every table that is there by now. One by one, so that a secret one is not open even for a moment."""
-    with psycopg.connect(owner_url) as conn:
+    with psycopg.connect(**session(owner_url)) as conn:
         for (table,) in conn.execute(
             "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace "
             "AND coalesce(obj_description(oid, 'pg_class'), '') NOT LIKE 'secret%'"

@@ -92,6 +92,15 @@ outbox = Table(
     comment="facts that are decided and not yet acknowledged by Kafka",
 )
 
+relay_leases = Table(
+    "relay_leases",
+    metadata,
+    Column("partition", Integer, primary_key=True),
+    Column("owner", Uuid),
+    Column("leased_until", timestamp(), nullable=False),
+    comment="which process publishes which partition of the outbox, until when by this database's clock",
+)
+
 parked = Table(
     "parked",
     metadata,

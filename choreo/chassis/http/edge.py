@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, ExitStack
 from datetime import datetime
 from operator import attrgetter
 from re import Pattern
@@ -12,15 +12,16 @@ import structlog
 from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from choreo.chassis.http import problems
 from choreo.chassis.http.answer import JSON, Answer
 from choreo.chassis.http.auth import Verifier
 from choreo.chassis.http.body import ClientGone
+from choreo.chassis.http.headers import Hosts, read
 from choreo.chassis.http.problems import Problem
-from choreo.chassis.http.routes import FlowApplied, Route, Router
+from choreo.chassis.http.routes import FlowApplied, Route, Router, ServiceSide
 from choreo.chassis.observe.health import Health, JobState
 from choreo.chassis.observe.metrics import CONTENT_TYPE, Metrics
 
@@ -38,12 +39,14 @@ def create_app(
     flow_applied: FlowApplied,
     health: Health,
     metrics: Metrics,
+    hosts: Iterable[str],
     translate: Translate | None = None,
     lifespan: Lifespan | None = None,
 ) -> FastAPI:
     """One service's app, with health, metrics and documents.
 
-    `translate` says which problem answers an exception of the layers below; any other is a 500.
+    `hosts` are the names it answers to. `translate` says which problem answers an exception of the layers
+    below; any other is a 500.
     Starlette's middleware is not used: whatever every request needs is in `Edge`.
     """
     app = _App(
@@ -59,7 +62,8 @@ def create_app(
         # Not include_router: it would wrap every request in another layer of matching.
         app.router.routes.extend(router.routes)
     routes = [route for route in app.router.routes if isinstance(route, Route)]
-    app.edge = Edge(service, routes, app.router, verifier, flow_applied, metrics, translate or {})
+    side = ServiceSide(service, verifier, flow_applied)
+    app.edge = Edge(side, routes, app.router, Hosts(hosts), metrics, translate or {})
     return app
 
 
@@ -183,18 +187,16 @@ class Edge:
 
     def __init__(
         self,
-        service: str,
+        service: ServiceSide,
         routes: Iterable[Route],
         documents: ASGIApp,
-        verifier: Verifier,
-        flow_applied: FlowApplied,
+        hosts: Hosts,
         metrics: Metrics,
         translate: Translate,
     ) -> None:
         self._service = service
         self._documents = documents
-        self._verifier = verifier
-        self._flow_applied = flow_applied
+        self._hosts = hosts
         self._metrics = metrics
         self._translate = translate
         self._plain: dict[str, dict[str, Route]] = {}
@@ -206,6 +208,8 @@ class Edge:
                 else self._plain.setdefault(route.path, {})
             )
             methods.update(dict.fromkeys(route.methods or (), route))
+            if "GET" in (route.methods or ()):
+                methods.setdefault("HEAD", route)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -213,21 +217,24 @@ class Edge:
             return
         structlog.contextvars.clear_contextvars()
         began = time.perf_counter()
-        reply = _Reply(send)
+        reply = _Reply(send, without_body=scope["method"] == "HEAD")
         template = "unmatched"
         try:
+            headers = read(scope["headers"])
+            self._hosts.check(scope["headers"], scope["http_version"], any_name=scope["path"] in _QUIET)
             route = self._find(scope)
             if route is None:
                 await self._documents(scope, receive, reply.pass_on)
             else:
                 template = route.path_format
-                outcome = await route.respond(
-                    self._service, self._verifier, self._flow_applied, scope, receive
-                )
-                if isinstance(outcome, Answer):
-                    await reply.give(outcome)
-                else:
-                    await outcome(scope, receive, reply.pass_on)
+                with ExitStack() as until_answered:
+                    outcome = await route.respond(self._service, headers, scope, receive, until_answered)
+                    if isinstance(outcome, Answer):
+                        await reply.give(outcome)
+                    elif scope["method"] == "HEAD":
+                        await reply.give_head(outcome)
+                    else:
+                        await outcome(scope, receive, reply.pass_on)
         except ClientGone:
             pass  # nobody is there to be answered
         except Exception as error:
@@ -290,10 +297,11 @@ def operations_alone(app: ASGIApp, port: int) -> ASGIApp:
 class _Reply:
     """The way out. `status` is 0 until an answer has begun."""
 
-    __slots__ = ("_send", "status")
+    __slots__ = ("_send", "_without_body", "status")
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, *, without_body: bool = False) -> None:
         self._send = send
+        self._without_body = without_body
         self.status = 0
 
     async def give(self, answer: Answer) -> None:
@@ -305,7 +313,15 @@ class _Reply:
         headers += _ON_OURS
         self.status = answer.status
         await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": answer.body})
+        await self._send({"type": "http.response.body", "body": b"" if self._without_body else answer.body})
+
+    async def give_head(self, response: Response) -> None:
+        """Of one that sends itself: its body is never begun."""
+        headers = response.raw_headers
+        await self.pass_on(
+            {"type": "http.response.start", "status": response.status_code, "headers": headers}
+        )
+        await self._send({"type": "http.response.body", "body": b""})
 
     async def pass_on(self, message: Message) -> None:
         """For responses that send themselves: the documentation, event streams."""

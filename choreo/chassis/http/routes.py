@@ -8,6 +8,8 @@ makes the contract's checks itself, in the contract's order.
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from uuid import UUID, uuid4
@@ -23,11 +25,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
-from choreo.chassis.http import body, pages
+from choreo.chassis.http import body, pages, waits
+from choreo.chassis.http import headers as bounds
 from choreo.chassis.http.answer import Answer
 from choreo.chassis.http.auth import Principal, Verifier
 from choreo.chassis.http.pages import PageRequest
 from choreo.chassis.http.problems import PROBLEM_JSON, Problem, malformed, not_found
+from choreo.chassis.http.waits import Waits
 from choreo.message.envelope import Cause, derived_id
 
 # What an endpoint may ask for, besides `UUID` parameters of its path, one body (a pydantic model,
@@ -134,6 +138,16 @@ FlowApplied = Callable[[UUID, UUID, int], Awaitable[bool]]
 """Whether this flow was applied to this user here, as soon as it was, or after so many seconds."""
 
 
+@dataclass(frozen=True)
+class ServiceSide:
+    """What the checks of every route ask."""
+
+    name: str
+    verifier: Verifier
+    flow_applied: FlowApplied
+    waits: Waits = field(default_factory=Waits)
+
+
 def example(**members: str | int) -> ConfigDict:
     """For a model of a body: `model_config = example(price="300.00")`, a whole one, as on the wire."""
     return ConfigDict(json_schema_extra={"examples": [{**members}]})
@@ -225,14 +239,23 @@ class Route(APIRoute):
             raise TypeError(f"{endpoint.__qualname__}: either a parameter of type User, or a public router")
         if self._keyed and self.public:
             raise TypeError(f"{endpoint.__qualname__}: an idempotency key needs a user")
+        self._streams = self._last_event is not None
+        self._may_wait = bool(self._preferred) or pages.Query.wait in self._query.values()
 
     def _documented(self, told: Mapping[int | str, Mapping[str, Any]]) -> dict[int | str, dict[str, Any]]:
         """Every status there is: what the endpoint says of its own, and what the checks below answer."""
         found = {
             401: (not self.public, "no valid bearer token", ["WWW-Authenticate"]),
+            421: (True, "a `Host` that is not ours", []),
+            429: (
+                self._streams or self._takes_flow,
+                f"{waits.MOST} requests of the user wait already",
+                ["Retry-After"],
+            ),
+            431: (True, f"over {bounds.MOST} headers or {bounds.MOST_BYTES} bytes of them", []),
             413: (True, f"a body of more than {body.LIMIT} bytes", []),
             415: (self._model, "a body of another type, or compressed", []),
-            400: (self._model or self._keyed, "a malformed body, or no `Idempotency-Key`", []),
+            400: (True, "a malformed body, no `Idempotency-Key`, not one `Host`", []),
             422: (
                 self._model or self._query or self._keyed or self._takes_flow,
                 "unacceptable fields, parameters or key",
@@ -255,14 +278,20 @@ class Route(APIRoute):
         return dict(sorted(responses.items()))
 
     async def respond(
-        self, service: str, verifier: Verifier, flow_applied: FlowApplied, scope: Scope, receive: Receive
+        self,
+        service: ServiceSide,
+        headers: Mapping[bytes, bytes],
+        scope: Scope,
+        receive: Receive,
+        until_answered: ExitStack,
     ) -> Answer | Response:
         """The contract's checks, in the contract's order, then the endpoint. Raises `Problem`."""
-        headers = _headers(scope)
         arguments: dict[str, Any] = {}
         user_id: UUID | None = None
         if self._user:
-            principal = arguments[self._user] = await verifier.principal(headers.get(b"authorization"))  # 401
+            principal = arguments[self._user] = await service.verifier.principal(
+                headers.get(b"authorization")
+            )  # 401
             user_id = principal.user_id
             structlog.contextvars.bind_contextvars(user=str(user_id))
         raw = await body.read(receive, headers)  # 413
@@ -272,6 +301,7 @@ class Route(APIRoute):
             content = body.parse_form(raw) if self._form else body.parse_json(raw)  # 400
         idempotency_key = _idempotency_key(headers) if self._keyed else ""  # 400
         flow: UUID | None = None
+        seconds = 0
         if self._query or self._takes_flow:
             query = pages.Query(scope["query_string"])
             flow = query.flow() if self._takes_flow else None  # 422
@@ -285,19 +315,22 @@ class Route(APIRoute):
         if self._keyed:
             # The path as we would write it: two spellings of an id are one request.
             path = self.path_format.format_map(ids)
-            id = derived_id("command", service, user_id, scope["method"], path, idempotency_key)
+            id = derived_id("command", service.name, user_id, scope["method"], path, idempotency_key)
             arguments[self._keyed] = _root(id, headers)
         if self._fresh:
             arguments[self._fresh] = _root(uuid4(), headers)
         if self._preferred:
-            arguments[self._preferred] = _wish(headers)
+            seconds = 0 if service.waits.is_full(user_id) else _wish(headers)
+            arguments[self._preferred] = seconds
         if self._last_event:
             arguments[self._last_event] = _number(headers.get(b"last-event-id", b""))
         if self._request:
             arguments[self._request] = Request(scope, receive)
+        if user_id and (self._streams or (seconds and (flow or self._may_wait))):
+            until_answered.enter_context(service.waits.one(user_id))  # 429
         if flow is None or user_id is None:
             return await self._call(arguments)
-        applied = await flow_applied(user_id, flow, seconds)
+        applied = await service.flow_applied(user_id, flow, seconds)
         told = {"Flow-Applied": "true" if applied else "false"}
         try:
             outcome = await self._call(arguments)
@@ -329,16 +362,6 @@ class Router(APIRouter):
 
     def __init__(self, *, public: bool = False) -> None:
         super().__init__(route_class=PublicRoute if public else Route)
-
-
-def _headers(scope: Scope) -> Mapping[bytes, bytes]:
-    """Repeated headers are joined as RFC 9110 says, so a second token or key never goes unnoticed."""
-    pairs = scope["headers"]
-    headers = dict(pairs)
-    if len(headers) != len(pairs):
-        for name in headers:
-            headers[name] = b", ".join(value for other, value in pairs if other == name)
-    return headers
 
 
 _PRINTABLE = re.compile(rb"[ -~]{1,255}")

@@ -57,4 +57,6 @@ class HeardKeys:
         return await asyncio.shield(self._lag[0])
 
     async def wait_for(self, kid: str, timeout: float) -> Jwk | None:
-        return await self._waiters.until(kid, timeout, lambda: self.find(kid), lambda jwk: jwk is not None)
+        return await self._waiters.until(
+            kid, timeout, lambda: self.find(kid), lambda jwk: jwk is not None, of=kid
+        )

@@ -1,13 +1,13 @@
 """Server-sent events: what is known of a thing, and then what becomes of it, until nothing can follow."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Hashable, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel
 from starlette.responses import Response, StreamingResponse
 
-from choreo.chassis.waiting.waiters import Waiters
+from choreo.chassis.waiting.waiters import Look, Waiters
 
 MEDIA_TYPE = "text/event-stream"
 HEARTBEAT = 15.0
@@ -25,10 +25,9 @@ class Story:
         return Story([event for event in self.events if event[0] > number], self.over)
 
 
-async def event_stream(
-    waiters: Waiters, key: str, look: Callable[[], Awaitable[Story]], after: int
-) -> Response:
-    """The events after this number, then those to come. `look` is asked again whenever the key was woken.
+async def event_stream(waiters: Waiters, key: str, look: Look[Story], after: int, of: Hashable) -> Response:
+    """The events after this number, then those to come. `look` is asked again whenever the key was woken,
+    once for all streams `of` the same.
 
     204 where nothing can follow any more, which tells a browser not to connect again. Raises what the first
     `look` raises.
@@ -36,17 +35,17 @@ async def event_stream(
     first = (await look()).after(after)
     if first.over and not first.events:
         return Response(status_code=204)
-    told = _told(waiters, key, look, after)
+    told = _told(waiters, key, look, after, of)
     return StreamingResponse(told, media_type=MEDIA_TYPE, headers={"X-Accel-Buffering": "no"})
 
 
 async def _told(
-    waiters: Waiters, key: str, look: Callable[[], Awaitable[Story]], after: int
+    waiters: Waiters, key: str, look: Look[Story], after: int, of: Hashable
 ) -> AsyncIterator[bytes]:
     with waiters.watching(key) as signal:
+        seen = await look()
         while True:
-            signal.clear()
-            story = (await look()).after(after)
+            story = seen.after(after)
             for after, data in story.events:
                 yield b"id: %d\ndata: %b\n\n" % (after, data.model_dump_json().encode())
             if story.over or waiters.closed:
@@ -57,3 +56,5 @@ async def _told(
                         await signal.wait()
                 except TimeoutError:
                     yield b": \n\n"
+            signal.clear()
+            seen = await waiters.look_again(key, look, of)

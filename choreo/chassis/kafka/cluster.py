@@ -1,4 +1,5 @@
 """What a Kafka cluster says of itself: its topics, where they begin and end, and what this client may do.
+And what is written to it, batch by batch.
 
 Asked over aiokafka's connections. Its own requests know neither a topic's id nor the leave to use it: these
 are in `choreo/chassis/kafka/protocol.py`. librdkafka's admin client (2.16) knows both, and aborts the
@@ -28,6 +29,8 @@ from aiokafka.protocol.admin import DescribeConfigsRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.offset import OffsetRequest
+from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.protocol.transaction import InitProducerIdRequest
 
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.aiokafka_internals import AnyRecords, FetchedRecord
@@ -38,6 +41,10 @@ EARLIEST, LATEST = -2, -1
 """Of a partition, instead of a time."""
 
 _TIMEOUT_MS = 5000
+_REPLICATED_WITHIN_MS = 4000
+"""A leader that waits for its followers says so before we lose patience with it."""
+_ALL_REPLICAS = -1
+_NO_TRANSACTION = None
 _OF_GROUPS = 0
 _ANY_REPLICA = -1
 _TOPIC = 2
@@ -77,6 +84,13 @@ class Metadata:
     cluster_id: str
     brokers: Mapping[int, Address]
     _topics: Mapping[str, Topic | KafkaError]
+
+    def leader(self, topic: str, partition: int) -> Address:
+        """Raises `LeaderNotAvailableError`."""
+        number = self.topic(topic).leaders.get(partition, -1)
+        if number not in self.brokers:
+            raise LeaderNotAvailableError(f"{topic}[{partition}]")
+        return self.brokers[number]
 
     def topic(self, name: str) -> Topic:
         """Raises what Kafka answers instead, as `UnknownTopicOrPartitionError`."""
@@ -137,8 +151,17 @@ class Cluster:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends every connection at once, whatever was still to be sent or answered on it."""
         for connection in self._connections.values():
+            if connection.connected():
+                # A transport that is only closed waits until a peer that may be frozen has read everything.
+                connection._writer.transport.abort()
             connection.close()
+        self._connections.clear()
+        self._first = None
 
     async def metadata(self, topics: Iterable[str]) -> Metadata:
         """Raises `BrokerNotAvailableError` where the cluster names no broker.
@@ -190,6 +213,20 @@ class Cluster:
                     found[topic, partition] = offset, time
         return found
 
+    async def new_producer_id(self) -> tuple[int, int]:
+        """The id and epoch of an idempotent producer, by which Kafka knows what it was sent before."""
+        told = await self._ask(InitProducerIdRequest(_NO_TRANSACTION, 0))
+        _check(told.error_code, "a producer's id")
+        return told.producer_id, told.producer_epoch
+
+    async def produce(self, leader: Address, topic: str, partition: int, batch: bytes) -> None:
+        """Returns once as many replicas have it as must. Raises what the leader answers instead."""
+        topics = [(topic, [(partition, batch)])]
+        request = ProduceRequest(_NO_TRANSACTION, _ALL_REPLICAS, _REPLICATED_WITHIN_MS, topics)
+        told = await self._ask(request, leader)
+        ((_, ((_, error, *_),)),) = told.topics
+        _check(error, f"{topic}[{partition}]")
+
     async def records(self, wanted: Mapping[TopicPartition, int]) -> dict[TopicPartition, FetchedRecord]:
         """The records at these offsets, as far as there are any."""
         found: dict[TopicPartition, FetchedRecord] = {}
@@ -234,7 +271,9 @@ class Cluster:
             connection = await (self._connected(at) if at else self._any())
             return await connection.send(request)
         except OSError as error:
-            raise KafkaConnectionError(f"Kafka at {self._bootstrap}: {str(error) or repr(error)}") from error
+            where = "{}:{}".format(*at) if at else self._bootstrap
+            says = "no answer" if isinstance(error, TimeoutError) else str(error) or repr(error)
+            raise KafkaConnectionError(f"Kafka at {where}: {says}") from error
 
     async def _any(self) -> Any:
         """The first that answers, and from then on the same."""
@@ -254,7 +293,7 @@ class Cluster:
         raise troubles[-1]
 
     async def _connected(self, at: Address) -> Any:
-        if at not in self._connections:
+        if at not in self._connections or not self._connections[at].connected():
             self._connections[at] = await create_conn(*at, request_timeout_ms=_TIMEOUT_MS, **self._how)
         return self._connections[at]
 

@@ -54,6 +54,7 @@ class ChunkedApp(faust.App):  # type: ignore[misc]
             broker=";".join(f"kafka://{server.strip()}" for server in access.bootstrap.split(",")),
             broker_credentials=_credentials(access),
             autodiscover=False,
+            env={},  # BROKER_URL and the like would win over what is said here
             broker_client_id=client_id,
             broker_commit_interval=1.0,
             broker_max_poll_records=FETCHED_RECORDS,

@@ -168,6 +168,7 @@ class Kernel(Generic[S]):
     async def run(self) -> None:
         """Runs until cancelled. Trouble with the database is waited out, and no input ends it."""
         while True:
+            self._say_how_it_gets_on()
             if self._held_back.due():
                 await self._try_held_back()
             batch = self._take()
@@ -178,7 +179,6 @@ class Kernel(Generic[S]):
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._held_back.pause):
                         await self._arrived.wait()
-            self._say_how_it_gets_on()
 
     def _take(self) -> list[Input]:
         """The next inputs in order of arrival. Whoever locks several keys shares none with the others."""

@@ -1,12 +1,14 @@
 """Waiting for something to happen to a key, without asking again and again."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 from zlib import crc32
 
 T = TypeVar("T")
+Look = Callable[[], Awaitable[T]]
 
 
 def tag_of(key: str) -> str:
@@ -19,6 +21,7 @@ class Waiters:
 
     def __init__(self) -> None:
         self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._looks: dict[str, dict[Hashable, asyncio.Future[Any]]] = {}
         self.closed = False
         """Nobody waits any more: this process is about to stop."""
 
@@ -32,6 +35,7 @@ class Waiters:
 
     def wake_tags(self, tags: Iterable[str]) -> None:
         for tag in tags:
+            self._looks.pop(tag, None)  # they began before, and do not see what this wake is about
             for signal in self._waiting.get(tag, ()):
                 signal.set()
 
@@ -56,12 +60,30 @@ class Waiters:
             if not self._waiting[tag]:
                 del self._waiting[tag]
 
+    async def look_again(self, key: str, look: Look[T], of: Hashable) -> T:
+        """What `look` sees, for who was woken: all who look at the same, `of`, share one look."""
+        looks = self._looks.setdefault(tag_of(key), {})
+        if of not in looks:
+            looks[of] = asyncio.ensure_future(look())
+            looks[of].add_done_callback(partial(self._looked, tag_of(key), of))
+        seen: T = await asyncio.shield(looks[of])
+        return seen
+
+    def _looked(self, tag: str, of: Hashable, look: "asyncio.Future[Any]") -> None:
+        if not look.cancelled():
+            look.exception()  # whoever still waits has it
+        if self._looks.get(tag, {}).get(of) is look:
+            del self._looks[tag][of]
+            if not self._looks[tag]:
+                del self._looks[tag]
+
     async def until(
-        self, key: str, seconds: float, look: Callable[[], Awaitable[T]], enough: Callable[[T], bool]
+        self, key: str, seconds: float, look: Look[T], enough: Callable[[T], bool], of: Hashable = None
     ) -> T:
         """What `look` sees as soon as it is enough, or after so many seconds whatever there is.
 
-        Looks once at the beginning, and again whenever the key was woken.
+        Looks once at the beginning, and again whenever the key was woken, then together with all who look at
+        the same.
         """
         with self.watching(key) as signal:
             seen = await look()
@@ -70,7 +92,7 @@ class Waiters:
                     while not enough(seen) and not self.closed:
                         await signal.wait()
                         signal.clear()
-                        seen = await look()
+                        seen = await (look() if of is None else self.look_again(key, look, of))
             except TimeoutError:
                 pass
             return seen

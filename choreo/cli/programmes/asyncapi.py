@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from choreo.chassis.kafka.topics import FOREVER
+from choreo.chassis.kafka.admin.topics import FOREVER
 from choreo.chassis.service import Service
 from choreo.chassis.settings import TOPICS
 from choreo.message.catalog import SOURCE_OF_TYPE, published_by

@@ -87,6 +87,7 @@ async def perform(
                         base_url=facts["urls"][name],
                         transport=RecordingTransport(name, timeline.note),
                         timeout=30,
+                        trust_env=False,
                     )
                 )
                 for name in facts["ports"]

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from choreo.chassis.kafka.topics import declare_topics
+from choreo.chassis.kafka.admin.topics import declare_topics
 from choreo.errors import Unavailable
 from choreo.operations.acting.provisioning import grants_by_principal, provide_grants
 from choreo.operations.principals import topic_names

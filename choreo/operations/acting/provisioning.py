@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from choreo.chassis.kafka.access import KafkaAccess
-from choreo.chassis.kafka.acls import Unknowable, declare_grants, read_acls
-from choreo.chassis.kafka.admin import RequestFailed, administering
+from choreo.chassis.kafka.admin.acls import Unknowable, declare_grants, read_acls
+from choreo.chassis.kafka.admin.client import RequestFailed, administering
 from choreo.chassis.kafka.grants import Grant
 from choreo.chassis.settings import Settings
 from choreo.errors import Unavailable

@@ -19,7 +19,7 @@ from psycopg.types.json import set_json_loads
 from sqlalchemy import Table
 from sqlalchemy.dialects.postgresql import JSONB
 
-from choreo.chassis.database.connection import Connection, array_type
+from choreo.chassis.database.connection import Connection, array_type, session
 from choreo.chassis.transaction import keys, outbox, positions
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.chassis.transaction.state_store import TableMapping
@@ -97,10 +97,9 @@ class Differences:
 async def open_database(url: str) -> AsyncIterator[Connection]:
     """As the owner of the tables. In autocommit."""
     async with await psycopg.AsyncConnection.connect(
-        url, connect_timeout=_CONNECT_WITHIN, autocommit=True
+        **session(url, connect_timeout=_CONNECT_WITHIN), autocommit=True
     ) as conn:
         set_json_loads(orjson.loads, conn)
-        await conn.execute("SET timezone TO 'UTC'")
         yield conn
 
 

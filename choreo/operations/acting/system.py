@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from choreo.chassis.database.migrate import migrate
 from choreo.chassis.kafka.access import KafkaAccess
-from choreo.chassis.kafka.topics import declare_topics
+from choreo.chassis.kafka.admin.topics import declare_topics
 from choreo.chassis.registry import require_installed
 from choreo.chassis.settings import OBSERVER, SERVICES, Settings
 from choreo.embedded.home import Home, cache_directory

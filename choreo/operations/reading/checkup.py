@@ -15,12 +15,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from choreo.chassis.backlog import CountSince, read_backlog
 from choreo.chassis.database.connection import Connection, raw_connection
 from choreo.chassis.kafka.access import KafkaAccess
-from choreo.chassis.kafka.acls import Acls, Unknowable, read_acls
-from choreo.chassis.kafka.admin import RequestFailed, administering
+from choreo.chassis.kafka.admin.acls import Acls, Unknowable, read_acls
+from choreo.chassis.kafka.admin.client import RequestFailed, administering
+from choreo.chassis.kafka.admin.topics import FOREVER, forgetting_settings
 from choreo.chassis.kafka.grants import AccessDenied, Grant, asking
 from choreo.chassis.kafka.log_reader import LOG_UNREADABLE, retrying
 from choreo.chassis.kafka.topic_log import LogMismatch, PartitionLog, compare, compare_last_read, describe
-from choreo.chassis.kafka.topics import FOREVER, forgetting_settings
 from choreo.chassis.service import Service
 from choreo.chassis.settings import SERVICES, TOPICS
 from choreo.chassis.transaction import positions
@@ -69,7 +69,10 @@ async def examine(installation: Installation) -> list[Finding]:
     try:
         log, since, old = await retrying(partial(_ask_kafka, installation.kafka, topics))
         forgetting, acls = await asyncio.to_thread(_ask_admin, installation.kafka, topics)
-        findings = [*_topics(forgetting, log, since), *_kafka_grants(acls, installation)]
+        findings = [
+            *_topics(forgetting, log, since, installation.settings.partitions),
+            *_kafka_grants(acls, installation),
+        ]
     except AccessDenied as denied:
         findings.append(Finding("Kafka", "answers", str(denied), "correct them"))
     except LogMismatch as missing:
@@ -79,7 +82,10 @@ async def examine(installation: Installation) -> list[Finding]:
     except (*LOG_UNREADABLE, RequestFailed) as error:
         cure = "start it, or correct KAFKA_BOOTSTRAP_SERVERS"
         findings.append(Finding("Kafka", "answers", f"{installation.kafka.bootstrap}: {error}", cure))
-    async with installation.engines() as engines, httpx.AsyncClient(timeout=_REQUEST_TIMEOUT_SECONDS) as http:
+    async with (
+        installation.engines() as engines,
+        httpx.AsyncClient(timeout=_REQUEST_TIMEOUT_SECONDS, trust_env=False) as http,
+    ):
         for name, engine in engines.items():
             ports = installation.own_ports.get(name) or [installation.settings.port_of(name)]
             for replica, port in zip(replicas_of({name: len(ports)}), ports, strict=True):
@@ -122,6 +128,7 @@ def _topics(
     forgetting: Mapping[str, Mapping[str, str]],
     log: Mapping[TopicPartition, PartitionLog],
     first: Mapping[TopicPartition, int],
+    used: int,
 ) -> list[Finding]:
     times: dict[str, list[int]] = {}
     for (topic, _), timestamp in first.items():
@@ -132,7 +139,12 @@ def _topics(
         parts = {partition: there for (name, partition), there in log.items() if name == topic}
         count = sum(there.latest - there.earliest for there in parts.values())
         since = f"since {_utc(min(times[topic]))}" if topic in times else "nothing yet"
-        findings.append(Finding(topic, "holds", f"{count} records in {len(parts)} partitions, {since}"))
+        grown = f", of which keys use {used}" if len(parts) > used else ""
+        holds = f"{count} records in {len(parts)} partitions{grown}, {since}"
+        strays = [number for number, there in parts.items() if number >= used and there.latest]
+        moved = len(parts) < used or strays
+        cure = f"set CHOREO_PARTITIONS={len(parts)}: a key stays where it is" if moved else ""
+        findings.append(Finding(topic, "holds", holds, cure))
         lost = {number: there.earliest for number, there in parts.items() if there.earliest}
         if lost:
             where = ", ".join(f"[{number}] before {offset}" for number, offset in sorted(lost.items()))

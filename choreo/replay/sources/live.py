@@ -18,6 +18,7 @@ import psycopg
 from psycopg.types.json import set_json_loads
 from sqlalchemy import Table
 
+from choreo.chassis.database.connection import session
 from choreo.chassis.database.tables import keys
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.log_reader import Fetched, LogReader, NothingCame, describe_retrying
@@ -198,7 +199,7 @@ async def read_spans(access: KafkaAccess, cut: Cut) -> AsyncIterator[Sequence[To
 
 async def _snapshot(stack: AsyncExitStack, url: str, of: str | None = None) -> Connection:
     """Opens a session that sees one moment of a database, and cannot write."""
-    conn = await psycopg.AsyncConnection.connect(url, connect_timeout=_CONNECT_WITHIN)
+    conn = await psycopg.AsyncConnection.connect(**session(url, connect_timeout=_CONNECT_WITHIN))
     await stack.enter_async_context(conn)
     await conn.set_read_only(True)
     await conn.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)

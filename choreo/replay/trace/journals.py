@@ -10,7 +10,7 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import class_row
 
-from choreo.chassis.database.connection import Connection
+from choreo.chassis.database.connection import Connection, session
 from choreo.chassis.transaction import positions
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.replay.trace.published_events import PublishedEvent
@@ -141,7 +141,7 @@ class JournalReader:
 
 async def open_session(url: str) -> psycopg.AsyncConnection[tuple[Any, ...]]:
     """Opens a session that cannot write; each of its transactions sees one moment."""
-    conn = await psycopg.AsyncConnection.connect(url, connect_timeout=_CONNECT_WITHIN)
+    conn = await psycopg.AsyncConnection.connect(**session(url, connect_timeout=_CONNECT_WITHIN))
     await conn.set_read_only(True)
     await conn.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
     return conn

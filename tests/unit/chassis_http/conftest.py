@@ -109,9 +109,10 @@ class Toy:
             "toy",
             [self._endpoints(), self._open_endpoints()],
             verifier=self.verifier,
-            flow_applied=self._flow_applied,
+            flow_applied=lambda *asked: self._flow_applied(*asked),
             health=self.health,
             metrics=self.metrics,
+            hosts=["toy"],
             translate={Away: unavailable("The mapping is away.")},
         )
 

@@ -210,7 +210,7 @@ async def test_problems_of_the_framework_have_the_same_shape(toy: Any, client: h
     assert_problem(await client.get("/things/"), 404, "not_found")
     answer = await client.delete("/things", headers=toy.headers)
     assert_problem(answer, 405, "method_not_allowed")
-    assert answer.headers["allow"] == "GET, POST"
+    assert answer.headers["allow"] == "GET, HEAD, POST"
     assert_problem(await client.post("/docs"), 405, "method_not_allowed")
 
 
@@ -295,7 +295,8 @@ async def test_a_client_that_leaves_is_answered_nothing(toy: Any) -> None:
         "method": "POST",
         "path": "/things",
         "query_string": b"",
-        "headers": [(b"authorization", authorization)],
+        "http_version": "1.1",
+        "headers": [(b"host", b"toy"), (b"authorization", authorization)],
     }
     await toy.app(scope, receive, send)
     assert sent == []

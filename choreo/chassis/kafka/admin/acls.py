@@ -16,7 +16,7 @@ from confluent_kafka.admin import (
 )
 
 from choreo.chassis.kafka.access import KafkaAccess
-from choreo.chassis.kafka.admin import Admin, RequestFailed, administering
+from choreo.chassis.kafka.admin.client import Admin, RequestFailed, administering
 from choreo.chassis.kafka.grants import Grant
 from choreo.errors import Unavailable
 

@@ -3,12 +3,12 @@
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import ConfigResource, ResourceType
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import ConfigResource, OffsetSpec, ResourceType
 from confluent_kafka.cimpl import NewTopic
 
 from choreo.chassis.kafka.access import KafkaAccess
-from choreo.chassis.kafka.admin import Admin, RequestFailed, administering
+from choreo.chassis.kafka.admin.client import Admin, RequestFailed, administering
 from choreo.chassis.kafka.grants import AccessDenied
 from choreo.errors import Unavailable
 
@@ -22,8 +22,9 @@ def declare_topics(
 ) -> list[str]:
     """Make the missing ones, check the others; returns those made. Safe to repeat and to race.
 
-    Unavailable if the cluster cannot be reached or refuses, or if a topic has another number of partitions
-    (a key would move) or forgets records.
+    Unavailable if the cluster cannot be reached or refuses, or if keys would move (a topic has fewer
+    partitions, or records in more) or records would be forgotten. A topic that has grown, and holds nothing
+    in what it has grown by, is as good as it was.
     """
     wanted = list(topics)
     try:
@@ -78,11 +79,17 @@ def _check_partitions(admin: Admin, topics: list[str], partitions: int) -> None:
         counts = _partition_counts(admin)
     for topic in topics:
         found = counts.get(topic, 0)
-        if found != partitions:
+        if found < partitions or _holds_records(admin, topic, range(partitions, found)):
             raise Unavailable(
-                f"Topic {topic} has {found} partitions and CHOREO_PARTITIONS asks for {partitions}: a topic "
-                f"keeps its number for ever, so set CHOREO_PARTITIONS={found}."
+                f"Topic {topic} has {found} partitions and CHOREO_PARTITIONS asks for {partitions}: a key "
+                f"stays where it is for ever, so set CHOREO_PARTITIONS={found}."
             )
+
+
+def _holds_records(admin: Admin, topic: str, partitions: Iterable[int]) -> bool:
+    asked = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in partitions}
+    ends = admin.list_offsets(asked).values() if asked else ()
+    return any(end.result(_TIMEOUT).offset > 0 for end in ends)
 
 
 def _check_retention(admin: Admin, topics: list[str]) -> None:
