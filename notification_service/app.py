@@ -15,5 +15,5 @@ def build(settings: Settings) -> tuple[Runtime[Notifications], FastAPI]:
     if settings.smtp_url:
         mailer = Mailer(runtime.kernel, runtime.engine, settings.smtp_url, runtime.health.job("mailer"))
         runtime.kernel.on_commit.append(lambda keys: mailer.wake())
-        runtime.jobs.append(mailer.run)
+        runtime.watch("mailer", mailer.run)
     return runtime, runtime.app(api.router(runtime))

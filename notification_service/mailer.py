@@ -143,16 +143,16 @@ class Mailer:
         self._engine = engine
         self._job = job
         self._server = _Server(smtp_url)
-        self._news = asyncio.Event()
+        self._woken = asyncio.Event()
 
     def wake(self) -> None:
-        self._news.set()
+        self._woken.set()
 
     async def run(self) -> None:
         """Runs until cancelled. A mail server or database away is waited out."""
         while True:
             try:
-                self._news.clear()
+                self._woken.clear()
                 mails = await self._take()
                 if mails:
                     self._job.has(len(mails))
@@ -161,7 +161,7 @@ class Mailer:
                     self._job.got_on()
                     with suppress(TimeoutError):
                         async with asyncio.timeout(_POLL_SECONDS):
-                            await self._news.wait()
+                            await self._woken.wait()
             except ServerAway as away:
                 self._say(f"the mail server {away}")
                 await asyncio.sleep(self._server.next_pause_seconds())

@@ -14,6 +14,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis.kafka.catch_up import CatchUp
+from choreo.chassis.observe.health import Job
 from choreo.chassis.transaction.inputs import Failed
 from choreo.chassis.transaction.kernel import Kernel
 from choreo.message.envelope import derived_id
@@ -40,19 +41,23 @@ class Expiry:
         catch_up: CatchUp,
         clock: Callable[[], datetime],
         deadline: timedelta,
+        job: Job,
     ) -> None:
         self._kernel = kernel
         self._engine = engine
         self._catch_up = catch_up
         self._clock = clock
         self._deadline = deadline
+        self._job = job
 
     async def run(self) -> None:
         """Runs until cancelled. Kafka or the database away is waited out; meanwhile nothing expires."""
         while True:
             try:
                 pause = await self.round()
+                self._job.got_on()
             except Exception as error:
+                self._job.held_up(f"nothing can expire: {type(error).__name__}")
                 log.warning("nothing can expire, trying again", error=str(error) or repr(error))
                 pause = _PAUSE
             await asyncio.sleep(pause)

@@ -1,5 +1,7 @@
 """The user service put together."""
 
+from functools import partial
+
 from fastapi import FastAPI
 
 from choreo.chassis import clock
@@ -15,5 +17,5 @@ from user_service.state import Users
 def build(settings: Settings) -> tuple[Runtime[Users], FastAPI]:
     runtime = Runtime(service(settings), settings)
     signer = Signer(runtime.kernel, runtime.engine, clock.now)
-    runtime.jobs.append(signer.run)
+    runtime.watch("timers", partial(signer.run, runtime.health.job("timers")))
     return runtime, runtime.app(api.router(runtime), api.public_router(runtime, signer, Passwords()))

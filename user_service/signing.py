@@ -18,6 +18,7 @@ from choreo.chassis.database.connection import Connection
 from choreo.chassis.database.tables import outbox
 from choreo.chassis.http import auth
 from choreo.chassis.http.problems import unavailable
+from choreo.chassis.observe.health import Job
 from choreo.chassis.service import Rotation
 from choreo.chassis.transaction.inputs import Decided, SideWrite, Unavailable
 from choreo.chassis.transaction.kernel import Kernel
@@ -62,17 +63,20 @@ class Signer:
             self._current = await self._signing_key(now), now + _REMEMBERED
         return auth.sign(self._current[0], user_id, now=now.timestamp())
 
-    async def run(self) -> None:
+    async def run(self, job: Job) -> None:
         """Sees to it that there is a key for some time to come, and retires old ones; until cancelled."""
         while True:
             try:
                 if not await self.good_keys(self._clock() + RENEWED):
                     await self.publish()
                 await self.retire()
+                job.got_on()
                 await asyncio.sleep(_LOOK_AGAIN)
-            except Unavailable:
+            except Unavailable as error:
+                job.held_up(str(error))
                 await asyncio.sleep(_PAUSE)
             except Exception as error:
+                job.held_up(f"no signing key can be made or retired: {type(error).__name__}")
                 log.warning("no signing key yet, trying again", error=repr(error))
                 await asyncio.sleep(_PAUSE)
 

@@ -42,12 +42,14 @@ from choreo.chassis.observe import log
 from choreo.chassis.observe.health import Health
 from choreo.chassis.observe.meter import Meter
 from choreo.chassis.observe.metrics import Metrics
+from choreo.chassis.observe.watchdog import cancel, watched
 from choreo.chassis.open_files import allow_many
 from choreo.chassis.service import Service
 from choreo.chassis.settings import TOPICS, Settings
 from choreo.chassis.transaction import journal
 from choreo.chassis.transaction.inputs import Failed, KeyReused, Overloaded, Respond, SideWrite, Unavailable
 from choreo.chassis.transaction.kernel import Kernel
+from choreo.chassis.transaction.store import PostgresStore
 from choreo.chassis.waiting.commit_notifications import CommitNotifications
 from choreo.chassis.waiting.waiters import Waiters
 from choreo.message.catalog import SOURCE_OF_TYPE
@@ -63,7 +65,6 @@ _CONNECTIONS = 10
 _LOOK_TIMEOUT_SECONDS = 2.0
 _KERNEL_CONNECTIONS = 3
 """Its own: a transaction, a look for first answers, a look for locks. No reader takes them from it."""
-_CANCEL_SECONDS = 6.0
 
 _AWAY = unavailable(
     "The database cannot be used right now. The request may or may not have been carried out."
@@ -107,8 +108,7 @@ class Runtime(Generic[S]):
         prefix = settings.topic_prefix
         self.kernel = Kernel(
             service.decider,
-            service.store,
-            self._kernel_engine,
+            PostgresStore(self._kernel_engine, service.store),
             partition_of=self.partition_of,
             clock=clock.now,
             meter=self.meter,
@@ -123,9 +123,11 @@ class Runtime(Generic[S]):
             meter=self.meter,
         )
         notifications = CommitNotifications(self.engine, self.kernel.waiters)
+        self.watched: dict[str, Job] = {}
+        """By the names under which they say how they get on."""
+        self.watch("kernel", self.kernel.run)
+        self.watch("relay", self.relay.run)
         self.jobs: list[Job] = [
-            self.kernel.run,
-            self.relay.run,
             notifications.listen,
             notifications.tell,
             self._measure,
@@ -149,7 +151,7 @@ class Runtime(Generic[S]):
                 job=self.health.job("consumer"),
                 meter=self.meter,
             )
-            self.jobs.append(self.consumer.run)
+            self.watch("consumer", self.consumer.run)
         heard_keys = HeardKeys(
             self.engine,
             self.kernel.waiters,
@@ -157,6 +159,10 @@ class Runtime(Generic[S]):
             is_behind=partial(self._is_behind, SOURCE_OF_TYPE[SigningKeyPublished.__name__]),
         )
         self._verifier = Verifier(heard_keys)
+
+    def watch(self, name: str, run: Job) -> None:
+        """Runs it beside the kernel, and begins it anew where its job of this name does not get on."""
+        self.watched[name] = partial(watched, run, self.health.job(name), name)
 
     async def ask(
         self,
@@ -210,14 +216,14 @@ class Runtime(Generic[S]):
             if not task.cancelled() and not died.done():
                 died.set_exception(task.exception() or RuntimeError("a job ended"))
 
-        tasks = [asyncio.ensure_future(job()) for job in self.jobs]
+        tasks = [asyncio.ensure_future(job()) for job in [*self.watched.values(), *self.jobs]]
         for task in tasks:
             task.add_done_callback(ended)
         try:
             yield died
         finally:
             for task in reversed(tasks):  # whoever still has something to write needs the kernel
-                await _cancel(task)
+                await cancel(task)
             died.cancel()
             await self.engine.dispose()
             await self._kernel_engine.dispose()
@@ -335,15 +341,6 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._waiters.close()
         await super().shutdown(sockets)
-
-
-async def _cancel(task: "asyncio.Future[None]") -> None:
-    """Returns once it has ended. Faust swallows a cancellation that meets it while it starts or stops,
-    so a job that has not gone is told again.
-    """
-    while not task.done():
-        task.cancel()
-        await asyncio.wait([task], timeout=_CANCEL_SECONDS)
 
 
 def _by_topic(prefix: str, hears: Iterable[type[Fact]]) -> Hears:

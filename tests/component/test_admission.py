@@ -214,13 +214,13 @@ async def test_those_who_are_turned_away_take_no_connections_from_the_rest(shop:
     ada = await shop.customer()
     await orders(ada, 1)
     await door.later(DEADLINE)
-    pool = shop.runtime.engine.sync_engine.pool
+    pool = shop.runtime._kernel_engine.sync_engine.pool
     assert isinstance(pool, QueuePool)
     in_use: list[int] = []
     sqlalchemy.event.listen(pool, "checkout", lambda *_: in_use.append(pool.checkedout()))
     for answer in await asyncio.gather(*[ada.order("1") for _ in range(50)]):
         assert_problem(answer, 503, "overloaded")
-    assert max(in_use) < pool.size(), "the rest finds one free"
+    assert max(in_use) < pool.size(), "the kernel finds one free"
 
 
 async def test_what_is_wrong_with_an_order_is_said_first(shop: Alone, door: Door) -> None:

@@ -34,6 +34,7 @@ from choreo.chassis.transaction.kernel import Kernel
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.chassis.transaction.state_store import StateStore, TableMapping
 from choreo.chassis.transaction.step import hear, obey
+from choreo.chassis.transaction.store import PostgresStore
 from choreo.embedded.postgres import Postgres
 from choreo.message.codec import Record, decode
 from choreo.message.decider import Command
@@ -249,8 +250,7 @@ class Process:
         """As the consumer begins: from the positions."""
         self._kernel = Kernel(
             self._kept.service.decider,
-            self,  # its state, on the service's mappings
-            self._kept.engine,
+            PostgresStore(self._kept.engine, self),  # its state, on the service's mappings
             partition_of=lambda key: 0,
             clock=self._now,
             meter=self._kept.meter,

@@ -15,9 +15,11 @@ from choreo.chassis import clock
 from choreo.chassis.database.connection import raw_connection
 from choreo.chassis.kafka.catch_up import CatchUp
 from choreo.chassis.kafka.topic_log import LogMismatch, PartitionLog
+from choreo.chassis.observe.health import Job
 from choreo.chassis.transaction import parked
 from choreo.chassis.transaction.positions import Position, TopicPartition
 from choreo.chassis.transaction.retry import drop, retry
+from choreo.chassis.transaction.store import PostgresStore
 from choreo.chassis.transaction.transaction import Transaction
 from choreo.demo.client import Customer, Json
 from choreo.embedded.postgres import Postgres
@@ -79,7 +81,7 @@ class Desk:
     def expiry(self) -> Expiry:
         """As one more process would run it."""
         runtime = self.alone.runtime
-        return Expiry(runtime.kernel, runtime.engine, self.catch_up(), self.hands, DEADLINE)
+        return Expiry(runtime.kernel, runtime.engine, self.catch_up(), self.hands, DEADLINE, Job())
 
     def catch_up(self) -> CatchUp:
         runtime = self.alone.runtime
@@ -103,14 +105,13 @@ class Desk:
         runtime, key = self.alone.runtime, str(customer.id)
         transaction = Transaction(
             decider(runtime.settings),
-            STORE,
             partition_of=runtime.partition_of,
             clock=self.hands,
         )
         async with raw_connection(runtime.engine) as conn:
             (first, *_) = await parked.of_key(conn, key)
         await drop(runtime.engine, first)
-        await retry(transaction, runtime.engine, types_of(Consumed), key)
+        await retry(transaction, PostgresStore(runtime.engine, STORE), types_of(Consumed), key)
 
     async def hear(self, *facts: Any) -> None:
         """What lies in the log is read."""
@@ -279,7 +280,7 @@ async def test_asked_too_early_by_a_clock_that_runs_ahead_it_expires_later(desk:
     order = (await ada.order("100")).json()
     runtime = desk.alone.runtime
     ahead = Expiry(
-        runtime.kernel, runtime.engine, desk.catch_up(), lambda: desk.hands() + 2 * DEADLINE, DEADLINE
+        runtime.kernel, runtime.engine, desk.catch_up(), lambda: desk.hands() + 2 * DEADLINE, DEADLINE, Job()
     )
     await ahead.round()
     assert await status_of(ada, order) == ("created", None)

@@ -20,11 +20,14 @@ from billing_service.state import Billing
 from choreo.chassis import clock
 from choreo.chassis.database import connection
 from choreo.chassis.kafka.relay import partition_of
+from choreo.chassis.observe import watchdog
 from choreo.chassis.observe.health import Job
 from choreo.chassis.observe.meter import Meter
 from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.inputs import Unavailable
 from choreo.chassis.transaction.kernel import Kernel
+from choreo.chassis.transaction.store import PostgresStore
+from choreo.chassis.transaction.transaction import Transaction
 from choreo.embedded.postgres import Postgres
 from choreo.message.codec import Record, encode
 from choreo.message.envelope import Event
@@ -54,19 +57,19 @@ __all__ = ["billing", "outage"]
 class Watched:
     """One kernel, and what its job says."""
 
-    def __init__(self, shop: Replicas, decider: Any = DECIDER) -> None:
+    def __init__(self, shop: Replicas, decider: Any = DECIDER, *, run: bool = True) -> None:
         self.job = Job()
         self.database = shop.database
         self.kernel: Kernel[Any] = Kernel(
             decider,
-            service(Settings()).store,
-            shop.engine(),
+            PostgresStore(shop.engine(), service(Settings()).store),
             partition_of=lambda key: partition_of(key, 3),
             clock=clock.now,
             meter=Meter(CollectorRegistry()),
             job=self.job,
         )
-        shop.run(self.kernel)
+        if run:
+            shop.run(self.kernel)
         self._shop = shop
 
     async def reader(self, topic: str = "order-events", partition: int = 0) -> Reader:
@@ -179,6 +182,33 @@ async def test_a_table_that_is_not_what_the_code_says_is_named_and_nothing_parks
     await watched.gets_on()
     assert parked(watched.database) == []
     assert watched.database.count("payments") == 1
+
+
+async def test_a_kernel_that_waits_for_what_never_comes_is_begun_anew_with_all_it_was_given(
+    billing: Replicas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "RESTART_AFTER_SECONDS", 0.2)
+    ada = uuid4()
+    watched = Watched(billing, run=False)
+    lock_and_load = Transaction.lock_and_load
+    hung = asyncio.Event()
+
+    async def hangs_once(*arguments: Any) -> Any:
+        monkeypatch.setattr(Transaction, "lock_and_load", lock_and_load)
+        hung.set()
+        await asyncio.Event().wait()
+
+    users = await watched.reader("user-events")
+    running = asyncio.ensure_future(watchdog.watched(watched.kernel.run, watched.job, "kernel"))
+    try:
+        await users.hear(registered(ada))
+        monkeypatch.setattr(Transaction, "lock_and_load", hangs_once)
+        asked = asyncio.ensure_future(deposit(watched.kernel, ada, 5))
+        await hung.wait()
+        assert (await asked).status == 201
+    finally:
+        await watchdog.cancel(running)
+    assert balance(watched.database, ada) == 5
 
 
 # Something locked.

@@ -36,6 +36,7 @@ from choreo.chassis.transaction.inputs import (
 from choreo.chassis.transaction.kernel import Kernel
 from choreo.chassis.transaction.state_store import Store
 from choreo.chassis.transaction.step import Decider
+from choreo.chassis.transaction.store import PostgresStore
 from choreo.embedded.postgres import Postgres
 from choreo.message.codec import encode
 from choreo.message.decider import Command
@@ -57,10 +58,10 @@ MONDAY = datetime(2030, 1, 7, tzinfo=UTC)
 class Replicas:
     """Kernels on one database, as in processes of their own. What one is given before `run` is a batch."""
 
-    def __init__(self, database: Database, decider: Decider[Any], mappings: Store[Any]) -> None:
+    def __init__(self, database: Database, decider: Decider[Any], states: Store[Any]) -> None:
         self.database = database
         self._decider = decider
-        self._shelves = mappings
+        self._states = states
         self._stack = AsyncExitStack()
         self._engines: list[AsyncEngine] = []
 
@@ -73,8 +74,7 @@ class Replicas:
     ) -> Kernel[Any]:
         kernel = Kernel(
             decider or self._decider,
-            self._shelves,
-            self.engine(),
+            PostgresStore(self.engine(), self._states),
             partition_of=lambda key: partition_of(key, 3),
             clock=now,
             meter=Meter(CollectorRegistry()),
@@ -107,10 +107,10 @@ class Replicas:
 
 @asynccontextmanager
 async def replicas(
-    service: str, decider: Decider[Any], mappings: Store[Any], postgres: Postgres, templates: dict[str, str]
+    service: str, decider: Decider[Any], states: Store[Any], postgres: Postgres, templates: dict[str, str]
 ) -> AsyncIterator[Replicas]:
     with a_database(service, postgres, templates) as database:
-        found = Replicas(database, decider, mappings)
+        found = Replicas(database, decider, states)
         try:
             yield found
         finally:

@@ -18,6 +18,7 @@ from choreo.chassis.transaction import parked
 from choreo.chassis.transaction.parked import Parked
 from choreo.chassis.transaction.retry import Retried, drop, retry
 from choreo.chassis.transaction.step import Decider
+from choreo.chassis.transaction.store import PostgresStore
 from choreo.chassis.transaction.transaction import Transaction
 from choreo.embedded.postgres import Postgres
 from choreo.message.codec import Record, encode
@@ -68,11 +69,10 @@ class Desk:
     ) -> list[Retried]:
         transaction = Transaction(
             decider,
-            STORE,
             partition_of=lambda key: partition_of(key, 3),
             clock=now,
         )
-        return await retry(transaction, self.engine, consumes, str(key))
+        return await retry(transaction, PostgresStore(self.engine, STORE), consumes, str(key))
 
     async def parked(self) -> list[Parked]:
         async with raw_connection(self.engine) as conn:

@@ -18,6 +18,7 @@ from choreo.chassis import clock
 from choreo.chassis.database.connection import make_engine, raw_connection
 from choreo.chassis.transaction import parked
 from choreo.chassis.transaction.retry import drop, retry
+from choreo.chassis.transaction.store import PostgresStore
 from choreo.chassis.transaction.transaction import Transaction
 from choreo.chassis.waiting.commit_notifications import CommitNotifications
 from choreo.demo.client import Customer, Json
@@ -202,11 +203,10 @@ async def test_a_retry_of_parked_events_by_hand_wakes(shop: Alone, looks: Looks)
         described = service.service(shop.runtime.settings)
         transaction = Transaction(
             described.decider,
-            described.store,
             partition_of=shop.runtime.partition_of,
             clock=clock.now,
         )
-        await retry(transaction, elsewhere, described.consumes, head.key)
+        await retry(transaction, PostgresStore(elsewhere, described.store), described.consumes, head.key)
     finally:
         await elsewhere.dispose()
     assert await ada.status() == "confirmed"

@@ -26,11 +26,12 @@ from choreo.chassis.kafka.catch_up import CatchUp
 from choreo.chassis.kafka.consumer import Consumer
 from choreo.chassis.kafka.handover import Handover, Unread
 from choreo.chassis.kafka.relay import Relay, _Shard
-from choreo.chassis.transaction import journal, keys, outbox, parked, positions, step
+from choreo.chassis.transaction import journal, keys, outbox, parked, step
 from choreo.chassis.transaction import transaction as transactions
 from choreo.chassis.transaction.inputs import Asked, Failed, Heard, Input
 from choreo.chassis.transaction.kernel import Kernel, _resolve
 from choreo.chassis.transaction.outbox import OutboxRow
+from choreo.chassis.transaction.store import PostgresTransaction
 from choreo.chassis.transaction.transaction import Transaction, Work
 from choreo.message.decider import Decision
 from choreo.message.fact import Fact
@@ -44,6 +45,7 @@ from tests.shop import PARTITIONS
 from user_service import api as users
 
 Patch = pytest.MonkeyPatch
+Postgres = PostgresTransaction[Any]
 
 KERNEL = "tests/component/test_kernel.py"
 RELAY = "tests/component/test_relay.py"
@@ -116,10 +118,10 @@ def position_is_committed_first(patch: Patch) -> None:
     """The position is committed, then what was read is handled."""
     write = Transaction.write
 
-    async def advance_and_write(self: Transaction[Any], conn: Connection, work: Work[Any]) -> None:
-        await positions.advance(conn, work.advanced)
-        await conn.commit()
-        await write(self, conn, work)
+    async def advance_and_write(self: Transaction[Any], store: Postgres, work: Work[Any]) -> None:
+        await store.advance_positions(work.advanced)
+        await store.commit()
+        await write(self, store, work)
 
     patch.setattr(Transaction, "write", advance_and_write)
 
@@ -204,11 +206,11 @@ def outbox_beside_the_transaction(patch: Patch) -> None:
     """Facts go into the outbox after the commit, in a transaction of their own."""
     write = Transaction.write
 
-    async def write_twice(self: Transaction[Any], conn: Connection, work: Work[Any]) -> None:
+    async def write_twice(self: Transaction[Any], store: Postgres, work: Work[Any]) -> None:
         facts, work.unpublished = work.unpublished, []
-        await write(self, conn, work)
-        await conn.commit()
-        await outbox.add(conn, facts)
+        await write(self, store, work)
+        await store.commit()
+        await store.add_to_outbox(facts)
         work.unpublished = facts
 
     patch.setattr(Transaction, "write", write_twice)
@@ -218,11 +220,11 @@ def answered_when_decided(patch: Patch) -> None:
     """Whoever asked over HTTP is answered as soon as it is decided."""
     write = Transaction.write
 
-    async def answer_and_write(self: Transaction[Any], conn: Connection, work: Work[Any]) -> None:
+    async def answer_and_write(self: Transaction[Any], store: Postgres, work: Work[Any]) -> None:
         for input, answer in work.answers:
             if isinstance(input, Asked):
                 _resolve(input, answer)
-        await write(self, conn, work)
+        await write(self, store, work)
 
     patch.setattr(Transaction, "write", answer_and_write)
 
@@ -250,14 +252,14 @@ def keys_are_not_locked(patch: Patch) -> None:
 def loaded_before_the_lock(patch: Patch) -> None:
     """State is loaded first and the keys are locked then."""
     lock_and_load, load = Transaction.lock_and_load, Transaction._load
-    loaded: WeakKeyDictionary[Connection, dict[str, Any]] = WeakKeyDictionary()
+    loaded: WeakKeyDictionary[Postgres, dict[str, Any]] = WeakKeyDictionary()
 
-    async def load_and_lock(self: Transaction[Any], conn: Connection, batch: Sequence[Input]) -> Work[Any]:
-        loaded[conn] = await load(self, conn, batch)
-        return await lock_and_load(self, conn, batch)
+    async def load_and_lock(self: Transaction[Any], store: Postgres, batch: Sequence[Input]) -> Work[Any]:
+        loaded[store] = await load(self, store, batch)
+        return await lock_and_load(self, store, batch)
 
-    async def as_loaded(self: Transaction[Any], conn: Connection, inputs: Sequence[Input]) -> dict[str, Any]:
-        return loaded.pop(conn)
+    async def as_loaded(self: Transaction[Any], store: Postgres, inputs: Sequence[Input]) -> dict[str, Any]:
+        return loaded.pop(store)
 
     patch.setattr(Transaction, "lock_and_load", load_and_lock)
     patch.setattr(Transaction, "_load", as_loaded)
@@ -285,13 +287,13 @@ def outbox_positions_are_reserved(patch: Patch) -> None:
         f" VALUES ({', '.join(f'%({column})s' for column in columns)})"
     ).encode()
 
-    async def reserve_first(self: Transaction[Any], conn: Connection, batch: Sequence[Input]) -> Work[Any]:
-        found = await conn.execute(
+    async def reserve_first(self: Transaction[Any], store: Postgres, batch: Sequence[Input]) -> Work[Any]:
+        found = await store.conn.execute(
             "SELECT nextval(pg_get_serial_sequence('outbox', 'position')) FROM generate_series(1, %s)",
             [10 * len(batch)],
         )
-        reserved[conn] = [position for (position,) in await found.fetchall()]
-        return await lock_and_load(self, conn, batch)
+        reserved[store.conn] = [position for (position,) in await found.fetchall()]
+        return await lock_and_load(self, store, batch)
 
     async def add(conn: Connection, rows: Sequence[OutboxRow]) -> None:
         for row in rows:

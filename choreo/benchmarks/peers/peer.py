@@ -16,6 +16,7 @@ from choreo.benchmarks.peers.environment import COMMON, PROGRAMS, environment, h
 from choreo.benchmarks.peers.servers import Server
 from choreo.benchmarks.peers.tables import Tables
 from choreo.benchmarks.users import OrderMaker, User
+from choreo.chassis.database.connection import session
 from choreo.chassis.http.auth import generate_key, sign
 from choreo.embedded.part import AnswersHttp, Part, Program, accepts_connections, wait_ready
 from choreo.embedded.ports import free_ports
@@ -91,12 +92,12 @@ class RunningPeer:
     def _make_tables(self) -> None:
         self._url, _ = self._postgres.create_service("shop")
         self.tables = Tables(self._url, self._url, self._url)
-        with psycopg.connect(self._url) as conn:
+        with psycopg.connect(**session(self._url)) as conn:
             conn.execute((COMMON / "schema.sql").read_bytes())
 
     async def makers(self) -> Sequence[OrderMaker]:
         users = [uuid4() for _ in range(USERS)]
-        with psycopg.connect(self._url) as conn:
+        with psycopg.connect(**session(self._url)) as conn:
             conn.execute(_OPEN, {"users": users, "deposit": DEPOSIT})
         return [OrderMaker(self._user(id)) for id in users]
 

@@ -8,6 +8,7 @@ from uuid import UUID
 import psycopg
 
 from choreo.benchmarks.peers.checker import Leg, Order, Rows
+from choreo.chassis.database.connection import session
 
 _PROGRESS = {
     "order": "/* peers.orders */ SELECT count(*), count(*) FILTER (WHERE status = 'created') FROM orders",
@@ -50,7 +51,7 @@ class Tables:
 
     async def __aenter__(self) -> Self:
         for name, url in self._urls.items():
-            self._connections[name] = await psycopg.AsyncConnection.connect(url, autocommit=True)
+            self._connections[name] = await psycopg.AsyncConnection.connect(**session(url), autocommit=True)
         return self
 
     async def __aexit__(self, *_: object) -> None:

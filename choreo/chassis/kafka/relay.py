@@ -72,7 +72,7 @@ class Relay:
         self._owner = uuid4()
         self._shards: dict[int, _Shard] = {}
         self._unowned: list[int] = []
-        self._news = asyncio.Event()
+        self._woken = asyncio.Event()
         self._decided = False
         self._looked_at = 0.0
         self._grown = False
@@ -80,7 +80,7 @@ class Relay:
     def wake(self) -> None:
         """Something was decided in this process."""
         self._decided = True
-        self._news.set()
+        self._woken.set()
 
     async def probe(self) -> None:
         """For the health page: whether Kafka answers, and lets us write."""
@@ -127,7 +127,7 @@ class Relay:
         self._looked_at = 0.0
         try:
             while True:
-                self._news.clear()
+                self._woken.clear()
                 async with asyncio.timeout(DATABASE_TIMEOUT_SECONDS):
                     more = await self._round(conn)
                 if not more:
@@ -169,7 +169,7 @@ class Relay:
         for partition in await outbox.lease(conn, self._owner, self._partitions, LEASE):
             if partition not in self._shards:
                 producer = PartitionProducer(self._access, self._topic, partition, len(self._partitions))
-                self._shards[partition] = _Shard(producer, self._news.set, self._say_what_holds_up)
+                self._shards[partition] = _Shard(producer, self._woken.set, self._say_what_holds_up)
             self._shards[partition].ours_until = self._looked_at + LEASE.total_seconds()
         self._leave(
             [partition for partition, shard in self._shards.items() if shard.ours_until < self._looked_at]
@@ -199,16 +199,16 @@ class Relay:
 
     def _heard(self, conn: Connection, notify: Notify) -> None:
         if notify.pid != conn.info.backend_pid:
-            self._news.set()
+            self._woken.set()
 
     async def _wait(self, conn: Connection) -> None:
         """For news, or until it is time to look all the same. What it was the next statement reads."""
         loop = asyncio.get_running_loop()
-        loop.add_reader(conn.fileno(), self._news.set)
+        loop.add_reader(conn.fileno(), self._woken.set)
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_POLL_SECONDS):
-                    await self._news.wait()
+                    await self._woken.wait()
         finally:
             loop.remove_reader(conn.fileno())
 

@@ -62,10 +62,17 @@ class Job:
         self._cause, self._serves = cause, serves
 
     @property
+    def stalled_for(self) -> float:
+        """Seconds for which work has waited and none was done, while the job itself knows of no trouble."""
+        if self._cause is not None or not self._waiting:
+            return 0.0
+        return (self._now() - self._waiting_since).total_seconds()
+
+    @property
     def state(self) -> JobState:
-        cause, stalled = self._cause, (self._now() - self._waiting_since).total_seconds()
+        cause, stalled = self._cause, self.stalled_for
         serves = cause is None or self._serves
-        if cause is None and self._waiting and stalled > STALLED_SECONDS:
+        if stalled > STALLED_SECONDS:
             cause, serves = f"{self._waiting} waiting, and no progress for {stalled:.0f} s", False
         return JobState(cause is None, self._waiting, self._since, cause, serves)
 

@@ -162,7 +162,7 @@ Input = Asked | Heard
 FactTypes = Collection[type[Fact]]
 
 
-def read(record: Record, hears: FactTypes) -> tuple[Event[Fact] | None, str | None]:
+def read(record: Record, consumes: FactTypes) -> tuple[Event[Fact] | None, str | None]:
     """The event, if it is one that is heard; or why it is none. Neither: an event for somebody else.
 
     Raises `UnknownType`.
@@ -173,4 +173,4 @@ def read(record: Record, hears: FactTypes) -> tuple[Event[Fact] | None, str | No
         return None, str(undecodable)
     if storable(event.key) != event.key:
         return None, f"the key of this {event.type} cannot be stored: it has a NUL or over {_KEY_BYTES} bytes"
-    return (event if type(event.data) in hears else None), None
+    return (event if type(event.data) in consumes else None), None

@@ -22,9 +22,8 @@ from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from choreo.chassis.database.connection import Failure, failure_of, probe_writing, raw_connection
+from choreo.chassis.database.connection import Failure, failure_of
 from choreo.chassis.observe.health import Job
 from choreo.chassis.observe.meter import Meter
 from choreo.chassis.transaction.answered import Answered
@@ -41,10 +40,10 @@ from choreo.chassis.transaction.inputs import (
     SideWrite,
     Unavailable,
 )
-from choreo.chassis.transaction.locks import Locked, locked
+from choreo.chassis.transaction.locks import Locked
 from choreo.chassis.transaction.positions import TopicPartition
-from choreo.chassis.transaction.state_store import Store
 from choreo.chassis.transaction.step import Decider
+from choreo.chassis.transaction.store import KernelStore
 from choreo.chassis.transaction.transaction import Transaction, Work
 from choreo.chassis.waiting.waiters import Waiters
 from choreo.message.decider import Command
@@ -78,8 +77,7 @@ class Kernel(Generic[S]):
     def __init__(
         self,
         decider: Decider[S],
-        store: Store[S],
-        engine: AsyncEngine,
+        store: KernelStore[S],
         *,
         partition_of: Callable[[str], int],
         clock: Callable[[], datetime],
@@ -93,9 +91,9 @@ class Kernel(Generic[S]):
         """Called with the keys after every commit that moved any."""
         self.trouble: str | None = None
         """Why the database cannot be used right now."""
-        self._transaction = Transaction(decider, store, partition_of=partition_of, clock=clock)
-        self._engine = engine
-        self._answered = Answered(engine)
+        self._transaction = Transaction(decider, partition_of=partition_of, clock=clock)
+        self._store = store
+        self._answered = Answered(store)
         self._clock = clock
         self._meter = meter
         self._job = job or Job()
@@ -213,6 +211,9 @@ class Kernel(Generic[S]):
                 await self._transact(batch)
                 self._healed(batch)
                 return
+            except asyncio.CancelledError:
+                self._queue.extendleft(reversed(batch))  # whoever begins anew finds it
+                raise
             except Exception as error:
                 failure = failure_of(error)
                 failures[failure] += 1
@@ -262,8 +263,7 @@ class Kernel(Generic[S]):
     async def _locked(self, keys: Collection[str], partitions: Collection[TopicPartition]) -> Locked | None:
         """None where the database cannot be asked."""
         try:
-            async with raw_connection(self._engine) as conn:
-                return await locked(conn, keys, partitions)
+            return await self._store.locked(keys, partitions)
         except Exception as error:
             log.debug("cannot look for locks", error=repr(error))
             return None
@@ -297,12 +297,10 @@ class Kernel(Generic[S]):
         pause = _FIRST_PAUSE
         while self.trouble:
             try:
-                async with raw_connection(self._engine) as conn:
-                    await probe_writing(conn)
+                await self._store.probe()
                 self.trouble = None
             except Exception as error:
                 self._hurt(error, failure_of(error))
-                await self._engine.dispose()
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
@@ -328,13 +326,13 @@ class Kernel(Generic[S]):
 
     async def _transact(self, batch: Sequence[Input]) -> None:
         with self._meter.transaction(len(batch)):
-            async with raw_connection(self._engine) as conn:
-                work = await self._transaction.lock_and_load(conn, batch)
+            async with self._store.transaction() as store:
+                work = await self._transaction.lock_and_load(store, batch)
                 for input in batch:
                     self._transaction.take(work, input)
                 if work.writes:
-                    await self._transaction.write(conn, work)
-                    await conn.commit()
+                    await self._transaction.write(store, work)
+                    await store.commit()
         self._tell(work)
 
     def _tell(self, work: Work[S]) -> None:

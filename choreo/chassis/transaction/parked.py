@@ -60,10 +60,10 @@ class Parked:
     def record(self) -> Record:
         return Record(self.record_key, self.record_value, _unpacked(self.record_headers))
 
-    def event(self, hears: FactTypes) -> Event[Fact] | None:
+    def event(self, consumes: FactTypes) -> Event[Fact] | None:
         """As today's code reads it; None where that does not hear it. Raises `Undecodable`."""
         try:
-            event, error = read(self.record, hears)
+            event, error = read(self.record, consumes)
         except UnknownType:
             return None
         if error is not None:

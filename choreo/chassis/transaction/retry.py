@@ -11,6 +11,7 @@ from choreo.chassis.database.connection import Connection, Failure, failure_of, 
 from choreo.chassis.transaction import journal, keys, parked
 from choreo.chassis.transaction.inputs import FactTypes
 from choreo.chassis.transaction.parked import Parked
+from choreo.chassis.transaction.store import PostgresStore, PostgresTransaction
 from choreo.chassis.transaction.transaction import Transaction
 from choreo.chassis.waiting import commit_notifications
 from choreo.message.codec import Undecodable
@@ -29,19 +30,20 @@ class Retried:
 
 
 async def retry(
-    transaction: Transaction[S], engine: AsyncEngine, hears: FactTypes, key: str
+    transaction: Transaction[S], store: PostgresStore[S], consumes: FactTypes, key: str
 ) -> list[Retried]:
     """Takes the key's parked events in order, up to the first that fails again. One transaction.
 
     Holds the key's lock, so whatever arrives meanwhile comes after them.
     """
     results: list[Retried] = []
-    async with raw_connection(engine) as conn:
+    async with store.transaction() as opened:
+        conn = opened.conn
         sequence = (await keys.lock(conn, [key]))[key]
         for row in await parked.of_key(conn, key):
             try:
                 async with conn.transaction():  # a savepoint
-                    result, sequence = await _take(transaction, conn, hears, row, sequence)
+                    result, sequence = await _take(transaction, opened, consumes, row, sequence)
             except Exception as error:
                 if failure_of(error) is not Failure.INPUT:
                     raise
@@ -66,10 +68,14 @@ async def drop(engine: AsyncEngine, row: Parked) -> None:
 
 
 async def _take(
-    transaction: Transaction[S], conn: Connection, hears: FactTypes, row: Parked, sequence: int
+    transaction: Transaction[S],
+    store: PostgresTransaction[S],
+    consumes: FactTypes,
+    row: Parked,
+    sequence: int,
 ) -> tuple[Retried, int]:
     """Raises what keeps it from being handled."""
-    event = row.event(hears)
+    event, conn = row.event(consumes), store.conn
     await parked.remove(conn, row.id)
     await journal.forget_parked(conn, row.id)
     if event is None:
@@ -79,9 +85,9 @@ async def _take(
     if await journal.seen(conn, [event.id]):
         return Retried(row, "duplicate"), sequence
     heard = row.heard(event)
-    work = await transaction.load_key(conn, heard, sequence)
+    work = await transaction.load_key(store, heard, sequence)
     decided = transaction.apply(work, heard, event)
-    await transaction.write(conn, work)
+    await transaction.write(store, work)
     return Retried(row, "applied", tuple(event.type for event in decided)), work.sequences[row.key]
 
 

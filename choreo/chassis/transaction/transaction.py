@@ -11,8 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
-from choreo.chassis.database.connection import Connection
-from choreo.chassis.transaction import journal, keys, outbox, parked, positions
+from choreo.chassis.transaction import journal, outbox, parked, positions
 from choreo.chassis.transaction.inputs import (
     Asked,
     Decided,
@@ -25,8 +24,8 @@ from choreo.chassis.transaction.inputs import (
     SideWrite,
 )
 from choreo.chassis.transaction.positions import TopicPartition
-from choreo.chassis.transaction.state_store import Store
 from choreo.chassis.transaction.step import Decider, hear, obey
+from choreo.chassis.transaction.store import StoreTransaction
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 
@@ -72,43 +71,41 @@ class Transaction(Generic[S]):
     def __init__(
         self,
         decider: Decider[S],
-        store: Store[S],
         *,
         partition_of: Callable[[str], int],
         clock: Callable[[], datetime],
     ) -> None:
         self._decider = decider
-        self._shelves = store
         self._partition_of = partition_of
         self._clock = clock
 
-    async def lock_and_load(self, conn: Connection, batch: Sequence[Input]) -> Work[S]:
+    async def lock_and_load(self, store: StoreTransaction[S], batch: Sequence[Input]) -> Work[S]:
         """Locks first and reads afterwards: one statement for both would read what was before its wait."""
         places = {(input.topic, input.partition) for input in batch if isinstance(input, Heard)}
-        expected = await positions.lock(conn, sorted(places))
+        expected = await store.lock_positions(sorted(places))
         inputs = [input for input in batch if not isinstance(input, Heard) or _is_due(input, expected)]
-        sequences = await keys.lock(conn, sorted({key for input in inputs for key in input.keys}))
+        sequences = await store.lock_keys(sorted({key for input in inputs for key in input.keys}))
         heard = {input.key for input in inputs if isinstance(input, Heard)}
         return Work(
             now=self._clock(),
-            before=await self._load(conn, inputs),
+            before=await self._load(store, inputs),
             sequences=sequences,
-            seen=await journal.seen(conn, [input.id for input in inputs]),
-            blocked=await parked.blocked(conn, heard) if heard else set(),
+            seen=await store.seen([input.id for input in inputs]),
+            blocked=await store.blocked(heard) if heard else set(),
             expected=expected,
         )
 
-    async def load_key(self, conn: Connection, heard: Heard, sequence: int) -> Work[S]:
+    async def load_key(self, store: StoreTransaction[S], heard: Heard, sequence: int) -> Work[S]:
         """For one fact whose key the caller has locked."""
         return Work(
-            now=self._clock(), before=await self._load(conn, [heard]), sequences={heard.key: sequence}
+            now=self._clock(), before=await self._load(store, [heard]), sequences={heard.key: sequence}
         )
 
-    async def _load(self, conn: Connection, inputs: Sequence[Input]) -> dict[str, S]:
+    async def _load(self, store: StoreTransaction[S], inputs: Sequence[Input]) -> dict[str, S]:
         wanted: dict[str, list[object]] = {}
         for input in inputs:
             wanted.setdefault(input.key, []).append(input.content)
-        return await self._shelves.load(conn, wanted) if wanted else {}
+        return await store.load(wanted) if wanted else {}
 
     def take(self, work: Work[S], input: Input) -> None:
         """Decides what becomes of this input, and what is to be written for it."""
@@ -248,15 +245,15 @@ class Transaction(Generic[S]):
             entry.answer_headers,
         )
 
-    async def write(self, conn: Connection, work: Work[S]) -> None:
-        await self._shelves.save(conn, work.before, work.after)
-        await journal.add(conn, work.entries)
-        await outbox.add(conn, work.unpublished)
-        await parked.add(conn, work.to_park)
-        await keys.advance(conn, work.moved)
-        await positions.advance(conn, work.advanced)
+    async def write(self, store: StoreTransaction[S], work: Work[S]) -> None:
+        await store.save(work.before, work.after)
+        await store.add_to_journal(work.entries)
+        await store.add_to_outbox(work.unpublished)
+        await store.park(work.to_park)
+        await store.advance_keys(work.moved)
+        await store.advance_positions(work.advanced)
         for side_write, decided in work.side_writes:
-            await side_write(conn, decided)
+            await store.write_beside(side_write, decided)
 
 
 def _count(work: Work[S], input: Input, outcome: str) -> None:

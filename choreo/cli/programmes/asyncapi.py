@@ -27,8 +27,8 @@ def asyncapi_of(service: Service[Any], partitions: int, examples: Mapping[str, E
     heard = sorted({TOPICS[SOURCE_OF_TYPE[fact.__name__]] for fact in service.consumes})
     operations: Json = {"publish": _operation("send", TOPICS[service.name], published)}
     for topic in heard:
-        hears = [fact for fact in facts if fact in service.consumes and _topic(fact) == topic]
-        operations[f"hear-{topic}"] = _operation("receive", topic, hears) | {
+        consumed = [fact for fact in facts if fact in service.consumes and _topic(fact) == topic]
+        operations[f"hear-{topic}"] = _operation("receive", topic, consumed) | {
             "bindings": _kafka(groupId={"type": "string", "enum": [f"{service.name}-service"]})
         }
     return {

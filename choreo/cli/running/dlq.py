@@ -24,6 +24,7 @@ from choreo.chassis.service import Service
 from choreo.chassis.transaction import parked
 from choreo.chassis.transaction.parked import Parked
 from choreo.chassis.transaction.retry import Retried, drop, retry
+from choreo.chassis.transaction.store import PostgresStore
 from choreo.chassis.transaction.transaction import Transaction
 from choreo.cli.debugging.row_formats import Paper, write_as_dict
 from choreo.errors import Unavailable, UsageError
@@ -185,12 +186,11 @@ class Desk:
         partitions = self._installation.settings.partitions
         transaction = Transaction(
             service.decider,
-            service.store,
             partition_of=lambda key: partition_of(key, partitions),
             clock=clock.now,
         )
-        engine = self._engines[queue.service]
-        return Outcome(queue, await retry(transaction, engine, service.consumes, queue.key))
+        store = PostgresStore(self._engines[queue.service], service.store)
+        return Outcome(queue, await retry(transaction, store, service.consumes, queue.key))
 
 
 def _run(work: Callable[[Desk], Awaitable[T]]) -> T:

@@ -10,6 +10,7 @@ from choreo.chassis.observe.meter import Meter
 from choreo.chassis.registry import services
 from choreo.chassis.service import Rotation, S, Service, SignerOf
 from choreo.chassis.transaction.kernel import Kernel
+from choreo.chassis.transaction.store import PostgresStore
 from choreo.errors import Unavailable
 from choreo.operations.reading.installation import Installation
 
@@ -30,8 +31,7 @@ async def _rotated(installation: Installation, service: Service[S], signer: "Sig
         engine = engines[service.name]
         kernel = Kernel(
             service.decider,
-            service.store,
-            engine,
+            PostgresStore(engine, service.store),
             partition_of=lambda key: partition_of(key, installation.settings.partitions),
             clock=clock.now,
             meter=Meter(CollectorRegistry()),
