@@ -20,7 +20,8 @@ from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from choreo.chassis.kafka.admin.topics import declare_topics
-from choreo.chassis.kafka.topic_log import PartitionLog, describe
+from choreo.chassis.kafka.log_reader import describe_retrying
+from choreo.chassis.kafka.topic_log import PartitionLog
 from choreo.chassis.settings import TOPICS
 from choreo.embedded.kafka import Kafka
 from choreo.message.codec import Record, encode
@@ -89,7 +90,7 @@ class Log:
         assert [at.error for at in told.topic_partitions] == [None]
 
     async def there(self) -> PartitionLog:
-        return (await describe(self._access, [self.topic]))[self.place]
+        return (await describe_retrying(self._access, [self.topic]))[self.place]
 
     # What billing has made of it.
 

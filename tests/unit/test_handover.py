@@ -228,5 +228,5 @@ def test_whoever_is_none_of_the_services_processes_is_named() -> None:
     assert group({A: ours}).strangers("billing") == []
     (told,) = group({A: "rdkafka", B: ours}).strangers("billing")
     assert told.startswith("rdkafka at 10.0.0.7 is in the consumer group of billing")
-    assert "holds 1 of its partitions" in told
+    assert "holds 1 of its partitions:" in told
     assert len(group({A: ours}).strangers("order")) == 1
