@@ -133,6 +133,18 @@ class Log:
         """Billing's word about its reading, once it has stopped for this reason."""
         return await eventually(self._said, lambda said: all(word in said for word in words))
 
+    async def says_instead_of_reading_past(self, offset: int, *words: str) -> str:
+        """The same, where it is told at once if billing reads on."""
+
+        async def look() -> tuple[str, int]:
+            return await self._said(), self.position()
+
+        said, position = await eventually(
+            look, lambda found: all(word in found[0] for word in words) or found[1] > offset
+        )
+        assert position <= offset, "billing read on"
+        return said
+
     async def _said(self) -> str:
         jobs = (await self.shop.clients["billing"].get("/health/ready")).json()["jobs"]
         return str(jobs["consumer"]["cause"] or "")
