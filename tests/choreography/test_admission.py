@@ -20,7 +20,7 @@ async def test_orders_are_turned_away_while_nobody_decides_and_taken_again_after
 
     def deaf(settings: Settings) -> tuple[Runtime[Any], FastAPI]:
         runtime, app = build(settings)
-        runtime.jobs.remove(runtime.consumer.run)
+        del runtime.watched["consumer"]
         return runtime, app
 
     with monkeypatch.context() as patch:

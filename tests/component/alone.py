@@ -31,7 +31,6 @@ from choreo.message.codec import Record, decode, encode
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.message.signing_key import SigningKeyPublished
-from order_service.admission import Admission
 from tests.shop import BUILDS, PATIENCE
 
 NEVER = datetime(2100, 1, 1, tzinfo=UTC)
@@ -206,9 +205,9 @@ async def a_process(service: str, database: Database, *, consuming: bool = False
     )
     runtime, app = BUILDS[service](settings)
     if hasattr(runtime, "consumer") and not consuming:
-        runtime.jobs.remove(runtime.consumer.run)
+        del runtime.watched["consumer"]
     # Nothing is published here, and orders would be turned away for it soon: a test may look itself.
-    runtime.jobs = [job for job in runtime.jobs if not isinstance(getattr(job, "__self__", None), Admission)]
+    runtime.watched.pop("admission", None)
     transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
     client = httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60)
     async with runtime.running() as died, client:

@@ -68,7 +68,7 @@ async def test_a_service_that_is_told_to_stop_sends_away_whoever_waits(settings:
     def built(settings: Settings) -> tuple[Runtime[Orders], FastAPI]:
         runtime, app = build(settings)
         waiters.append(runtime.kernel.waiters)
-        runtime.jobs.remove(runtime.consumer.run)
+        del runtime.watched["consumer"]
         return runtime, app
 
     async with asyncio.timeout(PATIENCE):
