@@ -7,7 +7,7 @@ RUN python -m venv /venv
 COPY requirements.lock .
 RUN /venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.lock
 COPY . .
-# Editable: migrations and schemas are read from the source tree.
+# Editable: the wheel would hold choreo alone, and the shop lies beside it in the source tree.
 RUN /venv/bin/pip install --no-cache-dir --disable-pip-version-check --no-build-isolation --no-deps -e .
 
 FROM python:3.11.14-slim-trixie

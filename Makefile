@@ -3,13 +3,16 @@
 BIN := .venv/bin
 STAMP := .venv/installed
 WORKERS ?= 2  # processes that test, each with a Kafka and a Postgres of its own
-PYTHONS := $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11
+PYTHONS := $(or $(PYTHON),python3.14 python3.13 python3.12 python3.11 python3)
+# For 3.15, and without the interpreter's lock, some of requirements.lock are no wheels and do not build.
+USABLE := import ensurepip, sys, sysconfig, venv; \
+    sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14) or bool(sysconfig.get_config_var("Py_GIL_DISABLED")))
 
-.PHONY: help run test demo check docs bench chaos
+.PHONY: help run test demo check docs bench bench-peers chaos
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make run | test | demo | check | docs | bench | chaos; for more: .venv/bin/choreo --help'
+	@echo 'make run | test | demo | check | docs | bench | bench-peers | chaos; for more: .venv/bin/choreo --help'
 
 run: $(STAMP)
 	@exec $(BIN)/choreo up
@@ -17,7 +20,7 @@ run: $(STAMP)
 test: $(STAMP)
 	@exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-demo bench chaos docs: $(STAMP)
+demo bench bench-peers chaos docs: $(STAMP)
 	@exec $(BIN)/choreo $@ $(ARGS)
 
 check: $(STAMP)
@@ -32,10 +35,10 @@ check: $(STAMP)
 $(STAMP): requirements.lock pyproject.toml
 	@rm -f $@
 	@for python in $(PYTHONS); do \
-	    "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
-	        && exec "$$python" -m venv .venv; \
+	    "$$python" -c '$(USABLE)' 2>/dev/null && exec "$$python" -m venv .venv; \
 	done; \
-	echo 'choreo: no Python 3.11 or newer with venv was found: install one, or name it: make PYTHON=/path/to/python3' >&2; \
+	echo 'choreo: $(PYTHONS): none is a Python 3.11 to 3.14 with venv and pip. Install one (apt install python3-venv,' \
+	    'dnf install python3.14, brew install python@3.14) or name it: make PYTHON=/path/to/python3' >&2; \
 	exit 69
 	@echo 'Installing Python packages into .venv, once (a minute or two)'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock \

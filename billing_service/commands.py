@@ -1,6 +1,7 @@
 """What billing can be asked to do."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 from uuid import UUID
 
 from choreo.message.decider import Refusal, UserCommand
@@ -33,9 +34,17 @@ class UndoPayment(UserCommand):
     order_id: UUID
 
 
+Commands = Deposit | Withdraw
+"""From outside."""
+Reactions = OpenAccount | DecidePayment | UndoPayment
+"""What a fact moves billing to decide."""
+
+
 @dataclass(frozen=True, slots=True)
 class NoAccount(Refusal):
     """The account is not there yet: the registration is on its way, or there was none."""
+
+    remembered: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,20 +1,22 @@
 """The only place where money is decided about. An order for exactly the balance is paid."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Literal, assert_never
 from uuid import UUID
 
 from billing_service.commands import (
+    Commands,
     DecidePayment,
     Deposit,
     InsufficientFunds,
     NoAccount,
     OpenAccount,
+    Reactions,
     UndoPayment,
     Withdraw,
 )
 from billing_service.state import Account, Billing, Payment
-from choreo.message.decider import Command, Decision
+from choreo.message.decider import Decision
 from choreo.message.envelope import derived_id, event_id
 from events.billing import (
     AccountCreated,
@@ -28,7 +30,7 @@ from events.billing import (
 SERVICE = "billing"
 
 
-def decide(command: Command, state: Billing, now: datetime, *, currency: str) -> Decision:
+def decide(command: Commands | Reactions, state: Billing, now: datetime, *, currency: str) -> Decision:
     account = state.account
     match command:
         case OpenAccount():
@@ -39,7 +41,8 @@ def decide(command: Command, state: Billing, now: datetime, *, currency: str) ->
             return _undo_payment(command, state)
         case Deposit() | Withdraw():
             return NoAccount() if account is None else _decide_movement(command, account)
-    raise TypeError(f"billing cannot decide {command!r}")
+        case _:
+            assert_never(command)
 
 
 def _decide_movement(command: Deposit | Withdraw, account: Account) -> Decision:

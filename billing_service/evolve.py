@@ -1,25 +1,28 @@
 """How facts change what billing knows. Live handling and replay run these same lines."""
 
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, assert_never
 from uuid import UUID
 
 from billing_service.state import Account, Billing, Leg, Payment
 from choreo.message.envelope import Event
-from choreo.message.fact import Fact
-from choreo.message.signing_key import SigningKeyPublished
 from events.billing import (
     AccountCreated,
+    BillingFact,
     MoneyDeposited,
     MoneyWithdrawn,
     PaymentConfirmed,
     PaymentRefunded,
     PaymentRejected,
 )
-from events.order import OrderCreated
+from events.order import OrderCancelled, OrderCreated
+from events.user import UserRegistered
+
+Consumed = UserRegistered | OrderCreated | OrderCancelled
+Applied = Consumed | BillingFact
 
 
-def evolve(state: Billing, event: Event[Fact]) -> Billing:
+def evolve(state: Billing, event: Event[Applied]) -> Billing:
     match event.data:
         case AccountCreated() as fact:
             account = Account(
@@ -36,7 +39,7 @@ def evolve(state: Billing, event: Event[Fact]) -> Billing:
                 user_id=fact.user_id,
                 amount=fact.price,
                 outcome="waiting",
-                step=event.step,
+                step=event.applied_sequence,
                 event_id=event.id,
                 correlation_id=event.correlation_id,
                 trace_id=event.trace_id,
@@ -55,9 +58,10 @@ def evolve(state: Billing, event: Event[Fact]) -> Billing:
         case PaymentRefunded() as fact:
             state = _with_payment(state, replace(state.payments[fact.order_id], outcome="refunded"))
             return _moved(state, event, fact, "refund", gain=fact.amount, order_id=fact.order_id)
-        case SigningKeyPublished() as fact:
-            return replace(state, signing_keys={**state.signing_keys, fact.kid: fact})
-    return state
+        case UserRegistered() | OrderCancelled():
+            return state  # what follows from it is decided, and that is kept
+        case unknown:
+            assert_never(unknown)
 
 
 def _with_payment(state: Billing, payment: Payment) -> Billing:
@@ -66,7 +70,7 @@ def _with_payment(state: Billing, payment: Payment) -> Billing:
 
 def _moved(
     state: Billing,
-    event: Event[Fact],
+    event: Event[Applied],
     fact: MoneyDeposited | MoneyWithdrawn | PaymentConfirmed | PaymentRefunded,
     kind: Literal["deposit", "withdrawal", "payment", "refund"],
     gain: int,
@@ -83,7 +87,7 @@ def _moved(
         balance=fact.balance,
         order_id=order_id,
         at=event.time,
-        step=event.step,
+        step=event.applied_sequence,
     )
     other = replace(customer, side="shop" if order_id else "world", amount=-gain)
     legs: dict[tuple[UUID, str], Leg] = {(leg.entry_id, leg.side): leg for leg in (customer, other)}

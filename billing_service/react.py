@@ -1,18 +1,25 @@
 """Which facts move billing to decide something."""
 
 from collections.abc import Sequence
+from typing import assert_never
 
-from billing_service.commands import DecidePayment, OpenAccount, UndoPayment
+from billing_service.commands import DecidePayment, OpenAccount, Reactions, UndoPayment
+from billing_service.evolve import Applied
 from billing_service.state import Billing, Payment
-from choreo.message.decider import Command
 from choreo.message.envelope import Event
-from choreo.message.fact import Fact
-from events.billing import AccountCreated
+from events.billing import (
+    AccountCreated,
+    MoneyDeposited,
+    MoneyWithdrawn,
+    PaymentConfirmed,
+    PaymentRefunded,
+    PaymentRejected,
+)
 from events.order import OrderCancelled, OrderCreated
 from events.user import UserRegistered
 
 
-def react(event: Event[Fact], state: Billing) -> Sequence[Command]:
+def react(event: Event[Applied], state: Billing) -> Sequence[Reactions]:
     match event.data:
         case UserRegistered(user_id=user_id):
             return [OpenAccount(cause=event.cause, user_id=user_id)]
@@ -23,7 +30,10 @@ def react(event: Event[Fact], state: Billing) -> Sequence[Command]:
         case AccountCreated():
             waiting = [payment for payment in state.payments.values() if payment.outcome == "waiting"]
             return [_decide(payment) for payment in sorted(waiting, key=lambda payment: payment.step)]
-    return []
+        case MoneyDeposited() | MoneyWithdrawn() | PaymentConfirmed() | PaymentRejected() | PaymentRefunded():
+            return []
+        case unknown:
+            assert_never(unknown)
 
 
 def _decide(payment: Payment) -> DecidePayment:

@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from billing_service.commands import Deposit, Withdraw
+from billing_service.commands import Commands
 from billing_service.decide import SERVICE, decide
-from billing_service.evolve import evolve
+from billing_service.evolve import Consumed, evolve
 from billing_service.queries import WITHOUT_ACCOUNT
 from billing_service.react import react
 from billing_service.state import Billing
@@ -12,12 +12,7 @@ from billing_service.store import STORE
 from choreo.chassis.service import Service, Waiting
 from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.step import Decider
-from choreo.message.signing_key import SigningKeyPublished
-from events.order import OrderCancelled, OrderCreated
-from events.user import UserRegistered
-
-HEARS = (UserRegistered, SigningKeyPublished, OrderCreated, OrderCancelled)
-OBEYS = (Deposit, Withdraw)
+from choreo.message.decider import types_of
 
 
 def decider(settings: Settings) -> Decider[Billing]:
@@ -26,4 +21,4 @@ def decider(settings: Settings) -> Decider[Billing]:
 
 def service(settings: Settings) -> Service[Billing]:
     waiting = Waiting("orders without an account", WITHOUT_ACCOUNT)
-    return Service(decider(settings), STORE, HEARS, OBEYS, waiting)
+    return Service(decider(settings), STORE, types_of(Consumed), types_of(Commands), waiting)

@@ -7,7 +7,7 @@ from typing import Literal
 from uuid import UUID
 
 from choreo.message.envelope import Cause
-from choreo.message.signing_key import SigningKeyPublished
+from choreo.message.state import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +57,9 @@ class Leg:
 
 
 @dataclass(frozen=True, slots=True)
-class Billing:
+class Billing(State):
     account: Account | None = None
     payments: Mapping[UUID, Payment] = field(default_factory=dict)
     """By order."""
     ledger: Mapping[tuple[UUID, str], Leg] = field(default_factory=dict)
     """By entry and side. Legs are only ever added, and none is needed to decide."""
-    signing_keys: Mapping[str, SigningKeyPublished] = field(default_factory=dict)

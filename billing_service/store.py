@@ -2,7 +2,6 @@
 
 from billing_service.state import Account, Billing, Leg, Payment
 from billing_service.tables import accounts, ledger, payments
-from choreo.chassis.http.signing_keys import SIGNING_KEYS
 from choreo.chassis.transaction.state_store import StateStore, TableMapping
 
 STORE = StateStore(
@@ -18,6 +17,5 @@ STORE = StateStore(
             loaded_by_id="order_id",
         ),
         TableMapping("ledger", ledger, Leg, key="user_id"),
-        SIGNING_KEYS,
     ),
 )

@@ -4,6 +4,7 @@ from typing import ClassVar, Literal
 from uuid import UUID
 
 from choreo.message.catalog import publishes
+from choreo.message.decider import types_of
 from choreo.message.fact import Amount, Balance, Fact
 
 
@@ -63,12 +64,7 @@ class PaymentRefunded(Fact):
     balance: Balance
 
 
-publishes(
-    "billing",
-    AccountCreated,
-    MoneyDeposited,
-    MoneyWithdrawn,
-    PaymentConfirmed,
-    PaymentRejected,
-    PaymentRefunded,
+BillingFact = (
+    AccountCreated | MoneyDeposited | MoneyWithdrawn | PaymentConfirmed | PaymentRejected | PaymentRefunded
 )
+publishes("billing", *types_of(BillingFact))

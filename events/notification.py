@@ -4,6 +4,7 @@ from typing import ClassVar, Literal
 from uuid import UUID
 
 from choreo.message.catalog import publishes
+from choreo.message.decider import types_of
 from choreo.message.fact import Fact
 
 NotificationKind = Literal["order_confirmed", "order_rejected", "order_cancelled", "order_refunded"]
@@ -27,4 +28,5 @@ class NotificationFailed(_Delivery):
     """The mail server refused it for good."""
 
 
-publishes("notification", NotificationSent, NotificationFailed)
+NotificationFact = NotificationSent | NotificationFailed
+publishes("notification", *types_of(NotificationFact))

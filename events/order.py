@@ -4,6 +4,7 @@ from typing import ClassVar, Literal
 from uuid import UUID
 
 from choreo.message.catalog import publishes
+from choreo.message.decider import types_of
 from choreo.message.fact import Amount, Fact, Moment
 
 
@@ -25,4 +26,5 @@ class OrderCancelled(Fact):
     reason: Literal["by_user", "expired"]
 
 
-publishes("order", OrderCreated, OrderCancelled)
+OrderFact = OrderCreated | OrderCancelled
+publishes("order", *types_of(OrderFact))

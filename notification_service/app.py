@@ -2,7 +2,6 @@
 
 from fastapi import FastAPI
 
-from choreo.chassis import clock
 from choreo.chassis.runtime import Runtime
 from choreo.chassis.settings import Settings
 from notification_service import api
@@ -14,7 +13,7 @@ from notification_service.state import Notifications
 def build(settings: Settings) -> tuple[Runtime[Notifications], FastAPI]:
     runtime = Runtime(service(settings), settings)
     if settings.smtp_url:
-        mailer = Mailer(runtime.kernel, runtime.engine, settings.smtp_url, clock.now)
+        mailer = Mailer(runtime.kernel, runtime.engine, settings.smtp_url, runtime.health.job("mailer"))
         runtime.kernel.on_commit.append(lambda keys: mailer.wake())
-        runtime.jobs.append(mailer.run)
+        runtime.watch("mailer", mailer.run)
     return runtime, runtime.app(api.router(runtime))

@@ -13,3 +13,6 @@ class RecordDelivery(UserCommand):
     notification_id: UUID
     delivered: bool
     """False only if the mail server refused for good; whatever may still work is tried again instead."""
+
+
+Commands = RecordDelivery

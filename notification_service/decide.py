@@ -1,20 +1,22 @@
 """A notification's fate is settled by the first answer recorded for it."""
 
 from datetime import datetime
+from typing import assert_never
 
-from choreo.message.decider import Command, Decision
+from choreo.message.decider import Decision
 from events.notification import NotificationFailed, NotificationSent
-from notification_service.commands import RecordDelivery
+from notification_service.commands import Commands, RecordDelivery
 from notification_service.state import Notifications
 
 SERVICE = "notification"
 
 
-def decide(command: Command, state: Notifications, now: datetime) -> Decision:
+def decide(command: Commands, state: Notifications, now: datetime) -> Decision:
     match command:
         case RecordDelivery():
             return _record_delivery(command, state)
-    raise TypeError(f"the notification service cannot decide {command!r}")
+        case _:
+            assert_never(command)
 
 
 def _record_delivery(command: RecordDelivery, state: Notifications) -> Decision:

@@ -1,31 +1,29 @@
 """How facts change what the notification service knows. Live handling and replay run these same lines."""
 
 from dataclasses import replace
+from typing import assert_never
 
 from choreo.message.envelope import Event, derived_id
-from choreo.message.fact import Fact
-from choreo.message.signing_key import SigningKeyPublished
 from events.billing import PaymentConfirmed, PaymentRefunded, PaymentRejected
-from events.notification import NotificationFailed, NotificationKind, NotificationSent
+from events.notification import NotificationFact, NotificationFailed, NotificationKind, NotificationSent
 from events.user import UserRegistered
 from notification_service import texts
 from notification_service.state import Notification, Notifications, Recipient
 from notification_service.texts import Text
 
+Consumed = UserRegistered | PaymentConfirmed | PaymentRejected | PaymentRefunded
+Applied = Consumed | NotificationFact
 
-def evolve(state: Notifications, event: Event[Fact]) -> Notifications:
+
+def evolve(state: Notifications, event: Event[Applied]) -> Notifications:
     match event.data:
         case UserRegistered() as fact:
             return replace(state, recipient=Recipient(fact.user_id, fact.login, fact.email))
         case PaymentConfirmed() as fact:
             pending = _pending(event, fact, "order_confirmed", texts.order_confirmed(fact))
             return _with_notification(state, pending)
-        case PaymentRejected(reason="insufficient_funds") as fact:
-            pending = _pending(event, fact, "order_rejected", texts.order_rejected(fact))
-            return _with_notification(state, pending)
-        case PaymentRejected(reason="order_cancelled") as fact:
-            pending = _pending(event, fact, "order_cancelled", texts.order_cancelled(fact))
-            return _with_notification(state, pending)
+        case PaymentRejected() as fact:
+            return _with_notification(state, _rejected(event, fact))
         case PaymentRefunded() as fact:
             pending = _pending(event, fact, "order_refunded", texts.order_refunded(fact))
             return _with_notification(state, pending)
@@ -35,17 +33,26 @@ def evolve(state: Notifications, event: Event[Fact]) -> Notifications:
         case NotificationFailed() as fact:
             notification = state.notifications[fact.notification_id]
             return _with_notification(state, replace(notification, status="failed"))
-        case SigningKeyPublished() as fact:
-            return replace(state, signing_keys={**state.signing_keys, fact.kid: fact})
-    return state
+        case unknown:
+            assert_never(unknown)
 
 
 def _with_notification(state: Notifications, notification: Notification) -> Notifications:
     return replace(state, notifications={**state.notifications, notification.id: notification})
 
 
+def _rejected(event: Event[Applied], fact: PaymentRejected) -> Notification:
+    match fact.reason:
+        case "insufficient_funds":
+            return _pending(event, fact, "order_rejected", texts.order_rejected(fact))
+        case "order_cancelled":
+            return _pending(event, fact, "order_cancelled", texts.order_cancelled(fact))
+        case _:
+            assert_never(fact.reason)
+
+
 def _pending(
-    event: Event[Fact],
+    event: Event[Applied],
     fact: PaymentConfirmed | PaymentRejected | PaymentRefunded,
     kind: NotificationKind,
     text: Text,
@@ -61,7 +68,7 @@ def _pending(
         status="pending",
         created_at=event.time,
         sent_at=None,
-        step=event.step,
+        step=event.applied_sequence,
         event_id=event.id,
         correlation_id=event.correlation_id,
         trace_id=event.trace_id,

@@ -3,24 +3,19 @@
 from choreo.chassis.service import Service, Waiting
 from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.step import Decider
-from choreo.message.signing_key import SigningKeyPublished
-from events.billing import PaymentConfirmed, PaymentRefunded, PaymentRejected
-from events.user import UserRegistered
-from notification_service.commands import RecordDelivery
+from choreo.message.decider import types_of
+from notification_service.commands import Commands
 from notification_service.decide import SERVICE, decide
-from notification_service.evolve import evolve
+from notification_service.evolve import Consumed, evolve
 from notification_service.queries import PENDING
-from notification_service.react import react
 from notification_service.state import Notifications
 from notification_service.store import STORE
 
-HEARS = (UserRegistered, SigningKeyPublished, PaymentConfirmed, PaymentRejected, PaymentRefunded)
-OBEYS = (RecordDelivery,)
-
 
 def decider() -> Decider[Notifications]:
-    return Decider(SERVICE, decide, evolve, react)
+    return Decider(SERVICE, decide, evolve)
 
 
 def service(settings: Settings) -> Service[Notifications]:
-    return Service(decider(), STORE, HEARS, OBEYS, Waiting("mails to be sent", PENDING))
+    waiting = Waiting("mails to be sent", PENDING)
+    return Service(decider(), STORE, types_of(Consumed), types_of(Commands), waiting)

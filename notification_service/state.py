@@ -7,7 +7,7 @@ from typing import Literal
 from uuid import UUID
 
 from choreo.message.envelope import Cause
-from choreo.message.signing_key import SigningKeyPublished
+from choreo.message.state import State
 from events.notification import NotificationKind
 
 
@@ -44,8 +44,7 @@ class Notification:
 
 
 @dataclass(frozen=True, slots=True)
-class Notifications:
+class Notifications(State):
     recipient: Recipient | None = None
     notifications: Mapping[UUID, Notification] = field(default_factory=dict)
     """By id; never all of a user's notifications, only those the inputs concern."""
-    signing_keys: Mapping[str, SigningKeyPublished] = field(default_factory=dict)

@@ -1,6 +1,5 @@
 """Which notifications a batch needs, and where they are kept."""
 
-from choreo.chassis.http.signing_keys import SIGNING_KEYS
 from choreo.chassis.transaction.state_store import StateStore, TableMapping
 from notification_service.state import Notification, Notifications, Recipient
 from notification_service.tables import notifications, recipients
@@ -12,6 +11,5 @@ STORE = StateStore(
         TableMapping(
             "notifications", notifications, Notification, key="user_id", loaded_by_id="notification_id"
         ),
-        SIGNING_KEYS,
     ),
 )

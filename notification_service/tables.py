@@ -1,8 +1,8 @@
 """The notification service's own database."""
 
-from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text, Uuid, text
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, Table, Text, Uuid, text
 
-from choreo.chassis.database.tables import ASIDE, timestamp
+from choreo.chassis.database.tables import NOT_REPLAYED, timestamp
 
 metadata = MetaData()
 
@@ -41,6 +41,7 @@ leases = Table(
     Column("notification_id", Uuid, primary_key=True),
     Column("leased_until", timestamp(), nullable=False),
     Column("attempts", Integer, nullable=False),
+    Column("delivered", Boolean),
     comment="who is mailing what just now; no fact, so replay does not make it",
-    info={ASIDE: True},
+    info={NOT_REPLAYED: True},
 )

@@ -5,17 +5,21 @@ in the past, so between two looks an age grows by itself and only its falling is
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis.database.connection import raw_connection
+from choreo.chassis.observe.health import Job
 from choreo.chassis.transaction import outbox
 from order_service import queries
 
-_PAUSE = 0.25
+PROBE = timedelta(seconds=2)
+"""So often an order is let in while others are undecided for too long: it tells whether any is decided."""
+LOOK_TIMEOUT_SECONDS = 5.0
+_PAUSE_SECONDS = 0.25
 _LEAST = timedelta(seconds=1)
 """Less than this is no age: that long a restart takes, or a look that comes late."""
 
@@ -28,46 +32,73 @@ class Admission:
     Where orders come k times as fast as they are decided, one that is taken while the oldest is of age a is
     decided k·a later. Three times what can be decided at best is about six times what is decided then, since
     turning away takes its part of the machine. A tenth of the deadline leaves every order time even so. Facts
-    may wait for Kafka a third: they go out soon when it is back.
+    may wait for Kafka a third: they go out soon when it is back. Those of one partition turn away nobody
+    whose facts go to another.
     """
 
-    def __init__(self, engine: AsyncEngine, clock: Callable[[], datetime], deadline: timedelta) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        clock: Callable[[], datetime],
+        deadline: timedelta,
+        partition_of: Callable[[str], int],
+        job: Job,
+    ) -> None:
         self._engine = engine
         self._clock = clock
+        self._partition_of = partition_of
+        self._job = job
         self._undecided_for = max(deadline / 10, _LEAST)
         self._unpublished_for = max(deadline / 3, _LEAST)
         self._undecided_since: datetime | None = None
-        self._unpublished_since: datetime | None = None
+        self._unpublished_since: Mapping[int, datetime] = {}
+        self._probed_at: datetime | None = None
+        self._was_open = True
         self._asked = asyncio.Event()
 
-    def is_open(self) -> bool:
+    def admits(self, key: str) -> bool:
         """To be asked for every order that comes."""
         self._asked.set()
         now = self._clock()
-        return not (
-            _is_older(self._undecided_since, now - self._undecided_for)
-            or _is_older(self._unpublished_since, now - self._unpublished_for)
-        )
+        if _is_older(self._unpublished_since.get(self._partition_of(key)), now - self._unpublished_for):
+            return False
+        if not _is_older(self._undecided_since, now - self._undecided_for):
+            return True
+        if self._probed_at is None or now < self._probed_at + PROBE:
+            self._probed_at = self._probed_at or now
+            return False
+        self._probed_at = now
+        return True
 
     async def run(self) -> None:
         """Runs until cancelled. While the database is away, what was known last holds."""
         while True:
             self._asked.clear()
             try:
-                await self.look()
+                async with asyncio.timeout(LOOK_TIMEOUT_SECONDS):
+                    await self.look()
             except Exception as error:
                 log.debug("cannot look for what is unfinished", error=repr(error))
-            await asyncio.sleep(_PAUSE)
-            if not (self._undecided_since or self._unpublished_since):
+                self._job.held_up(f"cannot look for what is unfinished: {type(error).__name__}")
+            await asyncio.sleep(_PAUSE_SECONDS)
+            if self._job.state.ready and not (self._undecided_since or self._unpublished_since):
                 await self._asked.wait()
 
     async def look(self) -> None:
-        was_open = self.is_open()
         async with raw_connection(self._engine) as conn:
             self._undecided_since = await queries.undecided_since(conn)
-            _, self._unpublished_since = await outbox.depth(conn)
-        if self.is_open() != was_open:
-            log.warning("orders are turned away" if was_open else "orders are taken again")
+            self._unpublished_since = oldest = await outbox.unpublished_since(conn)
+        self._job.got_on()
+        now = self._clock()
+        is_open = not (
+            _is_older(self._undecided_since, now - self._undecided_for)
+            or any(_is_older(since, now - self._unpublished_for) for since in oldest.values())
+        )
+        if is_open != self._was_open:
+            log.warning("orders are taken again" if is_open else "orders are turned away")
+        self._was_open = is_open
+        if is_open:
+            self._probed_at = None
 
 
 def _is_older(since: datetime | None, than: datetime) -> bool:

@@ -97,7 +97,7 @@ def router(runtime: Runtime[Orders], admission: Admission) -> Router:
                 202, _view(decided.state.orders[order_id]), {"Location": f"/orders/{order_id}"}
             )
 
-        answer = await runtime.ask(command, taken, body=order, admit=admission.is_open())
+        answer = await runtime.ask(command, taken, body=order, admit=admission.admits(command.key))
         if wait:
             row = await _decided(user.user_id, order_id, wait)
             if row is not None and _is_decided(row):

@@ -14,7 +14,17 @@ from order_service.state import Orders
 
 def build(settings: Settings) -> tuple[Runtime[Orders], FastAPI]:
     runtime = Runtime(service(settings), settings)
-    expiry = Expiry(runtime.kernel, runtime.engine, runtime.news_of("billing"), clock.now, deadline(settings))
-    admission = Admission(runtime.engine, clock.now, deadline(settings))
-    runtime.jobs += [expiry.run, admission.run]
+    expiry = Expiry(
+        runtime.kernel,
+        runtime.engine,
+        runtime.catch_up_of("billing"),
+        clock.now,
+        deadline(settings),
+        runtime.health.job("timers"),
+    )
+    admission = Admission(
+        runtime.engine, clock.now, deadline(settings), runtime.partition_of, runtime.health.job("admission")
+    )
+    runtime.watch("timers", expiry.run)
+    runtime.watch("admission", admission.run)
     return runtime, runtime.app(api.router(runtime, admission))

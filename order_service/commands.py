@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import ClassVar, Literal
 from uuid import UUID
 
 from choreo.message.decider import Refusal, UserCommand
@@ -29,9 +29,14 @@ class ExpireOrder(UserCommand):
     order_id: UUID
 
 
+Commands = PlaceOrder | CancelOrder | ExpireOrder
+
+
 @dataclass(frozen=True, slots=True)
 class NoSuchOrder(Refusal):
     """Nobody placed it, or somebody else did."""
+
+    remembered: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,5 +49,7 @@ class AlreadyOver(Refusal):
 @dataclass(frozen=True, slots=True)
 class NotDue(Refusal):
     """Its time is not up. It may be asked again."""
+
+    remembered: ClassVar[bool] = False
 
     decide_by: datetime

@@ -1,16 +1,25 @@
 """An order is always taken. Whether it is paid is for billing to decide; its end may be decided here."""
 
 from datetime import datetime, timedelta
+from typing import assert_never
 
-from choreo.message.decider import Command, Decision
+from choreo.message.decider import Decision
 from events.order import OrderCancelled, OrderCreated
-from order_service.commands import AlreadyOver, CancelOrder, ExpireOrder, NoSuchOrder, NotDue, PlaceOrder
+from order_service.commands import (
+    AlreadyOver,
+    CancelOrder,
+    Commands,
+    ExpireOrder,
+    NoSuchOrder,
+    NotDue,
+    PlaceOrder,
+)
 from order_service.state import Cancelled, Confirmed, Created, Order, Orders, Refunded, Rejected
 
 SERVICE = "order"
 
 
-def decide(command: Command, state: Orders, now: datetime, *, deadline: timedelta) -> Decision:
+def decide(command: Commands, state: Orders, now: datetime, *, deadline: timedelta) -> Decision:
     """`deadline` is how long an order may stay undecided."""
     match command:
         case PlaceOrder():
@@ -20,7 +29,8 @@ def decide(command: Command, state: Orders, now: datetime, *, deadline: timedelt
             return NoSuchOrder() if order is None else _cancel(order)
         case ExpireOrder(order_id=order_id):
             return _expire(state.orders[order_id], now)
-    raise TypeError(f"the order service cannot decide {command!r}")
+        case _:
+            assert_never(command)
 
 
 def _cancel(order: Order) -> Decision:

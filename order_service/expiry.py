@@ -13,18 +13,18 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from choreo.chassis.http.answer import Answer
-from choreo.chassis.kafka.catch_up import News
-from choreo.chassis.transaction.inputs import Decided, Failed
+from choreo.chassis.kafka.catch_up import CatchUp
+from choreo.chassis.observe.health import Job
+from choreo.chassis.transaction.inputs import Failed
 from choreo.chassis.transaction.kernel import Kernel
 from choreo.message.envelope import derived_id
 from order_service import queries
-from order_service.commands import ExpireOrder, NotDue
+from order_service.commands import ExpireOrder
 from order_service.queries import Due
 from order_service.state import Orders
 
 _AT_ONCE = 500
-_PATIENCE = 5.0
+_CATCH_UP_TIMEOUT_SECONDS = 5.0
 """Seconds a round waits for what is still to be heard."""
 _PAUSE = 1.0
 
@@ -38,22 +38,26 @@ class Expiry:
         self,
         kernel: Kernel[Orders],
         engine: AsyncEngine,
-        news: News,
+        catch_up: CatchUp,
         clock: Callable[[], datetime],
         deadline: timedelta,
+        job: Job,
     ) -> None:
         self._kernel = kernel
         self._engine = engine
-        self._news = news
+        self._catch_up = catch_up
         self._clock = clock
         self._deadline = deadline
+        self._job = job
 
     async def run(self) -> None:
         """Runs until cancelled. Kafka or the database away is waited out; meanwhile nothing expires."""
         while True:
             try:
                 pause = await self.round()
+                self._job.got_on()
             except Exception as error:
+                self._job.held_up(f"nothing can expire: {type(error).__name__}")
                 log.warning("nothing can expire, trying again", error=str(error) or repr(error))
                 pause = _PAUSE
             await asyncio.sleep(pause)
@@ -64,9 +68,9 @@ class Expiry:
         pause = await self._until_next(now)
         if pause > 0:
             return pause
-        read = await self._news.read(_PATIENCE)
+        read = await self._catch_up.read(_CATCH_UP_TIMEOUT_SECONDS)
         async for page in queries.undecided(self._engine, due=now, at_once=_AT_ONCE):
-            known = await self._news.known({str(order.user_id) for order in page}, read)
+            known = await self._catch_up.known({str(order.user_id) for order in page}, read)
             await self._expire([order for order in page if str(order.user_id) in known])
         return _PAUSE
 
@@ -82,9 +86,4 @@ class Expiry:
     async def _expire_one(self, order: Due) -> None:
         command = ExpireOrder(cause=order.cause, user_id=order.user_id, order_id=order.id)
         with suppress(Failed):  # logged there; the others go on
-            await self._kernel.ask(command, _answer, id=derived_id("expiry", order.id))
-
-
-def _answer(decided: Decided) -> Answer:
-    """That it is too early is no decision: it is not remembered, so that it can be asked again."""
-    return Answer(425 if isinstance(decided.refusal, NotDue) else 204, b"")
+            await self._kernel.ask(command, id=derived_id("expiry", order.id))

@@ -26,6 +26,7 @@ _FEW = 10
 _UNDECIDED_SINCE = """/* orders.undecided_since: but for a few, of those placed after the last answered */
 SELECT created_at FROM orders
 WHERE status = 'created'
+AND NOT EXISTS (SELECT FROM parked WHERE key = user_id::text)
 AND decide_by > coalesce((SELECT max(decide_by) FROM orders WHERE payment <> 'undecided'), '-infinity')
 ORDER BY decide_by OFFSET %s LIMIT 1"""
 
@@ -61,8 +62,9 @@ async def next_deadline(engine: AsyncEngine) -> datetime | None:
 async def undecided_since(conn: Connection) -> datetime | None:
     """Since when orders are undecided for want of anybody who decides.
 
-    An order that was overtaken waits for something of its own, its user's parked events or account, and so
-    may a few others: neither tells that decisions are late.
+    One whose user's events are parked here waits for a person. One that was overtaken waits for something of
+    its own, as its user's events that are parked in billing, and so may a few others: none of them tells that
+    decisions are late.
     """
     row = await (await conn.execute(_UNDECIDED_SINCE, [_FEW - 1])).fetchone()
     return row[0] if row else None

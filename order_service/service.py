@@ -6,22 +6,17 @@ from functools import partial
 from choreo.chassis.service import Service, Waiting
 from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.step import Decider
-from choreo.message.signing_key import SigningKeyPublished
-from events.billing import PaymentConfirmed, PaymentRefunded, PaymentRejected
-from order_service.commands import CancelOrder, ExpireOrder, PlaceOrder
+from choreo.message.decider import types_of
+from order_service.commands import Commands
 from order_service.decide import SERVICE, decide
-from order_service.evolve import evolve
+from order_service.evolve import Consumed, evolve
 from order_service.queries import UNDECIDED
-from order_service.react import react
 from order_service.state import Orders
 from order_service.store import STORE
 
-HEARS = (SigningKeyPublished, PaymentConfirmed, PaymentRejected, PaymentRefunded)
-OBEYS = (PlaceOrder, CancelOrder, ExpireOrder)
-
 
 def decider(settings: Settings) -> Decider[Orders]:
-    return Decider(SERVICE, partial(decide, deadline=deadline(settings)), evolve, react)
+    return Decider(SERVICE, partial(decide, deadline=deadline(settings)), evolve)
 
 
 def deadline(settings: Settings) -> timedelta:
@@ -29,4 +24,5 @@ def deadline(settings: Settings) -> timedelta:
 
 
 def service(settings: Settings) -> Service[Orders]:
-    return Service(decider(settings), STORE, HEARS, OBEYS, Waiting("undecided orders", UNDECIDED))
+    waiting = Waiting("undecided orders", UNDECIDED)
+    return Service(decider(settings), STORE, types_of(Consumed), types_of(Commands), waiting)

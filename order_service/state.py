@@ -7,7 +7,7 @@ from typing import Literal, TypedDict
 from uuid import UUID
 
 from choreo.message.envelope import Cause
-from choreo.message.signing_key import SigningKeyPublished
+from choreo.message.state import State
 
 RejectionReason = Literal["insufficient_funds", "order_cancelled"]
 CancelReason = Literal["by_user", "expired"]
@@ -119,7 +119,6 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Orders:
+class Orders(State):
     orders: Mapping[UUID, Order] = field(default_factory=dict)
     """By id; never all of a user's orders, only those the inputs concern."""
-    signing_keys: Mapping[str, SigningKeyPublished] = field(default_factory=dict)

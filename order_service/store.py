@@ -1,11 +1,10 @@
 """Which orders a batch needs, and where they are kept."""
 
-from choreo.chassis.http.signing_keys import SIGNING_KEYS
 from choreo.chassis.transaction.state_store import StateStore, TableMapping
 from order_service.state import Order, Orders
 from order_service.tables import orders
 
 STORE = StateStore(
     Orders,
-    (TableMapping("orders", orders, Order, key="user_id", loaded_by_id="order_id"), SIGNING_KEYS),
+    (TableMapping("orders", orders, Order, key="user_id", loaded_by_id="order_id"),),
 )

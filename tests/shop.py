@@ -14,8 +14,7 @@ from aiosmtpd.smtp import SMTP
 from fastapi import FastAPI
 
 from billing_service.app import build as build_billing
-from choreo.chassis.kafka.acls import admit
-from choreo.chassis.kafka.topics import declare_topics
+from choreo.chassis.kafka.admin.topics import declare_topics
 from choreo.chassis.runtime import Runtime
 from choreo.chassis.settings import OBSERVER, SERVICES, Settings
 from choreo.demo.client import Customer
@@ -157,7 +156,7 @@ async def a_shop(
     )
     await asyncio.to_thread(declare_topics, kafka.admin, topic_names(settings), PARTITIONS)
     if isinstance(kafka, Kafka):  # one in Docker lets everybody do everything
-        await asyncio.to_thread(admit, kafka, grants_of_all(settings))
+        await asyncio.to_thread(kafka.admit, grants_of_all(settings))
     shop = Shop(settings, kafka, owner_urls, maildir)
     shop.observer_urls = {service: postgres.observer_url(f"{name}_{service}") for service in SERVICES}
     try:

@@ -158,7 +158,7 @@ def public_router(runtime: Runtime[Users], signer: Signer, passwords: Passwords,
                 return _refused(decided.refusal)
             return Answer.json(201, _view(decided.state.users[user_id]))
 
-        return await runtime.ask(command, registered, aside=keep_password)
+        return await runtime.ask(command, registered, side_write=keep_password)
 
     @routes.post(
         "/token",

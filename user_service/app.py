@@ -1,5 +1,7 @@
 """The user service put together."""
 
+from functools import partial
+
 from fastapi import FastAPI
 
 from choreo.chassis import clock
@@ -17,5 +19,6 @@ def build(settings: Settings) -> tuple[Runtime[Users], FastAPI]:
     runtime = Runtime(service(settings), settings)
     signer = Signer(runtime.kernel, runtime.engine, clock.now)
     limit = LoginLimit(runtime.engine, clock.now)
-    runtime.jobs += [signer.run, limit.sweep]
+    runtime.watch("timers", partial(signer.run, runtime.health.job("timers")))
+    runtime.jobs.append(limit.sweep)
     return runtime, runtime.app(api.router(runtime), api.public_router(runtime, signer, Passwords(), limit))

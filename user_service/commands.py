@@ -62,6 +62,9 @@ class RetireSigningKey(Command):
         return self.kid
 
 
+Commands = Register | PublishSigningKey | RetireSigningKey
+
+
 @dataclass(frozen=True, slots=True)
 class LoginTaken(Refusal):
     """Somebody has this login, in whatever capitals and spelling."""

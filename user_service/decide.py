@@ -1,17 +1,25 @@
 """Logins and e-mail addresses belong to whoever registers them first."""
 
 from datetime import datetime
+from typing import assert_never
 
-from choreo.message.decider import Command, Decision
+from choreo.message.decider import Decision
 from choreo.message.signing_key import SigningKeyPublished
 from events.user import UserRegistered
-from user_service.commands import EmailTaken, LoginTaken, PublishSigningKey, Register, RetireSigningKey
+from user_service.commands import (
+    Commands,
+    EmailTaken,
+    LoginTaken,
+    PublishSigningKey,
+    Register,
+    RetireSigningKey,
+)
 from user_service.state import Users
 
 SERVICE = "user"
 
 
-def decide(command: Command, state: Users, now: datetime) -> Decision:
+def decide(command: Commands, state: Users, now: datetime) -> Decision:
     match command:
         case Register():
             return _register(command, state)
@@ -22,7 +30,8 @@ def decide(command: Command, state: Users, now: datetime) -> Decision:
             if known is None or known.not_after <= command.not_after:
                 return []
             return [known.model_copy(update={"not_after": command.not_after})]
-    raise TypeError(f"the user service cannot decide {command!r}")
+        case _:
+            assert_never(command)
 
 
 def _register(command: Register, state: Users) -> Decision:

@@ -1,15 +1,16 @@
 """How facts change what the user service knows. Live handling and replay run these same lines."""
 
 from dataclasses import replace
+from typing import assert_never
 
 from choreo.message.envelope import Event
-from choreo.message.fact import Fact
-from choreo.message.signing_key import SigningKeyPublished
 from events.user import UserRegistered
 from user_service.state import User, Users, compared
 
+Applied = UserRegistered
 
-def evolve(state: Users, event: Event[Fact]) -> Users:
+
+def evolve(state: Users, event: Event[Applied]) -> Users:
     match event.data:
         case UserRegistered() as fact:
             user = User(
@@ -19,9 +20,8 @@ def evolve(state: Users, event: Event[Fact]) -> Users:
                 email=fact.email,
                 email_key=compared(fact.email),
                 created_at=event.time,
-                step=event.step,
+                step=event.applied_sequence,
             )
             return replace(state, users={**state.users, user.id: user})
-        case SigningKeyPublished() as fact:
-            return replace(state, signing_keys={**state.signing_keys, fact.kid: fact})
-    return state
+        case unknown:
+            assert_never(unknown)

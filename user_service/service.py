@@ -1,23 +1,23 @@
-"""The user service as the chassis needs to know it, with nothing that runs. It hears nobody."""
+"""The user service as the chassis needs to know it, with nothing that runs. It consumes nothing."""
 
 from choreo.chassis.service import Check, Service
 from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.step import Decider
-from user_service.commands import PublishSigningKey, Register, RetireSigningKey
+from choreo.message.decider import types_of
+from user_service.commands import Commands
 from user_service.decide import SERVICE, decide
 from user_service.evolve import evolve
 from user_service.queries import NAMED_TWICE
-from user_service.react import react
+from user_service.signing import Signer
 from user_service.state import Users
 from user_service.store import STORE
 
 NAMES = Check("names", NAMED_TWICE, "see docs/operations.md, Names: ask who lost a name to register another")
-OBEYS = (Register, PublishSigningKey, RetireSigningKey)
 
 
 def decider() -> Decider[Users]:
-    return Decider(SERVICE, decide, evolve, react)
+    return Decider(SERVICE, decide, evolve)
 
 
 def service(settings: Settings) -> Service[Users]:
-    return Service(decider(), STORE, obeys=OBEYS, checks=(NAMES,))
+    return Service(decider(), STORE, commands=types_of(Commands), checks=(NAMES,), signer=Signer)

@@ -17,9 +17,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from choreo.chassis.database.connection import Connection
 from choreo.chassis.database.tables import outbox
 from choreo.chassis.http import auth
-from choreo.chassis.http.answer import Answer
 from choreo.chassis.http.problems import unavailable
-from choreo.chassis.transaction.inputs import Aside, Decided, Unavailable
+from choreo.chassis.observe.health import Job
+from choreo.chassis.service import Rotation
+from choreo.chassis.transaction.inputs import Decided, SideWrite, Unavailable
 from choreo.chassis.transaction.kernel import Kernel
 from choreo.message.envelope import Cause
 from user_service.commands import PublishSigningKey, RetireSigningKey
@@ -34,6 +35,8 @@ SETTLED = timedelta(seconds=10)
 _REMEMBERED = timedelta(seconds=2)
 _PAUSE = 1.0
 _LOOK_AGAIN = 60.0
+_ACKNOWLEDGED_WITHIN = 5.0
+_SECONDS_BETWEEN_LOOKS = 0.1
 VERIFIES_ON = timedelta(seconds=auth.LIFETIME + auth.LEEWAY) + timedelta(minutes=1)
 """So long a retired key is good: a token's lifetime, and a minute for processes that still sign with it."""
 
@@ -60,17 +63,20 @@ class Signer:
             self._current = await self._signing_key(now), now + _REMEMBERED
         return auth.sign(self._current[0], user_id, now=now.timestamp())
 
-    async def run(self) -> None:
+    async def run(self, job: Job) -> None:
         """Sees to it that there is a key for some time to come, and retires old ones; until cancelled."""
         while True:
             try:
                 if not await self.good_keys(self._clock() + RENEWED):
                     await self.publish()
                 await self.retire()
+                job.got_on()
                 await asyncio.sleep(_LOOK_AGAIN)
-            except Unavailable:
+            except Unavailable as error:
+                job.held_up(str(error))
                 await asyncio.sleep(_PAUSE)
             except Exception as error:
+                job.held_up(f"no signing key can be made or retired: {type(error).__name__}")
                 log.warning("no signing key yet, trying again", error=repr(error))
                 await asyncio.sleep(_PAUSE)
 
@@ -89,8 +95,25 @@ class Signer:
             values = [command.kid, orjson.dumps(private).decode(), event.id, event.time, command.not_after]
             await conn.execute(_KEEP, values)
 
-        await self._kernel.ask(command, lambda _: Answer(204, b""), aside=keep)
+        await self._kernel.ask(command, side_write=keep)
         return command.kid
+
+    async def rotate(self) -> Rotation:
+        """Publishes a new key beside those there are, and waits a moment for Kafka to have it."""
+        before = await self.good_keys()
+        kid = await self.publish()
+        key = await self._acknowledged(kid)
+        older = tuple(key.kid for key in before[-1:])
+        return Rotation(kid, key.acknowledged, key.published_at + SETTLED, older, VERIFIES_ON)
+
+    async def _acknowledged(self, kid: str) -> Row[Any]:
+        """The key as it stands once Kafka has it, or after `_ACKNOWLEDGED_WITHIN` seconds."""
+        deadline = asyncio.get_running_loop().time() + _ACKNOWLEDGED_WITHIN
+        while True:
+            (key,) = [key for key in await self.good_keys() if key.kid == kid]
+            if key.acknowledged or asyncio.get_running_loop().time() > deadline:
+                return key
+            await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
 
     async def retire(self) -> None:
         """Gives an end to the keys that another has taken over from. Safe to repeat."""
@@ -99,7 +122,7 @@ class Signer:
         older = keys[: keys.index(_signs(keys, now))] if keys else []
         for old in (key for key in older if key.not_after > now + VERIFIES_ON):
             command = RetireSigningKey(cause=Cause.root(uuid4()), kid=old.kid, not_after=now + VERIFIES_ON)
-            await self._kernel.ask(command, lambda _: Answer(204, b""), aside=_end(command))
+            await self._kernel.ask(command, side_write=_end(command))
 
     async def _signing_key(self, now: datetime) -> auth.Jwk:
         keys = await self.good_keys(now)
@@ -125,7 +148,7 @@ def _signs(keys: Sequence[Row[Any]], now: datetime) -> Row[Any]:
     return settled[-1] if settled else keys[0]
 
 
-def _end(command: RetireSigningKey) -> Aside:
+def _end(command: RetireSigningKey) -> SideWrite:
     async def end(conn: Connection, _: Decided) -> None:
         await conn.execute(_RETIRE, [command.not_after, command.kid])
 

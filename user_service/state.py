@@ -1,4 +1,4 @@
-"""Who is registered, and which keys sign. Neither password nor private key is here: secrets are not facts."""
+"""Who is registered. Neither password nor private key is here: secrets are not facts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from datetime import datetime
 from unicodedata import normalize
 from uuid import UUID
 
-from choreo.message.signing_key import SigningKeyPublished
+from choreo.message.state import State
 
 
 def compared(name: str) -> str:
@@ -30,8 +30,6 @@ class User:
 
 
 @dataclass(frozen=True, slots=True)
-class Users:
+class Users(State):
     users: Mapping[UUID, User] = field(default_factory=dict)
     """Those a command concerns: with its user id, its login key or its e-mail key."""
-    signing_keys: Mapping[str, SigningKeyPublished] = field(default_factory=dict)
-    """By key id."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from psycopg.rows import class_row
 
 from choreo.chassis.database.connection import Connection
-from choreo.chassis.http.signing_keys import SIGNING_KEYS
 from choreo.chassis.transaction.state_store import Memory, TableMapping, save
 from user_service.commands import Register
 from user_service.state import User, Users
@@ -21,7 +20,7 @@ _USERS = TableMapping("users", users, User, key="id")
 
 @dataclass(frozen=True)
 class UserStore:
-    mappings: tuple[TableMapping, ...] = (_USERS, SIGNING_KEYS)
+    mappings: tuple[TableMapping, ...] = (_USERS,)
 
     async def load(self, conn: Connection, wanted: Mapping[str, Sequence[object]]) -> dict[str, Users]:
         registrations = {
@@ -31,12 +30,8 @@ class UserStore:
             if isinstance(command, Register)
         }
         concerned = await self._concerned(conn, list(registrations.values())) if registrations else []
-        signing_keys = {key.kid: key for key in await SIGNING_KEYS.load(conn, wanted)}
         return {
-            key: Users(
-                users={user.id: user for user in concerned if _concerns(registrations.get(key), user)},
-                signing_keys={kid: row for kid, row in signing_keys.items() if kid == key},
-            )
+            key: Users({user.id: user for user in concerned if _concerns(registrations.get(key), user)})
             for key in wanted
         }
 
@@ -51,10 +46,7 @@ class UserStore:
                 *memory.having(_USERS, "login_key", content.login_key),
                 *memory.having(_USERS, "email_key", content.email_key),
             ]
-        return Users(
-            users={user.id: user for user in concerned if user},
-            signing_keys=memory.with_key(SIGNING_KEYS, key),
-        )
+        return Users({user.id: user for user in concerned if user})
 
     async def _concerned(self, conn: Connection, commands: Sequence[Register]) -> list[User]:
         async with conn.cursor(row_factory=class_row(User)) as cursor:

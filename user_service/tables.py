@@ -3,7 +3,7 @@
 from sqlalchemy import BigInteger, Column, Identity, Index, LargeBinary, MetaData, Table, Text, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 
-from choreo.chassis.database.tables import ASIDE, timestamp
+from choreo.chassis.database.tables import NOT_REPLAYED, timestamp
 
 metadata = MetaData()
 
@@ -12,13 +12,11 @@ users = Table(
     metadata,
     Column("id", Uuid, primary_key=True),
     Column("login", Text, nullable=False),
-    Column("login_key", Text, nullable=False),
+    Column("login_key", Text, nullable=False, unique=True),
     Column("email", Text, nullable=False),
-    Column("email_key", Text, nullable=False),
+    Column("email_key", Text, nullable=False, unique=True),
     Column("created_at", timestamp(), nullable=False),
     Column("step", BigInteger, nullable=False),
-    Index("users_login", "login_key"),
-    Index("users_email", "email_key"),
 )
 
 credentials = Table(
@@ -27,7 +25,7 @@ credentials = Table(
     Column("user_id", Uuid, primary_key=True),
     Column("password_hash", Text, nullable=False),
     comment="secret: made beside the fact, in its transaction",
-    info={ASIDE: True},
+    info={NOT_REPLAYED: True},
 )
 
 private_keys = Table(
@@ -39,7 +37,7 @@ private_keys = Table(
     Column("published_at", timestamp(), nullable=False),
     Column("not_after", timestamp(), nullable=False),
     comment="secret: what tokens are signed with, once the public half is known to everybody",
-    info={ASIDE: True},
+    info={NOT_REPLAYED: True},
 )
 
 failed_logins = Table(
@@ -52,7 +50,7 @@ failed_logins = Table(
     Index("failed_logins_pair", "pair", "at"),
     Index("failed_logins_address", "address", "at"),
     comment="secret: who may not try again yet; digests of login and address, and of the address",
-    info={ASIDE: True},
+    info={NOT_REPLAYED: True},
 )
 
 known_pairs = Table(
@@ -62,5 +60,5 @@ known_pairs = Table(
     Column("at", timestamp(), nullable=False),
     Index("known_pairs_at", "at"),
     comment="secret: digests of a login and an address it came from, and when it did last",
-    info={ASIDE: True},
+    info={NOT_REPLAYED: True},
 )

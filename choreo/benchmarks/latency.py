@@ -17,7 +17,7 @@ _WARM_UP_SECONDS = 5.0
 _SAMPLE_SECONDS = 5.0
 _TICK = 0.1
 _LOOK_AGAIN = 0.005
-_PATIENCE = 60.0
+_WAIT_TIMEOUT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ async def _sample(
 
 async def _seen(order: Placed, port: int) -> float:
     connection = Connection(port)
-    async with asyncio.timeout(_PATIENCE):
+    async with asyncio.timeout(_WAIT_TIMEOUT_SECONDS):
         while True:
             answer = await connection.request("GET", "/notifications?limit=5", headers=order.user.headers)
             if str(order.id).encode() in answer.body:
@@ -154,7 +154,7 @@ def _delays(placed: Sequence[Placed], when: Mapping[UUID, float]) -> list[float]
 
 
 async def _all_applied(applied: Applied, count: int) -> None:
-    async with asyncio.timeout(_PATIENCE):
+    async with asyncio.timeout(_WAIT_TIMEOUT_SECONDS):
         while await applied.count() < count:  # noqa: ASYNC110 - another process gives no signal
             await asyncio.sleep(_TICK)
     applied.close()

@@ -19,7 +19,7 @@ TIMES = 3
 _SECONDS = 30.0
 _DEADLINE = 30.0
 """Seconds, as `CHOREO_DECIDE_WITHIN` has it by default."""
-_PATIENCE = 90.0
+_RECOVERY_TIMEOUT_SECONDS = 90.0
 _MOST_CONNECTIONS = 8000
 """Who finds none free opens one more: nobody waits for the answers of others."""
 _OWN_FILES = 100
@@ -94,7 +94,7 @@ async def overload(
     for connection in connections:
         connection.close()
     progress.stage("overload: until everything is decided")
-    async with asyncio.timeout(_PATIENCE):
+    async with asyncio.timeout(_RECOVERY_TIMEOUT_SECONDS):
         while journals.undecided():  # noqa: ASYNC110 - another process gives no signal
             await asyncio.sleep(1.0)
     waits = journals.seconds_to_decide(accepted)

@@ -20,15 +20,15 @@ from choreo.benchmarks.observe import Journals
 from choreo.benchmarks.resources import resident
 from choreo.benchmarks.shoppers import place_order, shop
 from choreo.benchmarks.users import Refused, User, renewed
+from choreo.chassis.kafka.log_reader import describe_retrying
 from choreo.chassis.settings import SERVICES, TOPICS
 from choreo.operations.acting.throwaway import ThrowawaySystem
 from choreo.operations.reading.installation import observer_access
 from choreo.progress import Progress
-from choreo.replay.sources.live import described
 
 _EVERY = 1.0
 """Seconds between two looks at how long the log is."""
-_PATIENCE = 600.0
+_WAIT_TIMEOUT_SECONDS = 600.0
 _PARKED = 3
 _SAMPLED = 0.1
 """Seconds between two looks at the memory of a verb."""
@@ -37,7 +37,7 @@ _SAMPLED = 0.1
 @dataclass(frozen=True)
 class Verb:
     events: int
-    """Records on the four topics when it ran."""
+    """Records on all topics when it ran."""
     command: str
     exit_code: int
     verdict: str
@@ -56,7 +56,7 @@ class Replay:
     """The log is made by customers who do all there is to do, and one of them is parked in billing."""
 
     events: int
-    """Records on the four topics."""
+    """Records on all topics."""
     orders: Mapping[str, int]
     """By status, before the parked events are retried."""
     parked: int
@@ -132,7 +132,7 @@ async def _park(user: User, ports: Mapping[str, int], journals: Journals) -> Non
 
 async def _until(enough: Callable[[], bool]) -> None:
     """Raises TimeoutError."""
-    async with asyncio.timeout(_PATIENCE):
+    async with asyncio.timeout(_WAIT_TIMEOUT_SECONDS):
         while not enough():  # noqa: ASYNC110 - another process gives no signal
             await asyncio.sleep(_EVERY)
 
@@ -140,7 +140,7 @@ async def _until(enough: Callable[[], bool]) -> None:
 async def _length(system: ThrowawaySystem) -> int:
     facts = system.run_file
     topics = [facts["topic_prefix"] + topic for topic in TOPICS.values()]
-    return sum(log.latest for log in (await described(observer_access(facts), topics)).values())
+    return sum(log.latest for log in (await describe_retrying(observer_access(facts), topics)).values())
 
 
 class _Verbs:

@@ -16,8 +16,8 @@ CONNECTIONS = 64
 WINDOW = 500
 _WARM_UP_SECONDS = 5.0
 _TICK = 0.1
-_PATIENCE = 60.0
-_MAIL_PATIENCE = 180.0
+_DRAIN_TIMEOUT_SECONDS = 60.0
+_MAIL_TIMEOUT_SECONDS = 180.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ async def sustained(
     running = asyncio.ensure_future(loop.run())
     watching = asyncio.ensure_future(_watch(loop, finished))
     try:
-        await _while_running(running, _WARM_UP_SECONDS, lambda passed: progress.stage("sustained: warm-up"))
+        await while_running(running, _WARM_UP_SECONDS, lambda passed: progress.stage("sustained: warm-up"))
         begin, accepted_before, queue_before = time.time(), loop.accepted, loop.on_its_way
         cpu_before = cpu_seconds(pids)
 
@@ -69,14 +69,14 @@ async def sustained(
             what = f"sustained: {rate:.0f} orders/s, {loop.on_its_way} on their way"
             progress.step(what, passed, seconds, passed, timed=True)
 
-        await _while_running(running, seconds, tell)
+        await while_running(running, seconds, tell)
         end, accepted, queue = time.time(), loop.accepted - accepted_before, loop.on_its_way
         cpu_after = cpu_seconds(pids)
         mails_at_end = journals.pending_mails()
         loop.stop()
         await running
         progress.stage("sustained: draining what is on its way")
-        drained = await _until(lambda: loop.on_its_way <= 0, _PATIENCE)
+        drained = await until(lambda: loop.on_its_way <= 0, _DRAIN_TIMEOUT_SECONDS)
     finally:
         for task in (running, watching):
             task.cancel()
@@ -86,10 +86,11 @@ async def sustained(
             applied.close()
     if drained is None:
         raise TimeoutError(
-            f"{loop.on_its_way} orders were not decided and notified within {_PATIENCE:.0f} s after the load"
+            f"{loop.on_its_way} orders were not decided and notified within {_DRAIN_TIMEOUT_SECONDS:.0f} s "
+            "after the load"
         )
     progress.stage(f"sustained: sending the mails that wait ({journals.pending_mails()})")
-    mails_drained = await _until(lambda: journals.pending_mails() == 0, _MAIL_PATIENCE, every=0.5)
+    mails_drained = await until(lambda: journals.pending_mails() == 0, _MAIL_TIMEOUT_SECONDS, every=0.5)
     passed = end - begin
     rates = {
         "accepted": accepted / passed,
@@ -125,7 +126,7 @@ async def _watch(loop: ClosedLoop, finished: Sequence[Applied]) -> None:
         await asyncio.sleep(_TICK)
 
 
-async def _while_running(
+async def while_running(
     running: "asyncio.Future[None]", seconds: float, tell: Callable[[float], None]
 ) -> None:
     """Returns after so many seconds; raises what ended the load if it ended before."""
@@ -138,7 +139,7 @@ async def _while_running(
             raise ConnectionError("the load ended too early")
 
 
-async def _until(enough: Callable[[], bool], patience: float, every: float = _TICK) -> float | None:
+async def until(enough: Callable[[], bool], patience: float, every: float = _TICK) -> float | None:
     """Seconds until it was enough; None if that took longer than `patience`."""
     since = time.monotonic()
     while not enough():

@@ -14,7 +14,7 @@ _PASSWORD = "correct horse battery"
 _DEPOSIT = "1000000.00"
 _PRICE = "0.01"
 _AT_ONCE = 4
-_PATIENCE = 30.0
+_ACCOUNT_TIMEOUT_SECONDS = 30.0
 _JSON = {"Content-Type": "application/json"}
 
 
@@ -36,8 +36,8 @@ class User:
 class OrderMaker:
     """The bytes of `POST /orders`, each with an idempotency key of its own. Keys only have to differ."""
 
-    def __init__(self, user: User) -> None:
-        body = orjson.dumps({"price": _PRICE})
+    def __init__(self, user: User, price: str = _PRICE) -> None:
+        body = orjson.dumps({"price": price})
         head = (
             "POST /orders HTTP/1.1",
             "Host: 127.0.0.1",
@@ -102,7 +102,7 @@ async def _token(service: Connection, login: str) -> str:
 
 async def _fund(billing: Connection, user: User) -> None:
     deposit = orjson.dumps({"amount": _DEPOSIT})
-    async with asyncio.timeout(_PATIENCE):
+    async with asyncio.timeout(_ACCOUNT_TIMEOUT_SECONDS):
         while True:
             headers = user.headers | _JSON | {"Idempotency-Key": uuid4().hex}
             answer = await billing.request("POST", "/account/deposits", deposit, headers)

@@ -22,7 +22,7 @@ from choreo.chassis.database.connection import session
 from choreo.chassis.settings import TOPICS
 from choreo.operations.reading.installation import observer_access
 
-_PATIENCE = 30.0
+_KAFKA_TIMEOUT_SECONDS = 30.0
 _AT_ONCE = 5_000
 
 _OPEN_TABLES = """/* evidence.tables: all but those that hold secrets */
@@ -75,7 +75,7 @@ def end_offsets(facts: Mapping[str, Any]) -> dict[Place, int]:
     )
     try:
         asked = [TopicPartition(*place, OFFSET_END) for place in places]
-        found = consumer.offsets_for_times(asked, timeout=_PATIENCE)
+        found = consumer.offsets_for_times(asked, timeout=_KAFKA_TIMEOUT_SECONDS)
     finally:
         consumer.close()
     for at in found:
@@ -94,7 +94,7 @@ def _records(facts: Mapping[str, Any], ends: Mapping[Place, int]) -> list[Record
         }
     )
     try:
-        consumer.list_topics(timeout=_PATIENCE)  # else it would ask for them only half a second later
+        consumer.list_topics(timeout=_KAFKA_TIMEOUT_SECONDS)  # else it would ask only half a second later
         consumer.assign([_at(facts, place, OFFSET_BEGINNING) for place, end in ends.items() if end])
         return _read(consumer, len(facts["topic_prefix"]), ends)
     finally:
@@ -104,7 +104,7 @@ def _records(facts: Mapping[str, Any], ends: Mapping[Place, int]) -> list[Record
 def _read(consumer: Consumer, prefix_length: int, ends: Mapping[Place, int]) -> list[Record]:
     unread = {place for place, end in ends.items() if end}
     records: list[Record] = []
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _KAFKA_TIMEOUT_SECONDS
     while unread:
         for message in consumer.consume(_AT_ONCE, timeout=0.05):
             record = _record(message, prefix_length)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from choreo.chassis.kafka import consumer
+from choreo.chassis.kafka.handover import Handover
 from choreo.chassis.transaction import journal, outbox
 from choreo.chassis.transaction.kernel import Kernel
 
@@ -40,9 +40,9 @@ def install(service: str, home: Path) -> None:
             return
         _die()
 
-    add, remove, tell, finished = journal.add, outbox.remove, Kernel._tell, consumer._finished
+    add, remove, tell, finished = journal.add, outbox.remove, Kernel._tell, Handover._finished
 
-    async def die_inside(conn: Any, entries: Sequence[journal.Entry]) -> None:
+    async def die_inside(conn: Any, entries: Sequence[journal.JournalRow]) -> None:
         await add(conn, entries)
         if entries:
             reach("inside")
@@ -56,15 +56,15 @@ def install(service: str, home: Path) -> None:
         reach("acknowledged")
         await remove(conn, positions)
 
-    def die_before_offset(done: Any, **rest: Any) -> None:
+    def die_before_offset(handover: Handover, done: Any, **rest: Any) -> None:
         if not done.cancelled() and done.exception() is None:
             reach("offset")
-        finished(done, **rest)
+        finished(handover, done, **rest)
 
     _replace(journal, "add", die_inside)
     _replace(outbox, "remove", die_acknowledged)
     _replace(Kernel, "_tell", die_committed)
-    _replace(consumer, "_finished", die_before_offset)
+    _replace(Handover, "_finished", die_before_offset)
 
 
 def _die() -> None:

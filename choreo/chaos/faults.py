@@ -21,13 +21,13 @@ from confluent_kafka.admin import AdminClient
 from choreo.chaos.failpoints import MOMENTS, Moment, file_of
 from choreo.chassis.database.connection import session
 from choreo.chassis.settings import SERVICES, TOPICS, Settings
-from choreo.cli.running.scale import scale_to
 from choreo.embedded.part import AnswersHttp, Program
 from choreo.embedded.testing import free_port_base
+from choreo.operations.acting.scaling import scale_to
 from choreo.operations.acting.throwaway import ThrowawaySystem
 from choreo.operations.reading.installation import observer_access
 
-PATIENCE = 30.0
+RECOVERY_TIMEOUT_SECONDS = 30.0
 """Seconds after a fault within which all must be well again. That much is promised."""
 
 _REACHED_WITHIN = 20.0
@@ -182,7 +182,7 @@ def joined(service: str, by: signal.Signals) -> Fault:
         with _second_process(system, service) as second:
             time.sleep(_TOGETHER_SECONDS + chance.random())
             second.running.send(by)
-            second.running.wait(PATIENCE)
+            second.running.wait(RECOVERY_TIMEOUT_SECONDS)
         return time.monotonic()
 
     sentence = f"a second {service} process joins the group, works, and gets {by.name}"
@@ -281,7 +281,7 @@ def _until(happened: Callable[[], bool], seconds: float, otherwise: str) -> None
 def _replaced(system: ThrowawaySystem, part: str, before: int) -> float:
     """Returns the moment it was called, once the part is there again: a process that is dead harms nobody."""
     since = time.monotonic()
-    _until(lambda: _pid(system, part) != before, PATIENCE, f"{part} was not there again")
+    _until(lambda: _pid(system, part) != before, RECOVERY_TIMEOUT_SECONDS, f"{part} was not there again")
     return since
 
 
@@ -299,14 +299,16 @@ def _members(system: ThrowawaySystem, service: str) -> set[str]:
     facts = system.run_file
     group = f"{facts['topic_prefix']}{service}-service"
     admin = AdminClient(observer_access(facts).confluent())
-    described = admin.describe_consumer_groups([group])[group].result(PATIENCE)
+    described = admin.describe_consumer_groups([group])[group].result(RECOVERY_TIMEOUT_SECONDS)
     return {member.member_id for member in described.members}
 
 
 def _partitions(system: ThrowawaySystem) -> list[Any]:
     """Of all topics of the system, as Kafka describes them now."""
     facts = system.run_file
-    told = AdminClient(observer_access(facts).confluent()).list_topics(timeout=PATIENCE).topics
+    told = (
+        AdminClient(observer_access(facts).confluent()).list_topics(timeout=RECOVERY_TIMEOUT_SECONDS).topics
+    )
     topics = [told[facts["topic_prefix"] + topic] for topic in TOPICS.values()]
     return [partition for topic in topics for partition in topic.partitions.values()]
 
@@ -343,7 +345,7 @@ def _second_process(system: ThrowawaySystem, service: str) -> Iterator[Program]:
     )
     second.start()
     try:
-        second.wait_ready(PATIENCE)
+        second.wait_ready(RECOVERY_TIMEOUT_SECONDS)
         yield second
     finally:
         second.kill()

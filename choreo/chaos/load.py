@@ -25,7 +25,7 @@ from choreo.demo.client import PASSWORD, registration
 
 _TIMEOUT = 6.0
 """Seconds until an answer counts as lost. The services themselves give up on their database after five."""
-_PATIENCE = 60.0
+_ANSWER_TIMEOUT_SECONDS = 60.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
 _IMPATIENT = 0.05
 """This share of the requests is never repeated."""
@@ -221,7 +221,9 @@ class Load:
         self.ended += 1
 
     async def _ask(self, request: Request, send: Send) -> list[int | str]:
-        return await ask(request, send, 0.0 if self._chance.random() < _IMPATIENT else _PATIENCE)
+        return await ask(
+            request, send, 0.0 if self._chance.random() < _IMPATIENT else _ANSWER_TIMEOUT_SECONDS
+        )
 
     async def _token(self, login: str) -> str | None:
         form = {"grant_type": "password", "username": login, "password": PASSWORD}
@@ -235,7 +237,7 @@ class Load:
 
     async def _insist(self, send: Send) -> httpx.Response | None:
         """None where even patience did not help."""
-        async for answer in _attempts(send, _PATIENCE):
+        async for answer in _attempts(send, _ANSWER_TIMEOUT_SECONDS):
             if isinstance(answer, httpx.Response) and answer.is_success:
                 return answer
         return None

@@ -11,7 +11,7 @@ from confluent_kafka import KafkaException
 
 from choreo.chaos import evidence
 from choreo.chaos.drain import drain
-from choreo.chaos.faults import PATIENCE, Fault, NotInTime
+from choreo.chaos.faults import RECOVERY_TIMEOUT_SECONDS, Fault, NotInTime
 from choreo.chaos.history import History, Request
 from choreo.chaos.judge import Violation, judge, repeats
 from choreo.chaos.load import Load, Rates
@@ -62,7 +62,7 @@ class Trial:
         """Strikes under load, lets everything come to rest, and judges all there is since the beginning."""
         before, repeats_before = self.history, self._repeats
         since, not_in_time = self._strike(fault)
-        undone = drain(self.system.run_file, since + PATIENCE)
+        undone = drain(self.system.run_file, since + RECOVERY_TIMEOUT_SECONDS)
         recovery = time.monotonic() - since
         unread = self._collect()
         self._repeats = repeats(self.history)
@@ -90,7 +90,7 @@ class Trial:
             with self._load.running():
                 self._requests_end(_BEFORE)
                 since = fault.strike(self.system, self._chance)
-                self._services_are_ready(since + PATIENCE)
+                self._services_are_ready(since + RECOVERY_TIMEOUT_SECONDS)
                 self._requests_end(_AFTERWARDS)
         except (NotInTime, Unavailable) as error:
             return since, [str(error)]
@@ -118,7 +118,7 @@ class Trial:
             for ready in [AnswersHttp(port, "/health/ready") for port in ports]:
                 while not ready():
                     if time.monotonic() > deadline:
-                        raise NotInTime(f"{service} was not ready within {PATIENCE:.0f} s")
+                        raise NotInTime(f"{service} was not ready within {RECOVERY_TIMEOUT_SECONDS:.0f} s")
                     time.sleep(_LOOK_AGAIN)
 
 

@@ -2,8 +2,9 @@
 
 import sys
 
-from choreo.cli.running.up import Reporter, System
 from choreo.errors import Unavailable
+from choreo.operations.acting.reporter import Reporter
+from choreo.operations.acting.system import System
 from choreo.operations.reading.installation import read_settings
 
 

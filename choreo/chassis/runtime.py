@@ -22,7 +22,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from choreo.chassis import clock
-from choreo.chassis.backlog import read_depths
+from choreo.chassis.backlog import read_backlog
 from choreo.chassis.database.connection import make_engine, raw_connection, unusable
 from choreo.chassis.environment import ignore_libpq_variables
 from choreo.chassis.http.answer import Answer
@@ -33,33 +33,39 @@ from choreo.chassis.http.problems import Problem, internal_error, unavailable
 from choreo.chassis.http.protocol import BoundedProtocol, Connections
 from choreo.chassis.http.routes import Router
 from choreo.chassis.http.signing_keys import HeardKeys
-from choreo.chassis.kafka.catch_up import News
-from choreo.chassis.kafka.consumer import Consumer, Hears
+from choreo.chassis.kafka.catch_up import CatchUp
+from choreo.chassis.kafka.consumer import Consumer
 from choreo.chassis.kafka.grants import reading
+from choreo.chassis.kafka.handover import FactsByTopic
 from choreo.chassis.kafka.relay import Relay, partition_of
 from choreo.chassis.kafka.topic_log import describe
 from choreo.chassis.observe import log
 from choreo.chassis.observe.health import Health
 from choreo.chassis.observe.meter import Meter
 from choreo.chassis.observe.metrics import Metrics
+from choreo.chassis.observe.watchdog import cancel, watched
 from choreo.chassis.open_files import allow_many
 from choreo.chassis.service import Service
 from choreo.chassis.settings import TOPICS, Settings
 from choreo.chassis.transaction import journal
-from choreo.chassis.transaction.commit_notifications import Bell
-from choreo.chassis.transaction.inputs import Aside, Failed, KeyReused, Overloaded, Respond, Unavailable
+from choreo.chassis.transaction.inputs import Failed, KeyReused, Overloaded, Respond, SideWrite, Unavailable
 from choreo.chassis.transaction.kernel import Kernel
-from choreo.chassis.transaction.waiters import Waiters
+from choreo.chassis.transaction.store import PostgresStore
+from choreo.chassis.waiting.commit_notifications import CommitNotifications
+from choreo.chassis.waiting.waiters import Waiters
 from choreo.message.catalog import SOURCE_OF_TYPE
 from choreo.message.decider import Command
 from choreo.message.fact import Fact
+from choreo.message.signing_key import SigningKeyPublished
 
 S = TypeVar("S")
 Job = Callable[[], Awaitable[None]]
 
 _MEASURE_SECONDS = 5.0
 _CONNECTIONS = 10
-_CANCEL_SECONDS = 6.0
+_LOOK_TIMEOUT_SECONDS = 2.0
+_KERNEL_CONNECTIONS = 3
+"""Its own: a transaction, a look for first answers, a look for locks. No reader takes them from it."""
 
 _AWAY = unavailable(
     "The database cannot be used right now. The request may or may not have been carried out."
@@ -92,7 +98,9 @@ class Runtime(Generic[S]):
         self.service = service.name
         self._waiting = service.waiting
         self.settings = settings
-        self.engine = make_engine(_required(settings.database_url_of(self.service)), pool_size=_CONNECTIONS)
+        url = _required(settings.database_url_of(self.service))
+        self.engine = make_engine(url, pool_size=_CONNECTIONS)
+        self._kernel_engine = make_engine(url, pool_size=_KERNEL_CONNECTIONS)
         self.health = Health()
         self.metrics = Metrics()
         self.meter = Meter(self.metrics.registry)
@@ -101,23 +109,36 @@ class Runtime(Generic[S]):
         prefix = settings.topic_prefix
         self.kernel = Kernel(
             service.decider,
-            service.store,
-            self.engine,
+            PostgresStore(self._kernel_engine, service.store),
             partition_of=self.partition_of,
             clock=clock.now,
             meter=self.meter,
+            job=self.health.job("kernel", serving=True),
         )
         self.relay = Relay(
-            prefix + TOPICS[self.service], settings.partitions, self.engine, self._access, self.meter
+            prefix + TOPICS[self.service],
+            settings.partitions,
+            self.engine,
+            self._access,
+            job=self.health.job("relay"),
+            meter=self.meter,
         )
-        bell = Bell(self.engine, self.kernel.waiters)
-        self.jobs: list[Job] = [self.kernel.run, self.relay.run, bell.listen, bell.tell, self._measure]
+        notifications = CommitNotifications(self.engine, self.kernel.waiters)
+        self.watched: dict[str, Job] = {}
+        """By the names under which they say how they get on."""
+        self.watch("kernel", self.kernel.run)
+        self.watch("relay", self.relay.run)
+        self.jobs: list[Job] = [
+            notifications.listen,
+            notifications.tell,
+            self._measure,
+        ]
         self.kernel.on_facts.append(self.relay.wake)
-        self.kernel.on_commit.append(bell.ring)
+        self.kernel.on_commit.append(notifications.notify)
         self.health.probe("database", self._probe_database, serving=True)
         self.health.probe("broker", self.relay.probe)
-        topics = _by_topic(prefix, service.hears)
-        self._hears_anything = bool(topics)
+        topics = _by_topic(prefix, service.consumes)
+        self._sources = service.sources
         if topics:
             group = service.group(prefix)
             self.consumer = Consumer(
@@ -131,9 +152,18 @@ class Runtime(Generic[S]):
                 job=self.health.job("consumer"),
                 meter=self.meter,
             )
-            self.jobs.append(self.consumer.run)
-        keys = HeardKeys(self.engine, self.kernel.waiters, clock.now, lags=self._lags)
-        self._verifier = Verifier(keys)
+            self.watch("consumer", self.consumer.run)
+        heard_keys = HeardKeys(
+            self.engine,
+            self.kernel.waiters,
+            clock.now,
+            is_behind=partial(self._is_behind, SOURCE_OF_TYPE[SigningKeyPublished.__name__]),
+        )
+        self._verifier = Verifier(heard_keys)
+
+    def watch(self, name: str, run: Job) -> None:
+        """Runs it beside the kernel, and begins it anew where its job of this name does not get on."""
+        self.watched[name] = partial(watched, run, self.health.job(name), name)
 
     async def ask(
         self,
@@ -141,19 +171,21 @@ class Runtime(Generic[S]):
         respond: Respond,
         *,
         body: BaseModel | None = None,
-        aside: Aside | None = None,
+        side_write: SideWrite | None = None,
         admit: bool = True,
     ) -> Answer:
         """The answer to a command, which names the flow that follows from it."""
-        answer = await self.kernel.ask(
-            command, respond, fingerprint=fingerprint(body), aside=aside, admit=admit
+        reply = await self.kernel.ask(
+            command, respond, fingerprint=fingerprint(body), side_write=side_write, admit=admit
         )
-        return answer.with_headers({"Flow-Id": str(command.cause.correlation_id)})
+        assert reply is not None, "a command that comes over HTTP is always answered"
+        headers = {**reply.headers, "Flow-Id": str(command.cause.correlation_id)}
+        return Answer(reply.status, reply.body, headers)
 
-    def news_of(self, other: str) -> News:
-        """Of what another service publishes, which this one hears."""
+    def catch_up_of(self, other: str) -> CatchUp:
+        """Whether this service has read what another one published."""
         topic = self.settings.topic_prefix + TOPICS[other]
-        return News(
+        return CatchUp(
             self.service,
             topic,
             self.engine,
@@ -185,16 +217,17 @@ class Runtime(Generic[S]):
             if not task.cancelled() and not died.done():
                 died.set_exception(task.exception() or RuntimeError("a job ended"))
 
-        tasks = [asyncio.ensure_future(job()) for job in self.jobs]
+        tasks = [asyncio.ensure_future(job()) for job in [*self.watched.values(), *self.jobs]]
         for task in tasks:
             task.add_done_callback(ended)
         try:
             yield died
         finally:
             for task in reversed(tasks):  # whoever still has something to write needs the kernel
-                await _cancel(task)
+                await cancel(task)
             died.cancel()
             await self.engine.dispose()
+            await self._kernel_engine.dispose()
 
     async def _flow_applied(self, user_id: UUID, flow: UUID, seconds: int) -> bool:
         async def look() -> bool:
@@ -207,19 +240,28 @@ class Runtime(Generic[S]):
         async with self.engine.connect() as conn:
             await conn.execute(text("SELECT 1"))
 
-    def _lags(self) -> bool:
-        return self._hears_anything and not self.health.job("consumer").state.ready
+    async def _is_behind(self, other: str) -> bool:
+        """Whether something that service published is not applied here; also where that cannot be told."""
+        if other not in self._sources:
+            return False
+        try:
+            async with asyncio.timeout(_LOOK_TIMEOUT_SECONDS):
+                read = await self.catch_up_of(other).read(0)
+        except Exception as error:
+            structlog.get_logger().debug("cannot look how far the log is read", error=repr(error))
+            return True
+        return not read.issuperset(range(self.settings.partitions))
 
     async def _measure(self) -> None:
         """Keeps the gauges of what waits up to date."""
         while True:
             try:
                 async with raw_connection(self.engine) as conn:
-                    depths = await read_depths(conn, self._waiting)
+                    backlog = await read_backlog(conn, self._waiting)
                 for (count, since), number, age in (
-                    (depths.unpublished, self.meter.unpublished, self.meter.unpublished_age),
-                    (depths.parked, self.meter.parked, self.meter.parked_age),
-                    (depths.waiting, self.meter.waiting, self.meter.waiting_age),
+                    (backlog.unpublished, self.meter.unpublished, self.meter.unpublished_age),
+                    (backlog.parked, self.meter.parked, self.meter.parked_age),
+                    (backlog.waiting, self.meter.waiting, self.meter.waiting_age),
                 ):
                     number.set(count)
                     age.set((clock.now() - since).total_seconds() if since else 0)
@@ -313,18 +355,9 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-async def _cancel(task: "asyncio.Future[None]") -> None:
-    """Returns once it has ended. Faust swallows a cancellation that meets it while it starts or stops,
-    so a job that has not gone is told again.
-    """
-    while not task.done():
-        task.cancel()
-        await asyncio.wait([task], timeout=_CANCEL_SECONDS)
-
-
-def _by_topic(prefix: str, hears: Iterable[type[Fact]]) -> Hears:
+def _by_topic(prefix: str, consumed: Iterable[type[Fact]]) -> FactsByTopic:
     topics: dict[str, frozenset[type[Fact]]] = {}
-    for fact in hears:
+    for fact in consumed:
         topic = prefix + TOPICS[SOURCE_OF_TYPE[fact.__name__]]
         topics[topic] = topics.get(topic, frozenset()) | {fact}
     return topics

@@ -1,15 +1,25 @@
 """What makes a service: everything the chassis has to be told, and nothing that runs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis.kafka.grants import Grant, reading, writing
 from choreo.chassis.settings import TOPICS
+from choreo.chassis.shared_state import WithSharedState
 from choreo.chassis.transaction.state_store import ReplayableStore
 from choreo.chassis.transaction.step import Decider
 from choreo.message.catalog import SOURCE_OF_TYPE
 from choreo.message.decider import Command
 from choreo.message.fact import Fact
+from choreo.message.state import SHARED_FACTS
+
+if TYPE_CHECKING:
+    from choreo.chassis.transaction.kernel import Kernel
 
 S = TypeVar("S")
 
@@ -24,6 +34,29 @@ class Waiting:
     """Gives one row: how many, and since when the oldest."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """What became of a new signing key, and what becomes of those before it."""
+
+    kid: str
+    acknowledged: bool
+    """Kafka has it."""
+    signs_from: datetime
+    before: tuple[str, ...]
+    """The keys that go on signing until then."""
+    then_verify_for: timedelta
+    """So long those before it are good after that."""
+
+
+class Signer(Protocol):
+    async def rotate(self) -> Rotation:
+        """Publishes a new key through its service's kernel; returns once Kafka has it, or is late."""
+
+
+SignerOf: TypeAlias = "Callable[[Kernel[S], AsyncEngine, Callable[[], datetime]], Signer]"
+"""Makes a signer over this service's kernel, its database and a clock."""
+
+
 @dataclass(frozen=True)
 class Check:
     """What of a service's state needs a person, for `choreo doctor`."""
@@ -36,20 +69,39 @@ class Check:
 
 @dataclass(frozen=True)
 class Service(Generic[S]):
+    """`own_store` and `own_consumed` are the service's; `store` and `consumes` have what the chassis adds."""
+
     decider: Decider[S]
-    store: ReplayableStore[S]
-    hears: tuple[type[Fact], ...] = ()
-    obeys: tuple[type[Command], ...] = ()
+    own_store: ReplayableStore[S]
+    own_consumed: tuple[type[Fact], ...] = ()
+    commands: tuple[type[Command], ...] = ()
     """What can be asked of it from outside, and so what its journal holds."""
     waiting: Waiting | None = None
+    signer: "SignerOf[S] | None" = None
+    """Of the one service that signs the tokens which all verify."""
     checks: tuple[Check, ...] = ()
 
     @property
     def name(self) -> str:
         return self.decider.service
 
+    @cached_property
+    def store(self) -> ReplayableStore[S]:
+        return WithSharedState(self.own_store)
+
+    @cached_property
+    def consumes(self) -> tuple[type[Fact], ...]:
+        """The facts of other services that it hears: those it asks for, and those every service keeps."""
+        shared = [fact for fact in SHARED_FACTS if SOURCE_OF_TYPE[fact.__name__] != self.name]
+        return (*self.own_consumed, *shared)
+
+    @property
+    def sources(self) -> frozenset[str]:
+        """The services whose facts it hears."""
+        return frozenset(SOURCE_OF_TYPE[fact.__name__] for fact in self.consumes)
+
     def heard_topics(self, prefix: str) -> list[str]:
-        return sorted({prefix + TOPICS[SOURCE_OF_TYPE[fact.__name__]] for fact in self.hears})
+        return sorted(prefix + TOPICS[source] for source in self.sources)
 
     def group(self, prefix: str) -> str:
         return f"{prefix}{self.name}-service"

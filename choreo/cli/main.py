@@ -24,6 +24,7 @@ VERBS = {
     "provision": "running",
     "demo": "running",
     "bench": "programmes",
+    "bench-peers": "programmes",
     "chaos": "programmes",
     "doctor": "running",
     "docs": "programmes",
@@ -50,24 +51,30 @@ class Verb(TyperCommand):
 
 def imported(verb: str) -> Any:
     """The command itself, with its options; of `dlq` and `keys` the group."""
-    module, alone = import_module(f"choreo.cli.{VERBS[verb]}.{verb}"), typer.Typer()
+    name = _identifier(verb)
+    module, alone = import_module(f"choreo.cli.{VERBS[verb]}.{name}"), typer.Typer()
     if group := getattr(module, "app", None):
         alone.add_typer(group, name=verb)
     else:
-        alone.command()(getattr(module, verb))
+        alone.command()(getattr(module, name))
     return get_group(alone).commands[verb]
 
 
 def _docstring(verb: str) -> str | None:
     """Of the verb's function, read and not imported."""
-    file = Path(__file__).parent / VERBS[verb] / f"{verb}.py"
-    parsed = ast.parse(file.read_text())
-    (found,) = (one for one in parsed.body if isinstance(one, ast.FunctionDef) and one.name == verb)
+    name = _identifier(verb)
+    parsed = ast.parse((Path(__file__).parent / VERBS[verb] / f"{name}.py").read_text())
+    (found,) = (one for one in parsed.body if isinstance(one, ast.FunctionDef) and one.name == name)
     return ast.get_docstring(found)
 
 
+def _identifier(verb: str) -> str:
+    """`bench-peers` → `bench_peers`, as its module and its function are called."""
+    return verb.replace("-", "_")
+
+
 app = typer.Typer(
-    help="A small shop of four services that meet only through Kafka.",
+    help="Run, watch and debug services that meet only through Kafka.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -15,7 +15,7 @@ from choreo.demo.timeline import EventReader
 
 T = TypeVar("T")
 
-PATIENCE = 10.0
+TIMEOUT_SECONDS = 10.0
 """Seconds within which everything that happens later must have happened."""
 _LOOK_AGAIN = 0.02
 _SIGNS = {"deposit": 1, "withdrawal": -1, "payment": -1, "refund": 1}
@@ -42,11 +42,13 @@ class Stage:
         self.held(what)
 
     async def eventually(self, what: str, look: Callable[[], Awaitable[T]], enough: Callable[[T], bool]) -> T:
-        """What `look` sees once it is enough. Raises `Unexpected` if it is not within `PATIENCE`."""
-        deadline = asyncio.get_running_loop().time() + PATIENCE
+        """Returns what `look` sees once it is enough. Raises `Unexpected` after `TIMEOUT_SECONDS`."""
+        deadline = asyncio.get_running_loop().time() + TIMEOUT_SECONDS
         while not enough(seen := await look()):
             if asyncio.get_running_loop().time() > deadline:
-                raise Unexpected(f"It does not hold, within {PATIENCE:.0f} s, that {what}: got {seen!r}.")
+                raise Unexpected(
+                    f"It does not hold, within {TIMEOUT_SECONDS:.0f} s, that {what}: got {seen!r}."
+                )
             await asyncio.sleep(_LOOK_AGAIN)
         self.held(what)
         return seen
@@ -57,7 +59,7 @@ class Stage:
         seen = await self.events.until(
             UUID(answer.headers["Flow-Id"]),
             lambda events: Counter(event.type for event in events) >= wanted,
-            PATIENCE,
+            TIMEOUT_SECONDS,
         )
         got = sorted({event.id: event.type for event in seen}.values())
         path = answer.request.url.path
@@ -243,7 +245,7 @@ async def another_customer(stage: Stage) -> Customer:
 
 async def order_becomes(stage: Stage, customer: Customer, price: str, status: str) -> httpx.Response:
     """The answer, which waited for the decision."""
-    answer = await customer.order(price, wait=int(PATIENCE))
+    answer = await customer.order(price, wait=int(TIMEOUT_SECONDS))
     stage.expect("an order that is waited for is answered 201", answer.status_code, 201)
     stage.expect(f"it is {status}", answer.json()["status"], status)
     return answer

@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol
 from uuid import UUID
 
 import httpx
-from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from choreo.chassis.kafka.access import KafkaAccess
-from choreo.replay.trace.published_events import Seen, event_in
+from choreo.chassis.kafka.log_reader import LogReader, describe_retrying
+from choreo.replay.trace.published_events import PublishedEvent, event_in
 
 
 @dataclass
@@ -64,37 +63,31 @@ class EventReader:
     """Reads all topics from their present ends on. Joins no group and commits nothing. Use as a context."""
 
     def __init__(self, access: KafkaAccess, topics: Sequence[str]) -> None:
-        self._consumer: _Consumer = AIOKafkaConsumer(
-            *topics,
-            **access.aiokafka(),
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="latest",
-            fetch_max_wait_ms=50,
-        )
-        self._flows: dict[UUID, list[Seen]] = {}
+        self._access, self._topics = access, topics
+        self._reader = LogReader(access)
+        self._flows: dict[UUID, list[PublishedEvent]] = {}
         self._arrived = asyncio.Event()
 
     async def __aenter__(self) -> "EventReader":
-        await self._consumer.start()
-        places = self._consumer.assignment()
-        await self._consumer.seek_to_end(*places)
-        for place in places:
-            await self._consumer.position(place)  # known from now on, whenever the first record comes
+        log = await describe_retrying(self._access, self._topics)
+        await self._reader.__aenter__()
+        self._reader.assign({place: there.latest for place, there in log.items()})
         self._reading = asyncio.ensure_future(self._read())
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, *error: object) -> None:
         self._reading.cancel()
         with suppress(asyncio.CancelledError):
             await self._reading
-        await self._consumer.stop()
+        await self._reader.__aexit__(*error)
 
-    def of(self, flow: UUID) -> list[Seen]:
+    def of(self, flow: UUID) -> list[PublishedEvent]:
         """What was seen of this flow so far."""
         return list(self._flows.get(flow, ()))
 
-    async def until(self, flow: UUID, enough: Callable[[list[Seen]], bool], seconds: float) -> list[Seen]:
+    async def until(
+        self, flow: UUID, enough: Callable[[list[PublishedEvent]], bool], seconds: float
+    ) -> list[PublishedEvent]:
         """The events of this flow, as soon as they are enough or after so many seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -107,8 +100,8 @@ class EventReader:
 
     async def _read(self) -> None:
         while True:
-            for records in (await self._consumer.getmany(timeout_ms=200)).values():
-                for record in records:
+            for fetched in await self._reader.poll():
+                for record in fetched.records:
                     if seen := event_in(record):
                         self._flows.setdefault(seen.flow, []).append(seen)
             self._arrived.set()
@@ -136,14 +129,3 @@ class Timeline:
 def clock(seconds: float) -> str:
     """RFC 3339, to the millisecond."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-class _Consumer(Protocol):
-    """What is used of aiokafka's consumer."""
-
-    async def start(self) -> None: ...
-    async def stop(self) -> None: ...
-    def assignment(self) -> frozenset[TopicPartition]: ...
-    async def seek_to_end(self, *partitions: TopicPartition) -> None: ...
-    async def position(self, partition: TopicPartition) -> int: ...
-    async def getmany(self, *, timeout_ms: int) -> dict[TopicPartition, list[Any]]: ...

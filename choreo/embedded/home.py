@@ -11,6 +11,7 @@ from pathlib import Path
 
 from choreo.chassis.settings import Settings
 from choreo.embedded.secrets import write_secret
+from choreo.embedded.unprivileged import Outside, remove_tree
 from choreo.errors import Unavailable
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
@@ -69,7 +70,9 @@ class Home:
         return 1 if (self.kafka / "data").exists() else len(list(self.kafka.glob("[0-9]")))
 
     def forget_data(self) -> None:
-        """Events, databases, mail and passwords. Only while held."""
+        """Events, databases, mail and passwords, wherever they are. Only while held."""
+        Outside(self.postgres).remove()
+        remove_tree(self.postgres)
         shutil.rmtree(self.path / "data", ignore_errors=True)
         shutil.rmtree(self.secrets, ignore_errors=True)
 

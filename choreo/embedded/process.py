@@ -2,12 +2,15 @@
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+LOG_BYTES = 20_000_000
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -18,7 +21,7 @@ class Child:
 
     It gets `death_signal` when this process ends in whatever way. On Linux the kernel sends it when the
     *thread* that started the child ends, hence: main thread only. Elsewhere a guard process does.
-    Its output is appended to `log`.
+    Its output is appended to `log`, of which `keep_log_short` leaves at most twice `LOG_BYTES`.
     """
 
     def __init__(
@@ -37,8 +40,7 @@ class Child:
             raise RuntimeError("children are started from the main thread")
         self.name, self.log = name, log
         log.parent.mkdir(parents=True, exist_ok=True)
-        if log.exists() and log.stat().st_size > 20_000_000:
-            log.replace(log.with_suffix(".old.log"))
+        self.keep_log_short()
         with log.open("ab") as output:
             self._log_start = output.tell()
             self._popen = subprocess.Popen(
@@ -91,6 +93,16 @@ class Child:
             self.wait(timeout)
         except TimeoutError:
             self.kill()
+
+    def keep_log_short(self) -> None:
+        """To be called now and then: what it wrote moves to `.old.log`, over what was there.
+
+        The process keeps its file, which is emptied; a line written that very moment may be lost.
+        """
+        if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
+            shutil.copyfile(self.log, self.log.with_suffix(".old.log"))
+            os.truncate(self.log, 0)
+            self._log_start = 0
 
     def output(self) -> str:
         """What it has written since it was started; of much only the end."""

@@ -114,6 +114,7 @@ class Supervisor:
 
     def _look_after(self, one: _Watched) -> None:
         now = time.monotonic()
+        one.part.running.keep_log_short()
         if one.again_at is not None:
             if now >= one.again_at:
                 self._start_again(one)

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from choreo.chassis.kafka.acls import admit
 from choreo.chassis.settings import OBSERVER, SERVICES
 from choreo.embedded.home import cache_directory
 from choreo.embedded.kafka import Kafka
@@ -37,7 +36,7 @@ def running_with_users(kafka: Kafka) -> Iterator[None]:
     try:
         kafka.start()
         kafka.wait_ready()
-        admit(kafka, dict.fromkeys((*SERVICES, OBSERVER), ()))
+        kafka.admit(dict.fromkeys((*SERVICES, OBSERVER), ()))
         yield
     finally:
         if kafka.child:
@@ -48,7 +47,7 @@ def running_with_users(kafka: Kafka) -> Iterator[None]:
 def postgres_for_tests(settings: dict[str, str] | None = None) -> Iterator[Postgres]:
     """A running Postgres; `settings` win over its usual ones. Call from the main thread."""
     with tempfile.TemporaryDirectory(prefix="choreo-") as directory:
-        Path(directory).chmod(0o711)  # where we are root Postgres is somebody else
+        Path(directory).chmod(0o711)  # where we are root Postgres is somebody else, and may enter
         postgres = Postgres(Path(directory) / "postgres", settings=settings)
         try:
             postgres.start()
@@ -56,6 +55,7 @@ def postgres_for_tests(settings: dict[str, str] | None = None) -> Iterator[Postg
             yield postgres
         finally:
             postgres.stop()
+            postgres.clear_away()
 
 
 _WIDTH = 1_200
@@ -72,7 +72,7 @@ def free_port_base() -> int:
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     share = 20_000 // workers
     first = 10_000 + worker * share
-    services = [100 * replica + number for replica in range(4) for number in range(1, 5)]
+    services = [100 * replica + number for replica in range(4) for number in range(1, 1 + len(SERVICES))]
     while True:
         base = random.randrange(first, first + max(share - _WIDTH, 1), 100)
         try:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import blake2b
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +19,17 @@ from choreo.message.upcast import upcast
 Headers = list[tuple[str, bytes | None]]
 """In their order; Kafka allows a name twice, and a name without a value."""
 
+_READ = frozenset(
+    {"content-type", "traceparent"}
+    | {
+        f"ce_{name}"
+        for name in (
+            *("specversion", "id", "source", "type", "time", "subject", "dataschema"),
+            *("partitionkey", "sequence", "correlationid", "causationid"),
+        )
+    }
+)
+"""The headers an event is read from. Others are anybody's: tracing agents add them, of whatever bytes."""
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _read_uuid = TypeAdapter(UUID).validator.validate_python
 
@@ -29,6 +41,41 @@ class Record:
     key: bytes | None
     value: bytes | None
     headers: Headers
+
+    @property
+    def digest(self) -> bytes:
+        """Tells these bytes from all others."""
+        digest = blake2b(digest_size=16)
+        for part in (self.key, self.value, *(text for pair in self.headers for text in pair)):
+            data = part.encode() if isinstance(part, str) else part
+            digest.update(b"-" if data is None else b"%d:%b" % (len(data), data))
+        return digest.digest()
+
+
+@dataclass(frozen=True, slots=True)
+class TopicRecord:
+    """A record where it lies."""
+
+    topic: str
+    """Its whole name, prefix and all."""
+    partition: int
+    offset: int
+    timestamp: int
+    """Milliseconds since 1970."""
+    appended: bool
+    """Whether that is the broker's time of appending, or else the producer's."""
+    record: Record
+    fetched_from: int = -1
+    """Where the reading went on that found it: no record lies between. -1: at its own offset."""
+
+    @property
+    def begin(self) -> int:
+        """The offset after the record before it, as the log has it: a hole in the log is nobody's loss."""
+        return self.offset if self.fetched_from < 0 else self.fetched_from
+
+    @property
+    def at(self) -> str:
+        return f"{self.topic}[{self.partition}]@{self.offset}"
 
 
 class Undecodable(ValueError):
@@ -110,7 +157,9 @@ def type_in(record: Record) -> bytes | None:
     return None
 
 
-def _headers(pairs: Headers) -> dict[str, str]:
+def _headers(all_pairs: Headers) -> dict[str, str]:
+    """Those that are read. Of others nothing is asked."""
+    pairs = [pair for pair in all_pairs if pair[0] in _READ]
     try:  # all at once; where something is wrong, one by one
         texts = b"\0".join([value for _, value in pairs]).decode().split("\0")  # type: ignore[misc]
         headers = dict(zip([name for name, _ in pairs], texts, strict=True))

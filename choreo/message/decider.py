@@ -12,7 +12,7 @@ None of them knows a clock, chance, a database, Kafka or HTTP.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar, get_args
 from uuid import UUID
 
 from choreo.message.envelope import Cause
@@ -47,7 +47,10 @@ class UserCommand(Command):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A decision not to, with its numbers. Nothing is written for it but the answer."""
+    """A decision not to, with its numbers. Nothing is written for it but the reply, if it is remembered."""
+
+    remembered: ClassVar[bool] = True
+    """Whether the same command, asked again, is refused again without a look. False where it may succeed."""
 
     @property
     def numbers(self) -> dict[str, Any]:
@@ -55,3 +58,8 @@ class Refusal:
 
 
 Decision = Sequence[Fact] | Refusal
+
+
+def types_of(union: Any) -> tuple[type[Any], ...]:
+    """The types of `A | B`; of a single type, that."""
+    return get_args(union) or (union,)

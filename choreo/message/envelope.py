@@ -55,20 +55,20 @@ class Event(Generic[F]):
     time: datetime
     key: str
     sequence: int
-    """The step number of this key at the source: strictly increasing, gaps allowed."""
+    """The key's number at the source: strictly increasing, gaps allowed."""
     correlation_id: UUID
     causation_id: UUID | None
     trace_id: str
     data: F
-    step: int = 0
-    """The step number of this key at the service that applies it; equal to `sequence` at the source."""
+    applied_sequence: int = 0
+    """The key's number at the service that applies it; equal to `sequence` at the source."""
 
     @property
     def type(self) -> str:
         return type(self.data).__name__
 
-    def applied_as(self, step: int) -> "Event[F]":
-        """The same event, with the step number it has at the service that applies it."""
+    def applied_as(self, sequence: int) -> "Event[F]":
+        """The same event, with the number its key has by then at the service that applies it."""
         return Event(
             self.id,
             self.source,
@@ -79,7 +79,7 @@ class Event(Generic[F]):
             self.causation_id,
             self.trace_id,
             self.data,
-            step,
+            sequence,
         )
 
     @property

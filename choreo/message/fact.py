@@ -13,10 +13,11 @@ Balance = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
 def _in_utc(moment: datetime) -> datetime:
+    """Raises ValueError for a time that only its offset keeps within the years 1 to 9999."""
     try:
         return moment.astimezone(UTC)
     except OverflowError:
-        raise ValueError("the time is not one of our calendar's in UTC") from None
+        raise ValueError("this time is out of range in UTC") from None
 
 
 Moment = Annotated[datetime, AwareDatetime, AfterValidator(_in_utc)]

@@ -9,7 +9,7 @@ from confluent_kafka import KafkaException
 from choreo.chaos import failpoints
 from choreo.chaos.evidence import end_offsets
 from choreo.chaos.failpoints import Moment
-from choreo.chassis.kafka import consumer
+from choreo.chassis.kafka.handover import Handover
 from choreo.chassis.settings import OBSERVER
 from choreo.chassis.transaction import journal, outbox
 from choreo.chassis.transaction.kernel import Kernel
@@ -65,7 +65,7 @@ async def test_the_process_ends_at_the_moment_named(
     services: list[str],
     seen: tuple[int, ...],
 ) -> None:
-    for owner, name in ((journal, "add"), (outbox, "remove"), (Kernel, "_tell"), (consumer, "_finished")):
+    for owner, name in ((journal, "add"), (outbox, "remove"), (Kernel, "_tell"), (Handover, "_finished")):
         monkeypatch.setattr(owner, name, getattr(owner, name))  # so that it is put back
     stranger = Stranger(closed_shop, tmp_path)
     await _topics_are_known(stranger)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from choreo.chassis.kafka.catch_up import News
+from choreo.chassis.kafka.catch_up import CatchUp
 from choreo.chassis.settings import SERVICES
 from choreo.demo.client import Customer
 from order_service.expiry import Expiry
@@ -177,16 +177,16 @@ async def test_with_the_broker_away_nothing_expires(
     closed_shop: Shop, kafka: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = asyncio.Event()
-    read = News.read
+    read = CatchUp.read
 
-    async def trying(news: News, seconds: float) -> frozenset[int]:
+    async def trying(catch_up: CatchUp, seconds: float) -> frozenset[int]:
         try:
-            return await read(news, seconds)
+            return await read(catch_up, seconds)
         except Exception:
             tried.set()
             raise
 
-    monkeypatch.setattr(News, "read", trying)
+    monkeypatch.setattr(CatchUp, "read", trying)
     with_deadline(closed_shop, seconds=0.05)
     await closed_shop.start(*SERVICES)
     ada = await closed_shop.customer("400.00")

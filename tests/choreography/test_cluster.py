@@ -14,9 +14,9 @@ from confluent_kafka.admin import AdminClient
 from pydantic import SecretStr
 
 from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.kafka.admin.topics import declare_topics
 from choreo.chassis.kafka.cluster import LATEST, Cluster
 from choreo.chassis.kafka.topic_log import LogMismatch, describe
-from choreo.chassis.kafka.topics import declare_topics
 from choreo.chassis.settings import OBSERVER, SERVICES, Settings
 from choreo.embedded.home import cache_directory
 from choreo.embedded.kafka import Kafka
@@ -60,7 +60,7 @@ async def ours(access: KafkaAccess, topics: Sequence[str], groups: Sequence[str]
                 told[name] = error.errno
         for name in groups:
             try:
-                told[name] = await cluster.group_operations(name)
+                told[name] = (await cluster.group(name)).operations
             except KafkaError as error:
                 told[name] = error.errno
     return told
@@ -148,7 +148,7 @@ async def test_a_cluster_that_names_no_broker_is_an_ordinary_error(taken_for_dea
 async def test_a_cluster_that_does_not_answer_is_an_ordinary_error(
     taken_for_dead: Kafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("choreo.chassis.kafka.cluster._PATIENCE_MS", 100)
+    monkeypatch.setattr("choreo.chassis.kafka.cluster._TIMEOUT_MS", 100)
     taken_for_dead.pause()
     try:
         with pytest.raises(KafkaConnectionError, match=f"Kafka at {taken_for_dead.bootstrap}"):

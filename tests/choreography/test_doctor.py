@@ -14,7 +14,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from choreo.chassis.kafka.topics import declare_topics
+from choreo.chassis.kafka.admin.topics import declare_topics
 from choreo.chassis.settings import TOPICS
 from choreo.message.codec import Record
 from choreo.operations.reading import checkup

@@ -5,9 +5,8 @@ from uuid import uuid4
 import pytest
 
 from choreo.chassis.kafka.access import KafkaAccess
-from choreo.chassis.kafka.acls import admit
+from choreo.chassis.kafka.admin.topics import declare_topics
 from choreo.chassis.kafka.grants import observing
-from choreo.chassis.kafka.topics import declare_topics
 from choreo.chassis.settings import OBSERVER, SERVICES, Settings
 from choreo.cli.running.provision import provision
 from choreo.embedded.kafka import Kafka
@@ -35,7 +34,7 @@ def test_topics_and_grants_are_made_checked_or_named(
 
     topics = topic_names(Settings())
     declare_topics(kafka.admin, topics, 1)
-    admit(kafka, {OBSERVER: observing(topics)})
+    kafka.admit({OBSERVER: observing(topics)})
     needed = rf"Have these made: .*User:billing .*READ on group {prefix}billing-service"
     with pytest.raises(Unavailable, match=needed):
         provided(kafka.user(OBSERVER))

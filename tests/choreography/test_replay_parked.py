@@ -12,11 +12,10 @@ from structlog.testing import capture_logs
 from billing_service import service as billing_service
 from billing_service.evolve import evolve
 from billing_service.state import Billing
-from choreo.cli.debugging import past, rebuild
+from choreo.cli.debugging import rebuild, replay_source
 from choreo.cli.main import app
 from choreo.cli.running import dlq
 from choreo.message.envelope import Event
-from choreo.message.fact import Fact
 from events.order import OrderCreated
 from tests.choreography.ending import caught_up, end_offsets
 from tests.choreography.test_parking import an_order, producing, retried, with_header
@@ -26,7 +25,7 @@ from tests.shop import Shop
 @pytest.fixture
 def here(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
     """The verbs find it, and it does not print between their lines."""
-    for module in (dlq, past):
+    for module in (dlq, replay_source):
         monkeypatch.setattr(module, "find_installation", lambda: shop.installation)
     with capture_logs():
         yield shop
@@ -59,12 +58,12 @@ async def test_the_command_that_is_shown_fails_where_the_event_failed(
     """Also where it fails on another line after it was retried: with the state it met there."""
     ada = await here.customer("10.00")
 
-    def buggy(state: Billing, event: Event[Fact]) -> Billing:
+    def buggy(state: Billing, event: Event[Any]) -> Billing:
         if event.key == str(ada.id) and isinstance(event.data, OrderCreated) and event.data.price != 400:
             raise ZeroDivisionError("a bug")
         return evolve(state, event)
 
-    def half_mended(state: Billing, event: Event[Fact]) -> Billing:
+    def half_mended(state: Billing, event: Event[Any]) -> Billing:
         if event.key == str(ada.id) and isinstance(event.data, OrderCreated) and event.data.price == 400:
             raise KeyError(len(state.payments))
         return evolve(state, event)
@@ -117,7 +116,7 @@ async def test_a_record_that_is_no_event_is_never_a_match(
     here: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Billing's rows are rightly rebuilt without it; those of the topic's own service cannot be."""
-    for module in (rebuild, past):
+    for module in (rebuild, replay_source):
         monkeypatch.setattr(module, "find_installation", lambda: here.installation)
     ada = await here.customer("10.00")
     async with producing(here) as send:
@@ -141,7 +140,7 @@ async def test_once_the_code_is_mended_the_command_says_what_would_be_decided(
 ) -> None:
     ada = await here.customer("10.00")
 
-    def buggy(state: Billing, event: Event[Fact]) -> Billing:
+    def buggy(state: Billing, event: Event[Any]) -> Billing:
         if event.key == str(ada.id) and isinstance(event.data, OrderCreated):
             raise ZeroDivisionError("a bug")
         return evolve(state, event)

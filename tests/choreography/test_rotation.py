@@ -1,17 +1,21 @@
 """A signing key gives way to another, and nobody who asks or is asked for a token notices."""
 
 import asyncio
+import time
 from datetime import timedelta
 
 import jwt
 import pytest
 from typer.testing import CliRunner
 
+from choreo.chassis.http import auth
 from choreo.chassis.transaction import inputs
 from choreo.cli import main as cli
 from choreo.cli.running import keys
 from choreo.demo.client import PASSWORD, Customer
 from choreo.errors import Unavailable
+from choreo.operations.acting.rotation import rotated
+from tests.locks import held
 from tests.shop import PATIENCE, Shop, eventually
 from user_service import signing
 
@@ -68,7 +72,7 @@ async def test_no_request_fails_while_a_key_gives_way_to_another(
 
     monkeypatch.setattr(signing, "SETTLED", timedelta(hours=1))
     asking = asyncio.create_task(ask_until(first, 10))
-    rotation = await keys.rotated(rotating.installation)
+    rotation = await rotated(rotating.installation)
     assert (rotation.acknowledged, rotation.before) == (True, (first,))
     await asking
     await ask_until(first, 12)
@@ -82,7 +86,7 @@ async def test_no_request_fails_while_a_key_gives_way_to_another(
 async def test_the_key_before_ends_once_its_tokens_have(rotating: Shop) -> None:
     ada = await rotating.customer(balance="1.00")
     first = kid_of(ada.token)
-    rotation = await keys.rotated(rotating.installation)
+    rotation = await rotated(rotating.installation)
 
     async def told_in(service: str) -> dict[str, float]:
         rows = rotating.rows(
@@ -105,16 +109,38 @@ async def test_the_key_before_ends_once_its_tokens_have(rotating: Shop) -> None:
 async def test_a_key_that_kafka_does_not_have_does_not_sign(
     rotating: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keys, "_ACKNOWLEDGED_WITHIN", 0.0)
+    monkeypatch.setattr(signing, "_ACKNOWLEDGED_WITHIN", 0.0)
     ada = await rotating.customer()
     await rotating.stop("user")
-    rotation = await keys.rotated(rotating.installation)
+    rotation = await rotated(rotating.installation)
     assert not rotation.acknowledged
     assert rotating.rows("user", "SELECT count(*) FROM outbox WHERE key = %s", rotation.kid) == [(1,)]
     await rotating.start("user")
     async with asyncio.timeout(PATIENCE):
         while kid_of(await token_of(rotating, ada)) != rotation.kid:
             await is_taken_everywhere(rotating, ada.token)
+
+
+async def test_a_good_token_whose_key_is_not_heard_yet_is_told_to_come_again(rotating: Shop) -> None:
+    """And one that nobody signs is refused, as soon as nothing is left to be heard."""
+    ada = await rotating.customer(balance="1.00")
+    orders = rotating.clients["order"]
+
+    async def asked_with(token: str) -> tuple[int, str]:
+        answer = await orders.get("/orders", headers={"Authorization": f"Bearer {token}"})
+        return answer.status_code, answer.json().get("type", "")
+
+    invented = auth.sign(auth.generate_key("invented"), ada.id, now=time.time())
+    assert await asked_with(invented) == (401, "urn:choreo:problem:unauthorized")
+    lock = "SELECT 1 FROM positions WHERE topic LIKE %s FOR UPDATE"
+    async with held(rotating.owner_urls["order"], lock, "%user-events") as lock_on_positions:
+        rotation = await rotated(rotating.installation)
+        await lock_on_positions.keeps_waiting(1)
+        async with asyncio.timeout(PATIENCE):
+            while kid_of(token := await token_of(rotating, ada)) != rotation.kid:
+                pass
+        assert await asked_with(token) == (503, "urn:choreo:problem:keys_late")
+    assert (await eventually(lambda: asked_with(token), lambda answer: answer[0] == 200))[0] == 200
 
 
 def test_a_database_that_is_away_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -17,7 +18,6 @@ from choreo.cli.debugging.record import recorded
 from choreo.cli.debugging.trace import live
 from choreo.cli.main import app
 from choreo.message.envelope import Event
-from choreo.message.fact import Fact
 from choreo.replay.trace.trace import Node, Tree
 from tests.choreography.ending import caught_up, sent_out, stranger
 from tests.shop import Shop
@@ -52,7 +52,7 @@ async def test_a_trace_tells_what_followed_and_what_is_missing_and_changes_nothi
         "notification", ada, ada.notifications, lambda found: [one["status"] for one in found] == ["sent"] * 2
     )
 
-    def buggy(state: Billing, event: Event[Fact]) -> Billing:
+    def buggy(state: Billing, event: Event[Any]) -> Billing:
         if event.key == str(bob.id):
             raise ZeroDivisionError("a bug")
         return evolve(state, event)

@@ -20,7 +20,7 @@ from choreo.chassis.http import auth
 from choreo.chassis.runtime import Runtime
 from choreo.chassis.settings import TOPICS, Settings
 from choreo.chassis.transaction import positions
-from choreo.chassis.transaction.inputs import Heard
+from choreo.chassis.transaction.inputs import FactTypes, Heard, read
 from choreo.chassis.transaction.kernel import Kernel
 from choreo.chassis.transaction.positions import Position
 from choreo.demo.client import Customer
@@ -31,7 +31,6 @@ from choreo.message.codec import Record, decode, encode
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.message.signing_key import SigningKeyPublished
-from order_service.admission import Admission
 from tests.shop import BUILDS, PATIENCE
 
 NEVER = datetime(2100, 1, 1, tzinfo=UTC)
@@ -98,11 +97,21 @@ class Reader:
         return self
 
     def put(
-        self, event: Event[Fact], *, offset: int | None = None, raw: Record | None = None
+        self,
+        event: Event[Fact],
+        *,
+        offset: int | None = None,
+        raw: Record | None = None,
+        fetched_from: int | None = None,
     ) -> "asyncio.Future[None]":
         """At the next offset, or at one that was read before or comes much later."""
         record = raw or encode(event)
-        return self._put(record, decode(record), None, offset)
+        return self._put(record, decode(record), None, offset, fetched_from=fetched_from)
+
+    def put_marker(self, fetched_from: int, offset: int) -> "asyncio.Future[None]":
+        """Up to this offset there is no record."""
+        nothing = Record(None, None, [])
+        return self._put(nothing, None, None, offset, fetched_from=fetched_from, is_marker=True)
 
     def put_undecodable(self, key: bytes | None, value: bytes = b"{") -> "asyncio.Future[None]":
         return self.put_unreadable(Record(key, value, []))
@@ -111,6 +120,10 @@ class Reader:
         """Whatever it holds, this reader cannot read it."""
         return self._put(record, None, "the header ce_type is missing", None)
 
+    def put_record(self, record: Record, consumes: FactTypes) -> "asyncio.Future[None]":
+        """As the consumer does: what it is, is told from its bytes."""
+        return self._put(record, *read(record, consumes), None)
+
     async def hear(self, *facts: Fact) -> list[Event[Fact]]:
         """Returns once they are committed."""
         events = [an_event(fact) for fact in facts]
@@ -118,7 +131,7 @@ class Reader:
         return events
 
     def _put(
-        self, record: Record, event: Event[Fact] | None, error: str | None, offset: int | None
+        self, record: Record, event: Event[Fact] | None, error: str | None, offset: int | None, **more: Any
     ) -> "asyncio.Future[None]":
         if offset is None:
             offset = self.next_offset
@@ -127,7 +140,8 @@ class Reader:
         done: asyncio.Future[None] = loop.create_future()
         too_late = loop.call_later(PATIENCE, _give_up, done)
         done.add_done_callback(lambda _: too_late.cancel())
-        self.kernel.hear(Heard(self.topic, self.partition, offset, record, event, error, clock.now(), done))
+        place = self.topic, self.partition
+        self.kernel.hear(Heard(*place, offset, record, event, error, clock.now(), done, **more))
         return done
 
 
@@ -191,9 +205,9 @@ async def a_process(service: str, database: Database, *, consuming: bool = False
     )
     runtime, app = BUILDS[service](settings)
     if hasattr(runtime, "consumer") and not consuming:
-        runtime.jobs.remove(runtime.consumer.run)
+        del runtime.watched["consumer"]
     # Nothing is published here, and orders would be turned away for it soon: a test may look itself.
-    runtime.jobs = [job for job in runtime.jobs if not isinstance(getattr(job, "__self__", None), Admission)]
+    runtime.watched.pop("admission", None)
     transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
     client = httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60)
     async with runtime.running() as died, client:

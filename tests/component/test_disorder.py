@@ -23,19 +23,18 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from billing_service.commands import Deposit, NoAccount, Withdraw
+from billing_service.commands import Deposit, Withdraw
 from billing_service.service import service as billing
 from choreo.chassis.database.connection import Connection, make_engine
-from choreo.chassis.http.answer import Answer
-from choreo.chassis.http.signing_keys import SIGNING_KEYS
 from choreo.chassis.observe.meter import Meter
 from choreo.chassis.service import Service
 from choreo.chassis.settings import Settings
-from choreo.chassis.transaction.inputs import Decided
+from choreo.chassis.transaction.inputs import Decided, Reply
 from choreo.chassis.transaction.kernel import Kernel
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.chassis.transaction.state_store import StateStore, TableMapping
 from choreo.chassis.transaction.step import hear, obey
+from choreo.chassis.transaction.store import PostgresStore
 from choreo.embedded.postgres import Postgres
 from choreo.message.codec import Record, decode
 from choreo.message.decider import Command
@@ -251,8 +250,7 @@ class Process:
         """As the consumer begins: from the positions."""
         self._kernel = Kernel(
             self._kept.service.decider,
-            self,  # its state, on the service's mappings
-            self._kept.engine,
+            PostgresStore(self._kept.engine, self),  # its state, on the service's mappings
             partition_of=lambda key: 0,
             clock=self._now,
             meter=self._kept.meter,
@@ -329,15 +327,8 @@ class Process:
             self._asked = max(self._asked, number + 1)
 
 
-def answered(decided: Decided) -> Answer:
-    """As over HTTP: an account that is not there yet is no answer for ever."""
-    match decided.refusal:
-        case None:
-            return Answer(201, b"")
-        case NoAccount():
-            return Answer(404, b"")
-        case _:
-            return Answer(409, b"")
+def answered(decided: Decided) -> Reply:
+    return Reply(409 if decided.refusal else 201, b"")
 
 
 # What becomes of it.
@@ -374,7 +365,7 @@ def fold(service: Service[Any], inputs: Sequence[Event[Fact] | Command]) -> Outc
             step = obey(service.decider, state, input, MONDAY, numbers[input.key])
         states[input.key], numbers[input.key] = step.state, step.sequence
         for event in step.events:
-            decided.setdefault(input.key, []).append(replace(event, step=0))
+            decided.setdefault(input.key, []).append(replace(event, applied_sequence=0))
     rows: dict[str, list[Any]] = {mapping.table.name: [] for mapping in _own(service)}
     for state in states.values():
         for mapping in _own(service):
@@ -384,13 +375,13 @@ def fold(service: Service[Any], inputs: Sequence[Event[Fact] | Command]) -> Outc
 
 
 def _shelves(service: Service[Any]) -> StateStore[Any]:
-    assert isinstance(service.store, StateStore)
-    return service.store
+    assert isinstance(service.own_store, StateStore)
+    return service.own_store
 
 
-def _own(service: Service[Any]) -> list[TableMapping]:
-    """Without the signing keys, which every service keeps."""
-    return [mapping for mapping in _shelves(service).mappings if mapping is not SIGNING_KEYS]
+def _own(service: Service[Any]) -> Sequence[TableMapping]:
+    """Without what every service keeps."""
+    return service.own_store.mappings
 
 
 def _without_step(row: Any) -> Any:

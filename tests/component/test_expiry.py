@@ -13,18 +13,22 @@ import pytest_asyncio
 
 from choreo.chassis import clock
 from choreo.chassis.database.connection import raw_connection
-from choreo.chassis.kafka.catch_up import News
+from choreo.chassis.kafka.catch_up import CatchUp
 from choreo.chassis.kafka.topic_log import LogMismatch, PartitionLog
+from choreo.chassis.observe.health import Job
 from choreo.chassis.transaction import parked
 from choreo.chassis.transaction.positions import Position, TopicPartition
 from choreo.chassis.transaction.retry import drop, retry
+from choreo.chassis.transaction.store import PostgresStore
 from choreo.chassis.transaction.transaction import Transaction
 from choreo.demo.client import Customer, Json
 from choreo.embedded.postgres import Postgres
+from choreo.message.decider import types_of
 from events.billing import PaymentConfirmed
 from order_service import expiry
+from order_service.evolve import Consumed
 from order_service.expiry import Expiry
-from order_service.service import HEARS, decider
+from order_service.service import decider
 from order_service.store import STORE
 from tests.component.alone import Alone, alone
 from tests.shop import PATIENCE
@@ -59,7 +63,9 @@ class BillingLog:
         if self.away:
             raise ConnectionError("no broker")
         return {
-            (TOPIC, number): PartitionLog(Position(TOPIC, number, 0, self.topic_id, "cluster"), 0, latest)
+            (TOPIC, number): PartitionLog(
+                Position(TOPIC, number, 0, self.topic_id, "cluster"), 0, latest, latest, 0
+            )
             for number, latest in self.latest.items()
         }
 
@@ -75,11 +81,11 @@ class Desk:
     def expiry(self) -> Expiry:
         """As one more process would run it."""
         runtime = self.alone.runtime
-        return Expiry(runtime.kernel, runtime.engine, self.news(), self.hands, DEADLINE)
+        return Expiry(runtime.kernel, runtime.engine, self.catch_up(), self.hands, DEADLINE, Job())
 
-    def news(self) -> News:
+    def catch_up(self) -> CatchUp:
         runtime = self.alone.runtime
-        return News("order", TOPIC, runtime.engine, describe=self.log, partition_of=runtime.partition_of)
+        return CatchUp("order", TOPIC, runtime.engine, describe=self.log, partition_of=runtime.partition_of)
 
     async def customer(self, partition: int = 0) -> Customer:
         """Somebody whose events lie in this partition; those that are heard all come from partition 0."""
@@ -99,14 +105,13 @@ class Desk:
         runtime, key = self.alone.runtime, str(customer.id)
         transaction = Transaction(
             decider(runtime.settings),
-            STORE,
             partition_of=runtime.partition_of,
             clock=self.hands,
         )
         async with raw_connection(runtime.engine) as conn:
             (first, *_) = await parked.of_key(conn, key)
         await drop(runtime.engine, first)
-        await retry(transaction, runtime.engine, HEARS, key)
+        await retry(transaction, PostgresStore(runtime.engine, STORE), types_of(Consumed), key)
 
     async def hear(self, *facts: Any) -> None:
         """What lies in the log is read."""
@@ -119,7 +124,7 @@ async def running(postgres: Postgres, templates: dict[str, str]) -> AsyncIterato
     with pytest.MonkeyPatch.context() as patch:
         hands = Hands()
         patch.setattr(clock, "now", hands)
-        patch.setattr(expiry, "_PATIENCE", 0.05)
+        patch.setattr(expiry, "_CATCH_UP_TIMEOUT_SECONDS", 0.05)
         async with alone("order", postgres, templates) as service:
             yield service, hands
 
@@ -205,7 +210,7 @@ async def test_an_order_that_was_decided_in_time_does_not_expire_however_late_th
 
 
 async def test_what_is_read_while_a_round_waits_counts(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(expiry, "_PATIENCE", PATIENCE)
+    monkeypatch.setattr(expiry, "_CATCH_UP_TIMEOUT_SECONDS", PATIENCE)
     ada, eve = await desk.customer(), await desk.customer()
     paid_in_time, order = await desk.overdue(ada), await desk.overdue(eve)
     desk.log.latest[0] += 1
@@ -274,7 +279,9 @@ async def test_asked_too_early_by_a_clock_that_runs_ahead_it_expires_later(desk:
     ada = await desk.customer()
     order = (await ada.order("100")).json()
     runtime = desk.alone.runtime
-    ahead = Expiry(runtime.kernel, runtime.engine, desk.news(), lambda: desk.hands() + 2 * DEADLINE, DEADLINE)
+    ahead = Expiry(
+        runtime.kernel, runtime.engine, desk.catch_up(), lambda: desk.hands() + 2 * DEADLINE, DEADLINE, Job()
+    )
     await ahead.round()
     assert await status_of(ada, order) == ("created", None)
     desk.hands.ahead += DEADLINE

@@ -190,7 +190,7 @@ async def test_a_503_is_not_kept_and_what_it_left_open_takes_effect_once(
     customer = (await asked(DEPOSITS, services)).customer
     with psycopg.connect(billing.database.owner_url) as owner, monkeypatch.context() as hasty:
         owner.execute("LOCK TABLE journal IN EXCLUSIVE MODE")
-        hasty.setattr(kernel, "PATIENCE", 0.1)
+        hasty.setattr(kernel, "ANSWER_TIMEOUT_SECONDS", 0.1)
         assert_problem(await customer.deposit("7.00", "once"), 503, "unavailable")
     first, again = [await customer.deposit("7.00", "once") for _ in range(2)]
     assert of(first) == of(again)

@@ -15,21 +15,31 @@ from prometheus_client import CollectorRegistry
 from psycopg import sql
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from billing_service.commands import Deposit, InsufficientFunds, Withdraw
+from billing_service.commands import Deposit, InsufficientFunds, NoAccount, Withdraw
 from billing_service.service import decider as billing_decider
 from billing_service.state import Billing
 from billing_service.store import STORE as BILLING
 from choreo.chassis import clock
 from choreo.chassis.database.connection import make_engine
-from choreo.chassis.http.answer import Answer
 from choreo.chassis.kafka.relay import partition_of
 from choreo.chassis.observe.meter import Meter
 from choreo.chassis.settings import Settings
-from choreo.chassis.transaction.inputs import Decided, Failed, Input, KeyReused, PositionGap, Unavailable
+from choreo.chassis.transaction.inputs import (
+    Decided,
+    Failed,
+    Input,
+    KeyReused,
+    PositionGap,
+    Reply,
+    Unavailable,
+)
 from choreo.chassis.transaction.kernel import Kernel
 from choreo.chassis.transaction.state_store import Store
 from choreo.chassis.transaction.step import Decider
+from choreo.chassis.transaction.store import PostgresStore
 from choreo.embedded.postgres import Postgres
+from choreo.message.codec import encode
+from choreo.message.decider import Command
 from choreo.message.envelope import Cause, Event, derived_id
 from choreo.message.fact import Fact
 from events.billing import AccountCreated, MoneyDeposited
@@ -48,10 +58,10 @@ MONDAY = datetime(2030, 1, 7, tzinfo=UTC)
 class Replicas:
     """Kernels on one database, as in processes of their own. What one is given before `run` is a batch."""
 
-    def __init__(self, database: Database, decider: Decider[Any], mappings: Store[Any]) -> None:
+    def __init__(self, database: Database, decider: Decider[Any], states: Store[Any]) -> None:
         self.database = database
         self._decider = decider
-        self._shelves = mappings
+        self._states = states
         self._stack = AsyncExitStack()
         self._engines: list[AsyncEngine] = []
 
@@ -64,8 +74,7 @@ class Replicas:
     ) -> Kernel[Any]:
         kernel = Kernel(
             decider or self._decider,
-            self._shelves,
-            self.engine(),
+            PostgresStore(self.engine(), self._states),
             partition_of=lambda key: partition_of(key, 3),
             clock=now,
             meter=Meter(CollectorRegistry()),
@@ -98,10 +107,10 @@ class Replicas:
 
 @asynccontextmanager
 async def replicas(
-    service: str, decider: Decider[Any], mappings: Store[Any], postgres: Postgres, templates: dict[str, str]
+    service: str, decider: Decider[Any], states: Store[Any], postgres: Postgres, templates: dict[str, str]
 ) -> AsyncIterator[Replicas]:
     with a_database(service, postgres, templates) as database:
-        found = Replicas(database, decider, mappings)
+        found = Replicas(database, decider, states)
         try:
             yield found
         finally:
@@ -140,22 +149,26 @@ def refusals(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
 # Words the tests are written in.
 
 
-def answered(decided: Decided) -> Answer:
+def answered(decided: Decided) -> Reply:
     if decided.refusal:
-        return Answer(409, type(decided.refusal).__name__.encode())
-    return Answer(201, str(decided.events[0].id).encode())
+        return Reply(409, type(decided.refusal).__name__.encode())
+    return Reply(201, str(decided.events[0].id).encode())
 
 
-async def deposit(kernel: Kernel[Any], user: UUID, amount: int, name: str | None = None) -> Answer:
+async def asked(kernel: Kernel[Any], command: Command, fingerprint: bytes = b"") -> Reply:
+    reply = await kernel.ask(command, answered, fingerprint=fingerprint)
+    assert reply is not None
+    return reply
+
+
+async def deposit(kernel: Kernel[Any], user: UUID, amount: int, name: str | None = None) -> Reply:
     """`name` is what an idempotency key would be."""
     cause = Cause.root(derived_id(user, name or uuid4()))
-    return await kernel.ask(
-        Deposit(cause=cause, user_id=user, amount=amount), answered, fingerprint=b"%d" % amount
-    )
+    return await asked(kernel, Deposit(cause=cause, user_id=user, amount=amount), b"%d" % amount)
 
 
-async def withdraw(kernel: Kernel[Any], user: UUID, amount: int) -> Answer:
-    return await kernel.ask(Withdraw(cause=Cause.root(uuid4()), user_id=user, amount=amount), answered)
+async def withdraw(kernel: Kernel[Any], user: UUID, amount: int) -> Reply:
+    return await asked(kernel, Withdraw(cause=Cause.root(uuid4()), user_id=user, amount=amount))
 
 
 def registered(user: UUID) -> UserRegistered:
@@ -272,6 +285,27 @@ async def test_a_gap_is_refused_and_writes_nothing(billing: Replicas) -> None:
         await nowhere.put(an_event(registered(uuid4())))
     assert written(billing.database) | {"keys": 0} == before
     assert next_offsets(billing.database) == {("user-events", 0): 0}
+
+
+async def test_a_hole_in_the_log_is_passed_and_one_in_the_reading_is_not(billing: Replicas) -> None:
+    """What lies between was read, and there was nothing; or it was not read."""
+    kernel = await billing.kernel()
+    users = await billing.reader(kernel, "user-events")
+    event = an_event(registered(uuid4()))
+    await users.put(event, offset=4, fetched_from=0)
+    await users.put_marker(5, 7)
+    assert next_offsets(billing.database) == {("user-events", 0): 8}
+    before = written(billing.database)
+    with pytest.raises(PositionGap, match="got offset 12, next is 8, and it was read from 9 on"):
+        await users.put(an_event(registered(uuid4())), offset=12, fetched_from=9)
+    with pytest.raises(PositionGap):
+        await users.put_marker(9, 12)
+    await users.put_marker(5, 7)  # once more
+    assert written(billing.database) | {"keys": 0} == before | {"keys": 0}
+    last = "SELECT last_offset, last_digest, leader_epoch FROM positions WHERE topic = 'user-events'"
+    assert billing.database.rows(last) == [(4, encode(event).digest, -1)]
+    await users.put(an_event(registered(uuid4())), offset=9, fetched_from=6)
+    assert next_offsets(billing.database) == {("user-events", 0): 10}
 
 
 async def test_what_is_in_turn_is_committed_beside_a_gap(billing: Replicas) -> None:
@@ -477,7 +511,7 @@ async def test_refusals_and_repeats_take_no_number(billing: Replicas) -> None:
 async def test_of_those_who_want_one_name_one_gets_it(users: Replicas, processes: int, taken: type) -> None:
     kernels = [await users.kernel() for _ in range(processes)]
 
-    async def register(number: int, capitals: bool, round: int) -> Answer:
+    async def register(number: int, capitals: bool, round: int) -> Reply:
         user_id = uuid4()
         wanted = f"ada-{round}".upper() if capitals else f"ada-{round}"
         other = f"{user_id.hex}"
@@ -485,7 +519,7 @@ async def test_of_those_who_want_one_name_one_gets_it(users: Replicas, processes
         command = Register(
             cause=Cause.root(uuid4()), user_id=user_id, login=login, email=f"{email}@example.com"
         )
-        return await kernels[number % processes].ask(command, answered)
+        return await asked(kernels[number % processes], command)
 
     for round in range(10):
         attempts = (register(number, number % 4 > 1, round) for number in range(12))
@@ -508,9 +542,9 @@ async def test_whoever_wants_the_same_name_is_decided_after_the_other_not_beside
         Register(cause=Cause.root(uuid4()), user_id=uuid4(), login="ada", email=f"ada-{number}@example.com")
         for number in range(2)
     ]
-    asked = [asyncio.ensure_future(kernel.ask(wish, answered)) for wish in wishes]
+    answers = [asyncio.ensure_future(asked(kernel, wish)) for wish in wishes]
     users.run(kernel)  # begins when both are in the queue
-    assert [answer.status for answer in await asyncio.gather(*asked)] == [201, 409]
+    assert [answer.status for answer in await asyncio.gather(*answers)] == [201, 409]
     assert refusals == []
 
 
@@ -585,7 +619,7 @@ async def test_a_handler_that_raises_for_one_command_fails_that_command(billing:
     failed, other = await asyncio.gather(
         deposit(buggy, ada, 1, "once"), deposit(buggy, eve, 1), return_exceptions=True
     )
-    assert isinstance(failed, Failed) and isinstance(other, Answer)
+    assert isinstance(failed, Failed) and isinstance(other, Reply)
     assert (balance(billing.database, ada), balance(billing.database, eve)) == (0, 1)
     mended = await billing.kernel()
     assert (await deposit(mended, ada, 1, "once")).status == 201, "a failure is no answer to keep"
@@ -714,7 +748,7 @@ async def test_the_database_goes_away_and_comes_back(
     outage.begin()
     heard = [orders.put(an_event(ordered(ada, 100))) for _ in range(3)]
     with monkeypatch.context() as impatient:
-        impatient.setattr("choreo.chassis.transaction.kernel.PATIENCE", 0.2)
+        impatient.setattr("choreo.chassis.transaction.kernel.ANSWER_TIMEOUT_SECONDS", 0.2)
         with pytest.raises(Unavailable):
             await deposit(kernel, ada, 5, "in doubt")
         assert kernel.trouble
@@ -740,7 +774,7 @@ async def test_who_asks_alone_while_the_database_is_away_finds_it_back_by_itself
     await (await billing.reader(kernel, "user-events")).hear(registered(ada))
     outage.begin()
     with monkeypatch.context() as impatient, pytest.raises(Unavailable):
-        impatient.setattr("choreo.chassis.transaction.kernel.PATIENCE", 0.2)
+        impatient.setattr("choreo.chassis.transaction.kernel.ANSWER_TIMEOUT_SECONDS", 0.2)
         await deposit(kernel, ada, 5, "in doubt")
     outage.end()
 
@@ -808,7 +842,7 @@ async def test_a_refusal_says_its_numbers(billing: Replicas) -> None:
     await (await billing.reader(kernel, "user-events")).hear(registered(ada))
     seen: list[Decided] = []
 
-    def look(decided: Decided) -> Answer:
+    def look(decided: Decided) -> Reply:
         seen.append(decided)
         return answered(decided)
 
@@ -816,3 +850,31 @@ async def test_a_refusal_says_its_numbers(billing: Replicas) -> None:
     assert [decided.refusal for decided in seen] == [InsufficientFunds(balance=0, requested=7)]
     ((refusal,),) = billing.database.rows("SELECT refusal FROM journal WHERE outcome = 'refused'")
     assert refusal == {"type": "InsufficientFunds", "balance": 0, "requested": 7}
+
+
+async def test_a_refusal_is_given_again_where_it_is_remembered_and_decided_anew_where_it_is_not(
+    billing: Replicas,
+) -> None:
+    ada = uuid4()
+    kernel = await billing.kernel()
+    withdrawal = Withdraw(cause=Cause.root(uuid4()), user_id=ada, amount=7)
+    assert not NoAccount.remembered
+    assert (await asked(kernel, withdrawal)).body == b"NoAccount"
+    assert billing.database.count("journal") == 0
+    await (await billing.reader(kernel, "user-events")).hear(registered(ada))
+    assert InsufficientFunds.remembered
+    assert (await asked(kernel, withdrawal)).body == b"InsufficientFunds"
+    await deposit(kernel, ada, 400)
+    assert (await asked(kernel, withdrawal)).body == b"InsufficientFunds"
+    assert balance(billing.database, ada) == 400
+
+
+async def test_who_wants_no_reply_gets_none_and_is_remembered_all_the_same(billing: Replicas) -> None:
+    ada = uuid4()
+    kernel = await billing.kernel()
+    await (await billing.reader(kernel, "user-events")).hear(registered(ada))
+    command = Deposit(cause=Cause.root(uuid4()), user_id=ada, amount=7)
+    assert [await kernel.ask(command) for _ in range(2)] == [None, None]
+    assert balance(billing.database, ada) == 7
+    query = "SELECT outcome, answer_status, answer_body FROM journal WHERE kind = 'command'"
+    assert billing.database.rows(query) == [("applied", None, None)]

@@ -1,23 +1,32 @@
 """The notification service alone: what is heard is stored for its user, address or not."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from email import message_from_bytes
+from typing import Any
 from uuid import uuid4
 
 import pytest
 import pytest_asyncio
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from choreo.chassis import clock
+from choreo.chassis.observe.health import Job
 from choreo.demo.client import Customer
+from choreo.embedded.ports import free_ports
 from choreo.embedded.postgres import Postgres
+from choreo.message.decider import Decision
 from events.billing import PaymentConfirmed, PaymentRefunded, PaymentRejected
 from events.user import UserRegistered
-from notification_service import mailer
-from notification_service.mailer import Mailer
+from notification_service import decide, mailer
+from notification_service.commands import RecordDelivery
+from notification_service.mailer import _HOLD, Mailer
+from notification_service.state import Notifications
 from tests.component.alone import Alone, alone, assert_closed_to_strangers, assert_problem
+from tests.locks import held
 from tests.shop import PATIENCE, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -101,60 +110,96 @@ async def test_other_peoples_notifications_are_not_there(desk: Alone) -> None:
         assert_problem(await eve.get("notification", f"/notifications/{id}"), 404, "not_found")
 
 
-class Stuck:
-    """A mail server that takes two mails for this address and thinks about the third for ever."""
+@dataclass
+class Server:
+    """A mail server that takes every mail, and does what it is told to at one address."""
+
+    odd_address: str = ""
+    oddly: Callable[[SMTP], Awaitable[str]] | None = None
+    taken: Counter[str] = field(default_factory=Counter)
+    """By Message-ID."""
+
+    async def handle_RCPT(
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if address == self.odd_address and self.oddly:
+            return await self.oddly(server)
+        envelope.rcpt_tos.append(address)
+        return "250 known"
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        assert isinstance(envelope.content, bytes)
+        self.taken[message_from_bytes(envelope.content)["Message-ID"]] += 1
+        return "250 taken"
+
+
+class Stuck(Server):
+    """It takes two mails for this address and thinks about the third for ever."""
 
     def __init__(self, address: str) -> None:
+        super().__init__()
         self.address = address
-        self.taken = 0
         self.thinking = asyncio.Event()
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
-        if envelope.rcpt_tos == [self.address]:
-            if self.taken == 2:
-                self.thinking.set()
-                await asyncio.Event().wait()
-            self.taken += 1
-        return "250 taken"
+        if envelope.rcpt_tos == [self.address] and self.taken.total() == 2:
+            self.thinking.set()
+            await asyncio.Event().wait()
+        return await super().handle_DATA(server, session, envelope)
 
 
 async def test_what_a_slow_server_takes_its_time_for_nobody_else_mails(
     desk: Alone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The lease is short, so that what a dead mailer held is free soon; a living one renews it."""
-    monkeypatch.setattr(mailer, "_LEASE", timedelta(seconds=0.3))
+    monkeypatch.setattr(mailer, "_LEASE", timedelta(seconds=1))
     ada = await desk.customer()
     await desk.hear(paid(ada), paid(ada), paid(ada))
     stuck = Stuck(f"{ada.login}@example.com")
     async with a_mail_server(stuck) as url:
         await desk.hear(UserRegistered(user_id=ada.id, login=ada.login, email=stuck.address))
-        mailing = asyncio.ensure_future(a_mailer(desk, url, clock.now).run())
-        async with asyncio.timeout(PATIENCE):
-            await stuck.thinking.wait()
-        ended = leased_until(desk)
-        await eventually(lambda: asyncio.to_thread(leased_until, desk), lambda until: until > ended)
-        other = a_mailer(desk, url, lambda: ended + timedelta(milliseconds=1))
-        assert [mail for mail in await other._take() if mail.user_id == ada.id] == []
-        mailing.cancel()
-        await asyncio.wait([mailing])
+        async with mailing(desk, url):
+            async with asyncio.timeout(PATIENCE):
+                await stuck.thinking.wait()
+            first, _ = lease_of(desk)
+            await eventually(
+                lambda: asyncio.to_thread(lease_of, desk), lambda lease: lease[0] > first and lease[1]
+            )
+            assert [mail for mail in await a_mailer(desk, url)[0]._take() if mail.user_id == ada.id] == []
+    await forgotten(desk, ada)
 
 
-def leased_until(desk: Alone) -> datetime:
-    ((until,),) = desk.database.rows("SELECT max(leased_until) FROM leases")
-    assert isinstance(until, datetime)
-    return until
+def lease_of(desk: Alone) -> tuple[datetime, bool]:
+    """Until when the mail that takes so long is leased, and whether its first lease would be over."""
+    query = "SELECT leased_until, leased_until > clock_timestamp() FROM leases ORDER BY attempts LIMIT 1"
+    ((until, held),) = desk.database.rows(query)
+    return until, held
 
 
-def a_mailer(desk: Alone, url: str, now: Callable[[], datetime]) -> Mailer:
-    return Mailer(desk.runtime.kernel, desk.runtime.engine, url, now)
+def a_mailer(desk: Alone, url: str) -> tuple[Mailer, Job]:
+    job = Job()
+    return Mailer(desk.runtime.kernel, desk.runtime.engine, url, job), job
 
 
 @asynccontextmanager
-async def a_mail_server(handler: Stuck) -> AsyncIterator[str]:
+async def mailing(desk: Alone, url: str) -> AsyncIterator[Job]:
+    mailer, job = a_mailer(desk, url)
+    running = asyncio.ensure_future(mailer.run())
+    try:
+        yield job
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+@asynccontextmanager
+async def a_mail_server(handler: Server, port: int = 0, **how: Any) -> AsyncIterator[str]:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: SMTP(handler, loop=loop), "127.0.0.1", 0)
-    yield f"smtp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    server.close()
+    server = await loop.create_server(lambda: SMTP(handler, loop=loop, **how), "127.0.0.1", port)
+    try:
+        yield f"smtp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
 
 
 async def test_what_was_sent_is_recorded_when_the_mailer_is_told_to_stop(desk: Alone) -> None:
@@ -163,9 +208,218 @@ async def test_what_was_sent_is_recorded_when_the_mailer_is_told_to_stop(desk: A
     stuck = Stuck(f"{ada.login}@example.com")
     async with a_mail_server(stuck) as url:
         await desk.hear(UserRegistered(user_id=ada.id, login=ada.login, email=stuck.address))
-        mailing = asyncio.ensure_future(a_mailer(desk, url, clock.now).run())
-        async with asyncio.timeout(PATIENCE):
-            await stuck.thinking.wait()
-            mailing.cancel()
-            await asyncio.wait([mailing])
+        async with mailing(desk, url):
+            async with asyncio.timeout(PATIENCE):
+                await stuck.thinking.wait()
     assert sorted(told["status"] for told in await ada.notifications()) == ["pending", "sent", "sent"]
+    await forgotten(desk, ada)
+
+
+async def hangs_up(server: SMTP) -> str:
+    assert isinstance(server.transport, asyncio.Transport)
+    server.transport.abort()
+    return "250 never heard"
+
+
+async def thinks(server: SMTP) -> str:
+    await asyncio.Event().wait()
+    return "250 never said"
+
+
+def answers(answer: str) -> Callable[[SMTP], Awaitable[str]]:
+    async def say(server: SMTP) -> str:
+        return answer
+
+    return say
+
+
+ODD = "odd@example.com"
+INNOCENT = 12
+
+
+@pytest.mark.parametrize(
+    ("address", "oddly", "status"),
+    [
+        pytest.param(ODD, hangs_up, "pending", id="hangs-up"),
+        pytest.param(ODD, thinks, "pending", id="thinks-for-ever"),
+        pytest.param(ODD, answers("421 closing"), "pending", id="421"),
+        pytest.param(ODD, answers("451 later"), "pending", id="451"),
+        pytest.param(ODD, answers("nonsense"), "pending", id="no-answer-at-all"),
+        pytest.param(ODD, answers("550 unknown"), "failed", id="550"),
+        pytest.param("jörg@example.com", None, "failed", id="no-SMTPUTF8"),
+        pytest.param("=?utf-8?b?#?=@x.invalid", None, "failed", id="raises-in-email"),
+        pytest.param("=?utf-8?q?xfsrr?=@example.com", None, "failed", id="would-be-anothers"),
+        pytest.param("odd> <eve@example.com", None, "failed", id="two-addresses"),
+    ],
+)
+async def test_one_mail_that_does_not_go_out_holds_up_no_other(
+    desk: Alone,
+    address: str,
+    oddly: Callable[[SMTP], Awaitable[str]] | None,
+    status: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The odd ones are the oldest, and one comes in the middle."""
+    monkeypatch.setattr(mailer, "MAIL_TIMEOUT_SECONDS", 1.0)
+    odd, eve = await desk.customer(), await desk.customer()
+    await desk.hear(paid(odd), paid(odd), *[paid(eve) for _ in range(INNOCENT)], paid(odd))
+    server = Server(address, oddly)
+    async with a_mail_server(server) as url:
+        for customer, at in ((odd, address), (eve, "eve@example.com")):
+            await desk.hear(UserRegistered(user_id=customer.id, login=customer.login, email=at))
+        async with mailing(desk, url) as job:
+            await all_are(eve, "sent")
+            assert server.taken.total() == INNOCENT
+            await eventually(odd.notifications, lambda found: {one["status"] for one in found} == {status})
+            assert job.state.ready
+    await forgotten(desk, odd)
+
+
+async def all_are(customer: Customer, status: str) -> None:
+    async def statuses() -> set[str]:
+        return {one["status"] for one in await customer.notifications()}
+
+    with suppress(TimeoutError):
+        await eventually(statuses, lambda found: found == {status})
+    assert await statuses() == {status}
+
+
+async def forgotten(desk: Alone, *customers: Customer) -> None:
+    """The next test's mailer has nothing to do with them."""
+    async with desk.runtime.engine.begin() as conn:
+        for customer in customers:
+            await conn.exec_driver_sql("DELETE FROM recipients WHERE user_id = %s", (customer.id,))
+
+
+async def test_the_server_away_makes_everybody_wait_and_nobody_longer(
+    desk: Alone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused, then turned away, then not greeted. Once it is there all go out, as if for the first time."""
+    monkeypatch.setattr(mailer, "CONNECT_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(mailer, "_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(mailer, "_LONGEST_SERVER_PAUSE_SECONDS", 0.1)
+    eve = await desk.customer()
+    await desk.hear(
+        *[paid(eve) for _ in range(INNOCENT)],
+        UserRegistered(user_id=eve.id, login=eve.login, email="eve@example.com"),
+    )
+    (port,) = free_ports(1)
+    async with mailing(desk, f"smtp://127.0.0.1:{port}") as job:
+
+        async def says(sentence: str) -> None:
+            async def cause() -> str:
+                return job.state.cause or ""
+
+            await eventually(cause, lambda cause: sentence in cause)
+
+        await says("cannot be reached")
+        async with greeting(port, b"421 too busy\r\n"):
+            await says("421")
+        async with greeting(port, b""):
+            await says("does not answer within 0.5 s")
+        attempts = desk.database.rows("SELECT DISTINCT attempts FROM leases")
+        assert all(number <= 1 for (number,) in attempts), "it counts against none of them"
+        server = Server()
+        async with a_mail_server(server, port):
+            await all_are(eve, "sent")
+            assert set(server.taken.values()) == {1}
+            assert job.state.ready
+
+
+@asynccontextmanager
+async def greeting(port: int, words: bytes) -> AsyncIterator[None]:
+    """A server that says this to whoever comes, and nothing else."""
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(words)
+        with suppress(OSError):
+            await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(greet, "127.0.0.1", port)
+    try:
+        yield
+    finally:
+        server.close()
+
+
+async def test_a_server_that_takes_nothing_from_us_for_a_while_is_away(
+    desk: Alone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so where a mail begins: that is nothing about this mail."""
+    monkeypatch.setattr(mailer, "_PAUSE_SECONDS", 0.1)
+
+    class Full(Server):
+        full = True
+
+        async def handle_MAIL(
+            self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+        ) -> str:
+            if self.full:
+                return "452 disk full"
+            envelope.mail_from = address
+            return "250 fine"
+
+    eve = await desk.customer()
+    await desk.hear(paid(eve), UserRegistered(user_id=eve.id, login=eve.login, email="eve@example.com"))
+    server = Full()
+    async with a_mail_server(server) as url, mailing(desk, url) as job:
+
+        async def cause() -> str:
+            return job.state.cause or ""
+
+        await eventually(cause, lambda cause: "452 disk full" in cause)
+        server.full = False
+        await all_are(eve, "sent")
+        assert job.state.ready
+
+
+async def test_a_mail_whose_outcome_cannot_be_recorded_is_not_mailed_again(
+    desk: Alone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug in deciding about it. Others are recorded meanwhile, and so is this once the bug is mended."""
+    odd, eve = await desk.customer(), await desk.customer()
+    await desk.hear(paid(odd), *[paid(eve) for _ in range(INNOCENT)])
+    record = decide._record_delivery
+    failures = asyncio.Queue[None]()
+
+    def buggy(command: RecordDelivery, state: Notifications) -> Decision:
+        if command.user_id == odd.id:
+            failures.put_nowait(None)
+            raise ZeroDivisionError
+        return record(command, state)
+
+    server = Server()
+    async with a_mail_server(server) as url:
+        for customer in (odd, eve):
+            await desk.hear(
+                UserRegistered(user_id=customer.id, login=customer.login, email=f"{customer.login}@x.com")
+            )
+        with monkeypatch.context() as patch:
+            patch.setattr(decide, "_record_delivery", buggy)
+            async with mailing(desk, url) as job:
+                await all_are(eve, "sent")
+                async with asyncio.timeout(PATIENCE):
+                    for _ in range(2):
+                        await failures.get()
+                assert job.state.ready
+        async with mailing(desk, url):
+            await all_are(odd, "sent")
+    assert server.taken.total() == INNOCENT + 1
+    assert set(server.taken.values()) == {1}
+
+
+async def test_holding_and_recording_do_not_wait_for_each_other(desk: Alone) -> None:
+    """Both concern many mails at once. What the kernel has locked, holding leaves out."""
+    eve = await desk.customer()
+    await desk.hear(
+        paid(eve), paid(eve), UserRegistered(user_id=eve.id, login=eve.login, email="eve@example.com")
+    )
+    mailer, _ = a_mailer(desk, "smtp://127.0.0.1:1")
+    mails = [mail for mail in await mailer._take() if mail.user_id == eve.id]
+    dropping = "DELETE FROM leases WHERE notification_id = %s"
+    async with held(desk.database.owner_url, dropping, mails[0].id) as recording:
+        async with asyncio.timeout(PATIENCE):
+            await mailer._update(_HOLD, [[mail.id for mail in mails], timedelta(minutes=1)])
+        await recording.conn.execute(dropping.encode(), [mails[1].id])
+    await forgotten(desk, eve)

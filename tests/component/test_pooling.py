@@ -13,11 +13,11 @@ import psycopg
 import pytest
 
 from choreo.chassis.database.connection import session, unusable
-from choreo.cli.running.up import migrate_external
 from choreo.embedded.ports import LOOPBACK, free_ports
 from choreo.embedded.postgres import Postgres
 from choreo.embedded.unprivileged import NOBODY, is_root
 from choreo.errors import Unavailable
+from choreo.operations.acting.databases import migrate_external
 from tests.component.alone import Database, a_database
 
 PATIENCE = 20.0

@@ -1,32 +1,52 @@
 """The relay between a real outbox and a real Kafka: everything, in order, byte for byte, at least once."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import os
+import re
+import signal
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaConnectionError
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewPartitions,
+    ResourceType,
+)
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis.database.connection import Connection, make_engine, raw_connection
-from choreo.chassis.kafka import relay
+from choreo.chassis.kafka import cluster, relay
 from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.kafka.admin.topics import declare_topics
+from choreo.chassis.kafka.cluster import Cluster
+from choreo.chassis.kafka.partition_producer import PartitionProducer
 from choreo.chassis.kafka.relay import Relay, partition_of
-from choreo.chassis.kafka.topics import declare_topics
-from choreo.chassis.observe.health import NotReady
+from choreo.chassis.observe.health import Job, JobState, NotReady
 from choreo.chassis.observe.meter import Meter
 from choreo.chassis.transaction import outbox
-from choreo.chassis.transaction.outbox import Unpublished
+from choreo.chassis.transaction.outbox import OutboxRow
+from choreo.embedded.home import cache_directory
+from choreo.embedded.kafka import Kafka
 from choreo.embedded.ports import LOOPBACK, free_ports
 from choreo.embedded.postgres import Postgres
 from choreo.message.codec import Record
 from events.billing import MoneyDeposited
 from tests.brokers import Broker
 from tests.component.alone import Database, a_database, an_event
+from tests.locks import held
 from tests.shop import PATIENCE, eventually
 
 PARTITIONS = 3
@@ -41,22 +61,25 @@ class Post:
     access: KafkaAccess
     database: Database
     engine: AsyncEngine
+    job: Job = field(default_factory=Job)
+    """Of the relay that was made last."""
 
-    def relay(self, bootstrap: str | None = None) -> Relay:
+    def relay(self, bootstrap: str | None = None, partitions: int = PARTITIONS) -> Relay:
         access = replace(self.access, bootstrap=bootstrap or self.access.bootstrap)
-        return Relay(self.topic, PARTITIONS, self.engine, access, Meter(CollectorRegistry()))
+        meter, self.job = Meter(CollectorRegistry()), Job()
+        return Relay(self.topic, partitions, self.engine, access, job=self.job, meter=meter)
 
-    def facts(self, users: list[UUID], each: int, first: int = 1) -> list[Unpublished]:
+    def facts(self, users: list[UUID], each: int, first: int = 1) -> list[OutboxRow]:
         """So many facts of each user, the users taking turns."""
         rows = []
         for number in range(first, first + each):
             for user in users:
                 fact = MoneyDeposited(entry_id=uuid4(), user_id=user, amount=number, balance=number)
                 event = an_event(fact, sequence=number)
-                rows.append(outbox.unpublished(event, partition_of(event.key, PARTITIONS)))
+                rows.append(outbox.row_of(event, partition_of(event.key, PARTITIONS)))
         return rows
 
-    async def decide(self, users: list[UUID], each: int, first: int = 1) -> list[Unpublished]:
+    async def decide(self, users: list[UUID], each: int, first: int = 1) -> list[OutboxRow]:
         """Such facts in one commit; as they lie in the outbox."""
         rows = self.facts(users, each, first)
         async with raw_connection(self.engine) as conn:
@@ -64,11 +87,30 @@ class Post:
             await conn.commit()
         return rows
 
-    async def emptied(self) -> None:
-        async def left() -> int:
-            return self.database.count("outbox")
+    async def emptied(self, *but: int) -> None:
+        """Returns once nothing waits, but in these partitions."""
+        await eventually(
+            lambda: asyncio.to_thread(self.unpublished), lambda partitions: partitions.issubset(but)
+        )
 
-        await eventually(left, lambda number: number == 0)
+    def unpublished(self) -> set[int]:
+        return {partition for (partition,) in self.database.rows("SELECT partition FROM outbox")}
+
+    async def says(self, sentence: str) -> None:
+        """Returns once the relay's job says so."""
+
+        async def state() -> JobState:
+            return self.job.state
+
+        await eventually(state, lambda state: re.search(sentence, state.cause or "") is not None)
+
+    async def owned(self) -> set[int]:
+        """The partitions that some relay owns."""
+        query = "SELECT partition FROM relay_leases WHERE leased_until > clock_timestamp()"
+        return {partition for (partition,) in self.database.rows(query)}
+
+    async def all_owned(self) -> None:
+        await eventually(self.owned, lambda owned: owned == set(range(PARTITIONS)))
 
     async def arrived(self) -> list[Place]:
         """All that is on the topic now: partition and record, in order."""
@@ -112,7 +154,7 @@ async def running(*relays: Relay) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def assert_first_occurrences_in_order(places: list[Place], decided: list[Unpublished]) -> None:
+def assert_first_occurrences_in_order(places: list[Place], decided: list[OutboxRow]) -> None:
     """Nothing is lost, nothing is altered, and per key what comes for the first time comes in order."""
     expected: dict[bytes, list[Place]] = {}
     for row in decided:
@@ -165,20 +207,14 @@ class SlowKafka:
 @pytest.fixture
 def slow_kafka(monkeypatch: pytest.MonkeyPatch) -> SlowKafka:
     slow = SlowKafka()
-    send_batch = AIOKafkaProducer.send_batch
+    produce = Cluster.produce
 
-    async def send(producer: Any, *args: Any, **kwargs: Any) -> Awaitable[Any]:
-        acknowledged = await send_batch(producer, *args, **kwargs)
+    async def wait(cluster: Cluster, *batch: Any) -> None:
+        await produce(cluster, *batch)
+        slow.delivered.set()
+        await slow.acknowledge.wait()
 
-        async def wait() -> Any:
-            result = await acknowledged
-            slow.delivered.set()
-            await slow.acknowledge.wait()
-            return result
-
-        return wait()
-
-    monkeypatch.setattr(AIOKafkaProducer, "send_batch", send)
+    monkeypatch.setattr(Cluster, "produce", wait)
     return slow
 
 
@@ -192,6 +228,38 @@ async def test_a_fact_stays_in_the_outbox_until_kafka_has_acknowledged_it(
         assert len(await post.arrived()) == 3
         assert post.database.count("outbox") == 3
         slow_kafka.acknowledge.set()
+        await post.emptied()
+    assert_first_occurrences_in_order(await post.arrived(), decided)
+
+
+async def test_a_partition_whose_batch_is_on_its_way_keeps_no_other_from_its_next(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    produce = Cluster.produce
+    ada, eve = users_of_two_partitions()
+    slow = partition_of(str(eve), PARTITIONS)
+    on_its_way, acknowledge = asyncio.Event(), asyncio.Event()
+
+    async def wait(cluster: Cluster, leader: Any, topic: str, partition: int, batch: bytes) -> None:
+        if partition == slow:
+            on_its_way.set()
+            await acknowledge.wait()
+        await produce(cluster, leader, topic, partition, batch)
+
+    monkeypatch.setattr(Cluster, "produce", wait)
+    decided = await post.decide([ada, eve], 2)
+    relay = post.relay()
+    async with running(relay):
+        async with asyncio.timeout(PATIENCE):
+            await on_its_way.wait()
+        for number in range(3, 6):
+            decided += await post.decide([ada, eve], 1, first=number)
+            relay.wake()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE / 6):
+                    await post.emptied(slow)
+            assert post.unpublished() == {slow}
+        acknowledge.set()
         await post.emptied()
     assert_first_occurrences_in_order(await post.arrived(), decided)
 
@@ -222,31 +290,32 @@ def two_users_of_one_partition() -> tuple[UUID, UUID]:
 async def test_after_an_error_the_same_facts_come_first_again(
     post: Post, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some batches are lost on the way, of others only the acknowledgement. Nothing is lost, and nothing is
-    overtaken by what was decided meanwhile.
+    """Some batches are lost on the way, of others only the acknowledgement. Nothing is lost, nothing comes
+    twice, and nothing is overtaken by what was decided meanwhile.
     """
-    send_batch = AIOKafkaProducer.send_batch
+    produce = Cluster.produce
     calls = 0
     users = [uuid4() for _ in range(12)]  # enough for every partition
     decided = await post.decide(users, 5)
 
-    async def lossy(producer: Any, *args: Any, **kwargs: Any) -> Any:
+    async def lossy(cluster: Cluster, *batch: Any) -> None:
         nonlocal calls, decided
         calls += 1
-        if calls == 2:
+        call = calls
+        if call == 2:
             decided += await post.decide(users, 5, first=6)
-            raise ConnectionError("lost on the way there")
-        acknowledged = await send_batch(producer, *args, **kwargs)
-        if calls == 4:
-            await acknowledged
-            raise ConnectionError("lost on the way back")
-        return acknowledged
+            raise KafkaConnectionError("lost on the way there")
+        await produce(cluster, *batch)
+        if call == 4:
+            raise KafkaConnectionError("lost on the way back")
 
-    monkeypatch.setattr(AIOKafkaProducer, "send_batch", lossy)
+    monkeypatch.setattr(Cluster, "produce", lossy)
     async with running(post.relay()):
         await post.emptied()
     assert calls > PARTITIONS + 1
-    assert_first_occurrences_in_order(await post.arrived(), decided)
+    places = await post.arrived()
+    assert_first_occurrences_in_order(places, decided)
+    assert len(places) == len(decided), "Kafka knows a batch again"
 
 
 async def test_two_relays_on_one_outbox(post: Post) -> None:
@@ -271,29 +340,73 @@ async def test_two_relays_on_one_outbox(post: Post) -> None:
 
 
 async def test_one_relay_at_a_time_owns_a_partition(post: Post) -> None:
-    """While one relay holds the shards, another one gets none and publishes nothing, whatever it is told."""
-    held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = "
-    held += "(SELECT oid FROM pg_database WHERE datname = current_database())"
+    """While one relay holds the leases, another one gets none and publishes nothing, whatever it is told."""
     owner, other = post.relay(), post.relay()
-
-    async def locks() -> int:
-        ((number,),) = post.database.rows(held)
-        return int(number)
-
     async with running(owner):
-        await eventually(locks, lambda number: number == PARTITIONS)
-        got = shards_it_gets(other)
+        await post.all_owned()
+        looked = looks(other)
         async with running(other):
             async with asyncio.timeout(PATIENCE):
-                assert await got == []
+                await looked
+            assert not other._shards
             decided = await post.decide([uuid4() for _ in range(12)], 20)
             owner.wake()
             other.wake()
             await post.emptied()
-            assert await locks() == PARTITIONS
-    await eventually(locks, lambda number: number == 0)
+        assert await post.owned() == set(range(PARTITIONS))
+    assert await post.owned() == set(), "they are given back"
     places = await post.arrived()
     assert len(places) == len(decided), "nobody published twice"
+
+
+async def test_what_a_dead_relay_owned_another_takes_when_the_lease_is_over(post: Post) -> None:
+    """By the database's clock: what time the processes have is of no account."""
+    decided = await post.decide([uuid4() for _ in range(12)], 2)
+    async with raw_connection(post.engine) as conn:
+        await outbox.declare_leases(conn, range(PARTITIONS))
+        assert len(await outbox.lease(conn, uuid4(), range(PARTITIONS), timedelta(seconds=2))) == PARTITIONS
+        await conn.commit()
+    relay = post.relay()
+    looked = looks(relay)
+    async with running(relay):
+        async with asyncio.timeout(PATIENCE):
+            await looked
+        assert not relay._shards
+        assert post.database.count("outbox") == len(decided)
+        await post.emptied()
+    assert_first_occurrences_in_order(await post.arrived(), decided)
+
+
+async def test_whoever_may_only_look_takes_no_lease(post: Post, postgres: Postgres) -> None:
+    async with raw_connection(post.engine) as conn:
+        await outbox.declare_leases(conn, range(PARTITIONS))
+        await conn.commit()
+    with psycopg.connect(postgres.observer_url(post.database.name), autocommit=True) as observer:
+        assert len(observer.execute("SELECT * FROM relay_leases").fetchall()) == PARTITIONS
+        for statement in (b"SELECT * FROM relay_leases FOR UPDATE", b"UPDATE relay_leases SET owner = NULL"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                observer.execute(statement)
+
+
+async def test_a_shard_that_nobody_can_own_is_named_and_the_others_go_on(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session that has nothing to do with it holds the row of one lease."""
+    monkeypatch.setattr(relay, "LEASE", timedelta(seconds=2))
+    decided = await post.decide([uuid4() for _ in range(12)], 2)
+    async with raw_connection(post.engine) as conn:
+        await outbox.declare_leases(conn, range(PARTITIONS))
+        await conn.commit()
+    locking = "SELECT FROM relay_leases WHERE partition = 1 FOR UPDATE"
+    async with held(post.database.owner_url, locking):
+        stack = running(post.relay())
+        await stack.__aenter__()
+        await post.emptied(1)
+        await post.says("partition 1: nobody can take the lease")
+    await post.emptied()
+    assert post.job.state.ready
+    await stack.__aexit__(None, None, None)
+    assert_first_occurrences_in_order(await post.arrived(), decided)
 
 
 async def test_what_another_process_decided_is_published_at_once(
@@ -301,13 +414,12 @@ async def test_what_another_process_decided_is_published_at_once(
 ) -> None:
     """It owns no shard. Nobody looks by himself for as long as the test has patience."""
     owner, other = post.relay(), post.relay()
-    got = shards_it_gets(owner)
+    monkeypatch.setattr(relay, "LEASE", timedelta(seconds=10 * PATIENCE))
     async with running(owner):
-        async with asyncio.timeout(PATIENCE):
-            assert len(await got) == PARTITIONS
-        monkeypatch.setattr(relay, "_POLL", 10 * PATIENCE)
+        await post.all_owned()
+        monkeypatch.setattr(relay, "_POLL_SECONDS", 10 * PATIENCE)
         async with running(other):
-            decided: list[Unpublished] = []
+            decided: list[OutboxRow] = []
             for number in range(1, 5):
                 decided += await post.decide([uuid4() for _ in range(3)], 1, first=number)
                 other.wake()
@@ -315,18 +427,17 @@ async def test_what_another_process_decided_is_published_at_once(
     assert_first_occurrences_in_order(await post.arrived(), decided)
 
 
-def shards_it_gets(relay: Relay) -> "asyncio.Future[list[int]]":
-    """When it asks for the first time."""
-    first: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
-    own = relay._own
+def looks(relay: Relay) -> "asyncio.Future[None]":
+    """When it has asked for leases for the first time."""
+    first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    look = relay._look
 
-    async def ask(conn: Connection, owned: Sequence[int]) -> list[int]:
-        found = await own(conn, owned)
+    async def ask(conn: Connection) -> None:
+        await look(conn)
         if not first.done():
-            first.set_result(found)
-        return found
+            first.set_result(None)
 
-    relay._own = ask  # type: ignore[method-assign]
+    relay._look = ask  # type: ignore[method-assign]
     return first
 
 
@@ -336,16 +447,13 @@ async def test_a_relay_that_began_without_kafka_publishes_once_it_is_there(post:
     relay = post.relay(f"{LOOPBACK}:{port}")
     decided = await post.decide([uuid4(), uuid4()], 5)
     async with running(relay):
-        async with asyncio.timeout(PATIENCE):
-            while relay._producer is None:  # noqa: ASYNC110 - it tries, which gives no signal
-                await asyncio.sleep(0)
-            while relay._producer is not None:  # noqa: ASYNC110 - and fails
-                await asyncio.sleep(0.01)
+        await post.says(f"facts wait in the outbox: partition .*{LOOPBACK}:{port}|'{LOOPBACK}', {port}")
         with pytest.raises(NotReady, match=f"Kafka at {LOOPBACK}:{port} does not answer"):
             await relay.probe()
         assert post.database.count("outbox") == len(decided)
         async with forwarding(port, post.access.bootstrap):
             await post.emptied()
+        assert post.job.state.ready
     assert_first_occurrences_in_order(await post.arrived(), decided)
 
 
@@ -371,35 +479,237 @@ async def forwarding(port: int, to: str) -> AsyncIterator[None]:
         server.close()
 
 
-async def test_a_topic_of_another_shape_gets_nothing(post: Post) -> None:
-    """With another number of partitions keys would move: better nothing than the wrong place."""
-    relay = Relay(post.topic, PARTITIONS + 1, post.engine, post.access, Meter(CollectorRegistry()))
-    checked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    check: Callable[[Any], Awaitable[None]] = relay._check_partitions
-
-    async def look(producer: Any) -> None:
-        try:
-            await check(producer)
-        finally:
-            if not checked.done():
-                checked.set_result(None)
-
-    relay._check_partitions = look  # type: ignore[method-assign]
+async def test_a_topic_with_fewer_partitions_gets_nothing(post: Post) -> None:
+    """Keys would move: better nothing than the wrong place."""
     await post.decide([uuid4()], 1)
-    async with running(relay):
-        async with asyncio.timeout(PATIENCE):
-            await checked
-        with pytest.raises(Exception, match="has 3 partitions and CHOREO_PARTITIONS says 4"):
-            async with _producer(post.access) as producer:
-                await check(producer)
+    async with running(post.relay(partitions=PARTITIONS + 1)):
+        await post.says(f"has {PARTITIONS} partitions and CHOREO_PARTITIONS says {PARTITIONS + 1}")
     assert post.database.count("outbox") == 1
 
 
-@asynccontextmanager
-async def _producer(access: KafkaAccess) -> AsyncIterator[AIOKafkaProducer]:
-    producer = AIOKafkaProducer(**access.aiokafka())
-    await producer.start()
+async def test_a_topic_that_grew_keeps_its_keys_where_they_are(post: Post) -> None:
+    users = [uuid4() for _ in range(12)]
+    decided = await post.decide(users, 2)
+    relay = post.relay()
+    async with running(relay):
+        await post.emptied()
+        admin = AdminClient(post.access.confluent())
+        grown = admin.create_partitions([NewPartitions(post.topic, PARTITIONS + 2)])
+        await asyncio.to_thread(grown[post.topic].result)
+        decided += await post.decide(users, 2, first=3)
+        relay.wake()
+        await post.emptied()
+    decided += await post.decide(users, 2, first=5)
+    async with running(relay := post.relay()):
+        await post.emptied()
+        await relay.probe()
+        assert post.job.state.ready
+    assert_first_occurrences_in_order(await post.arrived(), decided)
+
+
+async def takes_at_most(post: Post, size: int) -> None:
+    resource = ConfigResource(ResourceType.TOPIC, post.topic)
+    resource.add_incremental_config(
+        ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET)
+    )
+    admin = AdminClient(post.access.confluent())
+    altered = admin.incremental_alter_configs([resource])
+    await asyncio.to_thread(altered[resource].result)
+
+
+async def test_a_batch_that_kafka_finds_too_large_is_split(post: Post) -> None:
+    """It takes a record of this size, and not two."""
+    users = [uuid4() for _ in range(4)]
+    decided = await post.decide(users, 8)
+    await takes_at_most(post, 1000)
+    async with running(post.relay()):
+        await post.emptied()
+        assert post.job.state.ready
+    places = await post.arrived()
+    assert_first_occurrences_in_order(places, decided)
+    assert len(places) == len(decided)
+
+
+async def test_a_record_that_kafka_finds_too_large_holds_up_its_partition_alone(post: Post) -> None:
+    ada, eve = users_of_two_partitions()
+    decided = await post.decide([ada, eve], 1)
+    large = [replace(row, value=row.value.ljust(3000)) for row in post.facts([ada], 1, first=2)]
+    async with raw_connection(post.engine) as conn:
+        await outbox.add(conn, large)
+        await conn.commit()
+    decided += large + await post.decide([ada, eve], 3, first=3)
+    await takes_at_most(post, 2000)
+    there = partition_of(str(ada), PARTITIONS)
+    async with running(post.relay()):
+        await post.emptied(there)
+        await post.says(f"partition {there}: .*MessageSizeTooLargeError")
+        await takes_at_most(post, 10_000)
+        await post.emptied()
+        assert post.job.state.ready
+    assert_first_occurrences_in_order(await post.arrived(), decided)
+
+
+@pytest.fixture
+def two_brokers(tmp_path: Path) -> Iterator[tuple[Kafka, Kafka]]:
+    """The second is not taken for dead, however long it stands still: it leads what it leads."""
+    ports = [(port, controller) for port, controller in (free_ports(2), free_ports(2))]
+    common = {
+        "controller.quorum.voters": f"1@{LOOPBACK}:{ports[0][1]}",
+        "broker.session.timeout.ms": "600000",
+        "min.insync.replicas": "1",
+    }
+    second = {"process.roles": "broker", "listeners": f"CLIENTS://{LOOPBACK}:{ports[1][0]}"}
+    secrets = tmp_path / "secrets.json"
+    nodes = [
+        Kafka(
+            tmp_path / str(node),
+            *ports[node - 1],
+            cache=cache_directory(),
+            secrets_file=secrets,
+            settings=common | settings,
+            node=node,
+            nodes=ports,
+        )
+        for node, settings in ((1, {}), (2, second))
+    ]
     try:
-        yield producer
+        for node in nodes:
+            node.start()
+        for node in nodes:
+            node.wait_ready()
+        yield nodes[0], nodes[1]
     finally:
-        await producer.stop()
+        for node in nodes:
+            if node.child:
+                node.kill()
+
+
+async def test_a_partition_whose_leader_does_not_answer_delays_only_itself(
+    two_brokers: tuple[Kafka, Kafka], post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Meanwhile nothing piles up in the process, and afterwards nothing was published twice."""
+    monkeypatch.setattr(cluster, "_TIMEOUT_MS", 500)
+    first, second = two_brokers
+    post = replace(post, access=first.admin)
+    await asyncio.to_thread(declare_topics, post.access, [post.topic], PARTITIONS)
+    async with Cluster(post.access) as kafka:
+        metadata = await kafka.metadata([post.topic])
+    there = {number for number in range(PARTITIONS) if metadata.leader(post.topic, number)[1] == second.port}
+    assert 0 < len(there) < PARTITIONS
+    users = [uuid4() for _ in range(24)]
+    decided = await post.decide(users, 2)
+    relay = post.relay()
+    failures = counted(monkeypatch)
+    async with running(relay):
+        await post.emptied()
+        second.pause()
+        try:
+            for number in range(3, 6):
+                decided += await post.decide(users, 1, first=number)
+                relay.wake()
+                await post.emptied(*there)
+            await post.says(f"partition {', '.join(map(str, sorted(there)))}: .*:{second.port}: no answer")
+            assert not post.job.state.ready
+            await failures.more(2 * len(there))
+            tasks, files = len(asyncio.all_tasks()), open_files()
+            await failures.more(6 * len(there))
+            assert len(asyncio.all_tasks()) <= tasks + 2 * len(there)
+            assert open_files() <= files + 2 * len(there)
+            assert await asyncio.to_thread(post.unpublished) == there
+        finally:
+            second.resume()
+        await post.emptied()
+        assert post.job.state.ready
+    places = await post.arrived()
+    assert_first_occurrences_in_order(places, decided)
+    assert len(places) == len(decided), "Kafka knows a batch again"
+
+
+def open_files() -> int:
+    return len(os.listdir("/dev/fd"))
+
+
+@dataclass
+class Failures:
+    """Of batches."""
+
+    count: int = 0
+    happened: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def more(self, number: int) -> None:
+        wanted = self.count + number
+        async with asyncio.timeout(PATIENCE):
+            while self.count < wanted:
+                self.happened.clear()
+                await self.happened.wait()
+
+
+def counted(patch: pytest.MonkeyPatch) -> Failures:
+    failures = Failures()
+    send = PartitionProducer.send
+
+    async def count(producer: PartitionProducer, rows: Sequence[OutboxRow]) -> int:
+        try:
+            return await send(producer, rows)
+        except Exception:
+            failures.count += 1
+            failures.happened.set()
+            raise
+
+    patch.setattr(PartitionProducer, "send", count)
+    return failures
+
+
+def users_of_two_partitions() -> tuple[UUID, UUID]:
+    one = uuid4()
+    there = partition_of(str(one), PARTITIONS)
+    return one, next(user for user in iter(uuid4, None) if partition_of(str(user), PARTITIONS) != there)
+
+
+async def test_a_bug_in_sending_one_partition_is_its_own(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    send = PartitionProducer.send
+
+    async def buggy(producer: PartitionProducer, rows: Sequence[OutboxRow]) -> int:
+        if rows[0].partition == 1:
+            raise ValueError("whoever wrote this")
+        return await send(producer, rows)
+
+    decided = await post.decide([uuid4() for _ in range(12)], 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(PartitionProducer, "send", buggy)
+        stack = running(post.relay())
+        await stack.__aenter__()
+        await post.emptied(1)
+        await post.says("partition 1: whoever wrote this")
+    await post.emptied()
+    await stack.__aexit__(None, None, None)
+    assert_first_occurrences_in_order(await post.arrived(), decided)
+
+
+OTHER_SESSIONS = """SELECT pid FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()"""
+"""Autovacuum's too, at times."""
+
+
+async def test_a_session_that_answers_no_more_is_given_up(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that serves it stands still. It is told so, and another session goes on."""
+    monkeypatch.setattr(relay, "DATABASE_TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(relay, "LEASE", timedelta(seconds=2))
+    passing = post.relay()
+    async with running(passing):
+        await post.all_owned()
+        pids = [pid for (pid,) in post.database.rows(OTHER_SESSIONS)]
+        assert pids
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            decided = await post.decide([uuid4()], 3)
+            passing.wake()
+            await post.says("the outbox cannot be read: TimeoutError")
+            await post.emptied()
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+    assert_first_occurrences_in_order(await post.arrived(), decided)

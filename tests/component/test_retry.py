@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from billing_service.service import HEARS
+from billing_service.evolve import Consumed
 from billing_service.state import Billing
 from billing_service.store import STORE
 from choreo.chassis import clock
@@ -18,9 +18,11 @@ from choreo.chassis.transaction import parked
 from choreo.chassis.transaction.parked import Parked
 from choreo.chassis.transaction.retry import Retried, drop, retry
 from choreo.chassis.transaction.step import Decider
+from choreo.chassis.transaction.store import PostgresStore
 from choreo.chassis.transaction.transaction import Transaction
 from choreo.embedded.postgres import Postgres
 from choreo.message.codec import Record, encode
+from choreo.message.decider import types_of
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from events.billing import PaymentConfirmed, PaymentRejected
@@ -62,16 +64,15 @@ class Desk:
         key: UUID | str,
         decider: Decider[Billing] = DECIDER,
         *,
-        hears: tuple[type[Fact], ...] = HEARS,
+        consumes: tuple[type[Fact], ...] = types_of(Consumed),
         now: Callable[[], datetime] = clock.now,
     ) -> list[Retried]:
         transaction = Transaction(
             decider,
-            STORE,
             partition_of=lambda key: partition_of(key, 3),
             clock=now,
         )
-        return await retry(transaction, self.engine, hears, str(key))
+        return await retry(transaction, PostgresStore(self.engine, STORE), consumes, str(key))
 
     async def parked(self) -> list[Parked]:
         async with raw_connection(self.engine) as conn:
@@ -223,7 +224,7 @@ async def test_what_this_service_does_not_hear_is_let_go(billing: Replicas) -> N
     orders = await billing.reader(kernel)
     await orders.put_unreadable(encode(an_event(ordered(ada, 30))))
     desk = Desk(billing)
-    retried = await desk.retry(ada, hears=(UserRegistered,))
+    retried = await desk.retry(ada, consumes=(UserRegistered,))
     assert [one.outcome for one in retried] == ["skipped"]
     assert await desk.parked() == []
     assert billing.database.count("payments") == 0

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from choreo.chassis.kafka.consumer import ConsumerDied
 from choreo.chassis.runtime import Runtime, _serve
 from choreo.chassis.settings import Settings
-from choreo.chassis.transaction.waiters import Waiters
+from choreo.chassis.waiting.waiters import Waiters
 from choreo.embedded.ports import free_ports
 from choreo.embedded.postgres import Postgres
 from order_service.app import build
@@ -68,7 +68,7 @@ async def test_a_service_that_is_told_to_stop_sends_away_whoever_waits(settings:
     def built(settings: Settings) -> tuple[Runtime[Orders], FastAPI]:
         runtime, app = build(settings)
         waiters.append(runtime.kernel.waiters)
-        runtime.jobs.remove(runtime.consumer.run)
+        del runtime.watched["consumer"]
         return runtime, app
 
     async with asyncio.timeout(PATIENCE):

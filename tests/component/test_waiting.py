@@ -17,13 +17,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from choreo.chassis import clock
 from choreo.chassis.database.connection import make_engine, raw_connection
 from choreo.chassis.transaction import parked
-from choreo.chassis.transaction.commit_notifications import Bell
 from choreo.chassis.transaction.retry import drop, retry
+from choreo.chassis.transaction.store import PostgresStore
 from choreo.chassis.transaction.transaction import Transaction
+from choreo.chassis.waiting.commit_notifications import CommitNotifications
 from choreo.demo.client import Customer, Json
 from choreo.embedded.postgres import Postgres
 from order_service import queries, service
-from order_service.store import STORE
 from tests.component.alone import Alone, a_process, alone, an_event, assert_problem
 from tests.component.test_order import paid
 from tests.shop import PATIENCE, eventually
@@ -44,16 +44,16 @@ async def shop(postgres: Postgres, templates: dict[str, str]) -> AsyncIterator[A
 async def other(shop: Alone) -> AsyncIterator[Alone]:
     """Another process of the same service. The two have heard of each other."""
     heard: list[str] = []
-    hear = Bell._hear
+    hear = CommitNotifications._hear
 
-    def noticed(bell: Bell, message: str) -> None:
-        if not message.startswith(bell._name):
+    def noticed(notifications: CommitNotifications, message: str) -> None:
+        if not message.startswith(notifications._name):
             heard.append(message.partition(" ")[2])
-        hear(bell, message)
+        hear(notifications, message)
 
     await eventually(lambda: listening(shop), lambda sessions: len(sessions) == 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Bell, "_hear", noticed)
+        patch.setattr(CommitNotifications, "_hear", noticed)
         async with a_process("order", shop.database) as service:
 
             async def heard_so_far() -> list[str]:
@@ -118,7 +118,7 @@ async def waiting(shop: Alone, there: Alone | None = None) -> Waiting:
 async def listening(shop: Alone, what: str = "pid") -> list[Any]:
     """Of every session that listens, as the service's own role sees them."""
     query = f"""SELECT {what} FROM pg_stat_activity
-    WHERE datname = current_database() AND application_name = 'bell'"""
+    WHERE datname = current_database() AND application_name = 'commit_notifications'"""
     async with await psycopg.AsyncConnection.connect(shop.database.runtime_url) as conn:
         return await (await conn.execute(query.encode())).fetchall()
 
@@ -200,13 +200,13 @@ async def test_a_retry_of_parked_events_by_hand_wakes(shop: Alone, looks: Looks)
             head, _ = await parked.of_key(conn, str(ada.customer.id))
         await drop(elsewhere, head)
         assert not ada.answer.done()
+        described = service.service(shop.runtime.settings)
         transaction = Transaction(
-            service.decider(shop.runtime.settings),
-            STORE,
+            described.decider,
             partition_of=shop.runtime.partition_of,
             clock=clock.now,
         )
-        await retry(transaction, elsewhere, service.HEARS, head.key)
+        await retry(transaction, PostgresStore(elsewhere, described.store), described.consumes, head.key)
     finally:
         await elsewhere.dispose()
     assert await ada.status() == "confirmed"

@@ -7,6 +7,14 @@ from choreo.demo.client import Customer
 from choreo.embedded.postgres import Postgres
 from tests.component.alone import Alone, alone, assert_problem
 
+JOBS = {"kernel", "database", "broker", "relay"}
+MORE_JOBS = {
+    "user": set[str](),
+    "order": {"consumer", "admission"},
+    "billing": {"consumer"},
+    "notification": {"consumer"},  # and the mailer, where there is a mail server
+}
+
 
 async def test_http_serves_and_readiness_names_the_broker(
     postgres: Postgres, templates: dict[str, str]
@@ -24,7 +32,7 @@ async def test_http_serves_and_readiness_names_the_broker(
             assert not jobs["broker"]["ready"] and jobs["broker"]["cause"]
             assert jobs["database"]["ready"] and jobs["database"]["cause"] is None
             assert (await service.http.get("/health/serving")).status_code == 200
-            assert jobs.keys() == {"database", "broker"} | ({"consumer"} if name != "user" else set())
+            assert jobs.keys() == JOBS | MORE_JOBS[name]
             for path in ("/openapi.json", "/docs", "/metrics"):
                 assert (await service.http.get(path)).status_code == 200
 

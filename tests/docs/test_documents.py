@@ -52,6 +52,16 @@ def test_it_sees_what_is_not_there(tmp_path: Path) -> None:
 
 def test_decisions_are_numbered_and_listed() -> None:
     pages = [path.name for path in sorted(DECISIONS.glob("0*.md"))]
-    numbers = [int(name[:4]) for name in pages]
-    assert len(set(numbers)) == len(numbers)
+    assert [int(name[:4]) for name in pages] == list(range(1, len(pages) + 1))
     assert _LINK.findall((DECISIONS / "README.md").read_text()) == pages
+
+
+def test_the_architecture_is_read_in_ten_minutes() -> None:
+    assert len((ROOT / "ARCHITECTURE.md").read_text().split()) <= 1_600
+
+
+@pytest.mark.parametrize(
+    "word", ["flow", "journal", "kernel", "outbox", "parked", "relay", "step", "waiting"]
+)
+def test_a_word_of_our_own_is_explained(word: str) -> None:
+    assert f"\n| {word} | " in (ROOT / "ARCHITECTURE.md").read_text()

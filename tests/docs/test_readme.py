@@ -1,24 +1,25 @@
-"""What the README tells to paste does what the README says, on a system started for it."""
+"""What the README tells to paste, and the page that goes on in the same shell, does what is said there."""
 
 import pytest
 
 from choreo.operations.acting.throwaway import ThrowawaySystem
 from tests.docs.examples import ROOT, Example, differs, examples, run_in_order
 
-README = ROOT / "README.md"
+PAGES = [ROOT / "README.md", ROOT / "docs" / "debugging.md"]
 _SECONDS = 180
 
 
 def test_every_marked_block_is_found() -> None:
-    text = README.read_text()
-    assert len(examples(text)) == text.count("<!-- runs -->") > 5
+    for page in PAGES:
+        text = page.read_text()
+        assert len(examples(text)) == text.count("<!-- runs -->") > 5
 
 
 def test_the_examples_do_what_is_written_beneath_them() -> None:
     with ThrowawaySystem() as system:
         system.start()
         where = {"CHOREO_PORT_BASE": str(system.port_base), "CHOREO_HOME": str(system.home)}
-        run_in_order(examples(README.read_text()), where, _SECONDS)
+        run_in_order([told for page in PAGES for told in examples(page.read_text())], where, _SECONDS)
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,8 @@ def test_nothing_listens_beyond_loopback(system: ThrowawaySystem) -> None:
 
 
 def test_postgres_listens_on_a_unix_socket_under_the_home(system: ThrowawaySystem) -> None:
-    assert [path for path in system.home.rglob(".s.PGSQL.*") if path.is_socket()]
+    postgres = system.home / "data" / "postgres"  # a link, where Postgres may not enter the home
+    assert [path for path in postgres.resolve().rglob(".s.PGSQL.*") if path.is_socket()]
 
 
 def test_the_mail_sink_speaks_smtp_and_keeps_mail_in_a_maildir(system: ThrowawaySystem, shop: Shop) -> None:

@@ -23,11 +23,11 @@ from choreo.cli.running.demo import Acts, perform
 from choreo.demo import story
 from choreo.demo.client import Customer, registration
 from choreo.demo.screens import JsonScreen, TextScreen
-from choreo.demo.story import PATIENCE, Stage
+from choreo.demo.story import TIMEOUT_SECONDS, Stage
 from choreo.message.codec import Record, encode
 from choreo.message.envelope import derived_id
 from choreo.operations.acting.throwaway import ThrowawaySystem
-from choreo.replay.trace.published_events import Seen
+from choreo.replay.trace.published_events import PublishedEvent
 from events.order import OrderCreated
 from tests.component.alone import an_event
 
@@ -145,7 +145,7 @@ async def test_it_tells_of_what_waits_what_is_queued_and_what_lies_there_twice(
             await producer.send_and_wait(topic, b"no event", str(queued).encode())
             for record in (order_of(who, flow) for who in (waiting, waiting, queued)):
                 await producer.send_and_wait(topic, record.value, record.key, headers=record.headers)
-        await stage.events.until(flow, lambda events: types_of(events)["OrderCreated"] == 3, PATIENCE)
+        await stage.events.until(flow, lambda events: types_of(events)["OrderCreated"] == 3, TIMEOUT_SECONDS)
 
     async def play(acts: Acts) -> None:
         await acts.scene(strange)
@@ -238,7 +238,7 @@ def order_of(stranger: UUID, flow: UUID) -> Record:
     return encode(replace(an_event(order, id=derived_id("event", stranger)), correlation_id=flow))
 
 
-def types_of(events: list[Seen]) -> Counter[str]:
+def types_of(events: list[PublishedEvent]) -> Counter[str]:
     return Counter(event.type for event in events)
 
 

@@ -7,12 +7,12 @@ import psycopg
 import pytest
 
 from choreo.chassis.database.migrate import migrate
-from choreo.demo.story import PATIENCE
+from choreo.demo.story import TIMEOUT_SECONDS
 from choreo.embedded.postgres import Postgres
 from choreo.embedded.testing import postgres_for_tests
 from choreo.replay.trace import journals
 from choreo.replay.trace.journals import Journal, JournalReader
-from choreo.replay.trace.published_events import Seen
+from choreo.replay.trace.published_events import PublishedEvent
 from tests.component.alone import Database, a_database
 from tests.unit.test_timeline import seen
 
@@ -31,7 +31,7 @@ def database(postgres: Postgres, templates: dict[str, str]) -> Iterator[Database
         yield database
 
 
-def an_event_to_be_heard(owner_url: str) -> Seen:
+def an_event_to_be_heard(owner_url: str) -> PublishedEvent:
     """The service has read all that came before it."""
     event = seen()
     with psycopg.connect(owner_url) as conn:
@@ -39,12 +39,12 @@ def an_event_to_be_heard(owner_url: str) -> Seen:
     return event
 
 
-def hear(owner_url: str, event: Seen) -> None:
+def hear(owner_url: str, event: PublishedEvent) -> None:
     with psycopg.connect(owner_url) as conn:
         conn.execute(_HEAR, [event.id, event.topic, event.partition, event.offset, event.at, event.at])
 
 
-async def read(owner_url: str, event: Seen, seconds: float = 0) -> Journal:
+async def read(owner_url: str, event: PublishedEvent, seconds: float = 0) -> Journal:
     return (await JournalReader({"user": owner_url}).read([event], seconds))["user"]
 
 
@@ -82,7 +82,7 @@ async def test_reading_waits_until_the_service_has_read_the_event(
         return found
 
     monkeypatch.setattr(journals, "journal_of", look_before_it_is_heard)
-    journal = await read(database.owner_url, event, PATIENCE)
+    journal = await read(database.owner_url, event, TIMEOUT_SECONDS)
     assert [entry.id for entry in journal.entries] == [event.id]
 
 

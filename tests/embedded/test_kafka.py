@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, Producer
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, NewPartitions
 from confluent_kafka.cimpl import NewTopic
 
-from choreo.chassis.kafka.topics import declare_topics
+from choreo.chassis.kafka.admin.topics import declare_topics
 from choreo.embedded import kafka_runtime
 from choreo.embedded.kafka import Kafka
 from choreo.embedded.ports import require_free
@@ -63,6 +63,18 @@ def test_a_topic_with_other_partitions_is_refused(broker: Kafka) -> None:
         declare_topics(broker.admin, ["narrow"], partitions=12)
 
 
+def test_a_topic_that_grew_is_used_as_before_until_its_keys_have_moved(broker: Kafka) -> None:
+    declare_topics(broker.admin, ["grown"], partitions=2)
+    admin = AdminClient(broker.admin.confluent())
+    admin.create_partitions([NewPartitions("grown", 3)])["grown"].result(30)
+    assert declare_topics(broker.admin, ["grown"], partitions=2) == []
+    producer = Producer(broker.admin.confluent())
+    producer.produce("grown", b"a fact", partition=2)
+    assert producer.flush(30) == 0
+    with pytest.raises(Unavailable, match=r"grown has 3 partitions .* set CHOREO_PARTITIONS=3"):
+        declare_topics(broker.admin, ["grown"], partitions=2)
+
+
 def test_a_topic_that_forgets_is_refused(broker: Kafka) -> None:
     admin = AdminClient(broker.admin.confluent())
     admin.create_topics([NewTopic("short", 1, 1, config={"retention.ms": "1000"})])["short"].result(30)
@@ -89,6 +101,13 @@ def test_without_network_the_first_start_says_so_and_leaves_nothing_half_done(
     with pytest.raises(Unavailable, match="connect to the network once"):
         kafka.start()
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["kafka.lock"]
+
+
+def test_a_cache_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    cache = tmp_path / "file" / "cache"
+    with pytest.raises(Unavailable, match=f"Kafka is kept in {cache}, which cannot be used .* make it yours"):
+        Kafka(tmp_path / "kafka", 1, 2, cache=cache).start()
 
 
 def _cluster_id(kafka: Kafka) -> str:

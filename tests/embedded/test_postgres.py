@@ -89,14 +89,14 @@ def test_an_interrupted_initialisation_and_a_long_path_do_no_harm(tmp_path: Path
         postgres.start()
         postgres.wait_ready()
         assert len(os.fsencode(postgres.socket_directory)) < 100
-        assert postgres.socket_directory.stat().st_mode & 0o777 == 0o700
+        assert postgres.socket_directory.stat().st_mode & 0o067 == 0
     finally:
         postgres.stop()
-        postgres.socket_directory.rmdir()
+        postgres.clear_away()
 
 
 def test_a_lock_that_names_a_stranger_is_forgotten(server: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choreo.embedded.postgres, "_LOCK_PATIENCE", 0.0)
+    monkeypatch.setattr(choreo.embedded.postgres, "_LOCK_TIMEOUT_SECONDS", 0.0)
     server.kill()
     lock = server.directory / "data" / "postmaster.pid"
     _, *rest = lock.read_text().split("\n")

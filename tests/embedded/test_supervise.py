@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from choreo.embedded import supervise
+from choreo.embedded import process, supervise
 from choreo.embedded.part import Part, Program
 from choreo.embedded.supervise import Supervisor
 from choreo.errors import Unavailable
@@ -86,6 +86,29 @@ def test_while_it_watches_parts_come_and_go(tmp_path: Path) -> None:
         system.watch(look)
     assert said[-1] == "second is stopped"
     assert first.exit_code is not None
+
+
+def test_a_part_that_writes_on_and_on_does_not_fill_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "LOG_BYTES", 5_000)
+    log, old = tmp_path / "chatty.log", tmp_path / "chatty.old.log"
+    code = "import time\nwhile True:\n    print('x' * 1000, flush=True)\n    time.sleep(0.001)\n"
+    part = Program("chatty", [sys.executable, "-c", code], log=log, probe=log.exists)
+    seen = 0
+
+    def look() -> None:
+        nonlocal seen
+        if old.exists() and old.stat().st_size > 5_000:
+            seen += 1
+            old.unlink()
+            assert set(part.running.output()) <= {"x", "\n"}, "no hole is where the rest was"
+        if seen == 3:
+            raise Enough
+
+    with pytest.raises(Enough), Supervisor(lambda text: None) as system:
+        system.start(part)
+        system.watch(look)
 
 
 @pytest.mark.parametrize("number", supervise.STOP_SIGNALS)

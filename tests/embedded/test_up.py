@@ -19,6 +19,7 @@ import pytest
 from choreo.chassis.settings import SERVICES
 from choreo.embedded.mail import read_maildir
 from choreo.embedded.ports import LOOPBACK
+from choreo.embedded.postgres import Postgres
 from choreo.embedded.testing import free_port_base
 
 DATABASES = [f"{service.upper()}_DATABASE_URL" for service in SERVICES]
@@ -102,14 +103,20 @@ def wait_for_line(system: "subprocess.Popen[str]", text: str) -> None:
     pytest.fail(f"ended without saying {text!r}: {seen}")
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
+def write_stand_ins(directory: Path) -> None:
     for service in SERVICES:
-        package = tmp_path / f"{service}_service"
+        package = directory / f"{service}_service"
         package.mkdir()
         (package / "__init__.py").write_text(THE_REST_IS_REAL)
         (package / "__main__.py").write_text(STAND_IN)
-    return Place(tmp_path, free_port_base())
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    write_stand_ins(tmp_path)
+    place = Place(tmp_path, free_port_base())
+    yield place
+    Postgres(place.home / "data" / "postgres").clear_away()
 
 
 def processes(facts: dict[str, Any]) -> list[psutil.Process]:

@@ -5,14 +5,15 @@ whatever then goes wrong is what the guard is there for. `docs/delivery.md` list
 takes one out before any test is read.
 """
 
+import asyncio
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 from weakref import WeakKeyDictionary
 
 import pytest
+from aiokafka.errors import KafkaError
 
 from billing_service import decide as billing
 from billing_service.commands import DecidePayment
@@ -20,29 +21,36 @@ from billing_service.state import Billing
 from choreo.chassis.database import tables as chassis_tables
 from choreo.chassis.database.connection import Connection
 from choreo.chassis.http import routes
-from choreo.chassis.kafka import consumer, relay
-from choreo.chassis.kafka.catch_up import News
+from choreo.chassis.kafka import consumer, faust_internals
+from choreo.chassis.kafka.catch_up import CatchUp
 from choreo.chassis.kafka.consumer import Consumer
-from choreo.chassis.kafka.relay import Relay
-from choreo.chassis.transaction import journal, keys, outbox, parked, positions, step
+from choreo.chassis.kafka.handover import Handover, Unread
+from choreo.chassis.kafka.relay import Relay, _Shard
+from choreo.chassis.transaction import journal, keys, outbox, parked, step
 from choreo.chassis.transaction import transaction as transactions
 from choreo.chassis.transaction.inputs import Asked, Failed, Heard, Input
 from choreo.chassis.transaction.kernel import Kernel, _resolve
-from choreo.chassis.transaction.outbox import Unpublished
+from choreo.chassis.transaction.outbox import OutboxRow
+from choreo.chassis.transaction.store import PostgresTransaction
 from choreo.chassis.transaction.transaction import Transaction, Work
 from choreo.message.decider import Decision
 from choreo.message.fact import Fact
 from events.billing import PaymentRejected
 from notification_service import evolve as notifications
+from notification_service.mailer import Mail, Mailer
 from order_service import api as orders
+from order_service import queries
+from order_service.admission import Admission
 from tests.shop import PARTITIONS
 from user_service import api as users
 
 Patch = pytest.MonkeyPatch
+Postgres = PostgresTransaction[Any]
 
 KERNEL = "tests/component/test_kernel.py"
 RELAY = "tests/component/test_relay.py"
 CONSUMER = "tests/choreography/test_consumer.py"
+POSITIONS = "tests/choreography/test_positions.py"
 
 
 @dataclass(frozen=True)
@@ -71,10 +79,10 @@ def take_out(name: str) -> None:
 def journal_is_not_asked(patch: Patch) -> None:
     """Nothing was ever seen before; writing it down once more is no error."""
 
-    async def nothing(conn: Connection, ids: Collection[UUID]) -> dict[UUID, journal.Seen]:
+    async def nothing(conn: Connection, ids: Collection[UUID]) -> dict[UUID, journal.SeenInput]:
         return {}
 
-    async def add(conn: Connection, entries: Sequence[journal.Entry]) -> None:
+    async def add(conn: Connection, entries: Sequence[journal.JournalRow]) -> None:
         before = {seen.id for seen in (await seen(conn, [entry.id for entry in entries])).values()}
         await add_new(conn, [entry for entry in entries if entry.id not in before])
 
@@ -87,7 +95,7 @@ def batch_forgets(patch: Patch) -> None:
     """What a batch holds twice is decided twice in it."""
     record = Transaction._record
 
-    def forget(self: Transaction[Any], work: Work[Any], input: Input, entry: journal.Entry) -> None:
+    def forget(self: Transaction[Any], work: Work[Any], input: Input, entry: journal.JournalRow) -> None:
         record(self, work, input, entry)
         del work.seen[input.id]
 
@@ -110,24 +118,68 @@ def position_is_committed_first(patch: Patch) -> None:
     """The position is committed, then what was read is handled."""
     write = Transaction.write
 
-    async def advance_and_write(self: Transaction[Any], conn: Connection, work: Work[Any]) -> None:
-        await positions.advance(conn, work.advanced)
-        await conn.commit()
-        await write(self, conn, work)
+    async def advance_and_write(self: Transaction[Any], store: Postgres, work: Work[Any]) -> None:
+        await store.advance_positions(work.advanced)
+        await store.commit()
+        await write(self, store, work)
 
     patch.setattr(Transaction, "write", advance_and_write)
 
 
 def kafka_says_where_to_begin(patch: Patch) -> None:
     """A session of the consumer begins where its group has committed, or else at the first record."""
-    init = consumer._FaustApp.__init__
+    make = faust_internals._ConsumerThread._create_worker_consumer
 
-    def begin_at_the_first(self: Any, *args: Any, **kwargs: Any) -> None:
-        init(self, *args, **kwargs)
-        self.conf.consumer_auto_offset_reset = "earliest"
+    def begin_at_the_first(self: Any, transport: Any) -> Any:
+        made = make(self, transport)
+        made._auto_offset_reset = "earliest"
+        return made
 
-    patch.setattr(consumer._FaustApp, "__init__", begin_at_the_first)
-    patch.delattr(consumer._FaustConsumer, "seek_to_committed")
+    patch.setattr(faust_internals._ConsumerThread, "_create_worker_consumer", begin_at_the_first)
+    patch.delattr(faust_internals._Consumer, "seek_to_committed")
+
+
+def what_was_read_is_not_compared(patch: Patch) -> None:
+    """A position is a number: whichever record has that offset now, the next one is read."""
+
+    async def nothing(*args: Any) -> None: ...
+
+    patch.setattr(consumer, "compare_last_read", nothing)
+
+
+def new_leaders_are_not_noticed(patch: Patch) -> None:
+    """Whether the log was cut is looked at when a session begins, and not again."""
+
+    async def nothing(*args: Any) -> None: ...
+
+    patch.setattr(Consumer, "_check_epoch", nothing)
+
+
+def holes_in_the_reading_are_passed(patch: Patch) -> None:
+    """Whatever lies before a record was read, or there was nothing."""
+    init = Heard.__init__
+
+    def from_anywhere(self: Heard, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs | {"fetched_from": 0})
+
+    patch.setattr(Heard, "__init__", from_anywhere)
+
+
+def what_was_aborted_is_read(patch: Patch) -> None:
+    """Records of transactions that were aborted are records."""
+    make = faust_internals._ConsumerThread._create_worker_consumer
+
+    def read_all(self: Any, transport: Any) -> Any:
+        made = make(self, transport)
+        made._isolation_level = "read_uncommitted"
+        return made
+
+    patch.setattr(faust_internals._ConsumerThread, "_create_worker_consumer", read_all)
+
+
+def nobody_watches_the_session(patch: Patch) -> None:
+    """A session that reads nothing is trusted to read on some day."""
+    patch.setattr(Unread, "look", lambda self, known, there, group: 0)
 
 
 def command_ids_are_random(patch: Patch) -> None:
@@ -154,11 +206,11 @@ def outbox_beside_the_transaction(patch: Patch) -> None:
     """Facts go into the outbox after the commit, in a transaction of their own."""
     write = Transaction.write
 
-    async def write_twice(self: Transaction[Any], conn: Connection, work: Work[Any]) -> None:
+    async def write_twice(self: Transaction[Any], store: Postgres, work: Work[Any]) -> None:
         facts, work.unpublished = work.unpublished, []
-        await write(self, conn, work)
-        await conn.commit()
-        await outbox.add(conn, facts)
+        await write(self, store, work)
+        await store.commit()
+        await store.add_to_outbox(facts)
         work.unpublished = facts
 
     patch.setattr(Transaction, "write", write_twice)
@@ -168,11 +220,11 @@ def answered_when_decided(patch: Patch) -> None:
     """Whoever asked over HTTP is answered as soon as it is decided."""
     write = Transaction.write
 
-    async def answer_and_write(self: Transaction[Any], conn: Connection, work: Work[Any]) -> None:
+    async def answer_and_write(self: Transaction[Any], store: Postgres, work: Work[Any]) -> None:
         for input, answer in work.answers:
             if isinstance(input, Asked):
                 _resolve(input, answer)
-        await write(self, conn, work)
+        await write(self, store, work)
 
     patch.setattr(Transaction, "write", answer_and_write)
 
@@ -180,21 +232,13 @@ def answered_when_decided(patch: Patch) -> None:
 def acknowledged_when_taken(patch: Patch) -> None:
     """A record is acknowledged to Kafka as soon as the kernel has it."""
 
-    class Acknowledged:
-        message: Any = None
+    take = Handover.take
 
-        def ack(self) -> bool:
-            return False
+    def take_and_acknowledge(self: Handover, event: Any, partition: Any) -> None:
+        take(self, event, partition)
+        event.ack()
 
-    async def listen(self: Consumer, stream: Any, *, ended: Any) -> None:
-        async for event in stream.noack().events():
-            await self._kernel.room()
-            heard = self._heard(event.message)
-            heard.done.add_done_callback(partial(consumer._finished, event=Acknowledged(), ended=ended))
-            self._kernel.hear(heard)
-            event.ack()
-
-    patch.setattr(Consumer, "_listen", listen)
+    patch.setattr(Handover, "take", take_and_acknowledge)
 
 
 # One key, one order.
@@ -208,14 +252,14 @@ def keys_are_not_locked(patch: Patch) -> None:
 def loaded_before_the_lock(patch: Patch) -> None:
     """State is loaded first and the keys are locked then."""
     lock_and_load, load = Transaction.lock_and_load, Transaction._load
-    loaded: WeakKeyDictionary[Connection, dict[str, Any]] = WeakKeyDictionary()
+    loaded: WeakKeyDictionary[Postgres, dict[str, Any]] = WeakKeyDictionary()
 
-    async def load_and_lock(self: Transaction[Any], conn: Connection, batch: Sequence[Input]) -> Work[Any]:
-        loaded[conn] = await load(self, conn, batch)
-        return await lock_and_load(self, conn, batch)
+    async def load_and_lock(self: Transaction[Any], store: Postgres, batch: Sequence[Input]) -> Work[Any]:
+        loaded[store] = await load(self, store, batch)
+        return await lock_and_load(self, store, batch)
 
-    async def as_loaded(self: Transaction[Any], conn: Connection, inputs: Sequence[Input]) -> dict[str, Any]:
-        return loaded.pop(conn)
+    async def as_loaded(self: Transaction[Any], store: Postgres, inputs: Sequence[Input]) -> dict[str, Any]:
+        return loaded.pop(store)
 
     patch.setattr(Transaction, "lock_and_load", load_and_lock)
     patch.setattr(Transaction, "_load", as_loaded)
@@ -243,15 +287,15 @@ def outbox_positions_are_reserved(patch: Patch) -> None:
         f" VALUES ({', '.join(f'%({column})s' for column in columns)})"
     ).encode()
 
-    async def reserve_first(self: Transaction[Any], conn: Connection, batch: Sequence[Input]) -> Work[Any]:
-        found = await conn.execute(
+    async def reserve_first(self: Transaction[Any], store: Postgres, batch: Sequence[Input]) -> Work[Any]:
+        found = await store.conn.execute(
             "SELECT nextval(pg_get_serial_sequence('outbox', 'position')) FROM generate_series(1, %s)",
             [10 * len(batch)],
         )
-        reserved[conn] = [position for (position,) in await found.fetchall()]
-        return await lock_and_load(self, conn, batch)
+        reserved[store.conn] = [position for (position,) in await found.fetchall()]
+        return await lock_and_load(self, store, batch)
 
-    async def add(conn: Connection, rows: Sequence[Unpublished]) -> None:
+    async def add(conn: Connection, rows: Sequence[OutboxRow]) -> None:
         for row in rows:
             values = {column: getattr(row, column) for column in columns}
             await conn.execute(insert, values | {"position": reserved[conn].pop(0)})
@@ -300,10 +344,10 @@ def unknown_customers_are_rejected(patch: Patch) -> None:
 def deadlines_wait_for_nothing(patch: Patch) -> None:
     """An order expires as soon as its time is up, whatever has not been heard yet."""
 
-    async def everything(self: News, seconds: float) -> frozenset[int]:
+    async def everything(self: CatchUp, seconds: float) -> frozenset[int]:
         return frozenset(range(PARTITIONS))
 
-    patch.setattr(News, "read", everything)
+    patch.setattr(CatchUp, "read", everything)
 
 
 def nothing_queues_behind_the_parked(patch: Patch) -> None:
@@ -322,15 +366,15 @@ def nothing_queues_behind_the_parked(patch: Patch) -> None:
     patch.setattr(Transaction, "_park", park_alone)
 
 
-def refused_together(patch: Patch) -> None:
-    """When the database refuses a batch, all of it is refused."""
+def rejected_together(patch: Patch) -> None:
+    """When the database rejects a batch, all of it is rejected."""
 
     async def give_up(self: Kernel[Any], batch: list[Input], error: Exception) -> None:
         for input in batch:
             if isinstance(input, Asked):
                 _resolve(input, Failed(str(error)))
             else:
-                input.refused = error
+                input.rejected = error
         await self._finish([input for input in batch if isinstance(input, Heard)])
 
     patch.setattr(Kernel, "_isolate", give_up)
@@ -352,20 +396,21 @@ def removed_up_to_a_mark(patch: Patch) -> None:
 
 def removed_when_sent(patch: Patch) -> None:
     """A row leaves the outbox when it is sent, not when Kafka has acknowledged it."""
-    publish = Relay._publish
+    lowest = outbox.lowest
 
-    async def remove_and_publish(
-        self: Relay, conn: Connection, producer: Any, rows: Sequence[Unpublished]
-    ) -> None:
+    async def read_and_remove(conn: Connection, partitions: Collection[int], limit: int) -> list[OutboxRow]:
+        rows = await lowest(conn, partitions, limit)
         await outbox.remove(conn, [row.position for row in rows])
-        await publish(self, conn, producer, rows)
+        return rows
 
-    patch.setattr(Relay, "_publish", remove_and_publish)
+    patch.setattr(outbox, "lowest", read_and_remove)
 
 
 def every_relay_owns_every_shard(patch: Patch) -> None:
-    """The lock on a shard is a shared one: every relay gets it."""
-    patch.setattr(relay, "_OWN", relay._OWN.replace("pg_try_advisory_lock", "pg_try_advisory_lock_shared"))
+    """A lease is given to every relay that asks."""
+    mine_or_free = "AND (owner = %(owner)s OR leased_until < clock_timestamp())"
+    assert mine_or_free in outbox._LEASE
+    patch.setattr(outbox, "_LEASE", outbox._LEASE.replace(mine_or_free, ""))
 
 
 def failed_facts_come_later(patch: Patch) -> None:
@@ -373,16 +418,76 @@ def failed_facts_come_later(patch: Patch) -> None:
     lowest = outbox.lowest
     tried: set[int] = set()
 
-    async def next_ones(conn: Connection, partitions: Collection[int], limit: int) -> list[Unpublished]:
+    async def next_ones(conn: Connection, partitions: Collection[int], limit: int) -> list[OutboxRow]:
         rows = await lowest(conn, partitions, limit)
         rows = [row for row in rows if row.position not in tried] or rows
         tried.update(row.position for row in rows)
         return rows
 
+    async def send_once(self: _Shard, rows: Sequence[OutboxRow]) -> Sequence[OutboxRow]:
+        try:
+            return rows[: await self._producer.send(rows)]
+        except KafkaError:
+            return ()
+
     patch.setattr(outbox, "lowest", next_ones)
+    patch.setattr(_Shard, "_send", send_once)
+
+
+def partitions_are_sent_together(patch: Patch) -> None:
+    """The next facts are read when every partition has acknowledged the last ones."""
+    round = Relay._round
+
+    async def wait_for_all(self: Relay, conn: Connection) -> bool:
+        sending = [shard.sending for shard in self._shards.values() if shard.sending]
+        if sending:
+            await asyncio.wait(sending)
+        return await round(self, conn)
+
+    patch.setattr(Relay, "_round", wait_for_all)
+
+
+# What goes wrong stays as small as it is.
+
+
+def a_mail_is_everybodys(patch: Patch) -> None:
+    """What one mail raises ends the round, and the round begins anew."""
+
+    async def deliver(self: Mailer, mail: Mail) -> bool | None:
+        return await self._server.take(mail.message(), mail.email, mail.timeout_seconds)
+
+    patch.setattr(Mailer, "_deliver", deliver)
+
+
+def outcomes_are_forgotten(patch: Patch) -> None:
+    """A mail whose outcome could not be recorded is mailed again when its lease is over."""
+
+    async def forget(self: Mailer, mail: Mail, delivered: bool) -> None: ...
+
+    patch.setattr(Mailer, "_keep", forget)
+
+
+def the_parked_are_undecided(patch: Patch) -> None:
+    """Orders of parked customers count as undecided like all others."""
+    but_for_them = "AND NOT EXISTS (SELECT FROM parked WHERE key = user_id::text)"
+    assert but_for_them in queries._UNDECIDED_SINCE
+    patch.setattr(queries, "_UNDECIDED_SINCE", queries._UNDECIDED_SINCE.replace(but_for_them, ""))
+
+
+def a_shut_door_is_shut(patch: Patch) -> None:
+    """While others are undecided for too long no order is let in."""
+    admits = Admission.admits
+
+    def admits_no_probe(self: Admission, key: str) -> bool:
+        self._probed_at = None
+        return admits(self, key)
+
+    patch.setattr(Admission, "admits", admits_no_probe)
 
 
 BILLING = "tests/component/test_billing.py"
+MAILER = "tests/component/test_notification.py"
+ADMISSION = "tests/component/test_admission.py"
 
 _ALL = (
     Guard(
@@ -405,6 +510,32 @@ _ALL = (
         "postgres-position",
         kafka_says_where_to_begin,
         f"{CONSUMER}::test_reading_begins_where_postgres_says_whatever_kafka_was_told",
+    ),
+    Guard(
+        "position-identity",
+        what_was_read_is_not_compared,
+        f"{POSITIONS}::test_a_log_that_was_cut_and_has_grown_again_is_not_read",
+    ),
+    Guard(
+        "new-leader",
+        new_leaders_are_not_noticed,
+        f"{POSITIONS}::test_a_log_that_is_cut_while_it_is_read_is_not_read_on",
+    ),
+    Guard(
+        "hole-in-reading",
+        holes_in_the_reading_are_passed,
+        f"{KERNEL}::test_a_hole_in_the_log_is_passed_and_one_in_the_reading_is_not",
+    ),
+    Guard(
+        "read-committed",
+        what_was_aborted_is_read,
+        f"{POSITIONS}::test_offsets_without_a_record_are_passed_and_what_was_aborted_is_not_applied"
+        "[with a marker]",
+    ),
+    Guard(
+        "reading-watched",
+        nobody_watches_the_session,
+        f"{CONSUMER}::test_who_has_left_the_group_for_want_of_a_fetch_comes_back",
     ),
     Guard(
         "command-id",
@@ -462,7 +593,7 @@ _ALL = (
         "tests/unit/test_billing.py::test_an_order_before_its_account_waits",
     ),
     Guard(
-        "news",
+        "catch-up",
         deadlines_wait_for_nothing,
         "tests/component/test_expiry.py"
         "::test_an_order_that_was_decided_in_time_does_not_expire_however_late_that_is_heard",
@@ -472,7 +603,7 @@ _ALL = (
         nothing_queues_behind_the_parked,
         f"{KERNEL}::test_what_is_no_event_is_parked_and_its_key_queues_behind_it",
     ),
-    Guard("halving", refused_together, f"{KERNEL}::test_what_the_database_refuses_stands_alone"),
+    Guard("halving", rejected_together, f"{KERNEL}::test_what_the_database_refuses_stands_alone"),
     Guard(
         "exact-removal",
         removed_up_to_a_mark,
@@ -488,6 +619,31 @@ _ALL = (
         "oldest-first",
         failed_facts_come_later,
         f"{RELAY}::test_after_an_error_the_same_facts_come_first_again",
+    ),
+    Guard(
+        "partitions-apart",
+        partitions_are_sent_together,
+        f"{RELAY}::test_a_partition_whose_batch_is_on_its_way_keeps_no_other_from_its_next",
+    ),
+    Guard(
+        "mails-apart",
+        a_mail_is_everybodys,
+        f"{MAILER}::test_one_mail_that_does_not_go_out_holds_up_no_other[hangs-up]",
+    ),
+    Guard(
+        "kept-outcome",
+        outcomes_are_forgotten,
+        f"{MAILER}::test_a_mail_whose_outcome_cannot_be_recorded_is_not_mailed_again",
+    ),
+    Guard(
+        "parked-left-out",
+        the_parked_are_undecided,
+        f"{ADMISSION}::test_orders_of_a_parked_customer_do_not_shut_the_shop",
+    ),
+    Guard(
+        "door-probe",
+        a_shut_door_is_shut,
+        f"{ADMISSION}::test_a_shut_door_lets_an_order_in_now_and_then",
     ),
 )
 GUARDS = {guard.name: guard for guard in _ALL}

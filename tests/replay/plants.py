@@ -21,7 +21,6 @@ from billing_service.commands import (
 from billing_service.state import Account, Billing
 from choreo.message.decider import Command, Decision
 from choreo.message.envelope import Event
-from choreo.message.fact import Fact
 from events.billing import AccountCreated, MoneyDeposited, PaymentConfirmed, PaymentRejected
 from events.order import OrderCreated
 from events.user import UserRegistered
@@ -88,7 +87,7 @@ def iteration_over_a_set(setattr: SetAttr = builtins.setattr) -> None:
     import billing_service.service as service
     from billing_service.react import _decide, react
 
-    def wrong(event: Event[Fact], state: Billing) -> Sequence[Command]:
+    def wrong(event: Event[Any], state: Billing) -> Sequence[Command]:
         if isinstance(event.data, AccountCreated):
             waiting = {str(one.order_id): one for one in state.payments.values() if one.outcome == "waiting"}
             return [_decide(waiting[id]) for id in set(waiting)]
@@ -132,7 +131,7 @@ def a_bug(setattr: SetAttr = builtins.setattr) -> None:
     import order_service.service as service
     from order_service.evolve import evolve
 
-    def wrong(state: Orders, event: Event[Fact]) -> Orders:
+    def wrong(state: Orders, event: Event[Any]) -> Orders:
         if isinstance(event.data, PaymentRejected):
             raise ZeroDivisionError("a bug")
         return evolve(state, event)
@@ -148,7 +147,7 @@ def the_last_writer_wins(setattr: SetAttr = builtins.setattr) -> None:
     import notification_service.service as service
     from notification_service.evolve import evolve
 
-    def wrong(state: Notifications, event: Event[Fact]) -> Notifications:
+    def wrong(state: Notifications, event: Event[Any]) -> Notifications:
         state = evolve(state, event)
         match event.data:
             case PaymentConfirmed(user_id=user_id):
@@ -162,7 +161,7 @@ def a_gift_for_who_has_ordered_nothing(setattr: SetAttr = builtins.setattr) -> N
     import billing_service.service as service
     from billing_service.evolve import evolve
 
-    def wrong(state: Billing, event: Event[Fact]) -> Billing:
+    def wrong(state: Billing, event: Event[Any]) -> Billing:
         gift = 0 if state.payments else 5
         state = evolve(state, event)
         if isinstance(event.data, AccountCreated) and state.account:
@@ -176,7 +175,7 @@ def a_bug_before_the_address_is_known(setattr: SetAttr = builtins.setattr) -> No
     import notification_service.service as service
     from notification_service.evolve import evolve
 
-    def wrong(state: Notifications, event: Event[Fact]) -> Notifications:
+    def wrong(state: Notifications, event: Event[Any]) -> Notifications:
         if isinstance(event.data, PaymentRejected):
             assert state.recipient is not None
         return evolve(state, event)
@@ -189,7 +188,7 @@ def the_order_of_one_topic_matters(setattr: SetAttr = builtins.setattr) -> None:
     import notification_service.service as service
     from notification_service.evolve import evolve
 
-    def right(state: Notifications, event: Event[Fact]) -> Notifications:
+    def right(state: Notifications, event: Event[Any]) -> Notifications:
         known = state.recipient or Recipient(UUID(event.key), "", "")
         match event.data:
             case UserRegistered(email=email):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -13,7 +14,6 @@ from choreo.chassis.database.connection import Connection
 from choreo.chassis.transaction import outbox
 from choreo.demo.client import registration
 from choreo.message.envelope import Event
-from choreo.message.fact import Fact
 from events.order import OrderCreated
 from tests.choreography.ending import caught_up, settled
 from tests.choreography.test_parking import retried
@@ -39,7 +39,7 @@ async def play(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     assert exactly["status"] == "confirmed"
 
     # Somebody whose registration comes late: orders wait for an account.
-    async def held(conn: Connection, partitions: Collection[int], limit: int) -> list[outbox.Unpublished]:
+    async def held(conn: Connection, partitions: Collection[int], limit: int) -> list[outbox.OutboxRow]:
         return [] if conn.info.dbname.endswith("_user") else await lowest(conn, partitions, limit)
 
     lowest = outbox.lowest
@@ -63,7 +63,7 @@ async def play(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     await shop.stop("billing")
     late = (await ada.order("7.00")).json()
 
-    def buggy(state: Billing, event: Event[Fact]) -> Billing:
+    def buggy(state: Billing, event: Event[Any]) -> Billing:
         if event.key == str(ada.id) and isinstance(event.data, OrderCreated):
             raise ZeroDivisionError("a bug")
         return evolve(state, event)

@@ -7,16 +7,18 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from pydantic import SecretStr
 
 from choreo.cli.debugging import blame as blame_verb
-from choreo.cli.debugging import past as past_verbs
 from choreo.cli.debugging import rebuild as rebuild_verb
+from choreo.cli.debugging import replay_source
 from choreo.cli.debugging import trace as trace_verb
 from choreo.cli.main import app
+from choreo.embedded.kafka import Kafka
 from choreo.errors import Incomplete, Unavailable, UsageError
-from choreo.message.codec import Headers, Record
+from choreo.message.codec import Headers, Record, TopicRecord
 from choreo.replay.sources.recording import Recording, Writer
-from choreo.replay.sources.records import Item, Span, TopicRecord
+from choreo.replay.sources.records import Item, Span
 from tests.shop import Shop
 
 GOOD = Path(__file__).parents[2] / "events" / "recordings" / "every-fact-1.ndjson"
@@ -34,7 +36,7 @@ Out = pytest.CaptureFixture[str]
 
 
 def called(capsys: Out, *arguments: str) -> tuple[int, str]:
-    """The exit code and all that was printed, as `choreo.cli.main.main` has it."""
+    """The exit code and all that was printed, as `choreo.cli.main` has it."""
     capsys.readouterr()
     try:
         code = app(list(arguments), standalone_mode=False) or 0
@@ -223,7 +225,7 @@ def test_whatever_an_expression_gives_can_be_printed(expression: str, capsys: Ou
 @pytest.fixture
 def here(played: Shop, monkeypatch: pytest.MonkeyPatch) -> Shop:
     """The verbs find it."""
-    for module in (past_verbs, blame_verb, rebuild_verb, trace_verb):
+    for module in (replay_source, blame_verb, rebuild_verb, trace_verb):
         monkeypatch.setattr(module, "find_installation", lambda: played.installation)
     return played
 
@@ -245,6 +247,20 @@ def test_what_the_running_system_does_not_have_is_a_sentence(
 ) -> None:
     code, told = called(capsys, *arguments)
     assert (code, says in told) == (exit_code, True), told
+
+
+@pytest.mark.parametrize("arguments", [["verify"], ["state", "order", "--at", "-0s"], ["rebuild", "order"]])
+def test_a_refused_password_is_a_sentence(
+    here: Shop, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Out
+) -> None:
+    if not isinstance(here.kafka, Kafka):
+        pytest.skip("a Kafka in Docker asks nobody for a name")
+    password = {"observer_kafka_password": SecretStr("wrong")}
+    wrong = replace(here.installation, settings=here.installation.settings.model_copy(update=password))
+    for module in (replay_source, rebuild_verb):
+        monkeypatch.setattr(module, "find_installation", lambda: wrong)
+    code, told = called(capsys, *arguments)
+    assert (code, "refuses the name or the password" in told) == (69, True), told
 
 
 def test_a_journal_that_was_trimmed_is_incomplete(here: Shop, capsys: Out) -> None:

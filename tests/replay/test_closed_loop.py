@@ -17,18 +17,19 @@ import notification_service.texts
 from billing_service.decide import _rejected
 from choreo.chassis.registry import services
 from choreo.chassis.transaction.step import Decider
-from choreo.cli.debugging.closed_loop import print_what_if, what_if
 from choreo.cli.debugging.record import recorded
+from choreo.cli.debugging.verify_formats import print_closed_loop
 from choreo.cli.main import app
 from choreo.errors import UsageError
+from choreo.message.codec import TopicRecord
 from choreo.message.decider import Command, Decision
 from choreo.replay.sources.live import open_live
 from choreo.replay.sources.recording import Recording, Writer
-from choreo.replay.sources.records import Cut, Item, JournalEntry, TopicRecord
+from choreo.replay.sources.records import Cut, Item, JournalEntry
 from choreo.replay.verify.closed_loop import closed_loop
-from choreo.replay.verify.findings import Report
+from choreo.replay.verify.findings import Tally
+from choreo.replay.verify.report import Report, closed_loop_report
 from choreo.replay.verify.simulation import Difference
-from choreo.replay.verify.verify import Tally
 from events.billing import PaymentConfirmed, PaymentRefunded
 from order_service.commands import CancelOrder
 from tests.choreography.ending import sent_out
@@ -168,7 +169,7 @@ def outcomes(shop: Constructed) -> dict[str, dict[str, Any]]:
 async def looped(shop: Shop, preload: Sequence[str] = ()) -> Report:
     here = shop.installation
     async with open_live(here.kafka, here.database_urls, here.settings) as source:
-        return await what_if(source, preload=preload)
+        return await closed_loop_report(source, preload=preload)
 
 
 @live
@@ -182,7 +183,7 @@ async def test_an_unchanged_shop_is_the_record_and_nothing_is_sent_or_published(
 
 @live
 async def test_so_is_its_recording(recording: Recording) -> None:
-    report = await what_if(recording)
+    report = await closed_loop_report(recording)
     assert (report.findings, report.unstable, report.exit_code) == ([], [], 0)
 
 
@@ -208,7 +209,11 @@ async def test_who_pays_with_the_last_penny_would_have_been_rejected_and_told_so
     played: Shop, recording: Recording, planted: Planted, recorded_first: bool
 ) -> None:
     preload = planted("order_for_exactly_the_balance_is_not_paid")
-    report = await what_if(recording, preload=preload) if recorded_first else await looped(played, preload)
+    report = (
+        await closed_loop_report(recording, preload=preload)
+        if recorded_first
+        else await looped(played, preload)
+    )
     ((exactly, bob),) = played.rows("order", "SELECT id, user_id FROM orders WHERE price = 1000")
     ((cheap,),) = played.rows("order", "SELECT id FROM orders WHERE price = 100 AND user_id = %s", bob)
     first, *others = [one for one in report.findings if isinstance(one, Difference)]
@@ -319,7 +324,7 @@ def test_a_handler_that_acts_is_told_where(monkeypatch: pytest.MonkeyPatch, tmp_
 
 @live
 async def test_code_that_reads_a_clock_is_not_deterministic(recording: Recording, planted: Planted) -> None:
-    report = await what_if(recording, preload=planted("clock_read_in_a_handler"))
+    report = await closed_loop_report(recording, preload=planted("clock_read_in_a_handler"))
     assert report.exit_code == 2
     assert "PlaceOrder" in {finding.type for finding in report.unstable}
 
@@ -329,7 +334,7 @@ async def test_a_recording_says_that_rows_are_others_and_the_system_says_which(
     played: Shop, recording: Recording, planted: Planted
 ) -> None:
     preload = planted("changed_text")
-    report = await what_if(recording, preload=preload)
+    report = await closed_loop_report(recording, preload=preload)
     assert [(finding.kind, finding.table) for finding in report.findings] == [("state", "notifications")]
     assert "only a digest" in report.findings[0].says and report.exit_code == 1
     found = (await looped(played, preload)).findings
@@ -346,10 +351,10 @@ async def test_a_flow_is_enough_for_what_would_have_come_of_it(
 ) -> None:
     ((flow, id),) = played.rows("order", "SELECT correlation_id, id FROM orders WHERE price = 1000")
     await recorded(played.installation, tmp_path / "flow.ndjson", flow=flow)
-    report = await what_if(Recording(tmp_path / "flow.ndjson"))
+    report = await closed_loop_report(Recording(tmp_path / "flow.ndjson"))
     assert (report.findings, report.exit_code, report.counts["keys"]) == ([], 0, 1)
     preload = planted("order_for_exactly_the_balance_is_not_paid")
-    report = await what_if(Recording(tmp_path / "flow.ndjson"), preload=preload)
+    report = await closed_loop_report(Recording(tmp_path / "flow.ndjson"), preload=preload)
     assert f"order {id} is rejected (insufficient_funds), and was confirmed" in said(report)
 
 
@@ -359,7 +364,7 @@ async def test_up_to_any_moment_a_recording_is_enough(played: Shop, tmp_path: Pa
         "billing", "SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY decided_at) FROM journal"
     )
     await recorded(played.installation, tmp_path / "part.ndjson", until=moment)
-    report = await what_if(Recording(tmp_path / "part.ndjson"))
+    report = await closed_loop_report(Recording(tmp_path / "part.ndjson"))
     assert (report.findings, report.exit_code) == ([], 0)
 
 
@@ -371,7 +376,7 @@ async def test_who_was_refused_because_of_somebody_else_cannot_be_judged_alone(
         "user", "SELECT correlation_id FROM journal WHERE type = 'Register' AND outcome = 'refused'"
     )
     await recorded(played.installation, tmp_path / "flow.ndjson", flow=flow)
-    report = await what_if(Recording(tmp_path / "flow.ndjson"))
+    report = await closed_loop_report(Recording(tmp_path / "flow.ndjson"))
     assert report.exit_code == 3
     assert "was refused is not in a recording of some keys" in said(report)[0]
 
@@ -415,7 +420,7 @@ async def test_what_is_missing_is_said(
     with Writer(tmp_path / "tampered", cut, None) as writer:
         writer.write(items)
         writer.finish()
-    report = await what_if(Recording(tmp_path / "tampered"))
+    report = await closed_loop_report(Recording(tmp_path / "tampered"))
     assert report.exit_code == 3
     assert any(says in one for one in said(report)), said(report)
 
@@ -450,7 +455,7 @@ def test_a_difference_is_printed_with_what_shows_more(
     shop = a_story()
     plants.a_decision_less(monkeypatch.setattr)
     report = Report(of(shop).findings)
-    print_what_if(report, "changed", Path("a.ndjson"), as_json=False)
+    print_closed_loop(report, Path("a.ndjson"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("billing: OrderCancelled ")
     assert lines[0].endswith(" does not lead to PaymentRefunded any more")

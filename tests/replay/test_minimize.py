@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from choreo.chassis.registry import services
-from choreo.cli.debugging.verify import report_on
 from choreo.cli.main import app
 from choreo.errors import Incomplete, UsageError
 from choreo.replay.sources.recording import Recording
 from choreo.replay.sources.records import JournalEntry
 from choreo.replay.verify.minimize import ddmin
+from choreo.replay.verify.report import report_on
 from choreo.replay.verify.verify import verify
 from tests.replay import plants
 

@@ -7,10 +7,10 @@ import psycopg
 import pytest
 
 from choreo.chassis.database.migrate import migrate
-from choreo.cli.debugging.verify import report_on
 from choreo.demo.client import PASSWORD, registration
 from choreo.operations.reading.checkup import examine
 from choreo.replay.sources.live import open_live
+from choreo.replay.verify.report import report_on
 from tests.choreography.ending import caught_up
 from tests.shop import Shop
 from user_service import api, queries
@@ -18,20 +18,28 @@ from user_service.commands import Register
 
 COMPOSED, DECOMPOSED = "jos\u00e9", "jose\u0301"
 
+_TWO_MAY_SHARE_A_KEY = """
+ALTER TABLE users DROP CONSTRAINT users_login_key_key, DROP CONSTRAINT users_email_key_key"""
+
 _BEFORE = """
-DROP INDEX users_login, users_email;
 UPDATE users SET login_key = lower(login), email_key = lower(email);
 ALTER TABLE users ADD UNIQUE (login_key), ADD UNIQUE (email_key);
 UPDATE journal SET command = command - 'casefold_alone';
-DROP TABLE IF EXISTS known_pairs;
+DROP TABLE known_pairs;
 UPDATE alembic_version SET version_num = 'user_0001' WHERE version_num LIKE 'user_%'
 """
+
+
+def change(shop: Shop, statement: str) -> None:
+    with psycopg.connect(shop.owner_urls["user"]) as owner:
+        owner.execute(statement.encode())
 
 
 async def test_the_older_has_the_name_and_old_decisions_are_what_they_were(
     closed_shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop = closed_shop
+    change(shop, _TWO_MAY_SHARE_A_KEY)
     await shop.start("user")
 
     async def register(login: str, password: str = PASSWORD) -> int:
@@ -51,8 +59,7 @@ async def test_the_older_has_the_name_and_old_decisions_are_what_they_were(
     await caught_up(shop)
     await shop.stop()
     owner_url = shop.owner_urls["user"]
-    with psycopg.connect(owner_url) as owner:
-        owner.execute(_BEFORE.encode())
+    change(shop, _BEFORE)
     migrate("user", owner_url, "user")
     assert shop.rows("user", "SELECT login, login_key FROM users ORDER BY created_at") == [
         (COMPOSED, COMPOSED),

@@ -8,10 +8,12 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import psycopg
 import pytest
+from aiokafka import AIOKafkaProducer
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
@@ -23,13 +25,14 @@ from choreo.chassis.settings import SERVICES
 from choreo.cli.debugging.rebuild import rebuilt
 from choreo.cli.debugging.record import recorded
 from choreo.cli.debugging.trace import live
-from choreo.cli.debugging.verify import report_on
 from choreo.demo.client import Customer
 from choreo.embedded.postgres import Postgres
+from choreo.message.codec import TopicRecord
 from choreo.message.envelope import Event
-from choreo.message.fact import Fact
 from choreo.operations.acting.rebuilt import Busy
 from choreo.replay.sources.live import open_live
+from choreo.replay.sources.recording import Recording
+from choreo.replay.verify.report import report_on
 from events.order import OrderCreated
 from tests.brokers import Broker
 from tests.choreography.ending import caught_up, sent_out, settled
@@ -106,6 +109,32 @@ async def test_while_the_shop_goes_on_every_service_is_found_equal(running: Shop
             facts.append(report.facts)
     assert facts[8] > facts[4] and facts[7] > facts[3], "it did go on"
     await assert_all_is_well(running)
+
+
+async def test_offsets_without_a_record_are_nobodys_loss(running: Shop, tmp_path: Path) -> None:
+    """A fact comes again in a transaction, another in one that is aborted: at the end lies a marker."""
+    here = running.installation
+    async with open_live(here.kafka, here.database_urls, here.settings) as source:
+        items = [item async for batch in source.batches() for item in batch]
+    again = next(item for item in items if isinstance(item, TopicRecord) and "user-events" in item.topic)
+    access = running.kafka.admin.aiokafka()
+    async with AIOKafkaProducer(**access, transactional_id=again.topic) as producer:
+        for end in (producer.commit_transaction, producer.abort_transaction) * 2:
+            await producer.begin_transaction()
+            await producer.send_and_wait(
+                again.topic,
+                again.record.value,
+                again.record.key,
+                again.partition,
+                headers=again.record.headers,
+            )
+            await end()
+    await assert_all_is_well(running)
+    await recorded(running.installation, tmp_path / "recording")
+    recording = Recording(tmp_path / "recording")
+    assert (await report_on(recording)).exit_code == 0
+    holes = [item for batch in recording.read() for item in batch if isinstance(item, TopicRecord)]
+    assert [item.offset - item.begin for item in holes if item.begin < item.offset] == [3]
 
 
 async def test_what_was_edited_by_hand_is_found_and_mended_while_the_shop_goes_on(running: Shop) -> None:
@@ -260,7 +289,7 @@ async def test_what_kafka_alone_does_not_know_is_said(
         assert (await ada.order("1.00", wait=20)).json()["status"] == "confirmed"
         await shop.stop("billing")
 
-        def buggy(state: Billing, event: Event[Fact]) -> Billing:
+        def buggy(state: Billing, event: Event[Any]) -> Billing:
             if event.key == str(ada.id) and isinstance(event.data, OrderCreated):
                 raise ZeroDivisionError("a bug")
             return evolve(state, event)

@@ -23,12 +23,14 @@ from billing_service.evolve import evolve as evolve_billing
 from choreo import progress
 from choreo.cli.main import app
 from choreo.errors import Incomplete, UsageError
+from choreo.message.codec import TopicRecord
 from choreo.message.envelope import Event
+from choreo.replay.engine.cases import case_taken
 from choreo.replay.engine.debugger import debug
 from choreo.replay.engine.expressions import BadExpression, Expression, names_at
 from choreo.replay.engine.sandbox import SideEffect, no_side_effects
 from choreo.replay.engine.walk import Ahead, Walk
-from choreo.replay.history.history import Tables, differences, last_changes, live_rows, tables_at
+from choreo.replay.history.blame import last_changes
 from choreo.replay.history.moments import (
     AfterId,
     AfterPlace,
@@ -39,7 +41,8 @@ from choreo.replay.history.moments import (
     moment_of,
     settled,
 )
-from events.billing import MoneyDeposited
+from choreo.replay.history.state import Tables, differences, live_rows, tables_at
+from events.billing import MoneyDeposited, PaymentRejected
 from tests.replay.constructed import NAMES, Constructed, a_story, rows_of
 from tests.unit.facts import ADA
 from tests.unit.spec import START
@@ -212,12 +215,18 @@ def test_of_two_cases_for_a_type_the_one_taken_is_named() -> None:
     shop.publish("order")
     shop.deliver("billing", "order")
     shop.settle()
-    walk = walk_of(shop, "notification")
-    mapping = next(mapping for mapping in walk.service.store.mappings if mapping.field == "notifications")
-    heard = next(one for one in shop.journaling["notification"].journal if one.type == "PaymentRejected")
-    (at_rejection,) = run(tables_at(walk_of(shop, "notification"), AfterId(heard.id)))
-    ((_, cause),) = at_rejection.of(mapping).values()
-    file, line = cause.handler.split(":")
+    ahead = next(one for one in run(_aheads(shop, "notification")) if one.entry.type == "PaymentRejected")
+
+    def evolve(state: Any, event: Any) -> Any:
+        match event.data:
+            case PaymentRejected(reason="insufficient_funds"):
+                return "too dear"
+            case PaymentRejected(reason="order_cancelled"):
+                return "cancelled"
+        return state
+
+    assert isinstance(ahead.taken.input, Event)
+    file, line = case_taken(evolve, ahead.taken.state, ahead.taken.input).split(":")
     assert 'reason="order_cancelled"' in (ROOT / file).read_text().splitlines()[int(line) - 1]
 
 
@@ -242,7 +251,7 @@ def test_a_live_row_that_no_event_made_has_no_cause() -> None:
 class Gappy(Constructed):
     async def batches(self) -> Any:
         async for batch in super().batches():
-            if not getattr(batch[0], "at", "").startswith("user-events"):
+            if not (isinstance(batch[0], TopicRecord) and batch[0].topic == "user-events"):
                 yield batch
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from choreo.chassis.settings import SERVICES
 from choreo.cli.debugging import blame as blame_verb
-from choreo.cli.debugging import past as shared
+from choreo.cli.debugging import replay_source
 from choreo.cli.debugging.record import recorded
 from choreo.cli.main import app
 from choreo.errors import UsageError
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 @pytest.fixture
 def here(played: Shop, monkeypatch: pytest.MonkeyPatch) -> Shop:
     """The verbs find it."""
-    for module in (shared, blame_verb):
+    for module in (replay_source, blame_verb):
         monkeypatch.setattr(module, "find_installation", lambda: played.installation)
     return played
 

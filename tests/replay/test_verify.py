@@ -10,12 +10,12 @@ import psycopg
 import pytest
 
 from choreo.cli.debugging.record import recorded
-from choreo.cli.debugging.verify import report_on
-from choreo.message.codec import Headers, Record
+from choreo.message.codec import Headers, Record, TopicRecord
 from choreo.replay.sources.live import Live, open_live
 from choreo.replay.sources.recording import Recording, Writer
-from choreo.replay.sources.records import Cut, Item, Span, TopicRecord
-from choreo.replay.verify.findings import Allowance, Report
+from choreo.replay.sources.records import Cut, Item, Span
+from choreo.replay.verify.findings import Allowance
+from choreo.replay.verify.report import Report, report_on
 from tests.choreography.ending import sent_out
 from tests.replay import plants
 from tests.shop import Shop

@@ -9,14 +9,14 @@ from choreo.chassis.registry import services
 from choreo.chassis.settings import SERVICES
 from choreo.cli.debugging.rebuild import rebuilt
 from choreo.cli.debugging.record import recorded
-from choreo.cli.debugging.verify import report_on
 from choreo.cli.main import app
 from choreo.message.catalog import FACT_OF_TYPE
+from choreo.message.codec import TopicRecord
 from choreo.message.schema import path_of
 from choreo.message.upcast import UPCASTERS
 from choreo.replay.sources.live import open_live
 from choreo.replay.sources.recording import Recording
-from choreo.replay.sources.records import TopicRecord
+from choreo.replay.verify.report import report_on
 from choreo.replay.verify.verify import verify
 from tests.choreography.ending import settled
 from tests.choreography.test_parking import producing

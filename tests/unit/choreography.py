@@ -12,26 +12,24 @@ from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import billing_service.evolve
+import notification_service.evolve
+import order_service.evolve
 from billing_service import decide as billing
 from billing_service.commands import Deposit, Withdraw
-from billing_service.evolve import evolve as evolve_billing
 from billing_service.react import react as react_billing
 from billing_service.state import Billing
 from choreo.chassis.transaction.step import Decider, Outcome, hear, obey
-from choreo.message.decider import Command, Refusal
+from choreo.message.decider import Command, Refusal, types_of
 from choreo.message.envelope import Cause, Event, derived_id
 from choreo.message.fact import Fact
 from events.billing import PaymentConfirmed, PaymentRejected
 from events.order import OrderCancelled
 from notification_service import decide as notification
 from notification_service.commands import RecordDelivery
-from notification_service.evolve import evolve as evolve_notification
-from notification_service.react import react as react_notification
 from notification_service.state import Notifications
 from order_service import decide as order
 from order_service.commands import AlreadyOver, CancelOrder, ExpireOrder, PlaceOrder
-from order_service.evolve import evolve as evolve_order
-from order_service.react import react as react_order
 from order_service.state import Order, Orders
 from tests.law import Ending, Leg
 from tests.unit import spec
@@ -51,11 +49,19 @@ READERS = (
 
 DECIDERS: dict[str, Decider[Any]] = {
     "order": Decider(
-        "order", partial(order.decide, deadline=timedelta(seconds=DEADLINE)), evolve_order, react_order
+        "order", partial(order.decide, deadline=timedelta(seconds=DEADLINE)), order_service.evolve.evolve
     ),
-    "billing": Decider("billing", partial(billing.decide, currency="EUR"), evolve_billing, react_billing),
-    "notification": Decider("notification", notification.decide, evolve_notification, react_notification),
+    "billing": Decider(
+        "billing", partial(billing.decide, currency="EUR"), billing_service.evolve.evolve, react_billing
+    ),
+    "notification": Decider("notification", notification.decide, notification_service.evolve.evolve),
 }
+CONSUMED: dict[str, tuple[type[Fact], ...]] = {
+    "order": types_of(order_service.evolve.Consumed),
+    "billing": types_of(billing_service.evolve.Consumed),
+    "notification": types_of(notification_service.evolve.Consumed),
+}
+"""Whatever else lies in a topic is passed over, as the consumer does."""
 
 
 class Fetched(NamedTuple):
@@ -99,7 +105,7 @@ class Service:
         """What its rows would be if they were made anew of everything it applied."""
         state = self.empty
         for number, event in enumerate(self.applied, start=1):
-            state = self.decider.evolve(state, replace(event, step=number))
+            state = self.decider.applied(state, replace(event, applied_sequence=number))
         return state
 
     def _after(self, step: Outcome[Any]) -> None:
@@ -169,7 +175,7 @@ class Choreography:
         if here is None or here.published == len(here.decided):
             return False
         fact = here.decided[here.published]
-        self.topics[service].append(replace(fact, step=0))
+        self.topics[service].append(replace(fact, applied_sequence=0))
         self.known_since[fact.id] = self.now
         here.published += 1
         return True
@@ -185,7 +191,9 @@ class Choreography:
         if offset == len(self.topics[topic]):
             return False
         self.read[reader, topic] += 1
-        self.services[reader].hear(self.topics[topic][offset], self.now)
+        event = self.topics[topic][offset]
+        if type(event.data) in CONSUMED[reader]:
+            self.services[reader].hear(event, self.now)
         return True
 
     def fetch_end(self) -> None:

@@ -14,6 +14,7 @@ from choreo.message.envelope import Cause, Event, derived_id
 from choreo.message.fact import Fact
 
 S = TypeVar("S")
+F = TypeVar("F", bound=Fact)
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -23,7 +24,7 @@ def request(number: int = 1) -> Cause:
     return Cause.root(derived_id("request", number))
 
 
-def event(fact: Fact, number: int) -> Event[Fact]:
+def event(fact: F, number: int) -> Event[F]:
     """The `number`-th event of a history, caused by nothing in it."""
     flow = derived_id("flow", number)
     return Event(
@@ -60,7 +61,7 @@ class Spec(Generic[S]):
         spec = self._listening()
         for fact in facts:
             applied = spec._enveloped(fact)
-            state = spec.decider.evolve(spec.state, applied)
+            state = spec.decider.applied(spec.state, applied)
             spec = replace(spec, state=state, history=(*spec.history, applied))
         return spec
 
@@ -95,7 +96,7 @@ class Spec(Generic[S]):
 
     def _enveloped(self, fact: Fact | Event[Fact]) -> Event[Fact]:
         number = len(self.history) + 1
-        return replace(fact if isinstance(fact, Event) else event(fact, number), step=number)
+        return replace(fact if isinstance(fact, Event) else event(fact, number), applied_sequence=number)
 
     def _after(self, *heard: Event[Fact], step: Outcome[S]) -> "Spec[S]":
         return replace(

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from choreo.cli.debugging.verify import _print
+from choreo.cli.debugging.verify_formats import print_report
 from choreo.cli.main import app
 from choreo.errors import UsageError
-from choreo.replay.verify.findings import Allowance, Finding, Report, WrongAllowance, read_allowances
+from choreo.replay.verify.findings import Allowance, Finding, WrongAllowance, read_allowances
+from choreo.replay.verify.report import Report
 
 ROW = Finding("state", "billing", "", type="PaymentConfirmed", table="accounts", column="balance")
 STEP = Finding("step", "billing", "", type="OrderCreated")
@@ -102,7 +103,7 @@ def test_what_was_meant_is_taken_out_and_what_matches_nothing_is_told(
     rounded, idle = Allowance("rounded", table="accounts"), Allowance("never happened", service="order")
     report.allow([rounded, idle])
     assert (report.findings, report.allowed, report.idle) == ([STEP, LACK], [(ROW, rounded)], [idle])
-    _print(report, "choreo verify --service")
+    print_report(report, None)
     told = capsys.readouterr().out
     assert "billing: allowed (rounded)" in told
     assert "nothing matches the allowed change: never happened" in told

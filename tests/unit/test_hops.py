@@ -6,8 +6,8 @@ from uuid import UUID
 
 from choreo.message.envelope import derived_id
 from choreo.replay.trace.hops import Hearing, Hop, Origin, Way, ways
-from choreo.replay.trace.journals import Entry, Journal
-from choreo.replay.trace.published_events import Seen
+from choreo.replay.trace.journals import Journal, JournalRow
+from choreo.replay.trace.published_events import PublishedEvent
 from tests.unit.spec import START
 
 FLOW = derived_id("flow")
@@ -27,9 +27,9 @@ def event(
     decided: float,
     appended: float | None,
     sequence: int,
-    cause: Seen | None = None,
-) -> Seen:
-    return Seen(
+    cause: PublishedEvent | None = None,
+) -> PublishedEvent:
+    return PublishedEvent(
         id=derived_id(type, source, sequence),
         type=type,
         source=source,
@@ -48,8 +48,8 @@ def event(
 
 def command(
     type: str, *, step: int, received: float, decided: float, committed: float | None, id: UUID = FLOW
-) -> Entry:
-    return Entry(
+) -> JournalRow:
+    return JournalRow(
         id=id,
         key="ada",
         step=step,
@@ -66,15 +66,15 @@ def command(
 
 
 def fact(
-    heard: Seen,
+    heard: PublishedEvent,
     *,
     step: int,
     received: float | None,
     decided: float,
     committed: float | None,
     outcome: str = "applied",
-) -> Entry:
-    return Entry(
+) -> JournalRow:
+    return JournalRow(
         id=heard.id,
         key=heard.key,
         step=step,
@@ -109,7 +109,7 @@ def only(*hearings: Hearing) -> Hearing:
     return hearing
 
 
-def hearing_of(occurrence: Seen, billing: Journal) -> Hearing:
+def hearing_of(occurrence: PublishedEvent, billing: Journal) -> Hearing:
     return only(*ways([occurrence], {"billing": billing})[occurrence.id].hearings)
 
 

@@ -9,13 +9,12 @@ from events.notification import NotificationFailed, NotificationKind, Notificati
 from notification_service.commands import RecordDelivery
 from notification_service.decide import SERVICE, decide
 from notification_service.evolve import evolve
-from notification_service.react import react
 from notification_service.state import Notification, Notifications, Recipient
 from notification_service.texts import money
 from tests.unit.facts import ADA, confirmed, order_id, refunded, registered, rejected
 from tests.unit.spec import Spec
 
-notifications = Spec(Decider(SERVICE, decide, evolve, react), Notifications())
+notifications = Spec(Decider(SERVICE, decide, evolve), Notifications())
 
 
 def only(spec: Spec[Notifications]) -> Notification:

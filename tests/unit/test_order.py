@@ -11,7 +11,7 @@ import pytest
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.replay.rebuild.apply_order import Applied, Unordered, in_steps
-from tests.unit.choreography import DECIDERS, READERS, Choreography, Service
+from tests.unit.choreography import CONSUMED, DECIDERS, READERS, Choreography, Service
 
 HEARERS = ["order", "billing", "notification"]
 """The user service hears nobody."""
@@ -47,7 +47,11 @@ def read_from_kafka(
 ) -> tuple[list[Event[Fact]], dict[str, list[Event[Fact]]]]:
     """What the service decided, and by topic what it heard; each once."""
     topics = [topic for reader, topic in READERS if reader == service]
-    return once(shop.topics[service]), {topic: once(shop.topics[topic]) for topic in topics}
+    heard = {
+        topic: [event for event in shop.topics[topic] if type(event.data) in CONSUMED[service]]
+        for topic in topics
+    }
+    return once(shop.topics[service]), {topic: once(events) for topic, events in heard.items()}
 
 
 def once(events: list[Event[Fact]]) -> list[Event[Fact]]:
@@ -62,7 +66,7 @@ def ordered(shop: Choreography, service: str) -> list[Applied]:
 def folded(live: Service, events: list[Event[Fact]]) -> Any:
     state = live.empty
     for event in events:
-        state = live.decider.evolve(state, event)
+        state = live.decider.applied(state, event)
     return state
 
 
@@ -84,10 +88,10 @@ def test_every_fact_lies_where_it_is_said_to_lie_and_its_topic_is_in_order(seed:
     shop = a_history(seed)
     steps = {event.id: step for step, event in enumerate(shop.services[service].applied, start=1)}
     found = ordered(shop, service)
-    assert [one.event.step for one in found] == list(range(1, len(steps) + 1))
+    assert [one.event.applied_sequence for one in found] == list(range(1, len(steps) + 1))
     for one in found:
         assert one.earliest <= steps[one.event.id] <= one.latest
-        assert one.earliest <= one.event.step <= one.latest
+        assert one.earliest <= one.event.applied_sequence <= one.latest
     for events in read_from_kafka(shop, service)[1].values():
         ids = [event.id for event in events]
         assert [one.event.id for one in found if one.event.id in ids] == ids
@@ -107,7 +111,11 @@ def test_facts_of_different_topics_in_one_gap_may_change_places(service: str) ->
         live, events = shop.services[service], [one.event for one in ordered(shop, service)]
         for at, (one, other) in enumerate(pairwise(events)):
             if service not in (one.source, other.source) and one.source != other.source:
-                changed = [*events[:at], replace(other, step=one.step), replace(one, step=other.step)]
+                changed = [
+                    *events[:at],
+                    other.applied_as(one.applied_sequence),
+                    one.applied_as(other.applied_sequence),
+                ]
                 changed += events[at + 2 :]
                 assert without_steps(folded(live, changed)) == without_steps(live.state)
                 swapped += 1

@@ -16,7 +16,6 @@ from events.order import OrderCreated
 from order_service.commands import AlreadyOver, CancelOrder, ExpireOrder, NoSuchOrder, NotDue, PlaceOrder
 from order_service.decide import SERVICE, decide
 from order_service.evolve import evolve
-from order_service.react import react
 from order_service.state import (
     Cancelled,
     Change,
@@ -31,7 +30,7 @@ from order_service.state import (
 from tests.unit.facts import ADA, confirmed, order_cancelled, order_created, order_id, refunded, rejected
 from tests.unit.spec import START, Spec, event, request
 
-orders = Spec(Decider(SERVICE, partial(decide, deadline=timedelta(seconds=30)), evolve, react), Orders())
+orders = Spec(Decider(SERVICE, partial(decide, deadline=timedelta(seconds=30)), evolve), Orders())
 placed = orders.given(order_created())
 
 

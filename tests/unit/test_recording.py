@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from choreo.message.codec import Record
+from choreo.message.codec import Record, TopicRecord
 from choreo.replay.sources.recording import NotARecording, Recording, Writer, _end
-from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, Span, TopicRecord, Unpublished
+from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, OutboxRecord, Span
 from choreo.replay.sources.redaction import Redaction
 
 TOPIC = "p-billing-events"
@@ -42,7 +42,7 @@ entries = st.builds(
     received_at=st.none() | moments,
     code_version=text,
 )
-others = st.lists(entries | st.builds(Unpublished, st.just("billing"), records), max_size=10)
+others = st.lists(entries | st.builds(OutboxRecord, st.just("billing"), records), max_size=10)
 
 
 def a_cut(end: int) -> Cut:

@@ -1,10 +1,10 @@
-"""Pure rooms know no clock, no chance and no waiting: time and ids are handed to them.
-
-And every session is in UTC.
+"""Pure rooms know no clock, no chance and no waiting. No folder is crowded. Every session is in UTC. Words of
+our own are in the glossary, and those that were given up do not come back.
 """
 
 import ast
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,11 +14,14 @@ SERVICES = ("user_service", "order_service", "billing_service", "notification_se
 ROOMS = ("commands", "state", "decide", "evolve", "react")
 
 PURE = [
-    *(ROOT / service / f"{room}.py" for service in SERVICES for room in ROOMS),
+    *(path for service in SERVICES for room in ROOMS if (path := ROOT / service / f"{room}.py").exists()),
     ROOT / "notification_service" / "texts.py",
     *sorted((ROOT / "events").glob("*.py")),
     *sorted((ROOT / "choreo" / "message").glob("*.py")),
 ]
+
+MOST_MODULES = 15
+"""In a folder of choreo: more are not taken in at a glance."""
 
 REFUSED = {
     *("time", "random", "secrets", "asyncio", "threading", "sched"),
@@ -116,3 +119,84 @@ def test_it_sees_a_clock_and_chance_under_any_name(source: str) -> None:
 )
 def test_it_sees_none_where_there_is_none(source: str) -> None:
     assert untidy(source) == []
+
+
+def crowded(folder: Path) -> list[str]:
+    """This folder, and those in it, that hold more modules than one takes in at a glance."""
+    counts = Counter(module.parent for module in folder.rglob("*.py") if module.name != "__init__.py")
+    return [
+        f"{where.relative_to(folder.parent)}: {count}"
+        for where, count in counts.items()
+        if count > MOST_MODULES
+    ]
+
+
+def test_no_folder_is_crowded() -> None:
+    assert crowded(ROOT / "choreo") == []
+
+
+def test_it_sees_a_crowded_folder(tmp_path: Path) -> None:
+    (room := tmp_path / "package" / "room").mkdir(parents=True)
+    for name in ("__init__", *map(str, range(MOST_MODULES))):
+        (room / f"{name}.py").touch()
+    assert crowded(tmp_path / "package") == []
+    (room / "one_more.py").touch()
+    assert crowded(tmp_path / "package") == [f"package/room: {MOST_MODULES + 1}"]
+
+
+OURS = [path for room in ("choreo", "events", *SERVICES) for path in sorted((ROOT / room).rglob("*.py"))]
+
+RETIRED = {
+    *("Shelf", "Shelves", "ShelvesByKey", "shelf", "shelves", "recall", "named_by", "what_if"),
+    *("ASIDE", "Aside", "asides", "HEARS", "Hears", "hears", "OBEYS", "obeys", "header_names"),
+    *("is_refusal", "is_trouble", "lies", "alien", "refute", "ROOM", "CROWD", "PATIENCE"),
+    *("Seen", "Entry", "Unpublished", "Bell", "bell", "News", "news", "Depths", "depths", "Shadow", "shadow"),
+}
+"""Each has a word in the field, or one that says which of several is meant."""
+
+
+def glossary() -> list[str]:
+    """Ours, in the table of ARCHITECTURE that explains them."""
+    words = (ROOT / "ARCHITECTURE.md").read_text().partition("## Words")[2].partition("\n## ")[0]
+    return re.findall(r"^\| ([a-z]+) \|", words, re.MULTILINE)
+
+
+@pytest.mark.parametrize("word", glossary())
+def test_a_word_of_the_glossary_is_used(word: str) -> None:
+    assert any(re.search(rf"\b{word}\b", path.read_text()) for path in OURS)
+
+
+def test_the_glossary_is_found() -> None:
+    assert "kernel" in glossary()
+
+
+def identifiers(source: str) -> set[str]:
+    """Whatever is called or named in it, without leading underscores."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case (
+                ast.Name(id=name)
+                | ast.Attribute(attr=name)
+                | ast.arg(arg=name)
+                | ast.keyword(arg=str(name))
+                | ast.FunctionDef(name=name)
+                | ast.AsyncFunctionDef(name=name)
+                | ast.ClassDef(name=name)
+                | ast.alias(asname=str(name))
+                | ast.alias(name=name)
+            ):
+                found.add(name.rpartition(".")[2].lstrip("_"))
+    return found
+
+
+def test_no_word_that_was_given_up_comes_back() -> None:
+    found = {path: identifiers(path.read_text()) & RETIRED for path in OURS}
+    assert {str(path.relative_to(ROOT)): names for path, names in found.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    "source", ["class Bell: ...", "def f(shadow): ...", "_PATIENCE = 5.0", "self._news", "f(asides=[])"]
+)
+def test_it_sees_a_word_that_was_given_up_wherever_it_stands(source: str) -> None:
+    assert identifiers(source) & RETIRED

@@ -1,40 +1,25 @@
 """Events as they are read from Kafka, and in which order they are told."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 
-from choreo.message.codec import Headers, encode
+from choreo.message.codec import Record, TopicRecord, encode
 from choreo.message.envelope import Event, derived_id
-from choreo.replay.trace.published_events import Seen, event_in, in_causal_order
+from choreo.replay.trace.published_events import PublishedEvent, event_in, in_causal_order
 from tests.unit import facts
 from tests.unit.spec import START
 
 APPENDED_MS = 1_791_000_000_123
 
 
-@dataclass(frozen=True)
-class FromKafka:
-    """What is read of aiokafka's record."""
-
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
-    topic: str = "order-events"
-    partition: int = 3
-    offset: int = 17
-    timestamp: int = APPENDED_MS
-    timestamp_type: int = 1
-
-
-def record() -> FromKafka:
+def record() -> TopicRecord:
     id = derived_id("flow")
     data = facts.order_created()
     event = Event(id, "order", START, data.key, 5, id, None, id.hex, data)
-    encoded = encode(event)
-    return FromKafka(encoded.key, encoded.value, encoded.headers)
+    return TopicRecord("order-events", 3, 17, APPENDED_MS, True, encode(event))
 
 
-def seen() -> Seen:
+def seen() -> PublishedEvent:
     event = event_in(record())
     assert event is not None
     return event
@@ -49,13 +34,13 @@ def test_an_event_carries_when_it_was_decided_and_when_kafka_took_it() -> None:
 
 
 def test_a_time_the_writer_gave_is_not_taken_for_kafkas() -> None:
-    event = event_in(replace(record(), timestamp_type=0))
+    event = event_in(replace(record(), appended=False))
     assert event is not None
     assert event.appended_at is None
 
 
 def test_a_record_that_is_no_event_is_left_out() -> None:
-    assert event_in(replace(record(), value=b"\xff")) is None
+    assert event_in(replace(record(), record=Record(b"key", b"\xff", []))) is None
 
 
 def test_an_event_comes_after_the_one_it_follows_from_and_once() -> None:

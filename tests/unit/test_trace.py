@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 
 from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.step import Decider
-from choreo.cli.debugging.trace import _hears
+from choreo.cli.debugging.trace import _consumed_types
 from choreo.cli.debugging.trace_formats import as_json, as_mermaid, print_table, print_trees
 from choreo.message.envelope import Event, derived_id
 from choreo.message.fact import Fact
-from choreo.replay.trace.journals import Entry, Journal
-from choreo.replay.trace.published_events import Seen
-from choreo.replay.trace.trace import FOLLOWS, Gap, Material, Tree, Unpublished, trees
+from choreo.replay.trace.journals import Journal, JournalRow
+from choreo.replay.trace.published_events import PublishedEvent
+from choreo.replay.trace.trace import FOLLOWS, Gap, Material, Tree, UnpublishedEvent, trees
 from tests.unit.choreography import DECIDERS, READERS, Choreography
 from tests.unit.test_choreography import spoilt, what_was_paid_is_not_given_back
 from tests.unit.test_hops import FLOW, ORDERS, PAYMENTS, at, command, event, fact
 
-HEARS = _hears(Settings())
+HEARS = _consumed_types(Settings())
 PAID = ("PaymentConfirmed", "PaymentRejected")
 MAILED = ("NotificationSent", "NotificationFailed")
 
@@ -38,12 +38,12 @@ ASKED = replace(
 )
 
 
-def heard(event: Seen, outcome: str = "applied", **told: Any) -> Entry:
+def heard(event: PublishedEvent, outcome: str = "applied", **told: Any) -> JournalRow:
     entry = fact(event, step=3, received=9, decided=10, committed=12, outcome=outcome)
     return replace(entry, flow=event.flow, **told)
 
 
-def material(*events: Seen, now: float = 1000, **journals: Journal) -> Material:
+def material(*events: PublishedEvent, now: float = 1000, **journals: Journal) -> Material:
     """What is not given as a journal has handled all it heard."""
     paid = [event for event in events if event.topic == PAYMENTS[0]]
     order = Journal([ASKED, *(heard(event) for event in paid)], {PAYMENTS: 10})
@@ -98,7 +98,9 @@ def test_only_those_who_hear_an_event_are_told_of() -> None:
             "waits for the account",
         ),
         (
-            Journal([heard(ORDERED, "parked", error="KeyError: 'x'", place="evolve.py:7")], {ORDERS: 18}),
+            Journal(
+                [heard(ORDERED, "parked", error="KeyError: 'x'", source_line="evolve.py:7")], {ORDERS: 18}
+            ),
             "parked",
             "KeyError: 'x' (evolve.py:7)",
         ),
@@ -164,7 +166,7 @@ def test_a_cancelled_order_that_was_paid_lacks_its_refund_and_one_that_was_not_l
 
 
 def test_what_is_decided_and_not_in_kafka_yet_is_told_as_that() -> None:
-    fact = Unpublished(
+    fact = UnpublishedEvent(
         type="PaymentRejected",
         source="billing",
         key="ada",
@@ -208,8 +210,8 @@ def test_a_refused_request_is_a_tree_without_events() -> None:
 def told_by(shop: Choreography) -> Material:
     """What topics and journals would hold, all of it handled."""
 
-    def seen(event: Event[Fact], topic: str, offset: int) -> Seen:
-        return Seen(
+    def seen(event: Event[Fact], topic: str, offset: int) -> PublishedEvent:
+        return PublishedEvent(
             event.id,
             event.type,
             topic,
@@ -312,7 +314,7 @@ NASTY = 'end; <b>[red]"x": `%%{init}%%` #35;\nloop }'
 
 
 def nasty() -> Tree:
-    billing = Journal([heard(ORDERED, "parked", error=NASTY * 4, place="evolve.py:7")], {ORDERS: 18})
+    billing = Journal([heard(ORDERED, "parked", error=NASTY * 4, source_line="evolve.py:7")], {ORDERS: 18})
     return only_tree(material(ORDERED, CONFIRMED, billing=billing, notification=Journal([], {PAYMENTS: 9})))
 
 

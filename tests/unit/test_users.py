@@ -23,10 +23,9 @@ from user_service.api import Registration
 from user_service.commands import EmailTaken, LoginTaken, PublishSigningKey, Register, RetireSigningKey
 from user_service.decide import SERVICE, decide
 from user_service.evolve import evolve
-from user_service.react import react
 from user_service.state import User, Users, compared
 
-users = Spec(Decider(SERVICE, decide, evolve, react), Users())
+users = Spec(Decider(SERVICE, decide, evolve), Users())
 GRACE = derived_id("user", "grace")
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from choreo.cli.debugging.verify import _print
-from choreo.replay.verify.findings import Finding, Report
+from choreo.cli.debugging.verify_formats import print_report
+from choreo.replay.verify.findings import Finding
+from choreo.replay.verify.report import Report
 
 EDITED = Finding(
     "state", "billing", "accounts 7 has another balance", expected={"balance": 449}, got={"balance": 399}
@@ -12,7 +13,7 @@ EDITED = Finding(
 
 def told(report: Report, capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
     """The words of each line."""
-    _print(report, "choreo verify --service")
+    print_report(report, None)
     return [line.split() for line in capsys.readouterr().out.splitlines()]
 
 

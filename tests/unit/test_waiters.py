@@ -2,7 +2,7 @@
 
 import asyncio
 
-from choreo.chassis.transaction.waiters import Waiters
+from choreo.chassis.waiting.waiters import Waiters
 
 PATIENCE = 20.0
 

@@ -1,7 +1,7 @@
 """Logins and e-mail addresses are compared by NFKC and casefold, and no longer by casefold alone.
 
-Two names that were two may be one now. Both users keep their rows as their facts make them, so a key is not
-unique: the older has the name, and `choreo doctor` lists both.
+Two names that were two may be one now. Both users keep their rows as their facts make them, so where that is
+so the key is not unique any more: the older has the name, and `choreo doctor` lists both.
 """
 
 from unicodedata import normalize
@@ -20,11 +20,6 @@ def _compared(name: str) -> str:
 
 
 def upgrade() -> None:
-    op.execute("""
-        ALTER TABLE users DROP CONSTRAINT users_login_key_key, DROP CONSTRAINT users_email_key_key;
-        CREATE INDEX users_login ON users (login_key);
-        CREATE INDEX users_email ON users (email_key);
-    """)
     conn = op.get_bind()
     query = sa.text("SELECT id, login, login_key, email, email_key FROM users")
     rows = conn.execute(query.execution_options(stream_results=True))
@@ -33,7 +28,17 @@ def upgrade() -> None:
         for row in rows
         if (row.login_key, row.email_key) != (_compared(row.login), _compared(row.email))
     ]
-    if changed:
-        conn.execute(
-            sa.text("UPDATE users SET login_key = :login_key, email_key = :email_key WHERE id = :id"), changed
-        )
+    if not changed:
+        return
+    op.execute("ALTER TABLE users DROP CONSTRAINT users_login_key_key, DROP CONSTRAINT users_email_key_key")
+    conn.execute(
+        sa.text("UPDATE users SET login_key = :login_key, email_key = :email_key WHERE id = :id"), changed
+    )
+    for name in ("login_key", "email_key"):
+        twice = conn.execute(
+            sa.text(f"SELECT FROM users GROUP BY {name} HAVING count(*) > 1 LIMIT 1")
+        ).first()
+        if twice is None:
+            op.execute(f"ALTER TABLE users ADD CONSTRAINT users_{name}_key UNIQUE ({name})")
+        else:
+            op.execute(f"CREATE INDEX users_{name}_key ON users ({name})")

@@ -8,7 +8,7 @@ from choreo.chaos.history import History, Record, Row
 from choreo.chaos.judging.fold import OUTCOMES
 from choreo.chaos.judging.log import SOURCE_OF, Event, Log, read_log
 
-HEARS: Mapping[str, frozenset[str]] = {
+CONSUMED: Mapping[str, frozenset[str]] = {
     "user": frozenset(),
     "order": frozenset({"SigningKeyPublished", "PaymentConfirmed", "PaymentRejected", "PaymentRefunded"}),
     "billing": frozenset({"UserRegistered", "SigningKeyPublished", "OrderCreated", "OrderCancelled"}),
@@ -18,14 +18,14 @@ HEARS: Mapping[str, frozenset[str]] = {
 }
 """Which facts each service applies, besides its own."""
 
-TOPICS_OF = {service: {f"{SOURCE_OF[type]}-events" for type in types} for service, types in HEARS.items()}
+TOPICS_OF = {service: {f"{SOURCE_OF[type]}-events" for type in types} for service, types in CONSUMED.items()}
 """Which topics each service reads."""
 
 
 class Case:
     def __init__(self, history: History) -> None:
         self.history = history
-        set_aside = {service: self._set_aside(service) for service in HEARS}
+        set_aside = {service: self._set_aside(service) for service in CONSUMED}
         self._places = {service: set(map(_place_of, found)) for service, found in set_aside.items()}
         everything = [row for found in set_aside.values() for row in found]
         no_events = {_place_of(row) for row in everything if not row["type"]}
@@ -61,7 +61,7 @@ class Case:
     def applied(self) -> dict[tuple[str, str], list[Row]]:
         """By service and event id: the rows of the journal that say so."""
         found = defaultdict(list)
-        for service in HEARS:
+        for service in CONSUMED:
             for row in self.rows(service, "journal"):
                 if row["kind"] == "fact" and row["outcome"] == "applied":
                     found[service, row["id"]].append(row)

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
 from choreo.chaos.history import Place
-from choreo.chaos.judging.case import HEARS, TOPICS_OF, Case
+from choreo.chaos.judging.case import CONSUMED, TOPICS_OF, Case
 from choreo.chaos.judging.log import SOURCE_OF, Event, Log, place_of
 
 _UNFINISHED = (
@@ -16,7 +16,7 @@ _UNFINISHED = (
 
 def is_complete(case: Case) -> Iterator[str]:
     yield from _records_reach_the_ends(case)
-    for service in HEARS:
+    for service in CONSUMED:
         yield from _has_read_everything(case, service)
         if unpublished := len(case.rows(service, "outbox")):
             yield f"{service} has {unpublished} facts in its outbox"
@@ -89,9 +89,9 @@ def _repeats_are_identical(log: Log) -> Iterator[str]:
 
 
 def _heard_events_are_applied_once(case: Case) -> Iterator[str]:
-    for service, hears in HEARS.items():
+    for service, consumed in CONSUMED.items():
         for event in case.log.events:
-            count, right = len(case.applied.get((service, event.id), ())), int(event.type in hears)
+            count, right = len(case.applied.get((service, event.id), ())), int(event.type in consumed)
             if count > right or (count < right and event.key not in case.excepted):
                 yield f"{service} has applied {event.name} of {event.key} {count} times instead of {right}"
     for service, id in case.applied:
@@ -102,7 +102,7 @@ def _heard_events_are_applied_once(case: Case) -> Iterator[str]:
 def _steps_rise(case: Case) -> Iterator[str]:
     """Where one key and source decided one fact after another, a service applied them so."""
     decided = case.log.of(*SOURCE_OF)
-    for service in HEARS:
+    for service in CONSUMED:
         last: dict[tuple[str, str], tuple[int, Event]] = {}
         for event in decided:
             rows = case.applied.get((service, event.id))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 
-from choreo.chaos.judging.case import HEARS, Case
+from choreo.chaos.judging.case import CONSUMED, Case
 from choreo.chaos.judging.fold import TABLES, TOLD, Id, Table, money
 
 
@@ -12,7 +12,7 @@ def follow_from_the_log(case: Case) -> Iterator[str]:
     for table in TABLES:
         yield from _differences(case, table, steps)
     yield from _texts_name_what_they_tell(case)
-    for service in HEARS:
+    for service in CONSUMED:
         yield from _counters_stand_at_the_last_step(case, service)
 
 

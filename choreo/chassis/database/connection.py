@@ -6,6 +6,7 @@ a hundred times slower.)
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from enum import Enum
 from functools import cache
 from operator import attrgetter
 from typing import Any
@@ -24,7 +25,45 @@ Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
-_CONNECT_SECONDS = 5
+ANSWER_TIMEOUT_SECONDS = 10.0
+"""A server that is silent for longer is given up, and the connection with it: its process may be stopped."""
+CONNECT_TIMEOUT_SECONDS = 5
+LOCK_TIMEOUT_SECONDS = 1.0
+"""Nobody holds a row for longer who is not in trouble: whoever waits goes on with something else."""
+POOL_TIMEOUT_SECONDS = 5.0
+
+_LIMITS: dict[str, Any] = {
+    "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": int(ANSWER_TIMEOUT_SECONDS * 1000),
+}
+"""libpq's own limits are none."""
+
+_LIMITS_OF_A_SESSION = {
+    "lock_timeout": f"{LOCK_TIMEOUT_SECONDS * 1000:.0f}",
+    "statement_timeout": f"{ANSWER_TIMEOUT_SECONDS * 1000 - 1000:.0f}",
+    "idle_in_transaction_session_timeout": f"{ANSWER_TIMEOUT_SECONDS * 1000:.0f}",
+}
+"""The last frees what a process holds that was stopped in its transaction."""
+
+
+class _BoundedConnection(psycopg.AsyncConnection[Any]):
+    """Gives up a server that does not answer. Everything that waits for one goes through `wait`."""
+
+    async def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        if timeout is not None:
+            return await super().wait(gen, interval, timeout)
+        try:
+            return await super().wait(gen, interval, ANSWER_TIMEOUT_SECONDS)
+        except psycopg.errors._WaitTimeout:
+            self.pgconn.finish()
+            raise psycopg.OperationalError(
+                f"the database did not answer within {ANSWER_TIMEOUT_SECONDS:g} s"
+            ) from None
+
+
 _SESSION = "-c timezone=UTC -c datestyle=ISO,YMD"
 """Whatever server, database and role say: a time that left a session in another form is another text."""
 
@@ -43,13 +82,11 @@ def unusable(url: str) -> str | None:
     """Why sessions with this database are none, where something that pools stands before it. Raises
     psycopg.Error where it cannot be asked.
     """
-    here = session(url, connect_timeout=_CONNECT_SECONDS)
+    here = session(url, connect_timeout=CONNECT_TIMEOUT_SECONDS)
     with psycopg.connect(**here, autocommit=True) as one, psycopg.connect(**here) as other:
         pids = [_one(conn, "SELECT pg_backend_pid()") for conn in (one, other, one)]
         if pids[0] == pids[1] or pids[0] != pids[2]:
-            return (
-                "something before it pools by transaction or statement, and locks and LISTEN need a session"
-            )
+            return "something before it pools by transaction, and locks and LISTEN need a session"
         if _one(one, "SELECT current_setting('timezone')") != "UTC":
             return "something before it drops the session's options"
     return None
@@ -61,26 +98,40 @@ def _one(conn: psycopg.Connection, query: str) -> Any:
     return row[0]
 
 
-def make_engine(url: str, *, pool_size: int = 5) -> AsyncEngine:
+def make_engine(url: str, *, pool_size: int = 5, serving: bool = True) -> AsyncEngine:
     """`url` as libpq has it. At most `pool_size` connections, opened as needed.
+
+    A service's waits all have a limit (`serving`). A tool may read for as long as it takes.
 
     A service finds its rows by key. On young tables the planner would scan instead, and a prepared
     statement would keep to that after they have grown.
     """
+    connection = _BoundedConnection if serving else psycopg.AsyncConnection
+    settings = {"enable_seqscan": "off"} | (_LIMITS_OF_A_SESSION if serving else {})
+    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
     return create_async_engine(
         "postgresql+psycopg://",
-        connect_args=session(url, "-c enable_seqscan=off"),
+        async_creator=lambda: connection.connect(**session(url, options, **_LIMITS)),
         pool_size=pool_size,
         max_overflow=0,
+        pool_timeout=POOL_TIMEOUT_SECONDS,
         hide_parameters=True,
     )
 
 
 @asynccontextmanager
 async def raw_connection(engine: AsyncEngine) -> AsyncIterator[Connection]:
-    """The driver's connection under SQLAlchemy's pool. What is not committed is rolled back."""
+    """The driver's connection under SQLAlchemy's pool. What is not committed is rolled back.
+
+    One that failed for its own state, and not for what it was asked, is thrown away.
+    """
     async with engine.connect() as pooled:
-        yield await _driver(pooled)
+        try:
+            yield await _driver(pooled)
+        except BaseException as error:
+            if failure_of(error) is Failure.AWAY:
+                await pooled.invalidate()
+            raise
 
 
 @asynccontextmanager
@@ -101,18 +152,44 @@ async def _driver(pooled: AsyncConnection) -> Connection:
     return driver
 
 
-def is_refusal(error: BaseException) -> bool:
-    """True where the database understood and refused the data (SQLSTATE classes 22 and 23)."""
-    return isinstance(error, psycopg.Error) and (error.sqlstate or "")[:2] in ("22", "23")
+async def probe_writing(conn: Connection) -> None:
+    """Raises unless this session may write: one that began while the database was read-only may not."""
+    await conn.execute("/* probe.write */ UPDATE keys SET sequence = sequence WHERE false")
+    await conn.rollback()
 
 
-def is_trouble(error: BaseException) -> bool:
-    """True where the database could not be asked or could not answer; False for a fault of our own."""
-    return isinstance(error, psycopg.Error | SQLAlchemyError | OSError | TimeoutError)
+class Failure(Enum):
+    """What the error of a transaction says about where the trouble is."""
+
+    AWAY = "the database cannot be used"
+    """Not to be asked, shutting down, out of space, read-only: wait, and try the same again."""
+    UNFIT = "the database is not as this program needs it"
+    """A table, a column or a grant is missing: a person is needed, and then the same is tried again."""
+    LOCKED = "something is locked by somebody else"
+    CONFLICT = "another transaction was in the way"
+    """A deadlock: the same again, at once."""
+    INPUT = "an input cannot be written"
+    """The database understood and rejected the data, or we could not even send it."""
+
+
+def failure_of(error: BaseException) -> Failure:
+    """By its SQLSTATE. That says what the server noticed, not whose fault it is: see `Kernel`."""
+    if not isinstance(error, psycopg.Error):
+        return Failure.AWAY if isinstance(error, SQLAlchemyError | OSError | TimeoutError) else Failure.INPUT
+    state = error.sqlstate
+    if state is None:
+        return Failure.AWAY if isinstance(error, psycopg.OperationalError) else Failure.INPUT
+    if state == "55P03":
+        return Failure.LOCKED
+    if state == "25006" or state[:2] in ("08", "25", "28", "53", "55", "57", "58", "F0", "XX"):
+        return Failure.AWAY
+    if state[:2] in ("0A", "3D", "3F", "42"):
+        return Failure.UNFIT
+    return Failure.CONFLICT if state[:2] == "40" else Failure.INPUT
 
 
 async def insert(conn: Connection, table: Table, rows: Sequence[Any]) -> None:
-    """Adds the rows, attributes into columns of the same name. One that is there already is refused (23505).
+    """Adds the rows, attributes into columns of the same name. One that is there already is rejected (23505).
 
     Runs inside the caller's transaction.
     """

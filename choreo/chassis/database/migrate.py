@@ -1,6 +1,6 @@
 """Brings a service's database to today's tables: the chassis' own, then the service's."""
 
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 
 import psycopg
@@ -20,7 +20,7 @@ def migrate(
     `observer` may read what is no secret.
     """
     config = Config()
-    versions = [_FOLDER / "versions", _package_folder(f"{service}_service") / "migrations"]
+    versions = [_FOLDER / "versions", _migrations(service)]
     config.set_main_option("script_location", str(_FOLDER))
     config.set_main_option("path_separator", "newline")
     config.set_main_option("version_locations", "\n".join(map(str, versions)))
@@ -32,10 +32,10 @@ def migrate(
         _show(owner_url, observer)
 
 
-def _package_folder(name: str) -> Path:
-    found = find_spec(name)
-    assert found is not None and found.origin is not None, f"{name} is not installed"
-    return Path(found.origin).parent
+def _migrations(service: str) -> Path:
+    """Of its package, wherever that is installed."""
+    folders = [Path(folder) / "migrations" for folder in import_module(f"{service}_service").__path__]
+    return next(folder for folder in folders if folder.is_dir())
 
 
 def _grant(owner_url: str, role: str) -> None:

@@ -24,8 +24,8 @@ def timestamp() -> DateTime:
     return DateTime(timezone=True)
 
 
-ASIDE = "aside"
-"""`Table.info` with this set: secrets and leases. They are no facts: replay does not make them."""
+NOT_REPLAYED = "not_replayed"
+"""Set in `Table.info` of secrets and leases: they are no facts, and replay does not make them."""
 
 metadata = MetaData()
 
@@ -45,6 +45,9 @@ positions = Table(
     Column("next_offset", BigInteger, nullable=False),
     Column("topic_id", Text, nullable=False),
     Column("cluster_id", Text, nullable=False),
+    Column("last_offset", BigInteger, nullable=False),
+    Column("last_digest", LargeBinary, nullable=False),
+    Column("leader_epoch", Integer, nullable=False),
     comment="the truth about consumption; Kafka's committed offsets are advisory",
 )
 
@@ -87,6 +90,15 @@ outbox = Table(
     Column("headers", LargeBinary, nullable=False),
     Column("decided_at", timestamp(), nullable=False),
     comment="facts that are decided and not yet acknowledged by Kafka",
+)
+
+relay_leases = Table(
+    "relay_leases",
+    metadata,
+    Column("partition", Integer, primary_key=True),
+    Column("owner", Uuid),
+    Column("leased_until", timestamp(), nullable=False),
+    comment="which process publishes which partition of the outbox, until when by this database's clock",
 )
 
 parked = Table(

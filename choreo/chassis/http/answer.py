@@ -1,23 +1,21 @@
-"""An HTTP answer that is already rendered, so that it can be stored and given again, byte for byte."""
+"""An HTTP answer that is already rendered, so that the kernel can store it as the reply to a command."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import orjson
 from pydantic import BaseModel
+
+from choreo.chassis.transaction.inputs import Reply
 
 JSON = "application/json"
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Reply):
     """Status, body and headers, `Content-Type` among them. The edge adds the length and its own headers."""
-
-    status: int
-    body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def json(cls, status: int, content: object, headers: Mapping[str, str] = _NO_HEADERS) -> "Answer":

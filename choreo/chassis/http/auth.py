@@ -49,7 +49,7 @@ class KeySource(Protocol):
     async def wait_for(self, kid: str, timeout: float) -> Jwk | None:
         """Returns as soon as the key is heard, or `None` after `timeout` seconds."""
 
-    def lags(self) -> bool:
+    async def lags(self) -> bool:
         """Whether keys may have been published that this service has not heard yet."""
 
 
@@ -64,20 +64,20 @@ class Verifier:
         keys: KeySource,
         *,
         now: Callable[[], float] = time.time,
-        patience: float = 2.0,
+        key_timeout: float = 2.0,
         most_remembered: int = 10_000,
         most_waiting: int = 64,
     ) -> None:
         self._keys = keys
         self._now = now
-        self._patience = patience
+        self._key_timeout = key_timeout
         self._remembered: dict[bytes, tuple[Principal, float]] = {}
         self._most_remembered = most_remembered
         self._waiting = 0
         self._most_waiting = most_waiting
 
     async def principal(self, authorization: bytes | None) -> Principal:
-        """Raises 401; 503 if the key is unknown and news of keys is late."""
+        """Raises 401; 503 if the key is unknown and `user-events` is not read to its end."""
         if authorization is None:
             raise unauthorized()
         known = self._remembered.get(authorization)
@@ -97,7 +97,7 @@ class Verifier:
         try:
             claims = jwt.decode(
                 token,
-                Ed25519PublicKey.from_public_bytes(base64url_decode(key["x"])),
+                _public_key(key),
                 algorithms=[ALGORITHM],
                 issuer=ISSUER,
                 audience=AUDIENCE,
@@ -113,16 +113,18 @@ class Verifier:
     async def _key(self, kid: str) -> Jwk:
         key = await self._keys.find(kid)
         if key is None and self._waiting < self._most_waiting:
-            # Bounded, so that made-up key ids cannot hold every connection for `patience` seconds.
+            # Bounded, so that made-up key ids cannot hold every connection for `key_timeout` seconds.
             self._waiting += 1
             try:
-                key = await self._keys.wait_for(kid, self._patience)
+                key = await self._keys.wait_for(kid, self._key_timeout)
             finally:
                 self._waiting -= 1
         if key is not None:
             return key
-        if self._keys.lags():
-            raise unavailable("News of signing keys is late; try again soon.", code="keys_late")
+        if await self._keys.lags():
+            raise unavailable(
+                "This service has not heard of all signing keys yet; try again soon.", code="keys_late"
+            )
         raise unauthorized(token_given=True)
 
     def _expiry(self, claims: Mapping[str, Any]) -> float | None:
@@ -155,6 +157,13 @@ def _key_id(token: str) -> str:
     if not trusted_form or not isinstance(kid, str) or not _KID.fullmatch(kid):
         raise unauthorized(token_given=True)
     return kid
+
+
+def _public_key(jwk: Jwk) -> Ed25519PublicKey:
+    """Raises ValueError where it is no Ed25519 key: a fact may hold anything."""
+    if (jwk.get("kty"), jwk.get("crv")) != ("OKP", "Ed25519"):
+        raise ValueError("no Ed25519 key")
+    return Ed25519PublicKey.from_public_bytes(base64url_decode(jwk.get("x", "")))
 
 
 def _user_id(claims: Mapping[str, Any]) -> UUID | None:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, ExitStack
 from datetime import datetime
+from operator import attrgetter
 from re import Pattern
 from typing import Any, Literal
 
@@ -115,10 +116,10 @@ class Ready(BaseModel):
     jobs: dict[str, JobView]
 
 
-def _readiness(states: Mapping[str, JobState]) -> Ready:
-    """Raises the 503 that says the same where a job does not get on."""
+def _readiness(states: Mapping[str, JobState], holds: Callable[[JobState], bool]) -> Ready:
+    """Raises the 503 that says the same where this does not hold of every job."""
     jobs = {name: JobView.model_validate(state, from_attributes=True) for name, state in states.items()}
-    held_up = [name for name, job in jobs.items() if not job.ready]
+    held_up = [name for name, state in states.items() if not holds(state)]
     if held_up:
         told = Ready(ready=False, jobs=jobs).model_dump(mode="json")
         detail = f"Not ready: {', '.join(held_up)}."
@@ -138,12 +139,12 @@ def _operations(health: Health, metrics: Metrics) -> Router:
     async def serving() -> Ready:
         """200 while this process can take requests, else 503. For whoever spreads traffic over processes:
         a broker that is away takes none out."""
-        return _readiness(await health.serving())
+        return _readiness(await health.serving(), attrgetter("serves"))
 
     @router.get("/health/ready", tags=["operations"])
     async def ready() -> Ready:
         """200 when every job gets on, else 503; either says of each what waits, since when, and why."""
-        return _readiness(await health.ready())
+        return _readiness(await health.ready(), attrgetter("ready"))
 
     @router.get("/metrics", tags=["operations"], response_class=PlainTextResponse)
     async def prometheus() -> Answer:

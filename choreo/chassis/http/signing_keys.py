@@ -1,6 +1,7 @@
 """The public keys this service has heard of, where the token verifier looks for them."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
 from sqlalchemy import select
@@ -8,16 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis.database.tables import signing_keys
 from choreo.chassis.http.auth import Jwk
-from choreo.chassis.transaction.state_store import TableMapping
-from choreo.chassis.transaction.waiters import Waiters
-from choreo.message.signing_key import SigningKeyPublished
-
-SIGNING_KEYS = TableMapping(
-    "signing_keys", signing_keys, SigningKeyPublished, key="kid", loaded_with_key={}, loaded_by_id="kid"
-)
-"""Every service keeps them alike; the fact is the row."""
+from choreo.chassis.waiting.waiters import Waiters
 
 _KNOWN_FOR = timedelta(minutes=1)
+_LAG_KNOWN_FOR = timedelta(seconds=1)
 
 
 class HeardKeys:
@@ -30,13 +25,14 @@ class HeardKeys:
         engine: AsyncEngine,
         waiters: Waiters,
         clock: Callable[[], datetime],
-        lags: Callable[[], bool],
+        is_behind: Callable[[], Awaitable[bool]],
     ) -> None:
         self._engine = engine
         self._waiters = waiters
         self._clock = clock
         self._known: dict[str, tuple[Jwk, datetime, datetime]] = {}
-        self.lags = lags
+        self._is_behind = is_behind
+        self._lag: tuple[asyncio.Future[bool], datetime] | None = None
 
     async def find(self, kid: str) -> Jwk | None:
         now = self._clock()
@@ -52,6 +48,13 @@ class HeardKeys:
             known = self._known[kid] = row.public_jwk, row.not_after, now + _KNOWN_FOR
         jwk, not_after, _ = known
         return jwk if now < not_after else None
+
+    async def lags(self) -> bool:
+        """Looks once a second at most, however many unknown key ids are asked for."""
+        now = self._clock()
+        if self._lag is None or self._lag[1] <= now:
+            self._lag = asyncio.ensure_future(self._is_behind()), now + _LAG_KNOWN_FOR
+        return await asyncio.shield(self._lag[0])
 
     async def wait_for(self, kid: str, timeout: float) -> Jwk | None:
         return await self._waiters.until(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 from starlette.responses import Response, StreamingResponse
 
-from choreo.chassis.transaction.waiters import Look, Waiters
+from choreo.chassis.waiting.waiters import Look, Waiters
 
 MEDIA_TYPE = "text/event-stream"
 HEARTBEAT = 15.0

@@ -1,8 +1,8 @@
-"""Whether what another service has said of a key is known here: the news of that key is in.
+"""Whether this service has caught up with what another one published.
 
 A clock alone cannot tell that an answer is missing. The service may have been stopped or lag behind, and an
 answer that came in time lies in the topic unread. Whoever wants to decide that something did not happen asks
-here first, once its time is up. With the broker away no news is in.
+here first, once its time is up. With the broker away nobody can tell, and nothing has been caught up with.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ from choreo.chassis.transaction.positions import TopicPartition
 _LOOK_AGAIN = 0.1
 
 
-class News:
-    """Of one topic. `describe` says how it is in Kafka now."""
+class CatchUp:
+    """Compares one topic, which `describe` looks at in Kafka, with the positions of this service."""
 
     def __init__(
         self,
@@ -37,9 +37,9 @@ class News:
         self._partition_of = partition_of
 
     async def read(self, seconds: float) -> frozenset[int]:
-        """The partitions whose records, up to where they ended at this call or later, were all read.
+        """Returns the partitions that were read at least to where they end now.
 
-        Returns once that is all of them, at the latest after so many seconds. Raises `LogMismatch` where
+        Waits until that is all of them, at the latest for so many seconds. Raises `LogMismatch` where
         the topic is not the one that was read, and what Kafka's client raises where the broker is away.
         """
         ends = await self._ends()
@@ -54,7 +54,7 @@ class News:
         return frozenset(partition for partition, end in ends.items() if next_offsets[partition] >= end)
 
     async def known(self, keys: Collection[str], read: frozenset[int]) -> set[str]:
-        """Those of the keys whose partitions were read, and of which nothing of that is parked.
+        """Returns those of the keys whose partitions were read, without those that have parked events.
 
         Records of a parked key count as read and are not applied yet.
         """

@@ -14,7 +14,7 @@ from aiokafka import errors
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.cluster import Cluster, Operations
 
-_PATIENCE = 5.0
+_ASK_TIMEOUT_SECONDS = 5.0
 _ASK_AGAIN = 0.1
 _DENIED = (errors.TopicAuthorizationFailedError, errors.GroupAuthorizationFailedError)
 _MOMENTARY = (
@@ -44,8 +44,9 @@ def writing(topic: str) -> frozenset[Grant]:
 
 
 def reading(topics: Iterable[str], group: str) -> frozenset[Grant]:
-    """As a member of the group."""
-    return frozenset([*(Grant("READ", "topic", name) for name in topics), Grant("READ", "group", group)])
+    """As a member of the group, that sees whether Kafka keeps every record of a key."""
+    seen = [Grant(operation, "topic", name) for name in topics for operation in ("READ", "DESCRIBE_CONFIGS")]
+    return frozenset([*seen, Grant("READ", "group", group)])
 
 
 def observing(topics: Iterable[str]) -> frozenset[Grant]:
@@ -93,12 +94,12 @@ async def require(cluster: Cluster, access: KafkaAccess, wanted: Collection[Gran
 async def _allowed(cluster: Cluster, kind: str, name: str) -> Operations:
     """The operations this client may do with it; None where that cannot be told."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + _PATIENCE
+    deadline = loop.time() + _ASK_TIMEOUT_SECONDS
     while True:
         try:
             if kind == "topic":
                 return (await cluster.metadata([name])).topic(name).operations
-            return await cluster.group_operations(name)
+            return (await cluster.group(name)).operations
         except _DENIED:
             return ()
         except errors.UnknownTopicOrPartitionError:

@@ -1,44 +1,49 @@
 """From the outbox to Kafka, in order, at least once.
 
-A shard is a partition of the service's topic, with one owner by advisory lock. The owner has one batch per
-partition on its way, always the oldest facts there are, and takes the next when it is acknowledged; after an
-error the same ones come first again. The lock is no fence, so a record may repeat, byte for byte; first
-occurrences are in order. Woken by the commit that decided something, in this process or in another, whose
-relay passes it on if it does not own every shard; a slow poll is the net underneath.
+A shard is a partition of the service's topic. It is relayed by the process that holds its lease, a row that
+is renewed by the database's clock. One look into the outbox and one removal serve all shards of a process;
+sending, its limit and its retries are each shard's own, so that a partition whose leader does not answer
+delays nobody else. One batch of a shard is on its way, always the oldest facts there are, and the same ones
+until they are acknowledged. The lease is no fence, so a record may repeat, byte for byte; first occurrences
+are in order. Woken by the commit that decided something, in this process or in another, whose relay passes it
+on if it does not own every shard; a slow poll is the net underneath.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from itertools import groupby
 from operator import attrgetter
+from uuid import uuid4
 
 import structlog
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.errors import KafkaError
 from aiokafka.partitioner import murmur2
 from psycopg import Notify
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis.database.connection import Connection, own_connection
 from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.kafka.cluster import Metadata
 from choreo.chassis.kafka.grants import AccessDenied, asking, require, writing
-from choreo.chassis.observe.health import NotReady
+from choreo.chassis.kafka.partition_producer import PartitionProducer
+from choreo.chassis.observe.health import Job, NotReady
 from choreo.chassis.observe.meter import Meter
 from choreo.chassis.transaction import outbox
-from choreo.chassis.transaction.outbox import Unpublished
+from choreo.chassis.transaction.outbox import OutboxRow
 
+LEASE = timedelta(seconds=6)
+"""So long a shard waits for somebody else when its owner died."""
+DATABASE_TIMEOUT_SECONDS = 5.0
+"""For all that a round asks of the database."""
+PROBE_TIMEOUT_SECONDS = 1.5
 _ROUND = 1000
-"""At most so many facts are on their way at once."""
-_BATCH_BYTES = 512 * 1024
-_POLL = 1.0
-_PATIENCE = 10.0
-"""Seconds until an unacknowledged batch is tried again with a new producer."""
-_PAUSE = 0.5
-_LOCK_CLASS = 0x0B0C
-
-_OWN = """/* relay.own: the shards nobody else relays */
-SELECT partition FROM unnest(%b::int[]) AS partition WHERE pg_try_advisory_lock(%s, partition)"""
+"""At most so many facts are read at once."""
+_POLL_SECONDS = 1.0
+"""So often leases are renewed, and the outbox is looked into without being told."""
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 2.0
 
 _LISTEN = """/* relay.listen: to the other processes of this service */
 LISTEN relay"""
@@ -56,29 +61,50 @@ def partition_of(key: str, partitions: int) -> int:
 
 class Relay:
     def __init__(
-        self, topic: str, partitions: int, engine: AsyncEngine, access: KafkaAccess, meter: Meter
+        self, topic: str, partitions: int, engine: AsyncEngine, access: KafkaAccess, *, job: Job, meter: Meter
     ) -> None:
         self._topic = topic
-        self._partitions = partitions
+        self._partitions = range(partitions)
         self._engine = engine
         self._access = access
+        self._job = job
         self._meter = meter
-        self._news = asyncio.Event()
+        self._owner = uuid4()
+        self._shards: dict[int, _Shard] = {}
+        self._unowned: list[int] = []
+        self._woken = asyncio.Event()
         self._decided = False
-        self._producer: AIOKafkaProducer | None = None
-        self._denied: AccessDenied | None = None
+        self._looked_at = 0.0
+        self._grown = False
 
     def wake(self) -> None:
         """Something was decided in this process."""
         self._decided = True
-        self._news.set()
+        self._woken.set()
 
     async def probe(self) -> None:
-        """For the health page: whether Kafka answers this producer."""
-        if self._denied:
-            raise NotReady(f"{self._denied}; facts wait in the outbox")
-        if self._producer is None or not await self._producer.client.force_metadata_update():
-            raise NotReady(f"Kafka at {self._access.bootstrap} does not answer; facts wait in the outbox")
+        """For the health page: whether Kafka answers, and lets us write."""
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS), asking(self._access) as cluster:
+                await require(cluster, self._access, writing(self._topic))
+                self._warn_if_grown(await cluster.metadata([self._topic]))
+        except AccessDenied as denied:
+            raise NotReady(f"{denied}; facts wait in the outbox") from denied
+        except (KafkaError, TimeoutError) as error:
+            raise NotReady(
+                f"Kafka at {self._access.bootstrap} does not answer; facts wait in the outbox"
+            ) from error
+
+    def _warn_if_grown(self, metadata: Metadata) -> None:
+        there = len(metadata.topic(self._topic).leaders)
+        if there > len(self._partitions) and not self._grown:
+            log.warning(
+                "the topic grew; keys stay where they are",
+                topic=self._topic,
+                partitions=there,
+                used=len(self._partitions),
+            )
+        self._grown = there > len(self._partitions)
 
     async def run(self) -> None:
         """Runs until cancelled. Trouble with Kafka or the database is waited out, never fatal."""
@@ -89,116 +115,151 @@ class Relay:
                     await conn.execute("SET synchronous_commit = off")
                     await self._relay(conn)
             except Exception as error:
-                self._denied = error if isinstance(error, AccessDenied) else None
-                log.warning("relay trouble, trying again", error=str(error) or repr(error))
-            await asyncio.sleep(_PAUSE)
+                log.warning("the outbox cannot be read, trying again", error=str(error) or repr(error))
+                self._job.held_up(f"the outbox cannot be read: {type(error).__name__}")
+            await asyncio.sleep(_FIRST_PAUSE_SECONDS)
 
     async def _relay(self, conn: Connection) -> None:
-        self._producer = AIOKafkaProducer(
-            **self._access.aiokafka(),
-            enable_idempotence=True,
-            acks="all",
-            max_batch_size=_BATCH_BYTES,
-            request_timeout_ms=5000,
-        )
-        try:
-            await self._begin(self._producer)
-            await self._check_partitions(self._producer)
+        async with asyncio.timeout(DATABASE_TIMEOUT_SECONDS):
             conn.add_notify_handler(lambda notify: self._heard(conn, notify))
             await conn.execute(_LISTEN)
-            owned: list[int] = []
+            await outbox.declare_leases(conn, self._partitions)
+        self._looked_at = 0.0
+        try:
             while True:
-                if len(owned) < self._partitions:
-                    owned += await self._own(conn, owned)
-                decided, self._decided = self._decided, False
-                self._news.clear()
-                if decided and len(owned) < self._partitions:
-                    await conn.execute(_TELL)
-                rows = await outbox.lowest(conn, owned, _ROUND) if owned else []
-                if rows:
-                    await self._publish(conn, self._producer, rows)
-                else:
+                self._woken.clear()
+                async with asyncio.timeout(DATABASE_TIMEOUT_SECONDS):
+                    more = await self._round(conn)
+                if not more:
                     await self._wait(conn)
         finally:
-            producer, self._producer = self._producer, None
+            self._leave(self._shards)
             with suppress(Exception):
-                async with asyncio.timeout(_PAUSE):
-                    await producer.stop()
+                async with asyncio.timeout(_POLL_SECONDS):
+                    await outbox.release(conn, self._owner)
+
+    async def _round(self, conn: Connection) -> bool:
+        """Removes what is acknowledged and sends what is next. Whether there is more than it read."""
+        await self._remove_acknowledged(conn)
+        if asyncio.get_running_loop().time() >= self._looked_at + _POLL_SECONDS:
+            await self._look(conn)
+        decided, self._decided = self._decided, False
+        if decided and len(self._shards) < len(self._partitions):
+            await conn.execute(_TELL)
+        idle = [partition for partition, shard in self._shards.items() if not shard.sending]
+        rows = await outbox.lowest(conn, idle, _ROUND) if idle else []
+        by_partition = attrgetter("partition")
+        for partition, group in groupby(sorted(rows, key=by_partition), key=by_partition):
+            self._shards[partition].send(list(group))
+        if rows:
+            self._job.has(max(self._job.state.waiting, len(rows)))
+        return len(rows) == _ROUND
+
+    async def _remove_acknowledged(self, conn: Connection) -> None:
+        acknowledged = [row.position for shard in self._shards.values() for row in shard.acknowledged()]
+        if acknowledged:
+            await outbox.remove(conn, acknowledged)
+            self._meter.published.inc(len(acknowledged))
+            self._job.got_on(max(0, self._job.state.waiting - len(acknowledged)))
+            self._say_what_holds_up()
+
+    async def _look(self, conn: Connection) -> None:
+        """Renews the leases, takes those that are free, and counts what waits."""
+        self._looked_at = asyncio.get_running_loop().time()
+        for partition in await outbox.lease(conn, self._owner, self._partitions, LEASE):
+            if partition not in self._shards:
+                producer = PartitionProducer(self._access, self._topic, partition, len(self._partitions))
+                self._shards[partition] = _Shard(producer, self._woken.set, self._say_what_holds_up)
+            self._shards[partition].ours_until = self._looked_at + LEASE.total_seconds()
+        self._leave(
+            [partition for partition, shard in self._shards.items() if shard.ours_until < self._looked_at]
+        )
+        self._unowned = await outbox.unowned(conn, self._partitions, LEASE)
+        waiting = await outbox.count(conn, self._shards)
+        if waiting:
+            self._job.has(waiting)
+        else:
+            self._job.got_on()
+        self._say_what_holds_up()
+
+    def _leave(self, partitions: Collection[int]) -> None:
+        for partition in list(partitions):
+            self._shards.pop(partition).close()
+
+    def _say_what_holds_up(self) -> None:
+        causes = defaultdict(list)
+        for partition, shard in sorted(self._shards.items()):
+            if shard.trouble:
+                causes[shard.trouble].append(partition)
+        if self._unowned:
+            causes["nobody can take the lease, whose row somebody else has locked"] += self._unowned
+        if causes:
+            told = "; ".join(f"partition {', '.join(map(str, them))}: {why}" for why, them in causes.items())
+            self._job.held_up(f"facts wait in the outbox: {told}")
 
     def _heard(self, conn: Connection, notify: Notify) -> None:
         if notify.pid != conn.info.backend_pid:
-            self._news.set()
+            self._woken.set()
 
     async def _wait(self, conn: Connection) -> None:
         """For news, or until it is time to look all the same. What it was the next statement reads."""
         loop = asyncio.get_running_loop()
-        loop.add_reader(conn.fileno(), self._news.set)
+        loop.add_reader(conn.fileno(), self._woken.set)
         try:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_POLL):
-                    await self._news.wait()
+                async with asyncio.timeout(_POLL_SECONDS):
+                    await self._woken.wait()
         finally:
             loop.remove_reader(conn.fileno())
 
-    async def _begin(self, producer: AIOKafkaProducer) -> None:
-        """Raises `AccessDenied` where Kafka does not take our name, or does not let us write."""
-        try:
-            await producer.start()
-        except KafkaConnectionError:
-            if self._access.username:  # its text does not tell a wrong password from a Kafka that is away
-                await self._check_grants()
-            raise
-        await self._check_grants()
-        self._denied = None
 
-    async def _check_grants(self) -> None:
-        async with asking(self._access) as cluster:
-            await require(cluster, self._access, writing(self._topic))
+class _Shard:
+    """A partition that this process relays."""
 
-    async def _check_partitions(self, producer: AIOKafkaProducer) -> None:
-        there = await producer.partitions_for(self._topic)
-        if len(there) != self._partitions:
-            raise KafkaError(
-                f"{self._topic} has {len(there)} partitions and CHOREO_PARTITIONS says {self._partitions}: "
-                "set it to what the topic has, since a key must not move"
-            )
-
-    async def _own(self, conn: Connection, owned: Sequence[int]) -> list[int]:
-        missing = sorted(set(range(self._partitions)) - set(owned))
-        rows = await (await conn.execute(_OWN, [missing, _LOCK_CLASS])).fetchall()
-        return [partition for (partition,) in rows]
-
-    async def _publish(
-        self, conn: Connection, producer: AIOKafkaProducer, rows: Sequence[Unpublished]
+    def __init__(
+        self, producer: PartitionProducer, on_end: Callable[[], None], on_trouble: Callable[[], None]
     ) -> None:
-        """Raises if any partition failed; what the others acknowledged is removed all the same."""
-        by_partition = groupby(sorted(rows, key=attrgetter("partition")), key=attrgetter("partition"))
-        shards = [(partition, list(group)) for partition, group in by_partition]
-        results = await asyncio.gather(
-            *(self._send(producer, partition, group) for partition, group in shards), return_exceptions=True
-        )
-        acknowledged = [
-            row.position for sent in results if not isinstance(sent, BaseException) for row in sent
-        ]
-        if acknowledged:
-            await outbox.remove(conn, acknowledged)
-            self._meter.published.inc(len(acknowledged))
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        self.ours_until = 0.0
+        """By this process's monotonic clock, counted from before the database was asked."""
+        self.trouble: str | None = None
+        """Why its batch is not acknowledged."""
+        self.sending: asyncio.Task[Sequence[OutboxRow]] | None = None
+        self._producer = producer
+        self._on_end = on_end
+        self._on_trouble = on_trouble
 
-    async def _send(
-        self, producer: AIOKafkaProducer, partition: int, rows: Sequence[Unpublished]
-    ) -> Sequence[Unpublished]:
-        """One batch of the oldest; returns those it held, once Kafka has them."""
-        batch = producer.create_batch()
-        sent = []
-        for row in rows:
-            record = row.record
-            if not batch.append(timestamp=None, key=record.key, value=record.value, headers=record.headers):
-                break
-            sent.append(row)
-        batch.close()
-        async with asyncio.timeout(_PATIENCE):
-            await (await producer.send_batch(batch, self._topic, partition=partition))
-        return sent
+    def send(self, rows: Sequence[OutboxRow]) -> None:
+        self.sending = asyncio.ensure_future(self._send(rows))
+        self.sending.add_done_callback(lambda _: self._on_end())
+
+    def acknowledged(self) -> Sequence[OutboxRow]:
+        """Those of the last batch, once: then there is room for the next."""
+        if self.sending is None or not self.sending.done():
+            return ()
+        done, self.sending = self.sending, None
+        return done.result()
+
+    def close(self) -> None:
+        """Whatever is on its way may arrive or not."""
+        if self.sending:
+            self.sending.cancel()
+        self._producer.close()
+
+    async def _send(self, rows: Sequence[OutboxRow]) -> Sequence[OutboxRow]:
+        """The first of these rows, one at least. Ends when Kafka has them."""
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                sent = rows[: await self._producer.send(rows)]
+                self.trouble = None
+                return sent
+            except Exception as error:
+                self._say(str(error) or repr(error), rows[0].partition)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    def _say(self, trouble: str, partition: int) -> None:
+        if trouble != self.trouble:
+            log.warning("relay trouble, trying again", partition=partition, error=trouble)
+            self.trouble = trouble
+            self._on_trouble()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from aiokafka.errors import UnknownTopicOrPartitionError
 
 from choreo.chassis.kafka.access import KafkaAccess
-from choreo.chassis.kafka.cluster import EARLIEST, LATEST
+from choreo.chassis.kafka.cluster import EARLIEST, LATEST, Cluster
 from choreo.chassis.kafka.grants import Grant, asking, require
 from choreo.chassis.transaction.positions import Position, TopicPartition
 
@@ -22,6 +22,9 @@ class PartitionLog:
     earliest: int
     latest: int
     """The offset the next record will get."""
+    stable: int
+    """Where the first transaction begins that is still open: nobody reads further. Else as `latest`."""
+    leader_epoch: int
 
 
 async def describe(
@@ -33,21 +36,39 @@ async def describe(
     """
     async with asking(access) as cluster:
         await require(cluster, access, needed)
-        metadata = await cluster.metadata(topics)
-        places = {}
-        for name in topics:
-            try:
-                topic = metadata.topic(name)
-            except UnknownTopicOrPartitionError:
-                raise LogMismatch(
-                    f"the topic {name} is not there: restore it, or make it if there never was one"
-                ) from None
-            for number in topic.leaders:
-                places[name, number] = Position(name, number, 0, topic.id, metadata.cluster_id)
-        earliest, latest = await cluster.offsets(places, EARLIEST), await cluster.offsets(places, LATEST)
+        return await described(cluster, topics)
+
+
+async def described(cluster: Cluster, topics: Sequence[str]) -> Mapping[TopicPartition, PartitionLog]:
+    """As `describe`, by connections that are there."""
+    metadata = await cluster.metadata(topics)
+    places, epochs = {}, {}
+    for name in topics:
+        try:
+            topic = metadata.topic(name)
+        except UnknownTopicOrPartitionError:
+            raise LogMismatch(
+                f"the topic {name} is not there: restore it, or make it if there never was one"
+            ) from None
+        for number in topic.leaders:
+            places[name, number] = Position(name, number, 0, topic.id, metadata.cluster_id)
+            epochs[name, number] = topic.leader_epochs[number]
+    earliest, latest = await cluster.offsets(places, EARLIEST), await cluster.offsets(places, LATEST)
+    stable = await cluster.offsets(places, LATEST, committed=True)
     return {
-        place: PartitionLog(begin, earliest[place][0], latest[place][0]) for place, begin in places.items()
+        place: PartitionLog(begin, earliest[place][0], latest[place][0], stable[place][0], epochs[place])
+        for place, begin in places.items()
     }
+
+
+async def refuse_compacted(cluster: Cluster, topics: Sequence[str]) -> None:
+    """Raises `LogMismatch` where Kafka keeps only the last record of a key."""
+    for topic, policy in (await cluster.cleanup_policies(topics)).items():
+        if "compact" in policy:
+            raise LogMismatch(
+                f"{topic} has cleanup.policy={policy}: Kafka deletes all but a user's last fact. "
+                "Set cleanup.policy=delete on it, and see with `choreo doctor` whether anything is gone"
+            )
 
 
 def compare(service: str, there: PartitionLog, known: Position | None) -> None:
@@ -69,3 +90,35 @@ def compare(service: str, there: PartitionLog, known: Position | None) -> None:
             f"{place} ends at offset {there.latest}, and {service} has read up to {next_offset}: "
             "the log was cut or restored from an older copy. Restore the newer one"
         )
+
+
+async def compare_last_read(
+    service: str,
+    cluster: Cluster,
+    there: Mapping[TopicPartition, PartitionLog],
+    known: Collection[Position],
+) -> None:
+    """Raises `LogMismatch` where another record has the offset of the last one that was read.
+
+    So has a log that was cut and has grown again: it is as long as it should be, and what was acknowledged
+    after the cut lies below the position. What the log has forgotten cannot be compared, nor a position that
+    somebody has set back.
+    """
+    wanted = {
+        position.place: position
+        for position in known
+        if position.place in there
+        and there[position.place].earliest <= position.last_offset < position.next_offset
+    }
+    if not wanted:
+        return
+    found = await cluster.records({place: position.last_offset for place, position in wanted.items()})
+    for place, position in wanted.items():
+        last = found.get(place)
+        was = position.last_digest, position.leader_epoch
+        if last is None or (last.record.digest, last.leader_epoch) != was:
+            raise LogMismatch(
+                f"{place[0]}[{place[1]}] has {'another' if last else 'no'} record at offset "
+                f"{position.last_offset}, the last that {service} has read: the log was cut and has grown "
+                "again. Restore the old one, or rebuild the service's database from this one"
+            )

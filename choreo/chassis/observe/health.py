@@ -29,6 +29,8 @@ class JobState:
     """When it last got on."""
     cause: str | None
     """Why it does not get on."""
+    serves: bool = True
+    """Whether requests can be taken all the same."""
 
 
 class Job:
@@ -39,6 +41,7 @@ class Job:
         self._since = self._waiting_since = now()
         self._waiting = 0
         self._cause: str | None = "starting"
+        self._serves = False
 
     def got_on(self, waiting: int = 0) -> None:
         """Something was done just now, or there was nothing to do; so much is left."""
@@ -52,16 +55,26 @@ class Job:
             self._waiting_since = self._now()
         self._waiting = waiting
 
-    def held_up(self, cause: str) -> None:
-        """It cannot go on until the cause is gone: the next `got_on` says that it is."""
-        self._cause = cause
+    def held_up(self, cause: str, *, serves: bool = False) -> None:
+        """It cannot go on until the cause is gone: the next `got_on` says that it is. `serves`: only a part
+        of it cannot, and requests can be taken all the same.
+        """
+        self._cause, self._serves = cause, serves
+
+    @property
+    def stalled_for(self) -> float:
+        """Seconds for which work has waited and none was done, while the job itself knows of no trouble."""
+        if self._cause is not None or not self._waiting:
+            return 0.0
+        return (self._now() - self._waiting_since).total_seconds()
 
     @property
     def state(self) -> JobState:
-        cause, stalled = self._cause, (self._now() - self._waiting_since).total_seconds()
-        if cause is None and self._waiting and stalled > STALLED_SECONDS:
-            cause = f"{self._waiting} waiting, and no progress for {stalled:.0f} s"
-        return JobState(cause is None, self._waiting, self._since, cause)
+        cause, stalled = self._cause, self.stalled_for
+        serves = cause is None or self._serves
+        if stalled > STALLED_SECONDS:
+            cause, serves = f"{self._waiting} waiting, and no progress for {stalled:.0f} s", False
+        return JobState(cause is None, self._waiting, self._since, cause, serves)
 
 
 Probe = Callable[[], Awaitable[object]]

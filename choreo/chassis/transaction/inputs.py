@@ -1,14 +1,14 @@
 """What the kernel is given, and what it gives back."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
+from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
 from choreo.chassis.database.connection import Connection
-from choreo.chassis.http.answer import Answer
 from choreo.message.codec import Record, Undecodable, decode
 from choreo.message.decider import Command, Refusal
 from choreo.message.envelope import Event, derived_id
@@ -24,6 +24,18 @@ class Decided:
     refusal: Refusal | None
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What whoever asked is told, stored beside the decision and given again byte for byte.
+
+    The kernel does not read it: what a status or a header means is the edge's business.
+    """
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
 class Unavailable(Exception):
     """The database is away. The command may or may not be carried out; repeating it is safe."""
 
@@ -37,15 +49,16 @@ class KeyReused(Exception):
 
 
 class Failed(Exception):
-    """A handler raised, or the database refused what it wanted written. Nothing was written."""
+    """A handler raised, or the database rejected what it wanted written. Nothing was written."""
 
 
 class PositionGap(Exception):
     """A record is not the next one of its partition: this reader's place is not the truth any more."""
 
 
-Respond = Callable[[Decided], Answer]
-Aside = Callable[[Connection, Decided], Awaitable[None]]
+Respond = Callable[[Decided], Reply]
+"""Renders the reply to a decision. Who asks without one gets none."""
+SideWrite = Callable[[Connection, Decided], Awaitable[None]]
 """Writes what is no fact (secrets, leases) inside the command's transaction, once it was accepted."""
 
 
@@ -55,11 +68,11 @@ class Asked:
 
     id: UUID
     command: Command
-    respond: Respond
+    respond: Respond | None
     fingerprint: bytes
-    aside: Aside | None
+    side_write: SideWrite | None
     received_at: datetime
-    done: "asyncio.Future[Answer]"
+    done: "asyncio.Future[Reply | None]"
 
     @property
     def key(self) -> str:
@@ -92,8 +105,14 @@ class Heard:
     """Why it is no event."""
     received_at: datetime
     done: "asyncio.Future[None]"
-    refused: Exception | None = None
-    """Why the database would not take what it leads to."""
+    rejected: Exception | None = None
+    """The database's error, where it would not take what this leads to."""
+    fetched_from: int | None = None
+    """Where the reading went on that found it: no record lies between. None: at its own offset."""
+    leader_epoch: int = -1
+    """Of the leader that appended it; -1 where it is not known."""
+    is_marker: bool = False
+    """There is no record up to this offset, only what Kafka wrote for itself at the end of a transaction."""
 
     @property
     def concerns(self) -> bool:
@@ -112,7 +131,7 @@ class Heard:
             key = (self.record.key or b"").decode()
         except UnicodeDecodeError:
             key = ""
-        return key if key and "\0" not in key else str(self.id)
+        return storable(key) if key else str(self.id)
 
     @property
     def keys(self) -> frozenset[str]:
@@ -127,11 +146,23 @@ class Heard:
         return self.event.correlation_id if self.event else None
 
 
+_KEY_BYTES = 512
+"""What an index of Postgres takes without fail, and ten times a user id."""
+
+
+def storable(key: str) -> str:
+    """The key, or a digest of one that the database would not take."""
+    raw = key.encode(errors="surrogatepass")
+    if len(raw) <= _KEY_BYTES and b"\0" not in raw:
+        return key
+    return f"sha256:{sha256(raw).hexdigest()}"
+
+
 Input = Asked | Heard
 FactTypes = Collection[type[Fact]]
 
 
-def read(record: Record, hears: FactTypes) -> tuple[Event[Fact] | None, str | None]:
+def read(record: Record, consumes: FactTypes) -> tuple[Event[Fact] | None, str | None]:
     """The event, if it is one that is heard; or why it is none. Neither: an event for somebody else.
 
     Raises `UnknownType`.
@@ -140,4 +171,6 @@ def read(record: Record, hears: FactTypes) -> tuple[Event[Fact] | None, str | No
         event = decode(record)
     except Undecodable as undecodable:
         return None, str(undecodable)
-    return (event if type(event.data) in hears else None), None
+    if storable(event.key) != event.key:
+        return None, f"the key of this {event.type} cannot be stored: it has a NUL or over {_KEY_BYTES} bytes"
+    return (event if type(event.data) in consumes else None), None

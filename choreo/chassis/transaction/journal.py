@@ -16,8 +16,7 @@ from psycopg.rows import class_row
 
 from choreo.chassis.database.connection import Connection, insert
 from choreo.chassis.database.tables import journal
-from choreo.chassis.http.answer import Answer
-from choreo.chassis.transaction.inputs import Asked, Heard, Input
+from choreo.chassis.transaction.inputs import Asked, Heard, Input, Reply
 from choreo.message.decider import Command, Refusal
 
 CODE_VERSION = version("choreo-kafka")
@@ -40,7 +39,7 @@ UPDATE journal SET outcome = 'dropped', position = DEFAULT WHERE id = %s AND out
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class SeenInput:
     id: UUID
     outcome: str
     fingerprint: bytes | None
@@ -49,13 +48,14 @@ class Seen:
     answer_headers: dict[str, str] | None
 
     @property
-    def answer(self) -> Answer:
-        assert self.answer_status is not None and self.answer_body is not None
-        return Answer(self.answer_status, self.answer_body, self.answer_headers or {})
+    def reply(self) -> Reply | None:
+        if self.answer_status is None or self.answer_body is None:
+            return None
+        return Reply(self.answer_status, self.answer_body, self.answer_headers or {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class JournalRow:
     """A row of the journal. `outcome` is applied, refused, parked or dropped."""
 
     id: UUID
@@ -79,20 +79,20 @@ class Entry:
     code_version: str = CODE_VERSION
 
 
-def entry(
+def row_of(
     input: Input,
     *,
     step: int,
     now: datetime,
     outcome: str,
     refusal: Refusal | None = None,
-    answer: Answer | None = None,
-) -> Entry:
+    reply: Reply | None = None,
+) -> JournalRow:
     """`step` is the key's number at the input: a heard fact's own, for a command the last before it."""
     told = {"type": type(refusal).__name__, **refusal.numbers} if refusal else None
     match input:
         case Heard():
-            return Entry(
+            return JournalRow(
                 id=input.id,
                 key=input.key,
                 step=step,
@@ -108,8 +108,7 @@ def entry(
                 decided_at=now,
             )
         case Asked():
-            assert answer is not None
-            return Entry(
+            return JournalRow(
                 id=input.id,
                 key=input.key,
                 step=step,
@@ -120,16 +119,16 @@ def entry(
                 command=input.command,
                 refusal=told,
                 fingerprint=input.fingerprint,
-                answer_status=answer.status,
-                answer_body=answer.body,
-                answer_headers=dict(answer.headers),
+                answer_status=reply.status if reply else None,
+                answer_body=reply.body if reply else None,
+                answer_headers=dict(reply.headers) if reply else None,
                 received_at=input.received_at,
                 decided_at=now,
             )
 
 
-async def seen(conn: Connection, ids: Collection[UUID]) -> dict[UUID, Seen]:
-    async with conn.cursor(row_factory=class_row(Seen)) as cursor:
+async def seen(conn: Connection, ids: Collection[UUID]) -> dict[UUID, SeenInput]:
+    async with conn.cursor(row_factory=class_row(SeenInput)) as cursor:
         await cursor.execute(_SEEN, [list(ids)])
         return {row.id: row for row in await cursor.fetchall()}
 
@@ -140,7 +139,7 @@ async def flow_applied(conn: Connection, key: str, flow: UUID) -> bool:
     return bool(row and row[0])
 
 
-async def add(conn: Connection, entries: Sequence[Entry]) -> None:
+async def add(conn: Connection, entries: Sequence[JournalRow]) -> None:
     """Runs inside the kernel's transaction."""
     await insert(conn, journal, entries)
 

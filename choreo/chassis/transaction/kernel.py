@@ -12,7 +12,9 @@ without a timer.
 """
 
 import asyncio
-from collections import deque
+import sys
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -20,40 +22,51 @@ from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from choreo.chassis.database.connection import is_refusal, is_trouble, raw_connection
-from choreo.chassis.http.answer import Answer
+from choreo.chassis.database.connection import Failure, failure_of
+from choreo.chassis.observe.health import Job
 from choreo.chassis.observe.meter import Meter
 from choreo.chassis.transaction.answered import Answered
+from choreo.chassis.transaction.held_back import HeldBack
 from choreo.chassis.transaction.inputs import (
-    Aside,
     Asked,
     Failed,
     Heard,
     Input,
     KeyReused,
     Overloaded,
+    Reply,
     Respond,
+    SideWrite,
     Unavailable,
 )
-from choreo.chassis.transaction.state_store import Store
+from choreo.chassis.transaction.locks import Locked
+from choreo.chassis.transaction.positions import TopicPartition
 from choreo.chassis.transaction.step import Decider
+from choreo.chassis.transaction.store import KernelStore
 from choreo.chassis.transaction.transaction import Transaction, Work
-from choreo.chassis.transaction.waiters import Waiters
+from choreo.chassis.waiting.waiters import Waiters
 from choreo.message.decider import Command
 
 S = TypeVar("S")
 
 BATCH = 500
 """At most so many inputs share a transaction."""
-ROOM = 4 * BATCH
+QUEUE_SOFT_LIMIT = 4 * BATCH
 """A reader of a topic stops to wait when so many inputs are queued."""
-CROWD = 2 * ROOM
+QUEUE_HARD_LIMIT = 2 * QUEUE_SOFT_LIMIT
 """With so many queued, no new command is let in: it would be answered too late."""
-PATIENCE = 5.0
+ANSWER_TIMEOUT_SECONDS = 5.0
 """Seconds a request waits for the database before it is told to come again."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+_ATTEMPTS = {
+    Failure.AWAY: 4,
+    Failure.CONFLICT: 10,
+    Failure.LOCKED: sys.maxsize,
+    Failure.UNFIT: sys.maxsize,
+}
+"""So often a batch may fail, while the database answers in between, before it is halved. Where something is
+locked, or a table is missing, no input is at fault."""
 
 log = structlog.get_logger()
 
@@ -64,12 +77,12 @@ class Kernel(Generic[S]):
     def __init__(
         self,
         decider: Decider[S],
-        store: Store[S],
-        engine: AsyncEngine,
+        store: KernelStore[S],
         *,
         partition_of: Callable[[str], int],
         clock: Callable[[], datetime],
         meter: Meter,
+        job: Job | None = None,
     ) -> None:
         self.waiters = Waiters()
         self.on_facts: list[Callable[[], None]] = []
@@ -78,12 +91,14 @@ class Kernel(Generic[S]):
         """Called with the keys after every commit that moved any."""
         self.trouble: str | None = None
         """Why the database cannot be used right now."""
-        self._transaction = Transaction(decider, store, partition_of=partition_of, clock=clock)
-        self._engine = engine
-        self._answered = Answered(engine)
+        self._transaction = Transaction(decider, partition_of=partition_of, clock=clock)
+        self._store = store
+        self._answered = Answered(store)
         self._clock = clock
         self._meter = meter
+        self._job = job or Job()
         self._queue: deque[Input] = deque()
+        self._held_back = HeldBack(time.monotonic)
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -93,14 +108,14 @@ class Kernel(Generic[S]):
     async def ask(
         self,
         command: Command,
-        respond: Respond,
+        respond: Respond | None = None,
         *,
         id: UUID | None = None,
         fingerprint: bytes = b"",
-        aside: Aside | None = None,
+        side_write: SideWrite | None = None,
         admit: bool = True,
-    ) -> Answer:
-        """The answer to a command, once what it decided is committed. Repeating it finds the same answer.
+    ) -> Reply | None:
+        """The reply to a command, once what it decided is committed. Repeating it finds the same reply.
 
         A command that begins a flow has the flow's id; one that goes on with a flow needs an `id` of its own.
         Where it is not to be admitted, or too many are queued, only one that was answered before is answered.
@@ -108,18 +123,18 @@ class Kernel(Generic[S]):
         """
         if self.trouble:
             raise Unavailable(self.trouble)
-        if not admit or len(self._queue) >= CROWD:
-            return await self._first_answer(id or command.cause.id, fingerprint)
+        if not admit or len(self._queue) >= QUEUE_HARD_LIMIT:
+            return await self._first_reply(id or command.cause.id, fingerprint)
         done = asyncio.get_running_loop().create_future()
-        asked = Asked(id or command.cause.id, command, respond, fingerprint, aside, self._clock(), done)
+        asked = Asked(id or command.cause.id, command, respond, fingerprint, side_write, self._clock(), done)
         self._put(asked)
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
                 return await asked.done
         except TimeoutError:
             raise Unavailable(self.trouble or "the database did not answer in time") from None
 
-    async def _first_answer(self, id: UUID, fingerprint: bytes) -> Answer:
+    async def _first_reply(self, id: UUID, fingerprint: bytes) -> Reply | None:
         """Raises `Overloaded` if there is none."""
         try:
             before = await self._answered.get(id)
@@ -129,7 +144,7 @@ class Kernel(Generic[S]):
             raise Overloaded("more was taken than can be finished in time")
         if before.fingerprint != fingerprint:
             raise KeyReused()
-        return before.answer
+        return before.reply
 
     def hear(self, heard: Heard) -> None:
         """Takes a record. `heard.done` is resolved once it is committed; `PositionGap` if out of turn."""
@@ -142,20 +157,26 @@ class Kernel(Generic[S]):
     def _put(self, input: Input) -> None:
         self._queue.append(input)
         self._arrived.set()
-        if len(self._queue) >= ROOM:
+        if self._backlog >= QUEUE_SOFT_LIMIT:
             self._room.clear()
+        self._job.has(self._backlog)
 
     # -- the loop --------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Runs until cancelled. Trouble with the database is waited out, never fatal."""
+        """Runs until cancelled. Trouble with the database is waited out, and no input ends it."""
         while True:
+            self._say_how_it_gets_on()
+            if self._held_back.due():
+                await self._try_held_back()
             batch = self._take()
             if batch:
                 await self._finish(batch)
             else:
                 self._arrived.clear()
-                await self._arrived.wait()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._held_back.pause):
+                        await self._arrived.wait()
 
     def _take(self) -> list[Input]:
         """The next inputs in order of arrival. Whoever locks several keys shares none with the others."""
@@ -168,86 +189,150 @@ class Kernel(Generic[S]):
             if input.keys & (taken if several else shared):
                 break
             self._queue.popleft()
-            if not input.done.done():
+            if not input.done.done() and not self._held_back.takes(input):
                 batch.append(input)
                 taken |= input.keys
                 if several:
                     shared |= input.keys
-        if len(self._queue) < ROOM:
+        if self._backlog < QUEUE_SOFT_LIMIT:
             self._room.set()
         return batch
 
     async def _finish(self, batch: list[Input]) -> None:
-        """Returns when every input of the batch is committed, refused, parked or given up by its asker."""
+        """Returns when every input of the batch is committed, refused, parked, held back or given up.
+
+        The class of an error says what the server noticed, not whose fault it is. What fails again and again
+        although the database answers is the fault of the batch.
+        """
+        failures: Counter[Failure] = Counter()
         pause = _FIRST_PAUSE
-        while batch:
+        while batch := [input for input in batch if not input.done.done()]:
             try:
                 await self._transact(batch)
-                self._healed()
+                self._healed(batch)
                 return
+            except asyncio.CancelledError:
+                self._queue.extendleft(reversed(batch))  # whoever begins anew finds it
+                raise
             except Exception as error:
-                if is_refusal(error):
+                failure = failure_of(error)
+                failures[failure] += 1
+                if failure is Failure.INPUT or failures[failure] >= _ATTEMPTS[failure]:
                     await self._isolate(batch, error)
                     return
-                if not is_trouble(error):
-                    raise
-                self._hurt(error)
+                if failure is Failure.LOCKED and await self._hold_back(batch):
+                    return
+                self._hurt(error, failure)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
-            batch = [input for input in batch if not input.done.done()]
-        await self._wait_for_database()
+            await self._until_it_answers()
+        await self._until_it_answers()
+
+    async def _hold_back(self, batch: list[Input]) -> bool:
+        """Whether the batch is dealt with. What somebody else has locked waits until it is free, and the
+        others are taken now. Where a whole table is locked nobody can go on.
+        """
+        keys = sorted({key for input in batch for key in input.keys})
+        partitions = sorted({(input.topic, input.partition) for input in batch if isinstance(input, Heard)})
+        found = await self._locked(keys, partitions)
+        if found is None or found.tables:
+            return False
+        if not found.rows and len(batch) > 1:  # a row of a table: whose it is shows when the batch is halved
+            middle = len(batch) // 2
+            await self._finish(batch[:middle])
+            await self._finish(batch[middle:])
+            return True
+        causes = found.rows or dict.fromkeys(keys, "a row is locked by another session")
+        for cause in causes.values():
+            log.warning("held up", cause=cause)
+        self._held_back.hold_up(causes)
+        self._queue.extendleft(reversed(batch))
+        return True
+
+    async def _try_held_back(self) -> None:
+        """What is still locked costs nobody anything; what seems to be free is tried."""
+        due = self._held_back.due()
+        found = await self._locked(
+            [name for name in due if isinstance(name, str)],
+            [name for name in due if not isinstance(name, str)],
+        )
+        if found is not None:
+            self._held_back.hold_up(found.rows)
+        self._queue.extendleft(reversed(self._held_back.release()))
+
+    async def _locked(self, keys: Collection[str], partitions: Collection[TopicPartition]) -> Locked | None:
+        """None where the database cannot be asked."""
+        try:
+            return await self._store.locked(keys, partitions)
+        except Exception as error:
+            log.debug("cannot look for locks", error=repr(error))
+            return None
 
     async def _isolate(self, batch: list[Input], error: Exception) -> None:
-        """The database refused something in this batch: halve it until the offender stands alone."""
+        """Something in this batch cannot be written: halve it until the offender stands alone."""
         if len(batch) > 1:
             middle = len(batch) // 2
             await self._finish(batch[:middle])
             await self._finish(batch[middle:])
             return
         (input,) = batch
-        log.error("refused by the database", input=str(input.id), key=input.key, error=str(error))
+        log.error("cannot be written", input=str(input.id), key=input.key, error=str(error))
         match input:
             case Asked():
                 self._meter.count(commands={(type(input.command).__name__, "failed"): 1})
                 _resolve(input, Failed(str(error)))
-            case Heard() if input.refused:
-                raise error  # not even parking it is possible
+            case Heard() if input.rejected:
+                # Not even parking it is possible. Its partition waits for a person, and nobody else.
+                place = input.topic, input.partition
+                self._held_back.hold_up(
+                    {place: f"{place[0]}[{place[1]}]@{input.offset} cannot even be parked: {error}"}
+                )
+                self._queue.appendleft(input)
             case Heard():
-                input.refused = error
+                input.rejected = error
                 await self._finish(batch)
 
-    async def _wait_for_database(self) -> None:
-        """Everybody who asked has left. Nobody is let in before the database answers again."""
+    async def _until_it_answers(self) -> None:
+        """Asks by itself: whoever is refused meanwhile brings no news. A session must be able to write."""
         pause = _FIRST_PAUSE
-        while self.trouble and not self._queue:
+        while self.trouble:
             try:
-                async with raw_connection(self._engine) as conn:
-                    await conn.execute("SELECT 1")
-                self._healed()
+                await self._store.probe()
+                self.trouble = None
             except Exception as error:
-                self._hurt(error)
+                self._hurt(error, failure_of(error))
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
-    def _hurt(self, error: Exception) -> None:
+    def _hurt(self, error: Exception, failure: Failure) -> None:
         if not self.trouble:
             log.error("database trouble, trying again", error=str(error), exc_info=error)
-        self.trouble = f"the database cannot be used: {str(error).splitlines()[0] if str(error) else error!r}"
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        self.trouble = f"{failure.value}: {reason}"
+        self._job.held_up(self.trouble)
 
-    def _healed(self) -> None:
-        if self.trouble:
-            log.info("the database is back")
-        self.trouble = None
+    def _healed(self, batch: Sequence[Input]) -> None:
+        self._held_back.free(key for input in batch for key in input.keys)
+        self._held_back.free((input.topic, input.partition) for input in batch if isinstance(input, Heard))
+
+    @property
+    def _backlog(self) -> int:
+        return len(self._queue) + len(self._held_back)
+
+    def _say_how_it_gets_on(self) -> None:
+        self._job.got_on(self._backlog)
+        if cause := self._held_back.cause:
+            self._job.held_up(cause, serves=True)
 
     async def _transact(self, batch: Sequence[Input]) -> None:
         with self._meter.transaction(len(batch)):
-            async with raw_connection(self._engine) as conn:
-                work = await self._transaction.lock_and_load(conn, batch)
+            async with self._store.transaction() as store:
+                work = await self._transaction.lock_and_load(store, batch)
                 for input in batch:
                     self._transaction.take(work, input)
                 if work.writes:
-                    await self._transaction.write(conn, work)
-                    await conn.commit()
+                    await self._transaction.write(store, work)
+                    await store.commit()
         self._tell(work)
 
     def _tell(self, work: Work[S]) -> None:
@@ -261,7 +346,7 @@ class Kernel(Generic[S]):
         self._meter.count(work.commands, work.heard, work.decided)
 
 
-def _resolve(input: Input, answer: Answer | Exception | None) -> None:
+def _resolve(input: Input, answer: Reply | Exception | None) -> None:
     done: asyncio.Future[Any] = input.done
     with suppress(asyncio.InvalidStateError):
         if isinstance(answer, Exception):

@@ -3,11 +3,14 @@
 A row's position is taken while its key is locked, so per key the order of positions is the order of
 decisions, and what a reader sees of a key is always its beginning. Between keys a lower position may
 become visible later: rows are therefore removed by their exact positions, never up to one.
+
+A partition of the outbox is published by the process that holds its lease: a row that is renewed by the
+database's clock. No session has to stay open for it, and nobody holds it who may only read.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import orjson
@@ -26,15 +29,44 @@ WHERE partition = ANY(%b::int[]) ORDER BY position LIMIT %s"""
 _REMOVE = """/* outbox.remove: these are acknowledged by Kafka */
 DELETE FROM outbox WHERE position = ANY(%b::bigint[])"""
 
-_DEPTH = """/* outbox.depth: how many facts are unpublished, and since when */
+_BACKLOG = """/* outbox.backlog: how many facts are unpublished, and since when */
 SELECT count(*), min(decided_at) FROM outbox"""
+
+_SINCE = """/* outbox.since: the age of the oldest unpublished fact of each partition */
+SELECT partition, min(decided_at) FROM outbox GROUP BY partition"""
+
+_COUNT = """/* outbox.count: how many facts of these partitions are unpublished */
+SELECT count(*) FROM outbox WHERE partition = ANY(%b::int[])"""
 
 _CONTAINS = """/* outbox.contains: is this fact still unpublished */
 SELECT EXISTS (SELECT FROM outbox WHERE event_id = %s)"""
 
+_DECLARE_LEASES = """/* relay_leases.declare: a row for each partition, which nobody owns */
+INSERT INTO relay_leases (partition, leased_until)
+SELECT partition, clock_timestamp() FROM unnest(%b::int[]) AS partition ON CONFLICT DO NOTHING"""
+
+_LEASE = """/* relay_leases.lease: those that are free or ours; a locked row is left out */
+WITH free AS (
+    SELECT partition FROM relay_leases
+    WHERE partition = ANY(%(partitions)b::int[])
+    AND (owner = %(owner)s OR leased_until < clock_timestamp())
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE relay_leases SET owner = %(owner)s, leased_until = clock_timestamp() + %(time)s
+FROM free WHERE relay_leases.partition = free.partition
+RETURNING relay_leases.partition"""
+
+_UNOWNED = """/* relay_leases.unowned: those that nobody has taken for so long */
+SELECT partition FROM relay_leases
+WHERE partition = ANY(%b::int[]) AND leased_until < clock_timestamp() - %s::interval ORDER BY partition"""
+
+_RELEASE = """/* relay_leases.release: this process goes */
+UPDATE relay_leases SET leased_until = clock_timestamp()
+WHERE owner = %s AND leased_until > clock_timestamp()"""
+
 
 @dataclass(frozen=True, slots=True)
-class Unpublished:
+class OutboxRow:
     event_id: UUID
     key: str
     partition: int
@@ -50,19 +82,19 @@ class Unpublished:
         return Record(self.key.encode(), self.value, headers)
 
 
-def unpublished(event: Event[Fact], partition: int) -> Unpublished:
+def row_of(event: Event[Fact], partition: int) -> OutboxRow:
     record = encode(event)
     headers = orjson.dumps([(name, (value or b"").decode()) for name, value in record.headers])
-    return Unpublished(event.id, event.key, partition, record.value or b"", headers, event.time)
+    return OutboxRow(event.id, event.key, partition, record.value or b"", headers, event.time)
 
 
-async def add(conn: Connection, rows: Sequence[Unpublished]) -> None:
+async def add(conn: Connection, rows: Sequence[OutboxRow]) -> None:
     """Runs inside the kernel's transaction, after the keys are locked."""
     await insert(conn, outbox, rows)
 
 
-async def lowest(conn: Connection, partitions: Collection[int], limit: int) -> list[Unpublished]:
-    async with conn.cursor(row_factory=class_row(Unpublished)) as cursor:
+async def lowest(conn: Connection, partitions: Collection[int], limit: int) -> list[OutboxRow]:
+    async with conn.cursor(row_factory=class_row(OutboxRow)) as cursor:
         await cursor.execute(_LOWEST, [list(partitions), limit])
         return await cursor.fetchall()
 
@@ -71,13 +103,46 @@ async def remove(conn: Connection, positions: Sequence[int]) -> None:
     await conn.execute(_REMOVE, [positions])
 
 
-async def depth(conn: Connection) -> tuple[int, datetime | None]:
+async def backlog(conn: Connection) -> tuple[int, datetime | None]:
     """How many facts are unpublished, and when the oldest of them was decided."""
-    row = await (await conn.execute(_DEPTH)).fetchone()
+    row = await (await conn.execute(_BACKLOG)).fetchone()
     assert row is not None
     return row[0], row[1]
+
+
+async def unpublished_since(conn: Connection) -> dict[int, datetime]:
+    """By partition when the oldest of its unpublished facts was decided."""
+    return dict(await (await conn.execute(_SINCE)).fetchall())
+
+
+async def count(conn: Connection, partitions: Collection[int]) -> int:
+    row = await (await conn.execute(_COUNT, [list(partitions)])).fetchone()
+    return row[0] if row else 0
 
 
 async def contains(conn: Connection, event_id: UUID) -> bool:
     row = await (await conn.execute(_CONTAINS, [event_id])).fetchone()
     return bool(row and row[0])
+
+
+async def declare_leases(conn: Connection, partitions: Collection[int]) -> None:
+    """Safe to repeat and to race."""
+    await conn.execute(_DECLARE_LEASES, [list(partitions)])
+
+
+async def lease(conn: Connection, owner: UUID, partitions: Collection[int], time: timedelta) -> set[int]:
+    """The partitions that are this owner's for so long, whether new or renewed. Waits for nobody."""
+    values = {"owner": owner, "partitions": list(partitions), "time": time}
+    rows = await (await conn.execute(_LEASE, values)).fetchall()
+    return {partition for (partition,) in rows}
+
+
+async def unowned(conn: Connection, partitions: Collection[int], time: timedelta) -> list[int]:
+    """The partitions that nobody has owned for longer than this."""
+    rows = await (await conn.execute(_UNOWNED, [list(partitions), time])).fetchall()
+    return [partition for (partition,) in rows]
+
+
+async def release(conn: Connection, owner: UUID) -> None:
+    """Lets others take at once what this owner had."""
+    await conn.execute(_RELEASE, [owner])

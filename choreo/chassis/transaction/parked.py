@@ -21,7 +21,7 @@ from choreo.message.fact import Fact
 _BLOCKED = """/* parked.blocked: the keys whose later events have to queue */
 SELECT DISTINCT key FROM parked WHERE key = ANY(%b::text[])"""
 
-_DEPTH = """/* parked.depth: how many events are parked, and since when */
+_BACKLOG = """/* parked.backlog: how many events are parked, and since when */
 SELECT count(*), min(parked_at) FROM parked"""
 
 _COLUMNS = """id, key, type, topic, partition, "offset", record_key, record_value, record_headers,
@@ -50,7 +50,7 @@ class Parked:
     record_value: bytes | None
     record_headers: bytes
     reason: str
-    """`undecodable`, `handler` (it raised), `database` (it refused), `queued` (behind another)."""
+    """`undecodable`, `handler` (it raised), `database` (it rejected it), `queued` (behind another)."""
     error: str
     place: str | None
     """File and line that raised."""
@@ -60,10 +60,10 @@ class Parked:
     def record(self) -> Record:
         return Record(self.record_key, self.record_value, _unpacked(self.record_headers))
 
-    def event(self, hears: FactTypes) -> Event[Fact] | None:
+    def event(self, consumes: FactTypes) -> Event[Fact] | None:
         """As today's code reads it; None where that does not hear it. Raises `Undecodable`."""
         try:
-            event, error = read(self.record, hears)
+            event, error = read(self.record, consumes)
         except UnknownType:
             return None
         if error is not None:
@@ -131,9 +131,9 @@ async def remove(conn: Connection, id: UUID) -> None:
     await conn.execute(_REMOVE, [id])
 
 
-async def depth(conn: Connection) -> tuple[int, datetime | None]:
+async def backlog(conn: Connection) -> tuple[int, datetime | None]:
     """How many events are parked, and since when the oldest of them."""
-    row = await (await conn.execute(_DEPTH)).fetchone()
+    row = await (await conn.execute(_BACKLOG)).fetchone()
     assert row is not None
     return row[0], row[1]
 

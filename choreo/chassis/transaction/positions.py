@@ -2,10 +2,12 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from psycopg.rows import class_row
 
 from choreo.chassis.database.connection import Connection
+from choreo.message.codec import Record
 
 TopicPartition = tuple[str, int]
 """Topic and partition."""
@@ -16,12 +18,17 @@ WHERE (topic, partition) IN (SELECT * FROM unnest(%b::text[], %b::int[]))
 ORDER BY topic, partition FOR UPDATE"""
 
 _ADVANCE = """/* positions.advance */
-UPDATE positions SET next_offset = new.next_offset
-FROM unnest(%b::text[], %b::int[], %b::bigint[]) AS new (topic, partition, next_offset)
+UPDATE positions SET next_offset = new.next_offset,
+    last_offset = CASE WHEN new.last_offset < 0 THEN positions.last_offset ELSE new.last_offset END,
+    last_digest = CASE WHEN new.last_offset < 0 THEN positions.last_digest ELSE new.last_digest END,
+    leader_epoch = CASE WHEN new.last_offset < 0 THEN positions.leader_epoch ELSE new.leader_epoch END
+FROM unnest(%b::text[], %b::int[], %b::bigint[], %b::bigint[], %b::bytea[], %b::int[])
+    AS new (topic, partition, next_offset, last_offset, last_digest, leader_epoch)
 WHERE positions.topic = new.topic AND positions.partition = new.partition"""
 
 _READ = """/* positions.read */
-SELECT topic, partition, next_offset, topic_id, cluster_id FROM positions
+SELECT topic, partition, next_offset, topic_id, cluster_id, last_offset, last_digest, leader_epoch
+FROM positions
 WHERE topic = ANY(%b::text[]) ORDER BY topic, partition"""
 
 _BEGIN = """/* positions.begin: a partition this service never read is read from its start */
@@ -38,10 +45,25 @@ class Position:
     next_offset: int
     topic_id: str
     cluster_id: str
+    last_offset: int = -1
+    """Of the last record that was read; -1 where it is not known. Transactions' markers may lie behind it."""
+    last_digest: bytes = b""
+    leader_epoch: int = -1
+    """Of the leader that appended it; -1 where it is not known."""
 
     @property
     def place(self) -> TopicPartition:
         return self.topic, self.partition
+
+
+class Reached(NamedTuple):
+    """How far a transaction has read a partition."""
+
+    next_offset: int
+    last_offset: int
+    """-1: it read no record, only markers."""
+    leader_epoch: int
+    record: Record
 
 
 async def lock(conn: Connection, places: Collection[TopicPartition]) -> dict[TopicPartition, int]:
@@ -53,11 +75,16 @@ async def lock(conn: Connection, places: Collection[TopicPartition]) -> dict[Top
     return {(topic, partition): next_offset for topic, partition, next_offset in rows}
 
 
-async def advance(conn: Connection, next_offsets: Mapping[TopicPartition, int]) -> None:
+async def advance(conn: Connection, reached: Mapping[TopicPartition, Reached]) -> None:
     """Runs inside the transaction that locked them."""
-    if next_offsets:
-        topics, partitions = zip(*next_offsets, strict=True)
-        await conn.execute(_ADVANCE, [list(topics), list(partitions), list(next_offsets.values())])
+    if reached:
+        topics, partitions = zip(*reached, strict=True)
+        next_offsets, last_offsets, epochs, records = zip(*reached.values(), strict=True)
+        digests = [record.digest for record in records]
+        await conn.execute(
+            _ADVANCE,
+            [list(part) for part in (topics, partitions, next_offsets, last_offsets, digests, epochs)],
+        )
 
 
 async def read(conn: Connection, topics: Sequence[str]) -> list[Position]:

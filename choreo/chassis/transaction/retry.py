@@ -3,15 +3,17 @@
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+import psycopg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis import clock
-from choreo.chassis.database.connection import Connection, is_refusal, is_trouble, raw_connection
-from choreo.chassis.transaction import commit_notifications as bell
+from choreo.chassis.database.connection import Connection, Failure, failure_of, raw_connection
 from choreo.chassis.transaction import journal, keys, parked
 from choreo.chassis.transaction.inputs import FactTypes
 from choreo.chassis.transaction.parked import Parked
+from choreo.chassis.transaction.store import PostgresStore, PostgresTransaction
 from choreo.chassis.transaction.transaction import Transaction
+from choreo.chassis.waiting import commit_notifications
 from choreo.message.codec import Undecodable
 
 S = TypeVar("S")
@@ -28,27 +30,28 @@ class Retried:
 
 
 async def retry(
-    transaction: Transaction[S], engine: AsyncEngine, hears: FactTypes, key: str
+    transaction: Transaction[S], store: PostgresStore[S], consumes: FactTypes, key: str
 ) -> list[Retried]:
     """Takes the key's parked events in order, up to the first that fails again. One transaction.
 
     Holds the key's lock, so whatever arrives meanwhile comes after them.
     """
     results: list[Retried] = []
-    async with raw_connection(engine) as conn:
+    async with store.transaction() as opened:
+        conn = opened.conn
         sequence = (await keys.lock(conn, [key]))[key]
         for row in await parked.of_key(conn, key):
             try:
                 async with conn.transaction():  # a savepoint
-                    result, sequence = await _take(transaction, conn, hears, row, sequence)
+                    result, sequence = await _take(transaction, opened, consumes, row, sequence)
             except Exception as error:
-                if is_trouble(error) and not is_refusal(error):
+                if failure_of(error) is not Failure.INPUT:
                     raise
                 result = await _still_parked(conn, row, error, sequence)
             results.append(result)
             if result.outcome == "parked":
                 break
-        await bell.ring(conn, key)
+        await commit_notifications.notify(conn, key)
         await conn.commit()
     return results
 
@@ -65,10 +68,14 @@ async def drop(engine: AsyncEngine, row: Parked) -> None:
 
 
 async def _take(
-    transaction: Transaction[S], conn: Connection, hears: FactTypes, row: Parked, sequence: int
+    transaction: Transaction[S],
+    store: PostgresTransaction[S],
+    consumes: FactTypes,
+    row: Parked,
+    sequence: int,
 ) -> tuple[Retried, int]:
     """Raises what keeps it from being handled."""
-    event = row.event(hears)
+    event, conn = row.event(consumes), store.conn
     await parked.remove(conn, row.id)
     await journal.forget_parked(conn, row.id)
     if event is None:
@@ -78,9 +85,9 @@ async def _take(
     if await journal.seen(conn, [event.id]):
         return Retried(row, "duplicate"), sequence
     heard = row.heard(event)
-    work = await transaction.load_key(conn, heard, sequence)
+    work = await transaction.load_key(store, heard, sequence)
     decided = transaction.apply(work, heard, event)
-    await transaction.write(conn, work)
+    await transaction.write(store, work)
     return Retried(row, "applied", tuple(event.type for event in decided)), work.sequences[row.key]
 
 
@@ -89,6 +96,8 @@ async def _still_parked(conn: Connection, row: Parked, error: Exception, sequenc
     if isinstance(error, Undecodable):
         await parked.say_why(conn, row.id, "undecodable", str(error))
     else:
-        await parked.say_why(conn, row.id, "database" if is_refusal(error) else "handler", error)
+        await parked.say_why(
+            conn, row.id, "database" if isinstance(error, psycopg.Error) else "handler", error
+        )
     (now,) = [again for again in await parked.of_key(conn, row.key) if again.id == row.id]
     return Retried(now, "parked")

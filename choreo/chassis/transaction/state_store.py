@@ -182,7 +182,7 @@ async def save(
 ) -> None:
     """Writes every row that `after` has and `before` had not.
 
-    A row that is new to its key but there already belongs to another key: the database refuses it.
+    A row that is new to its key but there already belongs to another key: the database rejects it.
     """
     for mapping in mappings:
         added: list[Any] = []

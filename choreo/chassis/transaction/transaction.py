@@ -11,11 +11,8 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
-from choreo.chassis.database.connection import Connection
-from choreo.chassis.http.answer import Answer
-from choreo.chassis.transaction import journal, keys, outbox, parked, positions
+from choreo.chassis.transaction import journal, outbox, parked, positions
 from choreo.chassis.transaction.inputs import (
-    Aside,
     Asked,
     Decided,
     Failed,
@@ -23,10 +20,12 @@ from choreo.chassis.transaction.inputs import (
     Input,
     KeyReused,
     PositionGap,
+    Reply,
+    SideWrite,
 )
 from choreo.chassis.transaction.positions import TopicPartition
-from choreo.chassis.transaction.state_store import Store
 from choreo.chassis.transaction.step import Decider, hear, obey
+from choreo.chassis.transaction.store import StoreTransaction
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 
@@ -42,17 +41,17 @@ class Work(Generic[S]):
     now: datetime
     before: dict[str, S]
     sequences: dict[str, int]
-    seen: dict[Any, journal.Seen] = field(default_factory=dict)
+    seen: dict[Any, journal.SeenInput] = field(default_factory=dict)
     blocked: set[str] = field(default_factory=set)
     expected: dict[TopicPartition, int] = field(default_factory=dict)
     after: dict[str, S] = field(default_factory=dict)
-    advanced: dict[TopicPartition, int] = field(default_factory=dict)
+    advanced: dict[TopicPartition, positions.Reached] = field(default_factory=dict)
     moved: dict[str, int] = field(default_factory=dict)
-    entries: list[journal.Entry] = field(default_factory=list)
-    unpublished: list[outbox.Unpublished] = field(default_factory=list)
+    entries: list[journal.JournalRow] = field(default_factory=list)
+    unpublished: list[outbox.OutboxRow] = field(default_factory=list)
     to_park: list[parked.Parked] = field(default_factory=list)
-    asides: list[tuple[Aside, Decided]] = field(default_factory=list)
-    answers: list[tuple[Input, Answer | Exception | None]] = field(default_factory=list)
+    side_writes: list[tuple[SideWrite, Decided]] = field(default_factory=list)
+    answers: list[tuple[Input, Reply | Exception | None]] = field(default_factory=list)
     commands: Counter[tuple[str, ...]] = field(default_factory=Counter)
     """By type and outcome; likewise `heard`. Counted for the metrics, once all is committed."""
     heard: Counter[tuple[str, ...]] = field(default_factory=Counter)
@@ -72,43 +71,41 @@ class Transaction(Generic[S]):
     def __init__(
         self,
         decider: Decider[S],
-        store: Store[S],
         *,
         partition_of: Callable[[str], int],
         clock: Callable[[], datetime],
     ) -> None:
         self._decider = decider
-        self._shelves = store
         self._partition_of = partition_of
         self._clock = clock
 
-    async def lock_and_load(self, conn: Connection, batch: Sequence[Input]) -> Work[S]:
+    async def lock_and_load(self, store: StoreTransaction[S], batch: Sequence[Input]) -> Work[S]:
         """Locks first and reads afterwards: one statement for both would read what was before its wait."""
         places = {(input.topic, input.partition) for input in batch if isinstance(input, Heard)}
-        expected = await positions.lock(conn, sorted(places))
+        expected = await store.lock_positions(sorted(places))
         inputs = [input for input in batch if not isinstance(input, Heard) or _is_due(input, expected)]
-        sequences = await keys.lock(conn, sorted({key for input in inputs for key in input.keys}))
+        sequences = await store.lock_keys(sorted({key for input in inputs for key in input.keys}))
         heard = {input.key for input in inputs if isinstance(input, Heard)}
         return Work(
             now=self._clock(),
-            before=await self._load(conn, inputs),
+            before=await self._load(store, inputs),
             sequences=sequences,
-            seen=await journal.seen(conn, [input.id for input in inputs]),
-            blocked=await parked.blocked(conn, heard) if heard else set(),
+            seen=await store.seen([input.id for input in inputs]),
+            blocked=await store.blocked(heard) if heard else set(),
             expected=expected,
         )
 
-    async def load_key(self, conn: Connection, heard: Heard, sequence: int) -> Work[S]:
+    async def load_key(self, store: StoreTransaction[S], heard: Heard, sequence: int) -> Work[S]:
         """For one fact whose key the caller has locked."""
         return Work(
-            now=self._clock(), before=await self._load(conn, [heard]), sequences={heard.key: sequence}
+            now=self._clock(), before=await self._load(store, [heard]), sequences={heard.key: sequence}
         )
 
-    async def _load(self, conn: Connection, inputs: Sequence[Input]) -> dict[str, S]:
+    async def _load(self, store: StoreTransaction[S], inputs: Sequence[Input]) -> dict[str, S]:
         wanted: dict[str, list[object]] = {}
         for input in inputs:
             wanted.setdefault(input.key, []).append(input.content)
-        return await self._shelves.load(conn, wanted) if wanted else {}
+        return await store.load(wanted) if wanted else {}
 
     def take(self, work: Work[S], input: Input) -> None:
         """Decides what becomes of this input, and what is to be written for it."""
@@ -121,27 +118,39 @@ class Transaction(Generic[S]):
     def _take_heard(self, work: Work[S], heard: Heard) -> None:
         place = heard.topic, heard.partition
         expected = work.expected.get(place)
-        if expected is None or heard.offset > expected:
-            gap = f"{heard.topic}[{heard.partition}]: got offset {heard.offset}, next is {expected}"
+        fetched_from = heard.offset if heard.fetched_from is None else heard.fetched_from
+        if expected is None or fetched_from > expected:
+            gap = (
+                f"{heard.topic}[{heard.partition}]: got offset {heard.offset}, next is {expected}, "
+                f"and it was read from {fetched_from} on"
+            )
             work.answers.append((heard, PositionGap(gap)))
             return
         work.answers.append((heard, None))
         if heard.offset < expected:
             _count(work, heard, "stale")
             return
-        work.expected[place] = work.advanced[place] = heard.offset + 1
+        work.expected[place] = heard.offset + 1
+        before = work.advanced.get(place)
+        if heard.is_marker:
+            last = before[1:] if before else (-1, -1, heard.record)
+            work.advanced[place] = positions.Reached(heard.offset + 1, *last)
+            return
+        work.advanced[place] = positions.Reached(
+            heard.offset + 1, heard.offset, heard.leader_epoch, heard.record
+        )
         if not heard.concerns:
             _count(work, heard, "skipped")
         elif heard.id in work.seen:
             _count(work, heard, "duplicate")
         elif heard.key in work.blocked:
             self._park(work, heard, "queued", "queued behind an earlier event of its key")
-        elif heard.event is None or heard.refused:
+        elif heard.event is None or heard.rejected:
             self._park(
                 work,
                 heard,
-                "database" if heard.refused else "undecodable",
-                heard.refused or heard.error or "",
+                "database" if heard.rejected else "undecodable",
+                heard.rejected or heard.error or "",
             )
         else:
             try:
@@ -153,8 +162,8 @@ class Transaction(Generic[S]):
         """What follows from it. Raises what a handler raises, and then nothing of it is in `work`."""
         number = work.sequences[heard.key]
         step = hear(self._decider, work.after[heard.key], event, work.now, number)
-        unpublished = [outbox.unpublished(own, self._partition_of(own.key)) for own in step.events]
-        entry = journal.entry(heard, step=number + 1, now=work.now, outcome="applied", refusal=step.refusal)
+        unpublished = [outbox.row_of(own, self._partition_of(own.key)) for own in step.events]
+        entry = journal.row_of(heard, step=number + 1, now=work.now, outcome="applied", refusal=step.refusal)
         self._record(work, heard, entry)
         work.after[heard.key] = step.state
         work.sequences[heard.key] = work.moved[heard.key] = step.sequence
@@ -168,29 +177,29 @@ class Transaction(Generic[S]):
         if before is not None:
             _count(work, asked, "duplicate")
             same = before.fingerprint == asked.fingerprint
-            work.answers.append((asked, before.answer if same else KeyReused()))
+            work.answers.append((asked, before.reply if same else KeyReused()))
             return
         number = work.sequences[asked.key]
         try:
             step = obey(self._decider, work.after[asked.key], asked.command, work.now, number)
-            unpublished = [outbox.unpublished(event, self._partition_of(event.key)) for event in step.events]
+            unpublished = [outbox.row_of(event, self._partition_of(event.key)) for event in step.events]
             decided = Decided(step.state, step.events, step.refusal)
-            answer = asked.respond(decided)
+            reply = asked.respond(decided) if asked.respond else None
         except Exception as error:
             log.exception("a handler raised", command=type(asked.command).__name__, id=str(asked.id))
             _count(work, asked, "failed")
             work.answers.append((asked, Failed(repr(error))))
             return
-        work.answers.append((asked, answer))
+        work.answers.append((asked, reply))
         outcome = "refused" if step.refusal else "applied"
-        if not (answer.status < 300 or answer.status == 409):
+        if step.refusal and not step.refusal.remembered:
             _count(work, asked, outcome)
             return
         self._record(
             work,
             asked,
-            journal.entry(
-                asked, step=number, now=work.now, outcome=outcome, refusal=step.refusal, answer=answer
+            journal.row_of(
+                asked, step=number, now=work.now, outcome=outcome, refusal=step.refusal, reply=reply
             ),
         )
         if step.refusal:
@@ -201,8 +210,8 @@ class Transaction(Generic[S]):
             work.unpublished += unpublished
             for event in step.events:
                 work.decided[event.type,] += 1
-        if asked.aside:
-            work.asides.append((asked.aside, decided))
+        if asked.side_write:
+            work.side_writes.append((asked.side_write, decided))
 
     def _park(self, work: Work[S], heard: Heard, reason: str, error: BaseException | str) -> None:
         row = parked.park(heard, reason, error, work.now)
@@ -220,14 +229,14 @@ class Transaction(Generic[S]):
         work.to_park.append(row)
         work.blocked.add(heard.key)
         number = work.sequences[heard.key]
-        self._record(work, heard, journal.entry(heard, step=number, now=work.now, outcome="parked"))
+        self._record(work, heard, journal.row_of(heard, step=number, now=work.now, outcome="parked"))
 
-    def _record(self, work: Work[S], input: Input, entry: journal.Entry) -> None:
+    def _record(self, work: Work[S], input: Input, entry: journal.JournalRow) -> None:
         """The same input later in this batch is a repeat."""
         _count(work, input, entry.outcome)
         log.debug(entry.outcome, id=entry.id, type=entry.type, key=entry.key, flow=entry.correlation_id)
         work.entries.append(entry)
-        work.seen[input.id] = journal.Seen(
+        work.seen[input.id] = journal.SeenInput(
             entry.id,
             entry.outcome,
             entry.fingerprint,
@@ -236,15 +245,15 @@ class Transaction(Generic[S]):
             entry.answer_headers,
         )
 
-    async def write(self, conn: Connection, work: Work[S]) -> None:
-        await self._shelves.save(conn, work.before, work.after)
-        await journal.add(conn, work.entries)
-        await outbox.add(conn, work.unpublished)
-        await parked.add(conn, work.to_park)
-        await keys.advance(conn, work.moved)
-        await positions.advance(conn, work.advanced)
-        for aside, decided in work.asides:
-            await aside(conn, decided)
+    async def write(self, store: StoreTransaction[S], work: Work[S]) -> None:
+        await store.save(work.before, work.after)
+        await store.add_to_journal(work.entries)
+        await store.add_to_outbox(work.unpublished)
+        await store.park(work.to_park)
+        await store.advance_keys(work.moved)
+        await store.advance_positions(work.advanced)
+        for side_write, decided in work.side_writes:
+            await store.write_beside(side_write, decided)
 
 
 def _count(work: Work[S], input: Input, outcome: str) -> None:

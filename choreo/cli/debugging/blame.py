@@ -11,22 +11,21 @@ from typing import Annotated, Any
 import typer
 
 from choreo.chassis.transaction.state_store import TableMapping
-from choreo.cli.debugging.past import (
-    Paper,
-    cause_told,
+from choreo.cli.debugging.replay_source import (
     check_complete,
     check_service,
     described,
     reading,
     recording_of,
-    shown,
     walking,
 )
+from choreo.cli.debugging.row_formats import Paper, cause_as_dict, shown
 from choreo.errors import Incomplete, UsageError
 from choreo.operations.reading.installation import find_installation
 from choreo.replay.engine.expressions import name_as_text
-from choreo.replay.engine.in_memory_service import Shadow
-from choreo.replay.history.history import Cause, Change, last_changes, name_of_text
+from choreo.replay.engine.in_memory_service import InMemoryService
+from choreo.replay.history.blame import Change, last_changes, name_of_text
+from choreo.replay.history.causes import Cause
 from choreo.replay.sources.one_key import NoSuchRow, OneKey, open_key
 from choreo.replay.sources.records import Source
 from choreo.replay.sources.rows import name_in, plain
@@ -73,10 +72,10 @@ async def _blame(
             check_complete(walk)
             if isinstance(source, OneKey):
                 raise Incomplete(_nobody(name, f"{table} {primary_key}"))
-            raise UsageError(f"{table} of {name} has no row {primary_key}{_others(walk.shadow, mapping)}.")
+            raise UsageError(f"{table} of {name} has no row {primary_key}{_others(walk.in_memory, mapping)}.")
         chosen = [change for change in changes.values() if column in (None, change.column)]
         if as_json:
-            print(json.dumps(_told(name, table, row, chosen, file), indent=2))
+            print(json.dumps(_as_dict(name, table, row, chosen, file), indent=2))
         else:
             _print(name, table, row, chosen, file)
         check_complete(walk)
@@ -88,7 +87,7 @@ async def _blame(
 async def _opened(
     file: Path | None, name: str, table: str, primary_key: str
 ) -> AsyncIterator[tuple[Source, TableMapping, Any]]:
-    """The source, the table's mapping and the row's primary key."""
+    """Yields the source, the table's mapping and the row's primary key."""
     if file is not None:
         recording = recording_of(file, name)
         yield recording, *_row(described(recording, name).store.mappings, name, table, primary_key)
@@ -133,22 +132,22 @@ def _nobody(name: str, what: str) -> str:
     return f"{what} was written by nothing in the journal of {name}: see `choreo verify --service {name}`."
 
 
-def _others(shadow: Shadow[Any], mapping: TableMapping) -> str:
-    """To choose from."""
-    names = sorted(map(name_as_text, shadow.memory.rows(mapping)))
+def _others(in_memory: InMemoryService[Any], mapping: TableMapping) -> str:
+    """Names some rows there are."""
+    names = sorted(map(name_as_text, in_memory.memory.rows(mapping)))
     some = ", ".join(names[:5])
     return f": it has {len(names)}{f', such as {some}' if names else ''}"
 
 
 def _commands(name: str, cause: Cause, file: Path | None) -> list[str]:
-    """To see more."""
+    """Says which commands show more."""
     return [
         f"choreo trace {cause.flow}",
         f"choreo replay {file or 'live'} --service {name} --key {cause.key} --until {cause.id}",
     ]
 
 
-def _told(name: str, table: str, row: Any, changes: list[Change], file: Path | None) -> dict[str, Any]:
+def _as_dict(name: str, table: str, row: Any, changes: list[Change], file: Path | None) -> dict[str, Any]:
     return {
         "service": name,
         "table": table,
@@ -158,7 +157,7 @@ def _told(name: str, table: str, row: Any, changes: list[Change], file: Path | N
                 "old": plain(change.old),
                 "new": plain(change.new),
                 "added": change.first,
-                "cause": cause_told(change.cause),
+                "cause": cause_as_dict(change.cause),
                 "see": _commands(name, change.cause, file),
             }
             for change in changes
@@ -167,7 +166,7 @@ def _told(name: str, table: str, row: Any, changes: list[Change], file: Path | N
 
 
 def _print(name: str, table: str, row: Any, changes: list[Change], file: Path | None) -> None:
-    """The latest write last."""
+    """Prints the latest write last."""
     paper = Paper()
     paper.line(f"{name} {table} {name_as_text(row)}", "bold")
     for cause, group in groupby(

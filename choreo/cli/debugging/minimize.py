@@ -11,11 +11,11 @@ from typing import Annotated, Any
 import typer
 
 from choreo.chassis.registry import services
-from choreo.cli.debugging.verify import print_finding
+from choreo.cli.debugging.verify_formats import print_finding
 from choreo.errors import Incomplete, Unavailable, UsageError
 from choreo.progress import telling
 from choreo.replay.sources.recording import NotARecording, Recording, Writer, size_of
-from choreo.replay.sources.records import Broken, JournalEntry
+from choreo.replay.sources.records import Broken
 from choreo.replay.verify.findings import Finding
 from choreo.replay.verify.minimize import Minimum, NotReproduced
 from choreo.replay.verify.minimize import minimize as minimized
@@ -30,7 +30,7 @@ Written by `choreo minimize`. It fails until the recorded inputs lead to what wa
 import asyncio
 from pathlib import Path
 
-from choreo.verify import report_on
+from choreo.replay.verify.report import report_on
 from choreo.replay.sources.recording import Recording
 
 RECORDING = Path(__file__).with_suffix(".ndjson")
@@ -80,7 +80,7 @@ def minimize(
         raise Unavailable(f"Nothing was written: {error}") from error
     commands = [] if minimum is None else _commands(minimum, files, test)
     if as_json:
-        print(json.dumps(_told(minimum, commands), indent=2))
+        print(json.dumps(_as_dict(minimum, commands), indent=2))
     elif minimum is None:
         print(f"{file} matches: there is nothing to minimize.")
     else:
@@ -89,7 +89,7 @@ def minimize(
 
 
 async def _minimum(recording: Recording) -> Minimum | None:
-    """None: nothing diverges. Raises `Incomplete`, `NotReproduced` and `Broken`."""
+    """Returns None where nothing diverges. Raises `Incomplete`, `NotReproduced` and `Broken`."""
     known = services(recording.cut.settings)
     chosen = {name: known[name] for name in recording.cut.services}
     items = size_of(recording)
@@ -108,7 +108,7 @@ async def _minimum(recording: Recording) -> Minimum | None:
 
 
 def _first(findings: list[Finding]) -> Finding:
-    """The first divergence that belongs to an input."""
+    """Returns the first divergence that belongs to an input."""
     broken = next((finding for finding in findings if not finding.service), None)
     if broken:
         raise Incomplete(broken.says)
@@ -125,8 +125,8 @@ def _first(findings: list[Finding]) -> Finding:
 
 
 def _write(path: Path, minimum: Minimum) -> None:
-    with Writer(path, minimum.part.cut, None) as writer:
-        writer.write(minimum.part.items)
+    with Writer(path, minimum.reduced.cut, None) as writer:
+        writer.write(minimum.reduced.items)
         writer.finish()
 
 
@@ -149,31 +149,27 @@ def _commands(minimum: Minimum, files: list[Path], test: Path | None) -> list[st
 
 def _print(minimum: Minimum, commands: list[str], seconds: float) -> None:
     print_finding(minimum.finding, minimum.finding.kind)
-    inputs = minimum.part.inputs
-    records = len(minimum.part.items) - len(inputs)
+    inputs = minimum.reduced.inputs
+    records = len(minimum.reduced.items) - len(inputs)
     print(f"{len(inputs)} of {minimum.of} inputs, {records} records, {minimum.tries} tries, {seconds:.1f} s")
     for one in inputs:
-        print(f"  {one.entry.type:<20} {one.entry.id} {_at(one.entry)}".rstrip())
+        print(f"  {one.entry.type:<20} {one.entry.id} {one.entry.at}".rstrip())
     for command in commands:
         print(command)
 
 
-def _told(minimum: Minimum | None, commands: list[str]) -> dict[str, Any]:
+def _as_dict(minimum: Minimum | None, commands: list[str]) -> dict[str, Any]:
     if minimum is None:
         return {"diverges": False}
-    inputs = minimum.part.inputs
+    inputs = minimum.reduced.inputs
     return {
         "diverges": True,
         "finding": asdict(minimum.finding),
         "inputs": [
-            {"id": str(one.entry.id), "type": one.entry.type, "at": _at(one.entry) or None} for one in inputs
+            {"id": str(one.entry.id), "type": one.entry.type, "at": one.entry.at or None} for one in inputs
         ],
-        "records": len(minimum.part.items) - len(inputs),
+        "records": len(minimum.reduced.items) - len(inputs),
         "of": minimum.of,
         "tries": minimum.tries,
         "commands": commands,
     }
-
-
-def _at(entry: JournalEntry) -> str:
-    return "" if entry.topic is None else f"{entry.topic}[{entry.partition}]@{entry.offset}"

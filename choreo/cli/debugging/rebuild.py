@@ -10,20 +10,18 @@ from typing import Annotated
 
 import psycopg
 import typer
-from aiokafka.errors import KafkaError
 
 from choreo.chassis import clock
 from choreo.chassis.database.connection import Connection
 from choreo.chassis.kafka.access import KafkaAccess
-from choreo.chassis.kafka.topic_log import LogMismatch
+from choreo.chassis.kafka.log_reader import LOG_UNREADABLE, describe_retrying
 from choreo.chassis.settings import SERVICES
 from choreo.errors import Unavailable, UsageError
-from choreo.operations.acting.rebuilt import SCHEMA, Busy, Rebuilt, open_database, read_moment
+from choreo.operations.acting.rebuilt import SCHEMA, Busy, Rebuilt, open_database, read_snapshot
 from choreo.operations.reading.installation import Installation, find_installation
 from choreo.progress import Tell, telling
 from choreo.replay.engine.collector import no_collector
 from choreo.replay.rebuild.rebuild import Copy, History, Incomplete, Topics
-from choreo.replay.sources.live import described
 from choreo.replay.sources.records import Broken, Span
 from choreo.replay.verify.findings import Finding
 
@@ -51,7 +49,7 @@ def rebuild(
         raise UsageError(f"There is no service {service}: choose from {', '.join(SERVICES)}.")
     try:
         report = asyncio.run(rebuilt(find_installation(), service, swap=swap))
-    except (psycopg.Error, KafkaError, LogMismatch, Broken, Busy, OSError) as error:
+    except (psycopg.Error, *LOG_UNREADABLE, Broken, Busy, OSError) as error:
         raise Unavailable(f"{service} cannot be rebuilt: {_first_line(error)}") from error
     if as_json:
         print(json.dumps(asdict(report) | {"verdict": report.verdict}, indent=2, default=str))
@@ -132,23 +130,26 @@ class _Rebuild:
     # -- beside the live tables ------------------------------------------------------------------
 
     async def build(self, conn: Connection, tell: Tell) -> None:
-        """One transaction: killed, it leaves nothing. Raises `Incomplete`, `Broken`, `Busy`."""
+        """Fills the schema `rebuilt` and compares. It is one transaction: killed, it leaves nothing.
+
+        Raises `Incomplete`, `Broken`, `Busy`.
+        """
         began, cpu, report = time.monotonic(), time.process_time(), self.report
-        before = await described(self._access, self._topics.names)
+        before = await describe_retrying(self._access, self._topics.names)
         async with conn.transaction():
             await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             await self._tables.make(conn)
             settled = {place: log.latest for place, log in before.items()}
-            moment = await read_moment(conn, self._topics, settled)
-            spans = self._topics.spans(moment, await described(self._access, self._topics.names))
+            snapshot = await read_snapshot(conn, self._topics, settled)
+            spans = self._topics.spans(snapshot, await describe_retrying(self._access, self._topics.names))
             total = sum(span.end - span.first for span in spans.values())
             without: set[str] = set()
             async for history in self._topics.histories(spans):
-                copy = history.copy(moment)
+                copy = history.copy(snapshot)
                 self._count(history, copy, without)
                 await self._tables.fill(conn, copy)
                 tell("rebuilding", report.records, total)
-            for key in sorted(moment.sequences.keys() - self._numbers.keys()):
+            for key in sorted(snapshot.sequences.keys() - self._numbers.keys()):
                 without.add(key)
                 self.incomplete(f"Kafka has nothing of key {key}, and {report.service} has", key)
             tell("comparing", 0, 0)
@@ -199,7 +200,7 @@ class _Rebuild:
         self.report.swapped = True
 
     async def _replace(self, conn: Connection, history: History, keys: Collection[str]) -> None:
-        """One transaction, tried again where the keys are not to be had at once."""
+        """Replaces the rows of these keys in one transaction, which is tried again where a key is locked."""
         for tries_left in reversed(range(_TRIES)):
             try:
                 async with conn.transaction():
@@ -219,16 +220,16 @@ class _Rebuild:
                     raise
 
     async def _made_anew(self, conn: Connection, history: History, keys: Collection[str]) -> Copy:
-        """While the keys are locked: with all that has happened to them up to now."""
+        """Returns the rows of these keys, which are locked, with all that has happened to them up to now."""
         ends = await self._ends()
-        moment = await read_moment(
+        snapshot = await read_snapshot(
             conn, self._topics, {place: span.end for place, span in ends.items()}, keys
         )
         await history.read_on(ends, keys)
-        return history.copy(moment, keys)
+        return history.copy(snapshot, keys)
 
     async def _ends(self) -> dict[tuple[str, int], Span]:
-        log = await described(self._access, self._topics.names)
+        log = await describe_retrying(self._access, self._topics.names)
         return {place: Span(there.earliest, there.latest, there.latest) for place, there in log.items()}
 
 

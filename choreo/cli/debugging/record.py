@@ -9,10 +9,9 @@ from uuid import UUID
 
 import psycopg
 import typer
-from aiokafka.errors import KafkaError
 
 from choreo.chassis.database.tables import keys as keys_table
-from choreo.chassis.kafka.topic_log import LogMismatch
+from choreo.chassis.kafka.log_reader import LOG_UNREADABLE
 from choreo.chassis.registry import services
 from choreo.errors import Unavailable, UsageError
 from choreo.operations.reading.installation import Installation, find_installation
@@ -49,7 +48,7 @@ def record(
     }
     try:
         asyncio.run(recorded(find_installation(), out, with_addresses=with_addresses, **selection))
-    except (psycopg.Error, KafkaError, LogMismatch, Broken, OSError) as error:
+    except (psycopg.Error, *LOG_UNREADABLE, Broken, OSError) as error:
         raise Unavailable(f"Nothing was recorded: {str(error).splitlines()[0]}") from error
     manifest = Recording(out).manifest
     if as_json:

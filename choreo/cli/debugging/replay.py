@@ -11,8 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from choreo.chassis.transaction.step import Outcome
-from choreo.cli.debugging.past import (
-    Paper,
+from choreo.cli.debugging.replay_source import (
     check_complete,
     check_reached,
     check_service,
@@ -20,10 +19,9 @@ from choreo.cli.debugging.past import (
     moment_in,
     opened,
     reading,
-    rows_told,
-    shown,
     walking,
 )
+from choreo.cli.debugging.row_formats import Paper, count_of_rows, shown
 from choreo.errors import UsageError
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
@@ -36,7 +34,7 @@ from choreo.replay.engine.expressions import (
     row_of,
     state_of,
 )
-from choreo.replay.engine.sandbox import SideEffect, no_side_effects
+from choreo.replay.engine.sandbox import no_side_effects, run_sandboxed
 from choreo.replay.engine.source_lines import decided_at, raised_at
 from choreo.replay.engine.walk import Ahead, Done, Walk
 from choreo.replay.history.moments import End, Moment
@@ -98,7 +96,7 @@ async def _replay(
     log: Expression | None,
     printer: "Printer",
 ) -> Ahead | None:
-    """Where it stopped. Then everything is closed again, and what is in memory is enough to go on."""
+    """Returns the input before which it stopped. By then all is closed: what is in memory is enough."""
     async with opened(file, name, key, alone=name != "user") as source:
         moment = await moment_in(source, until, name, file) if until is not None else End()
         async with walking(source, described(source, name), key) as walk:
@@ -130,7 +128,7 @@ class Stepping:
     """Why --break could not be evaluated."""
 
     async def run(self) -> Ahead | None:
-        """Where --break is true, or None at the end."""
+        """Returns the input at which --break is true, or None at the end."""
         async with aclosing(self.walk.inputs(parked=True)) as inputs:  # type: ignore[type-var]
             async for ahead in inputs:
                 if not self.until.includes(ahead.entry):
@@ -163,7 +161,7 @@ class Stepping:
 
 
 def _evaluated(expression: Expression, names: dict[str, Any]) -> tuple[Any, str]:
-    """The value, or why there is none."""
+    """Returns the value, or why there is none."""
     try:
         return expression.value(names), ""
     except Exception as error:
@@ -171,7 +169,7 @@ def _evaluated(expression: Expression, names: dict[str, Any]) -> tuple[Any, str]
 
 
 def _as_json_has_it(value: Any) -> Any:
-    """Or its text, where that has no such thing."""
+    """Returns the value, or its text where JSON cannot hold it."""
     try:
         json.dumps(value, default=str)
     except (TypeError, ValueError):
@@ -180,7 +178,7 @@ def _as_json_has_it(value: Any) -> Any:
 
 
 class Printer:
-    """For people, or as a line of JSON for each thing; `every`: each step."""
+    """Prints for people, or a line of JSON for each thing. `every`: each step, too."""
 
     def __init__(self, *, as_json: bool, every: bool) -> None:
         self._json, self._every = as_json, every
@@ -196,7 +194,7 @@ class Printer:
         self._decision(ahead, done.step)
 
     def parked(self, ahead: Ahead) -> None:
-        """What today's code makes of it, at the place where it failed."""
+        """Prints what today's code makes of it, at the point where it failed."""
         if not self._every:
             return
         step, error = _tried(ahead)
@@ -213,7 +211,7 @@ class Printer:
             self._paper.line(f"{_head(ahead)}  {error or repr(value)}", "yellow" if error else "")
 
     def stop(self, ahead: Ahead, stop: Expression | None) -> None:
-        """Before the step: it, what its handlers are given, and what they will decide."""
+        """Prints the input, what its handlers are given, and what they will decide."""
         told = state_of(ahead.taken.service, ahead.taken.state)
         step, error = _tried(ahead)
         if self._json:
@@ -240,7 +238,7 @@ class Printer:
         rows = {
             mapping.table.name: [
                 row_of(mapping, row)
-                for row in walk.shadow.memory.rows(mapping).values()
+                for row in walk.in_memory.memory.rows(mapping).values()
                 if walk.key in (None, str(getattr(row, mapping.key)))
             ]
             for mapping in mappings
@@ -251,7 +249,7 @@ class Printer:
         whose = f" of key {walk.key}" if walk.key else ""
         self._paper.line(f"state{whose} at {moment}", "bold")
         for mapping in mappings:
-            self._paper.line(f"{mapping.table.name}: {rows_told(len(rows[mapping.table.name]))}", "cyan")
+            self._paper.line(f"{mapping.table.name}: {count_of_rows(len(rows[mapping.table.name]))}", "cyan")
             for row in rows[mapping.table.name][: None if walk.key else _SHOWN]:
                 name = name_as_text(tuple(row[column.name] for column in mapping.table.primary_key.columns))
                 self._paper.line(f"  {mapping.table.name} {name}")
@@ -281,32 +279,29 @@ class Printer:
 
     def _decision(self, ahead: Ahead, step: Outcome[Any]) -> None:
         for event in step.events:
-            place = _place(ahead, event.data)
-            self._paper.line(f"    → {event.type} {event.id}  {place}", "green")
+            line = _source_line(ahead, event.data)
+            self._paper.line(f"    → {event.type} {event.id}  {line}", "green")
         if step.refusal is not None:
             numbers = ", ".join(f"{name}={value}" for name, value in step.refusal.numbers.items())
-            place = _place(ahead, None)
-            self._paper.line(f"    → {type(step.refusal).__name__}({numbers})  {place}", "yellow")
+            line = _source_line(ahead, None)
+            self._paper.line(f"    → {type(step.refusal).__name__}({numbers})  {line}", "yellow")
 
     def _line(self, kind: str, **facts: Any) -> None:
         print(json.dumps({"kind": kind, **facts}, default=str), flush=True)
 
 
-def _place(ahead: Ahead, fact: Fact | None) -> str:
+def _source_line(ahead: Ahead, fact: Fact | None) -> str:
     with no_side_effects():
         return decided_at(ahead.taken, fact) or ""
 
 
 def _tried(ahead: Ahead) -> tuple[Outcome[Any] | None, str]:
-    """What will come of it, or what is raised."""
-    try:
-        with no_side_effects():
-            return ahead.taken.run(), ""
-    except SideEffect:
-        raise
-    except Exception as error:
-        where = raised_at(error)
-        return None, f"raises {error!r}{f' at {where}' if where else ''}"
+    """Returns what will come of it, or what is raised."""
+    outcome = run_sandboxed(ahead.taken)
+    if isinstance(outcome, Exception):
+        where = raised_at(outcome)
+        return None, f"raises {outcome!r}{f' at {where}' if where else ''}"
+    return outcome, ""
 
 
 def _head(ahead: Ahead) -> str:

@@ -12,7 +12,7 @@ import typer
 
 from choreo.chassis.registry import services
 from choreo.chassis.settings import SERVICES
-from choreo.cli.debugging.past import reading, whole
+from choreo.cli.debugging.replay_source import reading, whole
 from choreo.progress import telling
 from choreo.replay.sources.records import Source
 from choreo.replay.verify.shuffle import Race, Tally
@@ -31,7 +31,7 @@ def shuffle(file: Path | None, names: Sequence[str], shuffles: int, *, as_json: 
         tally = asyncio.run(_tally(file, names, shuffles))
     seconds = time.monotonic() - since
     if as_json:
-        print(json.dumps(_told(tally, file, shuffles, seconds), indent=2, default=str))
+        print(json.dumps(_as_dict(tally, file, shuffles, seconds), indent=2, default=str))
     else:
         _print(tally, file, shuffles, seconds)
     raise typer.Exit(tally.exit_code)
@@ -43,9 +43,9 @@ async def _tally(file: Path | None, names: Sequence[str], shuffles: int) -> Tall
 
 
 async def tally_of(source: Source, names: Sequence[str] = SERVICES, shuffles: int = 20) -> Tally:
-    """It says how far it is, where that takes long."""
+    """Shuffles; says how far it is, where that takes long."""
     known = services(source.cut.settings)
-    hearing = {name: known[name] for name in names if known[name].hears}
+    hearing = {name: known[name] for name in names if known[name].consumes}
     chosen = {name: service for name, service in hearing.items() if name in source.cut.services}
     with telling() as tell:
         tally = await shuffled(source, chosen, shuffles, tell)
@@ -82,13 +82,13 @@ def _print_race(race: Race, file: Path | None) -> None:
 
 
 def _again(race: Race, file: Path | None) -> str:
-    """Shows both steps."""
+    """Says which command shows both steps."""
     return (
         f"choreo replay {file or 'live'} --service {race.service} --key {race.key} --until {race.second.id}"
     )
 
 
-def _told(tally: Tally, file: Path | None, shuffles: int, seconds: float) -> dict[str, Any]:
+def _as_dict(tally: Tally, file: Path | None, shuffles: int, seconds: float) -> dict[str, Any]:
     return {
         "verdict": _VERDICTS[tally.exit_code],
         "races": [asdict(race) | {"again": _again(race, file)} for race in tally.races],

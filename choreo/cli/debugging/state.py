@@ -10,24 +10,21 @@ from typing import Annotated, Any
 import typer
 
 from choreo.chassis.transaction.state_store import TableMapping
-from choreo.cli.debugging.past import (
-    Paper,
+from choreo.cli.debugging.replay_source import (
     check_complete,
     check_reached,
     check_service,
     described,
-    difference_told,
     moment_in,
     opened,
     reading,
-    row_told,
-    rows_told,
     walking,
 )
+from choreo.cli.debugging.row_formats import Paper, count_of_rows, difference_as_dict, row_as_dict
 from choreo.errors import UsageError
 from choreo.replay.engine.walk import Walk
-from choreo.replay.history.history import Difference, Tables, differences, live_rows, tables_at
 from choreo.replay.history.moments import End, Moment
+from choreo.replay.history.state import Difference, Tables, differences, live_rows, tables_at
 from choreo.replay.sources.records import Source
 
 _SHOWN = 20
@@ -73,50 +70,50 @@ async def _state(
             end = End() if file else End("live")
             other = end if diff == "live" else await moment_in(source, diff, name, file)
         async with walking(source, described(source, name), key) as walk:
-            found = await past(source, walk, mappings, moment, other)
+            found = await read_state(source, walk, mappings, moment, other)
         for one in (moment, other):
             if one is not None:
                 check_reached(one, walk, source, file)
         if as_json:
-            print(json.dumps(found.told, indent=2))
+            print(json.dumps(found.as_dict(), indent=2))
         else:
             _print(name, found, everything=key is not None)
         check_complete(walk)
 
 
 @dataclass(frozen=True)
-class Past:
+class FoundState:
     moment: Moment
     other: Moment | None
     mappings: Sequence[TableMapping]
     tables: Tables
     differences: Sequence[Difference]
 
-    @property
-    def told(self) -> dict[str, Any]:
-        """What JSON can hold."""
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
         if self.other is not None:
             return {
                 "at": str(self.moment),
                 "diff": str(self.other),
-                "differences": [difference_told(found) for found in self.differences],
+                "differences": [difference_as_dict(found) for found in self.differences],
             }
-        return {
-            "at": str(self.moment),
-            "tables": {
-                mapping.table.name: [row_told(mapping, *found) for found in self.tables.of(mapping).values()]
-                for mapping in self.mappings
-            },
+        tables = {
+            mapping.table.name: [row_as_dict(mapping, *found) for found in self.tables.of(mapping).values()]
+            for mapping in self.mappings
         }
+        return {"at": str(self.moment), "tables": tables}
 
 
-async def past(
+async def read_state(
     source: Source, walk: Walk[Any], mappings: Sequence[TableMapping], moment: Moment, other: Moment | None
-) -> Past:
-    """With `End` as the other moment, the tables themselves are compared, where the source keeps them."""
+) -> FoundState:
+    """Reads the rows at a moment, and what differs at the other one.
+
+    With `End` as the other, the tables themselves are compared, where the source keeps them.
+    """
     if other is None:
         (tables,) = await tables_at(walk, moment)
-        return Past(moment, None, mappings, tables, ())
+        return FoundState(moment, None, mappings, tables, ())
     tables, later = await tables_at(walk, moment, other)
     found: list[Difference] = []
     for mapping in mappings:
@@ -124,7 +121,7 @@ async def past(
         if isinstance(other, End) and source.rows(walk.service.name, mapping.table) is not None:
             after = await live_rows(source, walk.service.name, mapping, later)
         found += differences(mapping.table, dict(tables.of(mapping)), after)
-    return Past(moment, other, mappings, tables, found)
+    return FoundState(moment, other, mappings, tables, found)
 
 
 def _chosen(mappings: Sequence[TableMapping], table: str | None) -> Sequence[TableMapping]:
@@ -135,10 +132,10 @@ def _chosen(mappings: Sequence[TableMapping], table: str | None) -> Sequence[Tab
     return chosen
 
 
-def _print(name: str, found: Past, *, everything: bool) -> None:
+def _print(name: str, found: FoundState, *, everything: bool) -> None:
     paper = Paper()
     if found.other is not None:
-        differ = rows_told(len(found.differences), "differs", "differ")
+        differ = count_of_rows(len(found.differences), "differs", "differ")
         paper.line(f"{name}: {found.moment} → {found.other}, {differ}", "bold")
         shown = found.differences if everything else found.differences[:_SHOWN]
         for difference in shown:
@@ -148,7 +145,7 @@ def _print(name: str, found: Past, *, everything: bool) -> None:
     paper.line(f"{name} at {found.moment}", "bold")
     for mapping in found.mappings:
         rows = found.tables.of(mapping)
-        paper.line(f"{mapping.table.name}: {rows_told(len(rows))}", "cyan")
+        paper.line(f"{mapping.table.name}: {count_of_rows(len(rows))}", "cyan")
         some = list(rows.items()) if everything else list(rows.items())[:_SHOWN]
         for row, (told, cause) in some:
             paper.row(mapping, row, told, cause)

@@ -10,8 +10,8 @@ from uuid import UUID
 
 import psycopg
 import typer
-from aiokafka.errors import KafkaError
 
+from choreo.chassis.kafka.log_reader import LOG_UNREADABLE
 from choreo.chassis.kafka.relay import partition_of
 from choreo.chassis.registry import services
 from choreo.chassis.settings import Settings
@@ -53,7 +53,7 @@ def trace(
         raise UsageError(str(wrong)) from None
     except Broken as broken:
         raise (Incomplete if file else Unavailable)(f"Nothing can be traced: {broken}") from None
-    except (psycopg.Error, KafkaError, OSError) as error:
+    except (psycopg.Error, *LOG_UNREADABLE, OSError) as error:
         raise Unavailable(f"Nothing can be traced: {(str(error) or repr(error)).splitlines()[0]}") from error
     if not found:
         where = f"in {file}" if file else "in this system"
@@ -74,7 +74,7 @@ def trace(
 
 
 async def live(installation: Installation, id: str, limit: int = 20) -> tuple[list[Tree], int]:
-    """The trees, oldest first, and how many flows were left out."""
+    """Returns the trees, oldest first, and how many flows were left out."""
     settings = installation.settings
     with telling() as tell:
         material = await find(
@@ -94,21 +94,23 @@ def _recorded(file: Path, id: str, limit: int) -> tuple[list[Tree], int]:
     settings = recording.cut.settings
     with telling() as tell:
         material = find_recorded(
-            recording, id, limit, _hears(settings), lambda done, total: tell("reading", done, total)
+            recording, id, limit, _consumed_types(settings), lambda done, total: tell("reading", done, total)
         )
     return _trees(material, settings)
 
 
 def _trees(material: Material | None, settings: Settings) -> tuple[list[Tree], int]:
-    return (trees(material, _hears(settings)), material.left_out) if material else ([], 0)
+    return (trees(material, _consumed_types(settings)), material.left_out) if material else ([], 0)
 
 
-def _hears(settings: Settings) -> dict[str, set[str]]:
-    return {name: {fact.__name__ for fact in service.hears} for name, service in services(settings).items()}
+def _consumed_types(settings: Settings) -> dict[str, set[str]]:
+    return {
+        name: {fact.__name__ for fact in service.consumes} for name, service in services(settings).items()
+    }
 
 
 def _normal(id: str) -> str:
-    """As the system writes it, however it was typed."""
+    """Writes an id as the system does, however it was typed."""
     try:
         return str(UUID(id))
     except ValueError:

@@ -47,7 +47,7 @@ def print_trees(trees: Sequence[Tree], left_out: int) -> None:
 
 
 def _print_gaps(console: Console, gaps: Sequence[Gap], margin: str) -> None:
-    """Where the event that is missing would have been."""
+    """Prints each where the missing event would have been."""
     for gap in gaps:
         if gap.expects:
             console.print(f"    {margin}[red]└─ ? {' or '.join(gap.expects)}[/]")
@@ -88,7 +88,7 @@ def _missing_rows(gaps: Sequence[Gap], depth: int) -> Iterator[tuple[str, str, s
 
 
 def as_mermaid(trees: Sequence[Tree], left_out: int) -> str:
-    """A sequence diagram. Everything that is not plain text is escaped, so that no content breaks it."""
+    """Draws a sequence diagram. Whatever is not plain text is escaped, so that no content breaks it."""
     lines = ["sequenceDiagram", "    participant client"]
     lines += [f"    participant {service}" for service in SERVICES]
 
@@ -121,7 +121,7 @@ def as_mermaid(trees: Sequence[Tree], left_out: int) -> str:
 
 
 def _escaped(text: str) -> str:
-    """As Mermaid takes any character: by its number. A long error is cut."""
+    """Writes each special character by its number, as Mermaid takes it. A long error is cut."""
     told = shorten(text, _LONG, placeholder=" ...")
     return re.sub(r"[^A-Za-z0-9 .,+_()\[\]@/-]", lambda found: f"#{ord(found[0])};", told)
 
@@ -160,7 +160,7 @@ def _node(node: Node) -> dict[str, Any]:
 
 
 def _title(tree: Tree) -> str:
-    """What was asked, of whom, when, and what the flow is called."""
+    """Says what was asked, of whom, when, and what the flow is called."""
     asked = tree.asked
     what = f"{tree.service} {asked.type}" if asked else "a flow whose request is not known"
     title = f"{what}  {clock(tree.began_at.timestamp())}  flow {tree.flow}"

@@ -1,34 +1,30 @@
 """`choreo verify`: whether today's code decides what was decided, row by row and record by record."""
 
 import asyncio
-import json
-import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
-from xml.etree import ElementTree
+from typing import Annotated
 
 import psycopg
 import typer
-from aiokafka.errors import KafkaError
 
-from choreo.chassis.kafka.topic_log import LogMismatch
-from choreo.chassis.registry import services
+from choreo.chassis.kafka.log_reader import LOG_UNREADABLE
 from choreo.chassis.settings import SERVICES
-from choreo.cli.debugging.closed_loop import print_what_if, what_if
-from choreo.cli.debugging.past import whole
+from choreo.cli.debugging.replay_source import whole
 from choreo.cli.debugging.shuffle import shuffle
+from choreo.cli.debugging.verify_formats import (
+    closed_loop_as_json,
+    print_closed_loop,
+    print_report,
+    report_as_json,
+    report_as_junit,
+)
 from choreo.errors import Unavailable, UsageError
-from choreo.progress import telling
-from choreo.replay.sources.recording import NotARecording, size_of
-from choreo.replay.sources.records import Broken, Source
-from choreo.replay.verify.findings import Allowance, Finding, Report, WrongAllowance, read_allowances
-from choreo.replay.verify.second_run import SecondReplayDied, verified_again
-from choreo.replay.verify.verify import verify as replayed
-
-_SHOWN = 20
-_VERDICTS = {0: "match", 1: "changed", 2: "not deterministic", 3: "incomplete"}
+from choreo.replay.sources.recording import NotARecording
+from choreo.replay.sources.records import Broken
+from choreo.replay.verify.findings import Allowance, Finding, WrongAllowance, read_allowances
+from choreo.replay.verify.report import Report, closed_loop_report, report_on
+from choreo.replay.verify.second_run import SecondRunDied
 
 
 def verify(
@@ -72,17 +68,16 @@ def verify(
         report = Report([Finding("incomplete", "", str(broken))])
     except (WrongAllowance, NotARecording) as wrong:
         raise UsageError(str(wrong)) from None
-    except (psycopg.Error, KafkaError, LogMismatch, SecondReplayDied, OSError) as error:
+    except (psycopg.Error, *LOG_UNREADABLE, SecondRunDied, OSError) as error:
         raise Unavailable(f"Nothing can be verified: {str(error).splitlines()[0]}") from error
-    again = " ".join(["choreo verify", *([str(file)] if file else []), "--service"])
     if junit:
-        junit.write_bytes(_junit(report))
-    if closed_loop:
-        print_what_if(report, _VERDICTS[report.exit_code], file, as_json=as_json)
-    elif as_json:
-        print(json.dumps(_told(report, again), indent=2, default=str))
+        junit.write_bytes(report_as_junit(report))
+    if as_json:
+        print(closed_loop_as_json(report, file) if closed_loop else report_as_json(report, file))
+    elif closed_loop:
+        print_closed_loop(report, file)
     else:
-        _print(report, again)
+        print_report(report, file)
     raise typer.Exit(report.exit_code)
 
 
@@ -91,97 +86,5 @@ async def _report(
 ) -> Report:
     async with whole(file) as source:
         if closed_loop:
-            return await what_if(source, allowances=allowances)
+            return await closed_loop_report(source, allowances=allowances)
         return await report_on(source, names, sample=sample, allowances=allowances)
-
-
-async def report_on(
-    source: Source,
-    names: Sequence[str] = SERVICES,
-    *,
-    sample: float = 1.0,
-    allowances: Sequence[Allowance] = (),
-    preload: Sequence[str] = (),
-) -> Report:
-    """Replays it here and in a second process, which first calls `preload`, as module:function."""
-    missing = [name for name in names if name not in source.cut.services]
-    report = Report()
-    report.findings = [
-        Finding("incomplete", name, f"the journal of {name} is not recorded") for name in missing
-    ]
-    known = services(source.cut.settings)
-    chosen = {name: known[name] for name in names if name not in missing}
-    since, total = time.monotonic(), size_of(source)
-    with telling() as tell:
-        async with verified_again(source, list(chosen), sample, preload) as again:
-            tally = await replayed(
-                source, chosen, sample=sample, progress=lambda done: tell("replaying", done, total)
-            )
-            report.seconds = time.monotonic() - since
-            report.findings += tally.findings
-            report.compare([*await again, *report.findings[: len(missing)]])
-    report.counts = dict(tally.counts)
-    report.allow(allowances)
-    return report
-
-
-def _print(report: Report, again: str) -> None:
-    for finding in [*report.unstable, *report.findings][:_SHOWN]:
-        print_finding(finding, "not deterministic" if finding in report.unstable else finding.kind)
-        if finding.service:
-            print(f"  again     {again} {finding.service}")
-    if (more := len(report.unstable) + len(report.findings) - _SHOWN) > 0:
-        print(f"... and {more} more: --json prints all")
-    for finding, allowance in report.allowed:
-        print(f"{finding.service}: allowed ({allowance.reason}): {finding.says}")
-    for idle in report.idle:
-        print(f"nothing matches the allowed change: {idle.reason}")
-    items = report.counts.get("items", 0)
-    rate = f", {items / report.seconds:.0f}/s" if report.seconds else ""
-    print(f"{_VERDICTS[report.exit_code]}: {items} items in {report.seconds:.1f} s{rate}")
-    kinds = ("inputs", "steps", "decisions", "records", "rows")
-    print(f"  {'':<12}" + "".join(f"{kind:>12}" for kind in kinds))
-    for name in SERVICES:
-        counts = [report.counts.get(f"{name} {kind}") for kind in kinds]
-        if any(count is not None for count in counts):
-            print(f"  {name:<12}" + "".join(f"{count or 0:>12}" for count in counts))
-
-
-def print_finding(finding: Finding, kind: str) -> None:
-    print(f"{finding.service or 'stream'}: {kind}: {finding.says}")
-    for name in ("handler", "at", "key"):
-        if value := getattr(finding, name):
-            print(f"  {name:<9} {value}")
-    if finding.expected is not None or finding.got is not None:
-        print(f"  recorded  {json.dumps(finding.expected)}")
-        print(f"  replayed  {json.dumps(finding.got)}")
-
-
-def _told(report: Report, again: str) -> dict[str, Any]:
-    return {
-        "verdict": _VERDICTS[report.exit_code],
-        "findings": [asdict(found) | {"again": f"{again} {found.service}"} for found in report.findings],
-        "not_deterministic": [asdict(finding) for finding in report.unstable],
-        "allowed": [asdict(finding) | {"reason": meant.reason} for finding, meant in report.allowed],
-        "allowed_without_a_match": [asdict(allowance) for allowance in report.idle],
-        "counts": report.counts,
-        "seconds": report.seconds,
-    }
-
-
-def _junit(report: Report) -> bytes:
-    """A test case for each service and kind of comparison."""
-    suite = ElementTree.Element("testsuite", name="choreo verify", time=f"{report.seconds:.3f}")
-    failed = 0
-    for service in ("", *SERVICES):
-        for kind in ("step", "closure", "state", "incomplete"):
-            found = [one for one in report.findings if (one.service, one.kind) == (service, kind)]
-            unstable = [one for one in report.unstable if (one.service, one.kind) == (service, kind)]
-            case = ElementTree.SubElement(suite, "testcase", classname=service or "stream", name=kind)
-            for finding in [*unstable, *found]:
-                failed += 1
-                told = ElementTree.SubElement(case, "failure", message=finding.says)
-                told.text = f"{finding.handler}\nexpected {finding.expected}\ngot {finding.got}"
-    suite.set("failures", str(failed))
-    suite.set("tests", str(len(suite)))
-    return bytes(ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True))

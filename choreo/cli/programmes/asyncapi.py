@@ -1,11 +1,11 @@
 """A service's AsyncAPI document: the facts it publishes and hears, from the catalogue and the codec."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
 
-from choreo.chassis.kafka.topics import FOREVER
+from choreo.chassis.kafka.admin.topics import FOREVER
 from choreo.chassis.service import Service
 from choreo.chassis.settings import TOPICS
 from choreo.message.catalog import SOURCE_OF_TYPE, published_by
@@ -13,7 +13,6 @@ from choreo.message.codec import encode
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.message.schema import schema_of
-from events.examples import story
 
 Json = dict[str, Any]
 
@@ -21,18 +20,17 @@ _BINDING = "0.5.0"
 """Version of AsyncAPI's Kafka binding."""
 
 
-def asyncapi_of(service: Service[Any], partitions: int) -> Json:
-    """AsyncAPI 3.0. `partitions` are those of each topic."""
+def asyncapi_of(service: Service[Any], partitions: int, examples: Mapping[str, Event[Fact]]) -> Json:
+    """AsyncAPI 3.0. `partitions` are those of each topic; an example is an event of its type."""
     published = published_by(service.name)
-    facts = sorted({*published, *service.hears}, key=lambda fact: fact.__name__)
-    heard = sorted({TOPICS[SOURCE_OF_TYPE[fact.__name__]] for fact in service.hears})
+    facts = sorted({*published, *service.consumes}, key=lambda fact: fact.__name__)
+    heard = sorted({TOPICS[SOURCE_OF_TYPE[fact.__name__]] for fact in service.consumes})
     operations: Json = {"publish": _operation("send", TOPICS[service.name], published)}
     for topic in heard:
-        hears = [fact for fact in facts if fact in service.hears and _topic(fact) == topic]
-        operations[f"hear-{topic}"] = _operation("receive", topic, hears) | {
+        consumed = [fact for fact in facts if fact in service.consumes and _topic(fact) == topic]
+        operations[f"hear-{topic}"] = _operation("receive", topic, consumed) | {
             "bindings": _kafka(groupId={"type": "string", "enum": [f"{service.name}-service"]})
         }
-    examples = {event.type: event for event in story()}
     return {
         "asyncapi": "3.0.0",
         "id": f"urn:choreo:{service.name}",
@@ -55,7 +53,7 @@ def asyncapi_of(service: Service[Any], partitions: int) -> Json:
         },
         "operations": operations,
         "components": {
-            "messages": {fact.__name__: _message(fact, examples[fact.__name__]) for fact in facts},
+            "messages": {fact.__name__: _message(fact, examples.get(fact.__name__)) for fact in facts},
             "schemas": {fact.__name__: _payload(fact) for fact in facts},
         },
     }
@@ -90,9 +88,7 @@ def _operation(action: str, topic: str, facts: Iterable[type[Fact]]) -> Json:
     }
 
 
-def _message(fact: type[Fact], example: Event[Fact]) -> Json:
-    record = encode(example)
-    headers = {name: (value or b"").decode() for name, value in record.headers}
+def _message(fact: type[Fact], example: Event[Fact] | None) -> Json:
     meaning = fact.__doc__ if "__doc__" in vars(fact) else None
     return {
         "name": fact.__name__,
@@ -103,8 +99,14 @@ def _message(fact: type[Fact], example: Event[Fact]) -> Json:
         "payload": _ref("components", "schemas", fact.__name__),
         "correlationId": {"location": "$message.header#/ce_correlationid"},
         "bindings": _kafka(key={"type": "string", "description": f"The {fact.KEY} of the data."}),
-        "examples": [{"headers": headers, "payload": orjson.loads(record.value or b"")}],
+        **({"examples": [_example(example)]} if example else {}),
     }
+
+
+def _example(event: Event[Fact]) -> Json:
+    record = encode(event)
+    headers = {name: (value or b"").decode() for name, value in record.headers}
+    return {"headers": headers, "payload": orjson.loads(record.value or b"")}
 
 
 def _payload(fact: type[Fact]) -> Json:

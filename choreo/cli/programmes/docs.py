@@ -1,18 +1,19 @@
 """`choreo docs`: the published API documents, made from the code."""
 
 import json
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from choreo.chassis.registry import examples, room_of
 from choreo.chassis.settings import SERVICES, Settings
 from choreo.cli.programmes.asyncapi import asyncapi_of
 from choreo.message.catalog import FACT_OF_TYPE
 from choreo.message.schema import path_of, store
 
-FOLDER = Path(__file__).parents[3] / "docs" / "api"
+FOLDER = Path("docs", "api")
+"""Of the checkout in which it is run."""
 STALE = 1
 
 
@@ -37,15 +38,17 @@ def docs(
 
 def documents() -> dict[str, str]:
     """By file name. The same code gives the same text."""
-    settings = _nowhere()
+    settings, told = _nowhere(), examples()
     found: dict[str, Any] = {}
     for service in SERVICES:
-        composition = import_module(f"{service}_service.app")
+        composition = room_of(service, "app")
         _, app = composition.build(settings)
         url = f"http://127.0.0.1:{settings.port_of(service)}"
         servers = [{"url": url, "description": "As `choreo up` starts it."}]
         found[f"{service}.openapi.json"] = app.openapi() | {"servers": servers}
-        found[f"{service}.asyncapi.json"] = asyncapi_of(composition.service(settings), settings.partitions)
+        found[f"{service}.asyncapi.json"] = asyncapi_of(
+            composition.service(settings), settings.partitions, told
+        )
     return {name: json.dumps(document, indent=2) + "\n" for name, document in found.items()}
 
 

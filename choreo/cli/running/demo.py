@@ -10,13 +10,13 @@ from uuid import UUID
 import httpx
 import psycopg
 import typer
-from aiokafka.errors import KafkaError
 
+from choreo.chassis.kafka.log_reader import LOG_UNREADABLE
 from choreo.chassis.settings import TOPICS
 from choreo.demo import story
 from choreo.demo.client import Customer
 from choreo.demo.screens import JsonScreen, Screen, TextScreen
-from choreo.demo.story import PATIENCE, Stage, Unexpected
+from choreo.demo.story import TIMEOUT_SECONDS, Stage, Unexpected
 from choreo.demo.timeline import Asked, EventReader, RecordingTransport, Timeline
 from choreo.embedded.mail import read_maildir
 from choreo.errors import Unavailable
@@ -24,7 +24,7 @@ from choreo.operations.acting.throwaway import ThrowawaySystem, asked_to_stop
 from choreo.operations.reading.installation import observer_access, read_settings, running_system
 from choreo.replay.trace.hops import Way, ways
 from choreo.replay.trace.journals import JournalReader
-from choreo.replay.trace.published_events import Seen, in_causal_order
+from choreo.replay.trace.published_events import PublishedEvent, in_causal_order
 
 T = TypeVar("T")
 
@@ -106,7 +106,7 @@ async def perform(
             f"{answer.request.method} {answer.request.url} was answered {answer.status_code}.", held=False
         )
         return False
-    except (httpx.TransportError, KafkaError) as error:
+    except (httpx.TransportError, *LOG_UNREADABLE) as error:
         raise Unavailable(f"The story could not be played to its end: {error or repr(error)}.") from error
 
 
@@ -126,16 +126,16 @@ class Acts:
         try:
             played = await scene(self._stage, *people)
         except Exception:
-            await self._show(patience=0)
+            await self._show(timeout_seconds=0)
             raise
-        await self._show(patience=PATIENCE)
+        await self._show(timeout_seconds=TIMEOUT_SECONDS)
         return played
 
-    async def _show(self, patience: float) -> None:
-        """`patience`: seconds in which every service must have read what is shown."""
+    async def _show(self, timeout_seconds: float) -> None:
+        """`timeout_seconds`: seconds in which every service must have read what is shown."""
         asked = self._timeline.take()
         flows = {request.flow: self._stage.events.of(request.flow) for request in asked if request.flow}
-        told = await self._ways([event for events in flows.values() for event in events], patience)
+        told = await self._ways([event for events in flows.values() for event in events], timeout_seconds)
         for request in asked:
             self._screen.request(request)
             if request.flow:
@@ -145,7 +145,7 @@ class Acts:
         self.held += len(self._said)
         self._said.clear()
 
-    def _show_flow(self, asked: Asked, events: Sequence[Seen], told: Mapping[UUID, Way]) -> None:
+    def _show_flow(self, asked: Asked, events: Sequence[PublishedEvent], told: Mapping[UUID, Way]) -> None:
         types = {event.id: event.type for event in events}
         for depth, event in in_causal_order(events):
             cause = types.get(event.cause) if event.cause else None
@@ -153,11 +153,11 @@ class Acts:
             after_ms = max(0.0, 1000 * (event.at.timestamp() - asked.at))
             self._screen.event(told[event.id], depth, because, after_ms)
 
-    async def _ways(self, events: Sequence[Seen], patience: float) -> dict[UUID, Way]:
+    async def _ways(self, events: Sequence[PublishedEvent], timeout_seconds: float) -> dict[UUID, Way]:
         """Told from Kafka alone where the databases cannot be read from here."""
         if self._journals and events:
             try:
-                return ways(events, await self._journals.read(events, patience))
+                return ways(events, await self._journals.read(events, timeout_seconds))
             except psycopg.Error as error:
                 self._journals = None
                 why = str(error).partition("\n")[0]
@@ -174,7 +174,7 @@ class Acts:
         for mail in mails:
             self._screen.mail(mail)
         self._stage.expect("every notification of Ada's was mailed once", len(mails), 3)
-        await self._show(patience=PATIENCE)
+        await self._show(timeout_seconds=TIMEOUT_SECONDS)
 
 
 @contextmanager

@@ -24,8 +24,9 @@ from choreo.chassis.service import Service
 from choreo.chassis.transaction import parked
 from choreo.chassis.transaction.parked import Parked
 from choreo.chassis.transaction.retry import Retried, drop, retry
+from choreo.chassis.transaction.store import PostgresStore
 from choreo.chassis.transaction.transaction import Transaction
-from choreo.cli.debugging.past import Paper, write_told
+from choreo.cli.debugging.row_formats import Paper, write_as_dict
 from choreo.errors import Unavailable, UsageError
 from choreo.operations.reading.installation import Installation, find_installation
 from choreo.operations.reading.parked_groups import Group, Queue, grouped
@@ -51,7 +52,7 @@ def ls(group: GroupOption = None, as_json: AsJson = False) -> None:
     """List parked events, grouped by error and place, oldest first."""
     groups = _run(lambda desk: desk.groups(group))
     if as_json:
-        print(json.dumps([_told(found) for found in groups], indent=2, default=str))
+        print(json.dumps([_group_as_dict(found) for found in groups], indent=2, default=str))
         return
     if not groups:
         print("Nothing is parked.")
@@ -185,12 +186,11 @@ class Desk:
         partitions = self._installation.settings.partitions
         transaction = Transaction(
             service.decider,
-            service.store,
             partition_of=lambda key: partition_of(key, partitions),
             clock=clock.now,
         )
-        engine = self._engines[queue.service]
-        return Outcome(queue, await retry(transaction, engine, service.hears, queue.key))
+        store = PostgresStore(self._engines[queue.service], service.store)
+        return Outcome(queue, await retry(transaction, store, service.consumes, queue.key))
 
 
 def _run(work: Callable[[Desk], Awaitable[T]]) -> T:
@@ -243,7 +243,7 @@ def _print_outcomes(outcomes: Sequence[Outcome], dry_run: bool) -> None:
     print(f"{done}; {sum(outcome.left for outcome in outcomes)} stay parked")
 
 
-def _told(group: Group) -> dict[str, Any]:
+def _group_as_dict(group: Group) -> dict[str, Any]:
     return {
         "group": group.id,
         "service": group.service,
@@ -293,7 +293,11 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
                 "event": one.parked.type,
                 "outcome": one.outcome,
                 "decided": one.decided,
-                **({"writes": [write_told(write) for write in one.writes]} if isinstance(one, Tried) else {}),
+                **(
+                    {"writes": [write_as_dict(write) for write in one.writes]}
+                    if isinstance(one, Tried)
+                    else {}
+                ),
             }
             for one in outcome.handled
         ],

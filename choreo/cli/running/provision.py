@@ -1,20 +1,13 @@
 """`choreo provision`: topics and ACLs on a cluster that is not ours."""
 
-from collections.abc import Mapping
 from typing import Annotated
 
 import typer
-from confluent_kafka import KafkaException
 
-from choreo.chassis.kafka.access import KafkaAccess
-from choreo.chassis.kafka.acls import declare_grants, missing_grants
-from choreo.chassis.kafka.admin import administering
-from choreo.chassis.kafka.grants import Grant
-from choreo.chassis.kafka.topics import declare_topics
-from choreo.chassis.settings import Settings
+from choreo.chassis.kafka.admin.topics import declare_topics
 from choreo.errors import Unavailable
-from choreo.operations.principals import grants_of_all, topic_names
-from choreo.operations.reading.granted import Unknowable, read_acls
+from choreo.operations.acting.provisioning import grants_by_principal, provide_grants
+from choreo.operations.principals import topic_names
 from choreo.operations.reading.installation import read_settings
 
 
@@ -30,42 +23,18 @@ def provision(
     settings = read_settings()
     if settings.kafka_bootstrap_servers is None:
         raise Unavailable("KAFKA_BOOTSTRAP_SERVERS is not set: name the cluster that is to have the topics.")
-    access = settings.kafka_access()
-    names = topic_names(settings)
-    made = declare_topics(access, names, settings.partitions, replication_factor)
+    access, names, wanted = settings.kafka_access(), topic_names(settings), grants_by_principal(settings)
+    made_topics = declare_topics(access, names, settings.partitions, replication_factor)
     for name in names:
-        print(f"{name}: {'made' if name in made else 'as it must be'}")
-    _provide_grants(access, _by_principal(settings))
-
-
-def _by_principal(settings: Settings) -> Mapping[str, set[Grant]]:
-    """Several services may come by one name."""
-    wanted: dict[str, set[Grant]] = {}
-    for who, grants in grants_of_all(settings).items():
-        wanted.setdefault(settings.kafka_access(who).principal, set()).update(grants)
-    return wanted
-
-
-def _provide_grants(access: KafkaAccess, wanted: Mapping[str, set[Grant]]) -> None:
-    try:
-        with administering(access) as admin:
-            acls = read_acls(admin)
-            if acls is None:
-                print("The cluster has no authorizer: everybody may do everything, and no ACLs are needed.")
-                return
-            missing = missing_grants(acls, wanted)
-            declare_grants(admin, missing)
-    except Unknowable as why:
-        raise Unavailable(f"ACLs cannot be checked: {why}. {_needed(wanted)}") from None
-    except KafkaException as error:
-        raise Unavailable(f"ACLs could not be made: {error.args[0].str()}. {_needed(missing)}") from None
+        print(f"{name}: {_done(name in made_topics)}")
+    made_grants = provide_grants(access, wanted)
+    if made_grants is None:
+        print("The cluster has no authorizer: everybody may do everything, and no ACLs are needed.")
+        return
     for principal, grants in wanted.items():
         for grant in sorted(grants):
-            print(f"{principal} {grant}: {'made' if grant in missing[principal] else 'as it must be'}")
+            print(f"{principal} {grant}: {_done(grant in made_grants[principal])}")
 
 
-def _needed(wanted: Mapping[str, set[Grant]]) -> str:
-    told = "; ".join(
-        f"{principal} {', '.join(map(str, sorted(grants)))}" for principal, grants in wanted.items() if grants
-    )
-    return f"Have these made: {told}."
+def _done(made: bool) -> str:
+    return "made" if made else "as it must be"

@@ -1,21 +1,13 @@
 """`choreo scale`: more or fewer processes of a service, while the system runs."""
 
-import time
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from choreo.chassis.settings import Settings
-from choreo.embedded.home import Home
-from choreo.embedded.part import AnswersHttp
-from choreo.embedded.ports import require_free
-from choreo.errors import Unavailable, UsageError
-from choreo.operations.reading.installation import read_settings, running_system
-from choreo.operations.replicas import read_counts, replicas_of
-
-_WITHIN = 60.0
-_LOOK_AGAIN = 0.1
+from choreo.errors import UsageError
+from choreo.operations.acting.scaling import scale_to
+from choreo.operations.reading.installation import read_settings
+from choreo.operations.replicas import read_counts
 
 
 def scale(
@@ -32,39 +24,3 @@ def scale(
         raise UsageError("Say of which service there shall be how many, as order=3.")
     for service, count in scale_to(read_settings(), wanted).items():
         print(f"{service}: {wanted[service]}, all ready; before {count}")
-
-
-def scale_to(settings: Settings, wanted: Mapping[str, int]) -> dict[str, int]:
-    """How many there were, of the same services. Raises `Unavailable`, also where it takes too long."""
-    home = Home(settings)
-    before = _own_ports(home, running_system(settings))
-    for replica in replicas_of(wanted):
-        if replica.number > len(before[replica.service]):
-            require_free(settings.own_port_of(replica.service, replica.number), replica.name)
-    home.leave_wish(wanted)
-    deadline = time.monotonic() + _WITHIN
-    for service, count in wanted.items():
-        while len(ports := _own_ports(home, running_system(settings))[service]) != count:
-            _pause(deadline, f"There are {len(ports)} processes of {service} and not {count}")
-        for port in ports:
-            ready = AnswersHttp(port, "/health/ready")
-            while not ready():
-                _pause(deadline, f"A process of {service} is not ready on port {port}")
-    return {service: len(before[service]) for service in wanted}
-
-
-def _own_ports(home: Home, facts: dict[str, Any] | None) -> dict[str, list[int]]:
-    """Of each service's processes, in their order."""
-    if facts is None:
-        raise Unavailable(
-            f"No system runs from {home.path}: start it with `choreo up`, or name its home with CHOREO_HOME "
-            "or its CHOREO_PORT_BASE."
-        )
-    own_ports: dict[str, list[int]] = facts["own_ports"]
-    return own_ports
-
-
-def _pause(deadline: float, otherwise: str) -> None:
-    if time.monotonic() > deadline:
-        raise Unavailable(f"{otherwise}, even after {_WITHIN:.0f} s: see what `choreo up` says.")
-    time.sleep(_LOOK_AGAIN)

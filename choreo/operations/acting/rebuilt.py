@@ -24,7 +24,7 @@ from choreo.chassis.transaction import keys, outbox, positions
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.chassis.transaction.state_store import TableMapping
 from choreo.message.codec import Record
-from choreo.replay.rebuild.rebuild import STEP, Copy, Moment, Topics
+from choreo.replay.rebuild.rebuild import STEP, Copy, DatabaseSnapshot, Topics
 from choreo.replay.verify.findings import Finding
 
 SCHEMA = "rebuilt"
@@ -103,20 +103,20 @@ async def open_database(url: str) -> AsyncIterator[Connection]:
         yield conn
 
 
-async def read_moment(
+async def read_snapshot(
     conn: Connection,
     topics: Topics,
     settled: Mapping[TopicPartition, int],
     keys: Collection[str] | None = None,
-) -> Moment:
+) -> DatabaseSnapshot:
     """Of these keys or of all."""
     wanted = {"keys": None if keys is None else list(keys)}
     unpublished: dict[int, list[Record]] = {}
     for row in await (await conn.execute(_UNPUBLISHED, wanted)).fetchall():
-        fact = outbox.Unpublished(*row)
+        fact = outbox.OutboxRow(*row)
         unpublished.setdefault(fact.partition, []).append(fact.record)
     known = await positions.read(conn, topics.heard)
-    return Moment(
+    return DatabaseSnapshot(
         positions={position.place: position for position in known},
         sequences=dict(await (await conn.execute(_SEQUENCES, wanted)).fetchall()),
         unpublished=unpublished,

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from typing import Any
 import typer
 
 from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.settings import SERVICES
 from choreo.embedded.kafka import Kafka
 from choreo.embedded.postgres import Postgres
 from choreo.embedded.process import Child
@@ -31,7 +31,7 @@ _NOT_HANDED_ON = (
     "CHOREO_OWN_HTTP_FD",
     "CHOREO_TOPIC_PREFIX",
     "SMTP_URL",
-    *(f"{service}_DATABASE_URL" for service in ("USER", "ORDER", "BILLING", "NOTIFICATION")),
+    *(f"{service.upper()}_DATABASE_URL" for service in SERVICES),
 )
 
 
@@ -50,7 +50,7 @@ class ThrowawaySystem:
 
     def __enter__(self) -> "ThrowawaySystem":
         self._directory = tempfile.TemporaryDirectory(prefix="choreo-", ignore_cleanup_errors=True)
-        Path(self._directory.name).chmod(0o711)  # where we are root Postgres is somebody else
+        Path(self._directory.name).chmod(0o711)  # where we are root Postgres is somebody else, and may enter
         self.home = Path(self._directory.name) / "home"
         return self
 
@@ -58,8 +58,7 @@ class ThrowawaySystem:
         try:
             self.stop()
         finally:
-            # Where the home's path is too long for a socket, Postgres had its socket elsewhere.
-            shutil.rmtree(self._postgres.socket_directory, ignore_errors=True)
+            self._postgres.clear_away()
             self._directory.cleanup()
 
     def start(self) -> float:

@@ -5,35 +5,33 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 import httpx
 import psycopg
-from aiokafka.errors import KafkaError
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from choreo.chassis.backlog import Depth, read_depths
+from choreo.chassis.backlog import CountSince, read_backlog
 from choreo.chassis.database.connection import Connection, raw_connection
 from choreo.chassis.kafka.access import KafkaAccess
-from choreo.chassis.kafka.admin import administering
+from choreo.chassis.kafka.admin.acls import Acls, Unknowable, read_acls
+from choreo.chassis.kafka.admin.client import RequestFailed, administering
+from choreo.chassis.kafka.admin.topics import FOREVER, forgetting_settings
 from choreo.chassis.kafka.grants import AccessDenied, Grant, asking
-from choreo.chassis.kafka.topic_log import LogMismatch, PartitionLog, compare, describe
-from choreo.chassis.kafka.topics import FOREVER
+from choreo.chassis.kafka.log_reader import LOG_UNREADABLE, retrying
+from choreo.chassis.kafka.topic_log import LogMismatch, PartitionLog, compare, compare_last_read, describe
 from choreo.chassis.service import Check, Service
 from choreo.chassis.settings import SERVICES, TOPICS
 from choreo.chassis.transaction import positions
 from choreo.chassis.transaction.positions import Position, TopicPartition
 from choreo.embedded.ports import LOOPBACK
-from choreo.operations.reading.granted import Unknowable, allowed, read_acls
 from choreo.operations.reading.installation import Installation
 from choreo.operations.replicas import Replica, replicas_of
 
 LONG = 60.0
 """Seconds after which what is still unfinished needs a person."""
-_PATIENCE = 5.0
-_ASK_AGAIN = 0.1
+_REQUEST_TIMEOUT_SECONDS = 5.0
 
 _GRANTS = """/* grants.missing: what the running service may not do and must, and may do and must not */
 SELECT relname, privilege,
@@ -69,29 +67,33 @@ async def examine(installation: Installation) -> list[Finding]:
     log: Mapping[TopicPartition, PartitionLog] = {}
     old: Mapping[TopicPartition, int] = {}
     try:
-        log, since, old = await _ask_kafka(installation.kafka, topics)
-        with administering(installation.kafka) as admin:
-            findings = await asyncio.to_thread(_topics, admin, topics, log, since)
-            findings += await asyncio.to_thread(_kafka_grants, admin, installation)
+        log, since, old = await retrying(partial(_ask_kafka, installation.kafka, topics))
+        forgetting, acls = await asyncio.to_thread(_ask_admin, installation.kafka, topics)
+        findings = [
+            *_topics(forgetting, log, since, installation.settings.partitions),
+            *_kafka_grants(acls, installation),
+        ]
     except AccessDenied as denied:
         findings.append(Finding("Kafka", "answers", str(denied), "correct them"))
     except LogMismatch as missing:
         findings.append(
             Finding("Kafka", "topics", str(missing), "restore it; a new cluster: choreo provision")
         )
-    except (KafkaError, KafkaException) as error:
-        reason = error.args[0].str() if isinstance(error, KafkaException) else str(error)
+    except (*LOG_UNREADABLE, RequestFailed) as error:
         cure = "start it, or correct KAFKA_BOOTSTRAP_SERVERS"
-        findings.append(Finding("Kafka", "answers", f"{installation.kafka.bootstrap}: {reason}", cure))
+        findings.append(Finding("Kafka", "answers", f"{installation.kafka.bootstrap}: {error}", cure))
     async with (
         installation.engines() as engines,
-        httpx.AsyncClient(timeout=_PATIENCE, trust_env=False) as http,
+        httpx.AsyncClient(timeout=_REQUEST_TIMEOUT_SECONDS, trust_env=False) as http,
     ):
         for name, engine in engines.items():
             ports = installation.own_ports.get(name) or [installation.settings.port_of(name)]
             for replica, port in zip(replicas_of({name: len(ports)}), ports, strict=True):
                 findings.append(await _ready(http, replica, port))
-            findings += await _service(installation.service(name), engine, prefix, log, old)
+            service = installation.service(name)
+            findings += await _service(service, engine, prefix, log, old, installation.kafka)
+            if log and service.heard_topics(prefix):
+                findings.append(await _group(installation.kafka, service, prefix))
     return findings
 
 
@@ -99,45 +101,50 @@ async def _ask_kafka(
     access: KafkaAccess, topics: Sequence[str]
 ) -> tuple[Mapping[TopicPartition, PartitionLog], Mapping[TopicPartition, int], Mapping[TopicPartition, int]]:
     """The log as it is, the time of each partition's first record (milliseconds since the epoch; -1 where
-    there is none), and how far it had been written `LONG` ago. Again where the cluster refuses for a moment
-    only, as it does while the leader of a partition is new.
+    there is none), and how far it had been written `LONG` ago.
     """
-    deadline = time.monotonic() + _PATIENCE
-    while True:
+    log = await describe(access, topics)
+    async with asking(access) as cluster:
+        first = await cluster.offsets(log, 0)
+        young = await cluster.offsets(log, int(1000 * (time.time() - LONG)))
+    since = {place: at for place, (_, at) in first.items()}
+    old = {place: log[place].latest if offset < 0 else offset for place, (offset, _) in young.items()}
+    return log, since, old
+
+
+def _ask_admin(
+    access: KafkaAccess, topics: Sequence[str]
+) -> tuple[Mapping[str, Mapping[str, str]], Acls | Unknowable | None]:
+    """The settings with which topics would forget facts, and the ACLs, or why they cannot be told."""
+    with administering(access) as admin:
+        forgetting = forgetting_settings(admin, topics, _REQUEST_TIMEOUT_SECONDS)
         try:
-            log = await describe(access, topics)
-            async with asking(access) as cluster:
-                first = await cluster.offsets(log, 0)
-                young = await cluster.offsets(log, int(1000 * (time.time() - LONG)))
-        except (KafkaError, LogMismatch):
-            if time.monotonic() > deadline:
-                raise
-            await asyncio.sleep(_ASK_AGAIN)
-        else:
-            since = {place: at for place, (_, at) in first.items()}
-            old = {place: log[place].latest if offset < 0 else offset for place, (offset, _) in young.items()}
-            return log, since, old
+            return forgetting, read_acls(admin)
+        except Unknowable as why:
+            return forgetting, why
 
 
 def _topics(
-    admin: AdminClient,
-    topics: Sequence[str],
+    forgetting: Mapping[str, Mapping[str, str]],
     log: Mapping[TopicPartition, PartitionLog],
     first: Mapping[TopicPartition, int],
+    used: int,
 ) -> list[Finding]:
     times: dict[str, list[int]] = {}
     for (topic, _), timestamp in first.items():
         if timestamp >= 0:
             times.setdefault(topic, []).append(timestamp)
-    resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
-    configs = admin.describe_configs(resources, request_timeout=_PATIENCE)
     findings = []
-    for resource, config in configs.items():
-        topic, settings = resource.name, config.result()
+    for topic, wrong in forgetting.items():
         parts = {partition: there for (name, partition), there in log.items() if name == topic}
         count = sum(there.latest - there.earliest for there in parts.values())
         since = f"since {_utc(min(times[topic]))}" if topic in times else "nothing yet"
-        findings.append(Finding(topic, "holds", f"{count} records in {len(parts)} partitions, {since}"))
+        grown = f", of which keys use {used}" if len(parts) > used else ""
+        holds = f"{count} records in {len(parts)} partitions{grown}, {since}"
+        strays = [number for number, there in parts.items() if number >= used and there.latest]
+        moved = len(parts) < used or strays
+        cure = f"set CHOREO_PARTITIONS={len(parts)}: a key stays where it is" if moved else ""
+        findings.append(Finding(topic, "holds", holds, cure))
         lost = {number: there.earliest for number, there in parts.items() if there.earliest}
         if lost:
             where = ", ".join(f"[{number}] before {offset}" for number, offset in sorted(lost.items()))
@@ -146,7 +153,6 @@ def _topics(
             )
         else:
             findings.append(Finding(topic, "replayable", "from its first record"))
-        wrong = {name: settings[name].value for name in FOREVER if settings[name].value != FOREVER[name]}
         if wrong:
             told = ", ".join(f"{name}={value}" for name, value in wrong.items())
             must = ", ".join(f"{name}={FOREVER[name]}" for name in wrong)
@@ -156,12 +162,10 @@ def _topics(
     return findings
 
 
-def _kafka_grants(admin: AdminClient, installation: Installation) -> list[Finding]:
+def _kafka_grants(acls: Acls | Unknowable | None, installation: Installation) -> list[Finding]:
     """For each service whether Kafka lets it do its work, and nothing else with what is this system's."""
-    try:
-        acls = read_acls(admin)
-    except Unknowable as why:
-        return [Finding("Kafka", "grants", str(why), "grant it, or look yourself")]
+    if isinstance(acls, Unknowable):
+        return [Finding("Kafka", "grants", str(acls), "grant it, or look yourself")]
     if acls is None:
         return [Finding("Kafka", "grants", "no authorizer: everybody may do everything")]
     settings = installation.settings
@@ -174,7 +178,7 @@ def _kafka_grants(admin: AdminClient, installation: Installation) -> list[Findin
     findings = []
     for name in SERVICES:
         principal = settings.kafka_access(name).principal
-        may = allowed(acls, principal, resources)
+        may = acls.allowed(principal, resources)
         told = [f"{grant} is missing" for grant in sorted(by_service[name] - may)]
         told += [f"{grant} is too much" for grant in sorted(may - needed[principal])]
         cure = f"choreo provision, or put it right for {principal}" if told else ""
@@ -199,32 +203,46 @@ async def _ready(http: httpx.AsyncClient, replica: Replica, port: int) -> Findin
     return Finding(name, check, said or f"answered {answer.status_code}", "see what it says, and its log")
 
 
+async def _group(access: KafkaAccess, service: Service[object], prefix: str) -> Finding:
+    """Who is in its consumer group."""
+    try:
+        async with asking(access) as cluster:
+            group = await cluster.group(service.group(prefix))
+    except LOG_UNREADABLE as error:
+        return Finding(service.name, "group", str(error), "ask again, and see that Kafka runs")
+    told = group.strangers(service.name)
+    count = len(group.members)
+    says = "; ".join(told) or f"{count} process{'' if count == 1 else 'es'} of its own"
+    return Finding(service.name, "group", says, "stop whoever it is" if told else "")
+
+
 async def _service(
     service: Service[object],
     engine: AsyncEngine,
     prefix: str,
     log: Mapping[TopicPartition, PartitionLog],
     old: Mapping[TopicPartition, int],
+    access: KafkaAccess,
 ) -> list[Finding]:
     name = service.name
     heard = service.heard_topics(prefix)
     try:
         async with raw_connection(engine) as conn:
-            depths = await read_depths(conn, service.waiting)
+            backlog = await read_backlog(conn, service.waiting)
             read = {position.place: position for position in await positions.read(conn, heard)}
             grants = await _grants(conn)
             checks = {check: await _told(conn, check) for check in service.checks}
     except (SQLAlchemyError, psycopg.Error, OSError) as error:
         reason = str(error).splitlines()[0] or repr(error)
         return [Finding(name, "database", reason, "see that it runs and that its URL is right")]
-    findings = [_reads(name, topic, log, read, old) for topic in heard] if log else []
+    findings = [await _reads(name, topic, log, read, old, access) for topic in heard] if log else []
     findings.append(
-        _age(name, "unpublished", depths.unpublished, "see that Kafka runs and what its log says")
+        _age(name, "unpublished", backlog.unpublished, "see that Kafka runs and what its log says")
     )
     if service.waiting:
         what = service.waiting.what
-        findings.append(_age(name, f"waiting: {what}", depths.waiting, "see docs/operations.md, Waiting"))
-    findings.append(_age(name, "parked", depths.parked, "choreo dlq ls", long=0))
+        findings.append(_age(name, f"waiting: {what}", backlog.waiting, "see docs/operations.md, Waiting"))
+    findings.append(_age(name, "parked", backlog.parked, "choreo dlq ls", long=0))
     findings.append(_granted(name, grants))
     for check, told in checks.items():
         findings.append(
@@ -233,20 +251,25 @@ async def _service(
     return findings
 
 
-def _reads(
+async def _reads(
     name: str,
     topic: str,
     log: Mapping[TopicPartition, PartitionLog],
     read: Mapping[TopicPartition, Position],
     old: Mapping[TopicPartition, int],
+    access: KafkaAccess,
 ) -> Finding:
     """Whether it has read this topic, and whether this is the topic it has read."""
     places = [place for place in log if place[0] == topic]
     try:
         for place in places:
             compare(name, log[place], read.get(place))
+        async with asking(access) as cluster:
+            await compare_last_read(name, cluster, log, [read[place] for place in places if place in read])
     except LogMismatch as mismatch:
         return Finding(name, f"reads {topic}", str(mismatch), "see docs/operations.md, Another log")
+    except LOG_UNREADABLE as error:
+        return Finding(name, f"reads {topic}", str(error), "ask again, and see that Kafka runs")
     next_offset = {place: read[place].next_offset if place in read else 0 for place in places}
     lag = sum(log[place].latest - next_offset[place] for place in places)
     late = any(next_offset[place] < old[place] for place in places)
@@ -254,8 +277,8 @@ def _reads(
     return Finding(name, f"reads {topic}", says, f"see whether {name} is ready, and its log" if late else "")
 
 
-def _age(name: str, check: str, depth: Depth, cure: str, long: float = LONG) -> Finding:
-    count, since = depth
+def _age(name: str, check: str, found: CountSince, cure: str, long: float = LONG) -> Finding:
+    count, since = found
     if not count or since is None:
         return Finding(name, check, "none")
     age = (datetime.now(UTC) - since).total_seconds()

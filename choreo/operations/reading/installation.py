@@ -43,7 +43,9 @@ class Installation:
     @asynccontextmanager
     async def engines(self) -> AsyncIterator[dict[str, AsyncEngine]]:
         """One for each service's database; opened when used."""
-        engines = {name: make_engine(url, pool_size=2) for name, url in self.database_urls.items()}
+        engines = {
+            name: make_engine(url, pool_size=2, serving=False) for name, url in self.database_urls.items()
+        }
         try:
             yield engines
         finally:
@@ -103,5 +105,5 @@ def find_installation() -> Installation:
         return Installation(settings, {name: url for name, url in urls.items() if url})
     raise Unavailable(
         f"No system runs from {Home(settings).path}: start it with `choreo up`, name its home with "
-        "CHOREO_HOME or its CHOREO_PORT_BASE, or set KAFKA_BOOTSTRAP_SERVERS and the four ..._DATABASE_URL."
+        "CHOREO_HOME or its CHOREO_PORT_BASE, or set KAFKA_BOOTSTRAP_SERVERS and every ..._DATABASE_URL."
     )

@@ -10,31 +10,31 @@ from typing import Any
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.replay.engine.sandbox import no_side_effects
-from choreo.replay.engine.source_lines import _short
+from choreo.replay.engine.source_lines import file_of_module
 
 Evolve = Callable[[Any, Event[Fact]], Any]
 
 
 def case_taken(evolve: Evolve, state: Any, event: Event[Fact]) -> str:
-    """File and line. Where several cases are for this type, the function runs once more to see which."""
+    """Returns file and line. Where several cases fit, the function runs once more to see which."""
     code = evolve.__code__
     fitting = _cases(code, event.type)
     if len(fitting) > 1:
         tried = [line for line in _lines_of(evolve, state, event) if line in fitting]
-        return _place(code, tried[-1])
+        return _source_line(evolve, tried[-1])
     return case_of(evolve, event.type)
 
 
 def case_of(function: Callable[..., Any], type_: str) -> str:
-    """Where a handler's first case for facts of this type begins: file and line."""
+    """Returns file and line where a handler's first case for facts of this type begins."""
     code = function.__code__
     fitting = _cases(code, type_)
-    return _place(code, fitting[0] if fitting else code.co_firstlineno)
+    return _source_line(function, fitting[0] if fitting else code.co_firstlineno)
 
 
 @cache
 def _cases(code: CodeType, type_: str) -> tuple[int, ...]:
-    """The lines of a function where a case for this type begins."""
+    """Returns the lines of a function where a case for this type begins."""
     try:
         lines = Path(code.co_filename).read_text().splitlines()
     except OSError:
@@ -48,12 +48,12 @@ def _cases(code: CodeType, type_: str) -> tuple[int, ...]:
 
 
 @cache
-def _place(code: CodeType, line: int) -> str:
-    return f"{_short(code.co_filename)}:{line}"
+def _source_line(function: Callable[..., Any], line: int) -> str:
+    return f"{file_of_module(function.__globals__['__name__'], function.__code__.co_filename)}:{line}"
 
 
 def _lines_of(evolve: Evolve, state: Any, event: Event[Fact]) -> list[int]:
-    """Those that run, in order."""
+    """Runs the function; returns its lines that run, in order."""
     seen: list[int] = []
 
     def watch(frame: FrameType, happened: str, _: Any) -> Any:

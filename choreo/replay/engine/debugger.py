@@ -24,7 +24,7 @@ class _Debugger(Pdb):
         super().set_quit()
 
     def user_call(self, frame: FrameType, argument_list: None) -> None:
-        """A function's first line is soon enough."""
+        """Does not stop at the call: the function's first line is soon enough."""
 
 
 def debug(taken: Taken[Any], stdin: IO[str] | None = None, stdout: IO[str] | None = None) -> None:
@@ -48,7 +48,7 @@ def debug(taken: Taken[Any], stdin: IO[str] | None = None, stdout: IO[str] | Non
         decider,
         decide=halted(decider.decide),
         evolve=halted(decider.evolve),
-        react=halted(decider.react),
+        react=decider.react and halted(decider.react),
     )
     try:
         with no_side_effects():

@@ -17,7 +17,7 @@ from choreo.message.codec import Undecodable
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.replay.engine.in_memory_service import Taken
-from choreo.replay.engine.sandbox import SideEffect, no_side_effects
+from choreo.replay.engine.sandbox import run_sandboxed
 from choreo.replay.engine.source_lines import raised_at
 from choreo.replay.engine.walk import Write, writes
 
@@ -39,7 +39,7 @@ class Tried:
 
 
 async def dry_run(conn: Connection, service: Service[Any], key: str, now: datetime) -> list[Tried]:
-    """In their order, up to the first that would fail again. Raises `SideEffect`.
+    """Tries a key's parked events in order, up to the first that would fail again. Raises `SideEffect`.
 
     `conn` is in a transaction that sees one moment.
     """
@@ -59,24 +59,20 @@ async def dry_run(conn: Connection, service: Service[Any], key: str, now: dateti
             found.append(Tried(row, "duplicate"))
         else:
             taken = Taken(service, event, state, now, sequence)
-            try:
-                with no_side_effects():
-                    step = taken.run()
-            except SideEffect:
-                raise
-            except Exception as error:
-                found.append(Tried(_failed(row, error), "parked"))
+            outcome = run_sandboxed(taken)
+            if isinstance(outcome, Exception):
+                found.append(Tried(_failed(row, outcome), "parked"))
                 break
             changed = [write for write in writes(taken) if write.row != write.old]
-            found.append(Tried(row, "applied", step.events, changed))
-            state, sequence = step.state, step.sequence
+            found.append(Tried(row, "applied", outcome.events, changed))
+            state, sequence = outcome.state, outcome.sequence
             seen.add(taken.trail[0][0].id)
     return found
 
 
 def _read(row: Parked, service: Service[Any]) -> Event[Fact] | Undecodable | None:
     try:
-        return row.event(service.hears)
+        return row.event(service.consumes)
     except Undecodable as error:
         return error
 

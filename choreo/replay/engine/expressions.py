@@ -43,12 +43,12 @@ class Expression:
             raise BadExpression(f"{option} is no Python expression: {error or 'it is too deep'}.") from None
 
     def value(self, names: Mapping[str, Any]) -> Any:
-        """Raises whatever it raises."""
+        """Evaluates the expression. Raises whatever it raises."""
         return eval(self._code, {**names, "__builtins__": {}})
 
 
 def names_at(ahead: Ahead) -> dict[str, Any]:
-    """Every field of the event's or command's data, and what surrounds it."""
+    """Returns every field of the event's or command's data, and what surrounds it."""
     entry, input = ahead.entry, ahead.taken.input
     if isinstance(input, Event):
         data = input.data.model_dump(mode="json")
@@ -72,7 +72,7 @@ def names_at(ahead: Ahead) -> dict[str, Any]:
 
 
 def state_of(service: Service[Any], state: Any) -> Plain:
-    """The rows that the handlers are given, by the names of their fields and by primary key as text."""
+    """Returns the rows that the handlers are given, by the state's field and by primary key as text."""
     told = Plain()
     for mapping in service.store.mappings:
         held = getattr(state, mapping.field)
@@ -91,7 +91,7 @@ def row_of(mapping: TableMapping, row: Any) -> Plain:
 
 
 def name_as_text(name: Any) -> str:
-    """A composite primary key is `a,b`."""
+    """Writes a primary key as text; a composite one is `a,b`."""
     return ",".join(str(plain(part)) for part in (name if isinstance(name, tuple) else (name,)))
 
 

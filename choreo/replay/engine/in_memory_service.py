@@ -9,6 +9,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any, Generic, TypeVar
 
+import orjson
 from pydantic import TypeAdapter
 
 from choreo.chassis.service import Service
@@ -30,9 +31,21 @@ this fact met.
 """
 
 
+@dataclass(frozen=True)
+class _Watched(Decider[S]):
+    """Keeps a trail of what it applies."""
+
+    trail: list[tuple[Event[Fact], S]] = field(default_factory=list)
+
+    def applied(self, state: S, event: Event[Fact]) -> S:
+        state = super().applied(state, event)
+        self.trail.append((event, state))
+        return state
+
+
 @dataclass(frozen=True, slots=True)
 class Taken(Generic[S]):
-    """An input that is about to be taken. `run` may be called again and again: nothing is changed by it."""
+    """An input and the state it meets. `run` changes nothing, so it may be called several times."""
 
     service: Service[S]
     input: Event[Fact] | Command | Undecodable
@@ -45,18 +58,18 @@ class Taken(Generic[S]):
     """The facts that were evolved by the last run, each with the state after it."""
 
     def run(self) -> Outcome[S]:
-        """Raises what a handler raises."""
+        """Takes the step. Raises what a handler raises."""
         self.trail.clear()
         if isinstance(self.input, Undecodable):
             raise self.input
         own = self.service.decider
-        decider = Decider(own.service, own.decide, self._evolve, own.react)
+        decider = _Watched(own.service, own.decide, own.evolve, own.react, self.trail)
         if isinstance(self.input, Event):
             return hear(decider, self.state, self.input, self.now, self.sequence)
         return obey(decider, self.state, self.input, self.now, self.sequence)
 
     def puts(self) -> list[Put[S]]:
-        """What its last run writes."""
+        """Returns the rows that its last run writes."""
         puts: list[Put[S]] = []
         before = self.state
         for event, after in self.trail:
@@ -67,31 +80,26 @@ class Taken(Generic[S]):
             before = after
         return puts
 
-    def _evolve(self, state: S, event: Event[Fact]) -> S:
-        state = self.service.decider.evolve(state, event)
-        self.trail.append((event, state))
-        return state
 
-
-class Shadow(Generic[S]):
+class InMemoryService(Generic[S]):
     def __init__(self, service: Service[S]) -> None:
         self.service = service
         self.memory = Memory(service.store.mappings)
         self.sequences: dict[str, int] = {}
         """By key: the number of the last fact applied."""
-        self._commands = {command.__name__: _adapter(command) for command in service.obeys}
+        self._commands = {command.__name__: _adapter(command) for command in service.commands}
 
     def command(self, type_: str, fields: dict[str, Any]) -> Command:
-        """As the journal has it. Raises LookupError for one that today's code does not know, ValueError."""
+        """Reads a command as the journal has it. Raises LookupError where it is unknown, ValueError."""
         command: Command = self._commands[type_].validate_python(fields)
         return command
 
     def skip(self, key: str, step: int) -> None:
-        """On to this step of the key, where the inputs that made those before it were left out."""
+        """Goes on to this step of the key, where the inputs that made those before it were left out."""
         self.sequences[key] = max(self.sequences.get(key, 0), step)
 
     def take(self, key: str, input: Event[Fact] | Command | Undecodable, now: datetime) -> Taken[S]:
-        """The state it meets. Nothing happens yet."""
+        """Loads the state that the input meets. Nothing happens yet."""
         content = input.data if isinstance(input, Event) else input
         state = self.service.store.from_memory(self.memory, key, content)
         return Taken(self.service, input, state, now, self.sequences.get(key, 0))
@@ -100,13 +108,23 @@ class Shadow(Generic[S]):
         """Writes what the kernel would write after its last run."""
         puts = taken.puts()
         for event, _ in taken.trail:
-            self.sequences[key] = event.step
+            self.sequences[key] = event.applied_sequence
         for mapping, _, row, _, _ in puts:
             self.memory.put(mapping, row)
         return puts
 
 
+def refusal_as_dict(outcome: Outcome[Any]) -> dict[str, Any] | None:
+    """Returns the refusal as the journal has it."""
+    if outcome.refusal is None:
+        return None
+    refusal: dict[str, Any] = orjson.loads(
+        orjson.dumps({"type": type(outcome.refusal).__name__, **outcome.refusal.numbers})
+    )
+    return refusal
+
+
 @cache
 def _adapter(command: type[Command]) -> TypeAdapter[Any]:
-    """Made once: that takes longer than many steps."""
+    """Makes it once: that takes longer than many steps."""
     return TypeAdapter(command)

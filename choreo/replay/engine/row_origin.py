@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from choreo.chassis.service import Service
-from choreo.replay.engine.in_memory_service import Put, Row, S, Shadow, Taken
+from choreo.replay.engine.in_memory_service import InMemoryService, Put, Row, S, Taken
 
 
 @dataclass(slots=True)
-class Written:
+class RowOrigin:
     """Who wrote a row: facts by id and type."""
 
     made: tuple[UUID, str]
@@ -19,19 +19,19 @@ class Written:
         return self.changed.get(column, self.made)
 
 
-class Remembering(Shadow[S]):
+class InMemoryServiceWithOrigins(InMemoryService[S]):
     def __init__(self, service: Service[S]) -> None:
         super().__init__(service)
-        self.written: dict[Row, Written] = {}
+        self.row_origins: dict[Row, RowOrigin] = {}
 
     def keep(self, key: str, taken: Taken[S]) -> list[Put[S]]:
         puts = super().keep(key, taken)
         for mapping, old, row, event, _ in puts:
-            place, who = (mapping.field, mapping.name_of(row)), (event.id, event.type)
+            at, who = (mapping.field, mapping.name_of(row)), (event.id, event.type)
             if old is None:
-                self.written[place] = Written(who)
+                self.row_origins[at] = RowOrigin(who)
                 continue
             for column in map(str, mapping.table.columns.keys()):
                 if getattr(row, column) != getattr(old, column):
-                    self.written[place].changed[column] = who
+                    self.row_origins[at].changed[column] = who
         return puts

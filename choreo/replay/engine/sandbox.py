@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from choreo.replay.engine.source_lines import _is_ours, _place
+from choreo.chassis.transaction.step import Outcome
+from choreo.replay.engine.in_memory_service import S, Taken
+from choreo.replay.engine.source_lines import is_own, source_line
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _ATTEMPTS = {
@@ -44,7 +46,7 @@ class SideEffect(Exception):
 
 
 class _Watch:
-    """Python has no way to take a hook back: there is one, which does nothing most of the time."""
+    """The one audit hook. Python cannot take it back, so most of the time it is off."""
 
     def __init__(self) -> None:
         self.on = self._installed = False
@@ -74,7 +76,10 @@ _watch = _Watch()
 
 @contextmanager
 def no_side_effects() -> Iterator[None]:
-    """Raises `SideEffect`, even where the handler has caught it. For plain code: no await within."""
+    """Refuses side effects in the block: raises `SideEffect`, even if the handler catches it.
+
+    For plain code: no await within.
+    """
     _watch.begin()
     try:
         yield
@@ -82,6 +87,17 @@ def no_side_effects() -> Iterator[None]:
         _watch.on = False
         if _watch.refused is not None:
             raise _watch.refused
+
+
+def run_sandboxed(taken: Taken[S]) -> Outcome[S] | Exception:
+    """Takes a step: returns its outcome, or what a handler raises. Raises `SideEffect`."""
+    try:
+        with no_side_effects():
+            return taken.run()
+    except SideEffect:
+        raise
+    except Exception as error:
+        return error
 
 
 def _attempt(name: str, args: tuple[Any, ...]) -> str | None:
@@ -95,12 +111,12 @@ def _attempt(name: str, args: tuple[Any, ...]) -> str | None:
 
 
 def _is_importing() -> bool:
-    """Python keeps what it has compiled."""
+    """Tells whether Python writes what it has compiled."""
     return sys._getframe(3).f_code.co_filename.startswith("<frozen importlib")
 
 
 def _handler() -> str:
     frame = sys._getframe(2)
-    while frame.f_back is not None and not _is_ours(frame.f_code.co_filename):
+    while frame.f_back is not None and not is_own(frame):
         frame = frame.f_back
-    return _place(frame) if _is_ours(frame.f_code.co_filename) else "a handler"
+    return source_line(frame, frame.f_lineno) if is_own(frame) else "a handler"

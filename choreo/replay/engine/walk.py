@@ -12,14 +12,14 @@ from typing import Any, Generic, TypeVar
 from choreo.chassis.service import Service
 from choreo.chassis.transaction.state_store import TableMapping
 from choreo.chassis.transaction.step import Outcome
-from choreo.message.codec import Undecodable, UnknownType, decode, type_in
+from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode, type_in
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.replay.engine.cases import case_taken
-from choreo.replay.engine.in_memory_service import Shadow, Taken
-from choreo.replay.engine.sandbox import SideEffect, no_side_effects
+from choreo.replay.engine.in_memory_service import InMemoryService, Taken
+from choreo.replay.engine.sandbox import run_sandboxed
 from choreo.replay.engine.source_lines import raised_at
-from choreo.replay.sources.records import Broken, JournalEntry, Source, TopicRecord
+from choreo.replay.sources.records import Broken, JournalEntry, Source
 
 S = TypeVar("S")
 
@@ -34,8 +34,7 @@ class Ahead:
     @property
     def at(self) -> str:
         """Where it lies in Kafka; empty for a command."""
-        entry = self.entry
-        return "" if entry.topic is None else f"{entry.topic}[{entry.partition}]@{entry.offset}"
+        return self.entry.at
 
     @property
     def parked(self) -> bool:
@@ -69,8 +68,9 @@ class Done:
 
 
 class Walk(Generic[S]):
-    """`key`: only its inputs. A login's being free depends on other keys: whatever else of the stream is
-    handed over is taken, too, so that it shows.
+    """Takes a service's inputs, or those of one key.
+
+    Whether a login is free depends on other keys: of the user service, all of the stream are taken.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Walk(Generic[S]):
         progress: Callable[[int], None] | None = None,
     ) -> None:
         self.service = service
-        self.shadow = Shadow(service)
+        self.in_memory = InMemoryService(service)
         self.lacks: list[str] = []
         """Why some key is not as it was: sentences."""
         self.met = False
@@ -90,16 +90,16 @@ class Walk(Generic[S]):
         self.key = key
         self._progress = progress
         self._latest: Ahead | None = None
-        self._hears = {fact.__name__.encode() for fact in service.hears}
-        self._aside: set[str] = set()
+        self._consumed_types = {fact.__name__.encode() for fact in service.consumes}
+        self._excluded_keys: set[str] = set()
         """Keys that have come to their end."""
         self._held: dict[tuple[str | None, int | None, int | None], Event[Fact] | Undecodable] = {}
         """What was heard and no entry has asked for yet, by place."""
 
     async def inputs(self, *, parked: bool = False) -> AsyncIterator[Ahead]:
-        """Each is to be given to `take` before the next is asked for. If it is not, its key ends there.
+        """Yields each input, to be given to `take` before the next is asked for; else its key ends there.
 
-        `parked`: with the parked events, where they failed. Those are not to be taken.
+        `parked`: parked events as well, where they failed. Those are not to be taken.
         """
         read = 0
         try:
@@ -115,7 +115,7 @@ class Walk(Generic[S]):
                             elif self.key in (None, item.key):
                                 yield ahead
                                 if self._latest is not ahead:
-                                    self._aside.add(item.key)
+                                    self._excluded_keys.add(item.key)
                             elif item.outcome == "applied":
                                 self.take(ahead)
                     read += len(batch)
@@ -125,29 +125,22 @@ class Walk(Generic[S]):
             self.lacks.append(str(broken))
 
     def take(self, ahead: Ahead) -> Done | None:
-        """None where a handler raises; then its key has come to its end. Raises `SideEffect`."""
+        """Takes the input. Returns None where a handler raises: its key ends there. Raises `SideEffect`."""
         self._latest = ahead
         entry, taken = ahead.entry, ahead.taken
-        try:
-            with no_side_effects():
-                step = taken.run()
-        except SideEffect:
-            raise
-        except Exception as error:
-            at = f" at {where}" if (where := raised_at(error)) else ""
-            self._stop(
-                entry,
-                f"{entry.type} {entry.id} makes today's code raise {error!r}{at}",
-            )
+        outcome = run_sandboxed(taken)
+        if isinstance(outcome, Exception):
+            at = f" at {where}" if (where := raised_at(outcome)) else ""
+            self._stop(entry, f"{entry.type} {entry.id} makes today's code raise {outcome!r}{at}")
             return None
         if entry.outcome == "refused":
-            return Done(step, ())
-        self.shadow.keep(entry.key, taken)
-        return Done(step, tuple(writes(taken)))
+            return Done(outcome, ())
+        self.in_memory.keep(entry.key, taken)
+        return Done(outcome, tuple(writes(taken)))
 
     def _hold(self, record: TopicRecord) -> None:
         type_ = type_in(record.record)
-        if type_ is not None and type_ not in self._hears:
+        if type_ is not None and type_ not in self._consumed_types:
             return
         try:
             event = decode(record.record)
@@ -170,43 +163,42 @@ class Walk(Generic[S]):
             if entry.outcome == "parked":
                 heard = heard or Undecodable(f"{entry.service} hears nothing there today")
             elif not isinstance(heard, Event) or heard.id != entry.id:
-                at = f"{entry.topic}[{entry.partition}]@{entry.offset}"
                 self._stop(
-                    entry, f"{entry.type} {entry.id}, which {entry.service} heard at {at}, is not there"
+                    entry, f"{entry.type} {entry.id}, which {entry.service} heard at {entry.at}, is not there"
                 )
                 return None
             input: Any = heard
         else:
             try:
-                input = self.shadow.command(entry.type, entry.command or {})
+                input = self.in_memory.command(entry.type, entry.command or {})
             except (LookupError, ValueError) as error:
                 self._stop(entry, f"today's code knows no {entry.type} as {entry.id} is: {error}")
                 return None
-        recorded = entry.step - (1 if entry.kind == "fact" and entry.outcome == "applied" else 0)
         if self._source.cut.reduced:
-            self.shadow.skip(entry.key, recorded)
-        taken = self.shadow.take(entry.key, input, entry.now)
-        if taken.sequence != recorded:
+            self.in_memory.skip(entry.key, entry.step_before)
+        taken = self.in_memory.take(entry.key, input, entry.now)
+        if taken.sequence != entry.step_before:
             self._stop(
                 entry,
-                f"{entry.type} {entry.id} met step {recorded} of its key, and today's code comes to step "
-                f"{taken.sequence} there: see `choreo verify --service {entry.service}`",
+                f"{entry.type} {entry.id} met step {entry.step_before} of its key, and today's code comes to "
+                f"step {taken.sequence} there: see `choreo verify --service {entry.service}`",
             )
             return None
         return Ahead(entry, taken)
 
     def _concerns(self, key: str) -> bool:
-        if key in self._aside:
+        if key in self._excluded_keys:
             return False
         return self.key in (None, key) or self.service.name == "user"
 
     def _stop(self, entry: JournalEntry, why: str) -> None:
-        self._aside.add(entry.key)
+        self._excluded_keys.add(entry.key)
         self.lacks.append(f"key {entry.key} stops at {entry.now:%Y-%m-%dT%H:%M:%S.%fZ}: {why}")
 
 
 def writes(taken: Taken[Any]) -> Iterator[Write]:
-    """What its last run writes."""
-    evolve = taken.service.decider.evolve
+    """Yields the rows that its last run writes, with the lines that did."""
+    decider = taken.service.decider
     for mapping, old, row, event, before in taken.puts():
-        yield Write(mapping, old, row, event, case_taken(evolve, before, event))
+        case = case_taken(decider.evolve_of(type(event.data)), before, event)
+        yield Write(mapping, old, row, event, case)

@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from choreo.chassis.transaction.step import Outcome
-from choreo.message.codec import Undecodable, UnknownType, decode
-from choreo.replay.sources.records import JournalEntry, Source, TopicRecord
+from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode
+from choreo.replay.sources.records import JournalEntry, Source
 from choreo.replay.sources.rows import plain
 
 _AGO = re.compile(r"-(\d{1,6})([smhd])")
@@ -26,11 +26,11 @@ class NoMoment(ValueError):
 
 
 class Moment(ABC):
-    """To be asked about every input in the order of the journal, and told of each that was taken."""
+    """Is asked about every input in the order of the journal, and told of each that was taken."""
 
     @property
     def over(self) -> bool:
-        """Nothing that comes is part of it."""
+        """Tells that nothing that comes is part of it."""
         return False
 
     @property
@@ -41,7 +41,7 @@ class Moment(ABC):
     def includes(self, entry: JournalEntry) -> bool: ...
 
     def passed(self, entry: JournalEntry, step: Outcome[object]) -> None:  # noqa: B027 - most do not care
-        """It was taken, with this result."""
+        """Notes that this input was taken, with this result."""
 
 
 @dataclass
@@ -91,7 +91,7 @@ class _Once(Moment):
 
 @dataclass
 class AfterId(_Once):
-    """Of an input, or of an event that was decided in its step: a step is one transaction."""
+    """Right after the step of an input, or of the event that was decided in it."""
 
     id: UUID
 
@@ -118,7 +118,7 @@ class AfterPlace(_Once):
 
 
 def moment_of(text: str, now: datetime, prefix: str = "") -> Moment:
-    """`prefix` is that of the installation's topics, which may be left out. Raises `NoMoment`."""
+    """Reads a moment. `prefix` is that of all topics, and may be left out. Raises `NoMoment`."""
     if found := _AGO.fullmatch(text):
         return AtTime(now - timedelta(seconds=int(found[1]) * _SECONDS[found[2]]))
     if found := _PLACE.fullmatch(text):
@@ -141,7 +141,7 @@ def moment_of(text: str, now: datetime, prefix: str = "") -> Moment:
 
 
 async def settled(moment: Moment, source: Source, service: str) -> Moment:
-    """A place in the service's own topic is the event there: its journal knows it by what decided it.
+    """Turns a place in the service's own topic into the event there: the journal knows that by its id.
 
     Raises `NoMoment` where nothing lies there.
     """

@@ -43,7 +43,7 @@ class Applied:
 def in_steps(
     own: Sequence[Event[Fact]], heard: Mapping[str, Sequence[Event[Fact]]], last: int
 ) -> list[Applied]:
-    """All facts of one key in the order of their steps, from 1 to `last`.
+    """Returns all facts of one key in the order of their steps, from 1 to `last`.
 
     `heard` are by topic, the user service's first, in the order of offsets. Each fact is there once. Raises
     `Unordered`.
@@ -70,13 +70,13 @@ def in_steps(
         for event in events:
             id = event.id
             applied.append(Applied(event.applied_as(steps[id]), earliest[id], latest[id]))
-    return sorted(applied, key=lambda one: one.event.step)
+    return sorted(applied, key=lambda one: one.event.applied_sequence)
 
 
 def _bounds(
     free: Sequence[int], queues: Mapping[str, Sequence[Event[Fact]]], due: Mapping[UUID | None, int]
 ) -> tuple[Steps, Steps]:
-    """The lowest and the highest step of each fact. From the back, whoever is taken first is the latest."""
+    """Returns the lowest and the highest step of each fact. From the back, the first taken is the latest."""
     earliest: Steps = {}
     latest: Steps = {}
     for topic, events in queues.items():

@@ -1,7 +1,7 @@
 """A service's rows, made anew from Kafka alone: what it decided lies in its topic, what it heard in others.
 
 Nothing is decided here, and no journal is followed: only `evolve` runs. A key's facts are put in order by
-`choreo.replay.rebuild.apply_order`. Which facts are to be in the copy, a `Moment` says:
+`choreo.replay.rebuild.apply_order`. Which facts are to be in the copy, a `DatabaseSnapshot` says:
 those that the service's own database has, so that the two can be compared.
 
 A key's facts lie in partitions of the same number, since all topics have as many and the same partitioner.
@@ -19,12 +19,12 @@ from choreo.chassis.service import Service
 from choreo.chassis.settings import TOPICS, Settings
 from choreo.chassis.transaction.positions import Position, TopicPartition
 from choreo.chassis.transaction.state_store import Memory
-from choreo.message.codec import Record, Undecodable, UnknownType, decode, type_in
+from choreo.message.codec import Record, TopicRecord, Undecodable, UnknownType, decode, type_in
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.replay.rebuild.apply_order import Unordered, in_steps
 from choreo.replay.sources.live import read_spans
-from choreo.replay.sources.records import Cut, Span, TopicRecord
+from choreo.replay.sources.records import Cut, Span
 from choreo.replay.sources.rows import values
 
 _ON_NO_TOPIC = -1
@@ -37,7 +37,7 @@ Row = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
-class Moment:
+class DatabaseSnapshot:
     """How far a service had come, as one snapshot of its database has it."""
 
     positions: Mapping[TopicPartition, Position]
@@ -81,16 +81,18 @@ class Topics:
         self._settings = settings
         self._access = access
         self.own = settings.topic_prefix + TOPICS[service.name]
-        sources = {fact.__module__.rpartition(".")[2] for fact in service.hears}
-        # In this order, so that the user service's facts come first where nothing else says what came first.
-        self.heard = [settings.topic_prefix + topic for name, topic in TOPICS.items() if name in sources]
+        heard = service.heard_topics(settings.topic_prefix)
+        # In the topics' order: the user service's facts come first where nothing else says what came first.
+        self.heard = [topic for name in TOPICS.values() if (topic := settings.topic_prefix + name) in heard]
 
     @property
     def names(self) -> list[str]:
         return [self.own, *self.heard]
 
-    def spans(self, moment: Moment, log: Mapping[TopicPartition, PartitionLog]) -> dict[TopicPartition, Span]:
-        """What to read: all that was heard by then, and of its own topic all that is there.
+    def spans(
+        self, snapshot: DatabaseSnapshot, log: Mapping[TopicPartition, PartitionLog]
+    ) -> dict[TopicPartition, Span]:
+        """Returns what to read: all that was heard by then, and of its own topic all that is there.
 
         Raises `Incomplete` where the log begins too late, ends too early, or is another one.
         """
@@ -100,7 +102,7 @@ class Topics:
                 raise Incomplete(
                     f"{place[0]}[{place[1]}] begins at offset {there.earliest}: what lay before is gone."
                 )
-            known = moment.positions.get(place)
+            known = snapshot.positions.get(place)
             try:
                 compare(self.service.name, there, known)
             except LogMismatch as mismatch:
@@ -112,7 +114,7 @@ class Topics:
     async def histories(
         self, spans: Mapping[TopicPartition, Span], keys: Collection[str] | None = None
     ) -> AsyncIterator["History"]:
-        """One partition number after the other, of these keys or of all. Raises `Incomplete`, `Broken`."""
+        """Yields the history of one partition number after the other. Raises `Incomplete`, `Broken`."""
         history: History | None = None
         for number in sorted({number for _, number in spans}):
             mine = {place: span for place, span in spans.items() if place[1] == number}
@@ -120,7 +122,7 @@ class Topics:
             await history.read_on(mine, keys)
             yield history
 
-    def cut(self, spans: Mapping[TopicPartition, Span], keys: Collection[str] | None) -> Cut:
+    def cut(self, spans: dict[TopicPartition, Span], keys: Collection[str] | None) -> Cut:
         settings = self._settings
         return Cut(
             spans,
@@ -137,7 +139,7 @@ class Topics:
 
 @dataclass
 class _OfKey:
-    """Each fact with the offset at which it came first."""
+    """A key's facts, each with the offset at which it came first."""
 
     own: dict[UUID, tuple[int, Event[Fact]]] = field(default_factory=dict)
     heard: dict[str, dict[UUID, tuple[int, Event[Fact]]]] = field(default_factory=dict)
@@ -152,7 +154,7 @@ class History:
         self.next = dict.fromkeys(places, 0)
         """The offset after the last that was read."""
         self.records = 0
-        self._hears = {fact.__name__.encode() for fact in topics.service.hears}
+        self._consumed_types = {fact.__name__.encode() for fact in topics.service.consumes}
         self._keys: dict[str, _OfKey] = {}
 
     @property
@@ -162,7 +164,7 @@ class History:
     async def read_on(
         self, spans: Mapping[TopicPartition, Span], keys: Collection[str] | None = None
     ) -> None:
-        """Up to the ends of these spans, from where it had come to. Raises `Incomplete`, `Broken`."""
+        """Reads up to the ends of these spans, from where it had come to. Raises `Incomplete`, `Broken`."""
         rest = {
             place: Span(self.next[place], span.end, span.end)
             for place, span in spans.items()
@@ -182,14 +184,14 @@ class History:
 
     def _take(self, record: TopicRecord, whole: bool) -> None:
         place = record.topic, record.partition
-        if whole and record.offset != self.next[place]:
+        if whole and record.begin > self.next[place]:
             raise Incomplete(
-                f"{place[0]}[{place[1]}] lacks offsets {self.next[place]} to {record.offset - 1}."
+                f"{place[0]}[{place[1]}] lacks offsets {self.next[place]} to {record.begin - 1}."
             )
         self.next[place] = record.offset + 1
         self.records += 1
         own = record.topic == self.topics.own
-        if not own and type_in(record.record) not in self._hears:
+        if not own and type_in(record.record) not in self._consumed_types:
             return
         try:
             event = decode(record.record)
@@ -211,9 +213,9 @@ class History:
             found = self._keys[key] = _OfKey()
         return found
 
-    def copy(self, moment: Moment, keys: Collection[str] | None = None) -> Copy:
-        """The rows of its keys, or of these of them, at this moment."""
-        for record in moment.unpublished.get(self.number, ()):
+    def copy(self, snapshot: DatabaseSnapshot, keys: Collection[str] | None = None) -> Copy:
+        """Makes the rows of its keys, or of these of them, as of the snapshot."""
+        for record in snapshot.unpublished.get(self.number, ()):
             event = decode(record)
             if keys is None or event.key in keys:
                 self._of(event.key).own.setdefault(event.id, (_ON_NO_TOPIC, event))
@@ -222,24 +224,26 @@ class History:
             if keys is None or key in keys:
                 copy.keys.add(key)
                 try:
-                    self._fold(copy, key, facts, moment)
+                    self._fold(copy, key, facts, snapshot)
                 except Unordered as unordered:
                     copy.incomplete[key] = str(unordered)
                 except Exception as error:
                     copy.incomplete[key] = f"today's code cannot apply its facts: {error!r}"
         return copy
 
-    def _fold(self, copy: Copy, key: str, facts: _OfKey, moment: Moment) -> None:
-        """Raises `Unordered`, and what `evolve` raises; then there are no rows of the key."""
+    def _fold(self, copy: Copy, key: str, facts: _OfKey, snapshot: DatabaseSnapshot) -> None:
+        """Adds the key's rows. Raises `Unordered` and what `evolve` raises; then there are none of it."""
         service, store = self.topics.service, self.topics.service.store
         applied = in_steps(
-            self._own(key, facts, moment), self._heard(copy, key, facts, moment), moment.sequences.get(key, 0)
+            self._own(key, facts, snapshot),
+            self._heard(copy, key, facts, snapshot),
+            snapshot.sequences.get(key, 0),
         )
         memory = Memory(store.mappings)
         guesses: list[tuple[str, tuple[Any, int, int]]] = []
         for one in applied:
             before = store.from_memory(memory, key, one.event.data)
-            after = service.decider.evolve(before, one.event)
+            after = service.decider.applied(before, one.event)
             for mapping in store.mappings:
                 added, changed = mapping.differences(before, after)
                 for row in added:
@@ -256,20 +260,25 @@ class History:
             rows = copy.rows.setdefault(str(mapping.table.name), [])
             rows += [values(mapping.table, row) for row in memory.rows(mapping).values()]
 
-    def _own(self, key: str, facts: _OfKey, moment: Moment) -> list[Event[Fact]]:
-        last, settled = moment.sequences.get(key, 0), moment.settled.get((self.topics.own, self.number), 0)
+    def _own(self, key: str, facts: _OfKey, snapshot: DatabaseSnapshot) -> list[Event[Fact]]:
+        last, settled = (
+            snapshot.sequences.get(key, 0),
+            snapshot.settled.get((self.topics.own, self.number), 0),
+        )
         later = [offset for offset, event in facts.own.values() if event.sequence > last]
         if unknown := sum(_ON_NO_TOPIC < offset < settled for offset in later):
             raise Unordered(f"{unknown} facts on its topic are later than the {last} steps the database has")
         return [event for _, event in facts.own.values() if event.sequence <= last]
 
-    def _heard(self, copy: Copy, key: str, facts: _OfKey, moment: Moment) -> dict[str, list[Event[Fact]]]:
+    def _heard(
+        self, copy: Copy, key: str, facts: _OfKey, snapshot: DatabaseSnapshot
+    ) -> dict[str, list[Event[Fact]]]:
         heard = {}
         for topic in self.topics.heard:
-            position = moment.positions.get((topic, self.number))
+            position = snapshot.positions.get((topic, self.number))
             end = position.next_offset if position else 0
             known = [event for offset, event in facts.heard.get(topic, {}).values() if offset < end]
-            heard[topic] = [event for event in known if event.id not in moment.left_out]
+            heard[topic] = [event for event in known if event.id not in snapshot.left_out]
             if missing := len(known) - len(heard[topic]):
                 copy.left_out[key] = copy.left_out.get(key, 0) + missing
         return heard

@@ -11,19 +11,10 @@ from typing import Any
 from uuid import UUID
 
 from choreo.chassis.transaction.positions import TopicPartition
-from choreo.message.codec import Undecodable, UnknownType, decode
+from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
-from choreo.replay.sources.records import (
-    Broken,
-    Cut,
-    Item,
-    JournalEntry,
-    Source,
-    TopicRecord,
-    Unpublished,
-    lacking,
-)
+from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, OutboxRecord, Source, lacking
 
 
 class Torn(Exception):
@@ -63,12 +54,12 @@ class Key:
     """Those whose decision is in no journal of the stream: they are taken as they were recorded."""
 
     def decided_by(self, service: str) -> list[Event[Fact]]:
-        """Its facts whose decision is in the stream, in order. To be asked after `inputs`."""
+        """Returns its facts whose decision is in the stream, in order. To be asked after `inputs`."""
         own = [fact for fact in self.facts.values() if fact.source == service and fact.id not in self.orphans]
         return sorted(own, key=lambda fact: fact.sequence)
 
     def inputs(self, service: str) -> list[Input]:
-        """Raises `Torn` where a record or an entry is missing, or one is too many."""
+        """Returns the service's inputs. Raises `Torn` where a record or an entry is missing, or too many."""
         entries = self.entries.get(service, [])
         decided: dict[UUID, list[Event[Fact]]] = {entry.id: [] for entry in entries}
         applied = [entry for entry in entries if entry.outcome == "applied"]
@@ -91,13 +82,13 @@ class Key:
             raise Torn(f"what made step {len(steps) + 1} at {service} is missing")
         for entry in entries:
             if entry.kind == "fact" and entry.id not in self.facts:
-                raise Torn(f"{entry.type} {entry.id}, which {service} heard at {_at(entry)}, is not there")
+                raise Torn(f"{entry.type} {entry.id}, which {service} heard at {entry.at}, is not there")
         return [
             Input(
                 entry.id,
                 entry.type,
                 entry.correlation_id,
-                _at(entry),
+                entry.at,
                 entry.now,
                 entry,
                 tuple(decided[entry.id]),
@@ -118,7 +109,7 @@ class ByKey:
 async def read_by_key(
     source: Source, services: Collection[str], progress: Callable[[int], None] | None = None
 ) -> ByKey:
-    """All of it is in memory then. The facts of other services than these are taken as recorded."""
+    """Reads all of a source into memory. The facts of other services than these are taken as recorded."""
     found = ByKey()
     for service in services:
         found.lacks += (await lacking(source, service)).values()
@@ -150,7 +141,7 @@ class _Reader:
                 case JournalEntry() if item.service in self._services:
                     if item.outcome in ("applied", "refused"):
                         self._key(item.key).entries.setdefault(item.service, []).append(item)
-                case Unpublished():
+                case OutboxRecord():
                     event = decode(item.record)
                     self._key(event.key).facts.setdefault(event.id, event)
 
@@ -162,7 +153,7 @@ class _Reader:
         place = record.topic, record.partition
         if place not in self._next:
             return
-        self._check(place, record.offset)
+        self._check(place, record.begin)
         self._next[place] = record.offset + 1
         try:
             event = decode(record.record)
@@ -182,7 +173,3 @@ class _Reader:
 
     def _key(self, name: str) -> Key:
         return self._found.keys.setdefault(name, Key(name))
-
-
-def _at(entry: JournalEntry) -> str:
-    return "" if entry.topic is None else f"{entry.topic}[{entry.partition}]@{entry.offset}"

@@ -5,45 +5,36 @@ then a snapshot of each database is taken, then the ends are noted again: what w
 snapshots has its decision in one of them, and what they hold as published lies before the second ends.
 """
 
-import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 import orjson
 import psycopg
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.consumer import fetcher
-from aiokafka.errors import KafkaError
 from psycopg.types.json import set_json_loads
 from sqlalchemy import Table
 
 from choreo.chassis.database.connection import session
 from choreo.chassis.database.tables import keys
 from choreo.chassis.kafka.access import KafkaAccess
-from choreo.chassis.kafka.lenient_records import AnyRecords
-from choreo.chassis.kafka.topic_log import LogMismatch, PartitionLog, describe
+from choreo.chassis.kafka.log_reader import Fetched, LogReader, NothingCame, describe_retrying
 from choreo.chassis.settings import TOPICS, Settings
 from choreo.chassis.transaction import outbox
-from choreo.chassis.transaction.positions import TopicPartition as Place
-from choreo.message.codec import Record, Undecodable, UnknownType, decode
-from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, Span, TopicRecord, Unpublished
+from choreo.chassis.transaction.positions import TopicPartition
+from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode
+from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, OutboxRecord, Span
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
-_APPENDED = 1
 _CONNECT_WITHIN = 10
 _AT_ONCE = 1000
 _MANY = 5000
 """So many records of a partition wait in memory at most before its reading pauses; and a fetch more."""
-_PATIENCE = 5.0
-_ASK_AGAIN = 0.1
-_SILENCE = 30.0
-"""Seconds without a record that must be there."""
+_SILENCE_TIMEOUT_SECONDS = 30.0
 
 _ENTRIES = """/* journal.entries: in the order of handling */
 SELECT position, id, key, step, kind, type, topic, partition, "offset", correlation_id, outcome, command,
@@ -135,7 +126,7 @@ class Live:
     async def _unpublished(self, service: str) -> list[Item]:
         rows = await (await self._conns[service].execute(_UNPUBLISHED, _wanted(self.cut))).fetchall()
         return [
-            Unpublished(service, outbox.Unpublished(UUID(int=0), key, 0, value, headers, datetime.min).record)
+            OutboxRecord(service, outbox.OutboxRow(UUID(int=0), key, 0, value, headers, datetime.min).record)
             for key, value, headers in rows
         ]
 
@@ -150,13 +141,13 @@ async def open_live(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> AsyncIterator[Live]:
-    """`urls` are those of the databases, by service.
+    """Opens the running system. `urls` are those of the databases, by service.
 
-    With a flow or a time, only the keys it touches, each from its beginning: what is decided about a key
-    follows from all that came before. Raises psycopg.Error, KafkaError and `LogMismatch`.
+    With a flow or a time, it has only the keys that this touches, each from its beginning: what is decided
+    about a key follows from all that came before. Raises psycopg.Error and what is in `LOG_UNREADABLE`.
     """
     topics = [settings.topic_prefix + topic for topic in TOPICS.values()]
-    before = await described(access, topics)
+    before = await describe_retrying(access, topics)
     async with AsyncExitStack() as stack:
         conns, snapshots = {}, {}
         for service, url in urls.items():
@@ -164,7 +155,7 @@ async def open_live(
             row = await (await conns[service].execute("SELECT pg_export_snapshot()")).fetchone()
             snapshots[service] = str(row[0]) if row else ""
         selected = await _keys(conns, flow, since, until) if flow or since or until else None
-        after = await described(access, topics)
+        after = await describe_retrying(access, topics)
         spans = {
             place: Span(log.earliest, log.earliest if until else before[place].latest, log.latest)
             for place, log in after.items()
@@ -186,7 +177,7 @@ async def open_live(
 
 @asynccontextmanager
 async def join_live(ticket: Mapping[str, Any]) -> AsyncIterator[Live]:
-    """The stream of another process, by its ticket, as long as that has it open."""
+    """Opens the stream of another process, by its ticket, as long as that has it open."""
     told = dict(ticket["cut"])
     told["spans"] = {(topic, partition): Span(*span) for topic, partition, *span in told["spans"]}
     told["services"] = tuple(told["services"])
@@ -200,26 +191,14 @@ async def join_live(ticket: Mapping[str, Any]) -> AsyncIterator[Live]:
 
 
 async def read_spans(access: KafkaAccess, cut: Cut) -> AsyncIterator[Sequence[TopicRecord]]:
-    """The cut's spans alone, one after the other, in the order of offsets. Raises `Broken`."""
+    """Reads the cut's spans alone, one after the other, in the order of offsets. Raises `Broken`."""
     async with _Log(access, cut) as log:
         async for records in log.rest():
             yield records
 
 
-async def described(access: KafkaAccess, topics: Sequence[str]) -> Mapping[Place, PartitionLog]:
-    """Again where the cluster refuses for a moment only, as while the leader of a partition is new."""
-    deadline = asyncio.get_running_loop().time() + _PATIENCE
-    while True:
-        try:
-            return await describe(access, topics)
-        except (KafkaError, LogMismatch):
-            if asyncio.get_running_loop().time() > deadline:
-                raise
-            await asyncio.sleep(_ASK_AGAIN)
-
-
 async def _snapshot(stack: AsyncExitStack, url: str, of: str | None = None) -> Connection:
-    """A session that sees one moment of a database until it is closed, and cannot write."""
+    """Opens a session that sees one moment of a database, and cannot write."""
     conn = await psycopg.AsyncConnection.connect(**session(url, connect_timeout=_CONNECT_WITHIN))
     await stack.enter_async_context(conn)
     await conn.set_read_only(True)
@@ -275,6 +254,8 @@ class _Partition:
     span: Span
     next: int = 0
     """The offset after the last that was fetched."""
+    last: int = 0
+    """The offset after the last record."""
     fetched: deque[TopicRecord] = field(default_factory=deque)
     paused: bool = False
 
@@ -287,31 +268,21 @@ class _Log:
     """The topics, read by offsets. Use as a context."""
 
     def __init__(self, access: KafkaAccess, cut: Cut) -> None:
-        fetcher.MemoryRecords = AnyRecords
-        self._consumer: _Consumer = AIOKafkaConsumer(
-            **access.aiokafka(),
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            fetch_max_wait_ms=20,
-        )
+        self._reader = LogReader(access, silence_timeout_seconds=_SILENCE_TIMEOUT_SECONDS)
         self._cut = cut
         self._partitions = {place: _Partition(span, span.first) for place, span in cut.spans.items()}
-        self._needed: set[tuple[str, int, int]] = set()
 
     async def __aenter__(self) -> "_Log":
-        await self._consumer.start()
-        reading = {place: part for place, part in self._partitions.items() if not part.exhausted}
-        self._consumer.assign([TopicPartition(*place) for place in reading])
-        for place, part in reading.items():
-            self._consumer.seek(TopicPartition(*place), part.next)
+        await self._reader.__aenter__()
+        reading = {place: part.next for place, part in self._partitions.items() if not part.exhausted}
+        self._reader.assign(reading)
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self._consumer.stop()
+    async def __aexit__(self, *error: object) -> None:
+        await self._reader.__aexit__(*error)
 
-    async def through(self, place: Place, offset: int) -> list[TopicRecord]:
-        """The records up to this one, as far as they were not given before."""
+    async def through(self, place: TopicPartition, offset: int) -> list[TopicRecord]:
+        """Returns the records up to this one, as far as they were not returned before."""
         part = self._partitions.get(place)
         if part is None:
             return []
@@ -325,7 +296,7 @@ class _Log:
         return found
 
     def until(self, now: datetime) -> list[TopicRecord]:
-        """Those already fetched that are not younger, so that they do not pile up."""
+        """Returns those already fetched that are not younger, so that they do not pile up."""
         milliseconds = now.timestamp() * 1000
         found = []
         for part in self._partitions.values():
@@ -350,56 +321,34 @@ class _Log:
             return False
         return self._cut.until is None or _decided(record, self._cut.until) <= self._cut.until
 
-    async def _fetch(self, wanted: Place) -> None:
-        """Some more, and of this partition at least one record or its end. Raises `Broken`."""
-        before = self._partitions[wanted].next
+    async def _fetch(self, wanted: TopicPartition) -> None:
+        """Fetches some more, and of this partition at least one record or its end. Raises `Broken`."""
         for place, part in self._partitions.items():
             if part.paused and (place == wanted or len(part.fetched) < _MANY // 2):
-                self._consumer.resume(TopicPartition(*place))
+                self._reader.resume(place)
                 part.paused = False
         try:
-            async with asyncio.timeout(_SILENCE):
-                while self._partitions[wanted].next == before:
-                    for tp, records in (await self._consumer.getmany(timeout_ms=200)).items():
-                        await self._take((tp.topic, tp.partition), records)
-        except TimeoutError:
-            raise Broken(f"{wanted[0]}[{wanted[1]}] gives nothing from offset {before} on.") from None
+            async for fetched in self._reader.read_on(wanted):
+                self._take(fetched)
+        except NothingCame as silence:
+            raise Broken(str(silence)) from None
 
-    async def _take(self, place: Place, records: Sequence[Any]) -> None:
-        part = self._partitions[place]
-        part.fetched.extend(
-            TopicRecord(
-                *place,
-                record.offset,
-                record.timestamp,
-                record.timestamp_type == _APPENDED,
-                Record(record.key, record.value, list(record.headers)),
-            )
-            for record in records
-            if record.offset < part.span.end
-        )
-        part.next = await self._consumer.position(TopicPartition(*place))
+    def _take(self, fetched: Fetched) -> None:
+        part = self._partitions[fetched.place]
+        records = [record for record in fetched.records if record.offset < part.span.end]
+        part.fetched.extend(records)
+        part.next = fetched.next_offset
+        part.last = records[-1].offset + 1 if records else part.last
+        if part.exhausted:  # behind the last record there may be marks of transactions
+            self._cut.spans[fetched.place] = replace(part.span, end=max(part.last, part.span.first))
         if part.exhausted or len(part.fetched) > _MANY:
-            self._consumer.pause(TopicPartition(*place))
+            self._reader.pause(fetched.place)
             part.paused = not part.exhausted
 
 
 def _decided(record: TopicRecord, otherwise: datetime) -> datetime:
-    """The time its service told, to the microsecond."""
+    """Returns the time its service gave it, to the microsecond."""
     try:
         return decode(record.record).time
     except (Undecodable, UnknownType):
         return otherwise
-
-
-class _Consumer(Protocol):
-    """What is used of aiokafka's consumer."""
-
-    async def start(self) -> None: ...
-    async def stop(self) -> None: ...
-    def assign(self, partitions: Collection[TopicPartition]) -> None: ...
-    def seek(self, partition: TopicPartition, offset: int) -> None: ...
-    def pause(self, *partitions: TopicPartition) -> None: ...
-    def resume(self, *partitions: TopicPartition) -> None: ...
-    async def position(self, partition: TopicPartition) -> int: ...
-    async def getmany(self, *, timeout_ms: int) -> dict[TopicPartition, list[Any]]: ...

@@ -9,18 +9,17 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from uuid import UUID
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.consumer import fetcher
 from sqlalchemy import Table, Uuid
 
 from choreo.chassis.kafka.access import KafkaAccess
-from choreo.chassis.kafka.lenient_records import AnyRecords
+from choreo.chassis.kafka.log_reader import LogReader, NothingCame
 from choreo.chassis.service import Service
 from choreo.chassis.settings import Settings
+from choreo.chassis.transaction.positions import TopicPartition
 from choreo.chassis.transaction.state_store import TableMapping
-from choreo.message.codec import Record
+from choreo.message.codec import TopicRecord
 from choreo.replay.sources.live import _ENTRIES, Connection, _snapshot, trimmed
-from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, TopicRecord
+from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry
 
 Offset = tuple[str, int, int]
 """Topic, partition, offset."""
@@ -29,8 +28,6 @@ _NEAR = 200
 """So many records are read over rather than sought past."""
 _FETCHED = 64 * 1024
 """Bytes at a time: mostly a single record is wanted."""
-_PATIENCE = 10_000
-"""Milliseconds without an answer."""
 
 
 class NoSuchRow(LookupError):
@@ -95,9 +92,9 @@ async def open_key(
     key: str | None = None,
     row: tuple[TableMapping, Any] | None = None,
 ) -> AsyncIterator[OneKey]:
-    """`url` is that of the service's database. Instead of the key, one of its rows may be named.
+    """Opens one key. `url` is that of the service's database. Instead of the key, a row may be named.
 
-    Raises `NoSuchRow`, psycopg.Error; reading raises KafkaError and `Broken`.
+    Raises `NoSuchRow`, psycopg.Error; reading raises `Broken` and what is in `LOG_UNREADABLE`.
     """
     async with AsyncExitStack() as stack:
         conn = await _snapshot(stack, url)
@@ -120,61 +117,35 @@ async def _key_of(conn: Connection, mapping: TableMapping, name: Any) -> str:
 
 
 async def records_at(access: KafkaAccess, wanted: Iterable[Offset]) -> list[TopicRecord]:
-    """Those that are there. Raises KafkaError, and `Broken` where Kafka says nothing."""
-    places: dict[TopicPartition, list[int]] = {}
+    """Returns those that are there. Raises what is in `LOG_UNREADABLE`, and `Broken` if Kafka is silent."""
+    offsets_of: dict[TopicPartition, list[int]] = {}
     for topic, partition, offset in sorted(set(wanted)):
-        places.setdefault(TopicPartition(topic, partition), []).append(offset)
-    if not places:
-        return []
-    fetcher.MemoryRecords = AnyRecords
-    consumer = AIOKafkaConsumer(
-        **access.aiokafka(),
-        group_id=None,
-        enable_auto_commit=False,
-        auto_offset_reset="none",
-        fetch_max_wait_ms=20,
-        max_partition_fetch_bytes=_FETCHED,
-    )
-    await consumer.start()
-    try:
-        found: list[TopicRecord] = []
-        for place, offsets in places.items():
-            first = (await consumer.beginning_offsets([place]))[place]
-            end = (await consumer.end_offsets([place]))[place]
-            if there := [offset for offset in offsets if first <= offset < end]:
-                found += await _read(consumer, place, there)
+        offsets_of.setdefault((topic, partition), []).append(offset)
+    found: list[TopicRecord] = []
+    if not offsets_of:
         return found
-    finally:
-        await consumer.stop()
-
-
-async def _read(consumer: Any, place: TopicPartition, offsets: list[int]) -> list[TopicRecord]:
-    found, position, missing = [], offsets[0], set(offsets)
-    consumer.assign([place])
-    consumer.seek(place, position)  # at once: nothing else says where to begin
-    for offset in offsets:
-        if offset > position + _NEAR:
-            consumer.seek(place, offset)
-            position = offset
-        while position <= offset:
-            some = await consumer.getmany(place, timeout_ms=_PATIENCE, max_records=_NEAR + 1)
-            records = some.get(place, [])
-            if not records and await consumer.position(place) <= position:
-                raise Broken(f"{place.topic}[{place.partition}] gives nothing from offset {position} on.")
-            found += [_told(record) for record in records if record.offset in missing]
-            position = await consumer.position(place)
+    async with LogReader(access, fetch_bytes=_FETCHED) as reader:
+        for place, offsets in offsets_of.items():
+            earliest, latest = await reader.earliest(place), await reader.latest(place)
+            if there := [offset for offset in offsets if earliest <= offset < latest]:
+                found += await _read(reader, place, there)
     return found
 
 
-def _told(record: Any) -> TopicRecord:
-    return TopicRecord(
-        record.topic,
-        record.partition,
-        record.offset,
-        record.timestamp,
-        record.timestamp_type == 1,
-        Record(record.key, record.value, list(record.headers)),
-    )
+async def _read(reader: LogReader, place: TopicPartition, offsets: list[int]) -> list[TopicRecord]:
+    found, missing, next_offset = [], set(offsets), -_NEAR
+    for offset in offsets:
+        if offset >= next_offset + _NEAR:
+            reader.assign({place: offset})
+            next_offset = offset
+        while next_offset <= offset:
+            try:
+                async for fetched in reader.read_on(place):
+                    found += [record for record in fetched.records if record.offset in missing]
+                    next_offset = fetched.next_offset
+            except NothingCame as silence:
+                raise Broken(str(silence)) from None
+    return found
 
 
 def _uuid(key: str) -> UUID | None:

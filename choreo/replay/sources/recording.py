@@ -22,17 +22,8 @@ from sqlalchemy import Table
 
 from choreo.chassis.transaction.journal import CODE_VERSION
 from choreo.chassis.transaction.positions import TopicPartition
-from choreo.message.codec import Headers, Record, uuid_of
-from choreo.replay.sources.records import (
-    Broken,
-    Cut,
-    Item,
-    JournalEntry,
-    Source,
-    Span,
-    TopicRecord,
-    Unpublished,
-)
+from choreo.message.codec import Headers, Record, TopicRecord, uuid_of
+from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, OutboxRecord, Source, Span
 from choreo.replay.sources.redaction import Redaction
 from choreo.replay.sources.rows import Digest, canonical, plain
 
@@ -50,7 +41,7 @@ class NotARecording(Exception):
 
 
 @dataclass
-class Written:
+class Contents:
     """What a recording holds, as its manifest says it."""
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -71,7 +62,7 @@ class Writer:
         self._redaction = redaction
         self._sha = hashlib.sha256()
         self._next: dict[TopicPartition, int] = {place: span.first for place, span in cut.spans.items()}
-        self.written = Written()
+        self.contents = Contents()
 
     def __enter__(self) -> "Writer":
         self._body = _create(self._body_path, self._path)
@@ -83,7 +74,7 @@ class Writer:
 
     def write(self, items: Sequence[Item]) -> None:
         for item in items:
-            line = orjson.dumps(self._told(item), option=orjson.OPT_APPEND_NEWLINE)
+            line = orjson.dumps(self._as_dict(item), option=orjson.OPT_APPEND_NEWLINE)
             self._sha.update(line)
             self._body.write(line)
 
@@ -92,7 +83,7 @@ class Writer:
             self._gap(place, span.end)
         self._body.close()
         manifest = orjson.dumps(self._manifest(), option=orjson.OPT_APPEND_NEWLINE)
-        end = _end(self.written.counts.total(), manifest, self._sha)
+        end = _end(self.contents.counts.total(), manifest, self._sha)
         unfinished = self._path.with_name(f".{self._path.name}.new")
         with unfinished.open("wb") as out, self._body_path.open("rb") as body:
             out.write(self._packed(manifest))
@@ -104,12 +95,12 @@ class Writer:
         """gzip allows several files in a row: the manifest comes first although it is written last."""
         return gzip.compress(line, mtime=0) if _is_gzip(self._path) else line
 
-    def _told(self, item: Item) -> dict[str, Any]:
+    def _as_dict(self, item: Item) -> dict[str, Any]:
         match item:
             case TopicRecord():
-                self._gap((item.topic, item.partition), item.offset)
+                self._gap((item.topic, item.partition), item.begin)
                 self._next[item.topic, item.partition] = item.offset + 1
-                self.written.counts[item.topic] += 1
+                self.contents.counts[item.topic] += 1
                 return {
                     "topic": item.topic,
                     "partition": item.partition,
@@ -117,13 +108,14 @@ class Writer:
                     "tstype": "logappend" if item.appended else "create",
                     "ts": item.timestamp,
                     "broker": -1,
+                    **({"from": item.begin} if item.begin < item.offset else {}),
                     **_of_record(self._hidden(item.record)),
                 }
             case JournalEntry():
-                self.written.counts[f"journal of {item.service}"] += 1
+                self.contents.counts[f"journal of {item.service}"] += 1
                 return self._entry(item)
-            case Unpublished():
-                self.written.counts[f"outbox of {item.service}"] += 1
+            case OutboxRecord():
+                self.contents.counts[f"outbox of {item.service}"] += 1
                 return {"outbox": item.service, **_of_record(self._hidden(item.record))}
 
     def _entry(self, entry: JournalEntry) -> dict[str, Any]:
@@ -157,7 +149,7 @@ class Writer:
 
     def _gap(self, place: TopicPartition, offset: int) -> None:
         if self._cut.is_whole and offset > self._next[place]:
-            self.written.gaps.append(
+            self.contents.gaps.append(
                 {"topic": place[0], "partition": place[1], "from": self._next[place], "to": offset}
             )
 
@@ -171,7 +163,7 @@ class Writer:
             for row in page:
                 told = canonical(row)
                 digest.add(self._redaction.data(told) if self._redaction else told)
-        self.written.rows.setdefault(service, {})[str(table.name)] = str(digest)
+        self.contents.rows.setdefault(service, {})[str(table.name)] = str(digest)
 
     def _manifest(self) -> dict[str, Any]:
         cut = self._cut
@@ -197,23 +189,23 @@ class Writer:
                 }
                 for (topic, partition), span in cut.spans.items()
             ],
-            "counts": self.written.counts,
-            "gaps": self.written.gaps,
-            "rows": self.written.rows,
+            "counts": self.contents.counts,
+            "gaps": self.contents.gaps,
+            "rows": self.contents.rows,
         }
 
 
 def _end(lines: int, manifest: bytes, body: "hashlib._Hash") -> bytes:
-    """The last line."""
+    """Writes the last line."""
     seal = hashlib.sha256(manifest + body.hexdigest().encode()).hexdigest()
     return orjson.dumps({"end": {"lines": lines, "sha256": seal}}, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def _of_record(record: Record) -> dict[str, Any]:
-    """Whatever is not UTF-8 is in base64, and named as such."""
+    """Writes whatever is not UTF-8 in base64, and names it as such."""
     encoded: list[str] = []
 
-    def told(name: str, value: bytes | None) -> str | None:
+    def text_of(name: str, value: bytes | None) -> str | None:
         if value is None:
             return None
         try:
@@ -224,8 +216,9 @@ def _of_record(record: Record) -> dict[str, Any]:
 
     headers: list[str | None] = []
     for name, value in record.headers:
-        headers += [name, told(f"headers/{len(headers) + 1}", value)]
-    line = {"headers": headers, "key": told("key", record.key), "payload": told("payload", record.value)}
+        headers += [name, text_of(f"headers/{len(headers) + 1}", value)]
+    key, payload = text_of("key", record.key), text_of("payload", record.value)
+    line = {"headers": headers, "key": key, "payload": payload}
     return line | {"base64": encoded} if encoded else line
 
 
@@ -241,9 +234,9 @@ def _is_gzip(path: Path) -> bool:
 
 
 class Recording:
-    """A source that is a file. May be read again and again.
+    """A source that is a file. May be read several times.
 
-    It is checked on opening: of what was cut off or edited nothing is told, for anything in it may be wrong.
+    It is checked on opening: nothing is read of what was cut off or edited, for anything may be wrong.
     """
 
     def __init__(self, path: Path) -> None:
@@ -324,7 +317,7 @@ class Recording:
 
 
 def _cut_off(line: bytes) -> bool:
-    """What there is of a first line could be the beginning of a manifest."""
+    """Tells whether what there is of a first line could be the beginning of a manifest."""
     return not line.endswith(b"\n") and (line.startswith(_BEGINNING) or _BEGINNING.startswith(line))
 
 
@@ -333,7 +326,7 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def size_of(source: Source) -> int:
-    """How many items it has; of a running system about, since nobody counts its journals."""
+    """Returns how many items it has; of a running system roughly, since nobody counts its journals."""
     if isinstance(source, Recording):
         return sum(source.manifest["counts"].values())
     return 2 * sum(span.end - span.first for span in source.cut.spans.values())
@@ -378,7 +371,7 @@ def _item(told: Mapping[str, Any]) -> Item:
             told["code"],
         )
     if "outbox" in told:
-        return Unpublished(told["outbox"], _record(told))
+        return OutboxRecord(told["outbox"], _record(told))
     return TopicRecord(
         told["topic"],
         told["partition"],
@@ -386,6 +379,7 @@ def _item(told: Mapping[str, Any]) -> Item:
         told["ts"],
         told["tstype"] == "logappend",
         _record(told),
+        told.get("from", -1),
     )
 
 

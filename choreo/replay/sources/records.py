@@ -15,24 +15,7 @@ from sqlalchemy import Table
 
 from choreo.chassis.settings import TOPICS, Settings
 from choreo.chassis.transaction.positions import TopicPartition
-from choreo.message.codec import Record
-
-
-@dataclass(frozen=True, slots=True)
-class TopicRecord:
-    topic: str
-    """Its whole name, prefix and all."""
-    partition: int
-    offset: int
-    timestamp: int
-    """Milliseconds since 1970."""
-    appended: bool
-    """Whether that is the broker's time of appending, or else the producer's."""
-    record: Record
-
-    @property
-    def at(self) -> str:
-        return f"{self.topic}[{self.partition}]@{self.offset}"
+from choreo.message.codec import Record, TopicRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +41,26 @@ class JournalEntry:
     received_at: datetime | None
     code_version: str
 
+    @property
+    def at(self) -> str:
+        """Where a heard record lies in Kafka; empty for a command."""
+        return "" if self.topic is None else f"{self.topic}[{self.partition}]@{self.offset}"
+
+    @property
+    def step_before(self) -> int:
+        """The key's step when the input came: a fact that is applied takes a step itself."""
+        return self.step - (1 if self.kind == "fact" and self.outcome == "applied" else 0)
+
 
 @dataclass(frozen=True, slots=True)
-class Unpublished:
+class OutboxRecord:
     """A fact in a service's outbox: decided, and perhaps not on its topic yet."""
 
     service: str
     record: Record
 
 
-Item = TopicRecord | JournalEntry | Unpublished
+Item = TopicRecord | JournalEntry | OutboxRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +78,7 @@ class Span:
 class Cut:
     """What a stream holds. Its journals are each of one moment, its topics of a later one (rule 15)."""
 
-    spans: Mapping[TopicPartition, Span]
+    spans: dict[TopicPartition, Span]
     services: tuple[str, ...]
     """Whose journals are in it."""
     topic_prefix: str
@@ -121,7 +114,7 @@ class Broken(Exception):
 
 
 async def lacking(source: "Source", service: str) -> dict[str, str]:
-    """By key of which a journal has nothing left, the sentence that says so."""
+    """Returns, by key of which a journal has nothing left, the sentence that says so."""
     return {
         key: f"the journal of {service} has nothing of key {key}, which has made steps: it was trimmed"
         for key in sorted(await source.trimmed(service))
@@ -135,19 +128,19 @@ class Source(Protocol):
     def cut(self) -> Cut: ...
 
     def batches(self) -> AsyncIterator[Sequence[Item]]:
-        """All items, once, a few thousand at most at a time. Raises `Broken`."""
+        """Yields all items, once, a few thousand at most at a time. Raises `Broken`."""
         ...
 
     def rows(self, service: str, table: Table) -> AsyncIterator[Sequence[tuple[Any, ...]]] | None:
-        """The rows of a table as they were at the cut, in the order of its columns; None where not kept."""
+        """Yields a table's rows as they were at the cut, in the order of its columns; None where not kept."""
         ...
 
     async def trimmed(self, service: str) -> Collection[str]:
-        """Keys that have made steps, and of which the service's journal has nothing; as far as one knows."""
+        """Returns keys that have made steps and of which the journal has nothing, as far as is known."""
         ...
 
     def digest(self, service: str, table: Table) -> str | None:
-        """Of those rows: see `choreo.replay.sources.rows.Digest`. None where it is not kept."""
+        """Returns the `choreo.replay.sources.rows.Digest` of those rows; None where it is not kept."""
         ...
 
     def ticket(self) -> dict[str, Any]:

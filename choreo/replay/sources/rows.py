@@ -15,7 +15,7 @@ _MODULUS = 2**128
 
 
 def values(table: Table, row: Any) -> tuple[Any, ...]:
-    """A row of a state, in the order of its table's columns."""
+    """Returns the values of a state's row, in the order of its table's columns."""
     told: tuple[Any, ...] = _getter(table)(row)
     return told
 
@@ -27,7 +27,7 @@ def _getter(table: Table) -> Callable[[Any], Any]:
 
 
 def name_in(table: Table, row: Sequence[Any]) -> Any:
-    """As `TableMapping.name_of` has it, of a row in the order of the table's columns."""
+    """Returns the primary key, as `TableMapping.name_of` does, of a row in the order of the columns."""
     return _name_getter(table)(row)
 
 
@@ -37,7 +37,7 @@ def _name_getter(table: Table) -> Callable[[Sequence[Any]], Any]:
 
 
 def plain(value: Any) -> Any:
-    """As JSON has it."""
+    """Returns a value as JSON has it."""
     match value:
         case UUID():
             return str(value)

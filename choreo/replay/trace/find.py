@@ -5,30 +5,26 @@ The others are looked for near the time they were decided, in the one partition 
 with which steps there must be any. Nothing is written, no group joined, nothing committed.
 """
 
-import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.consumer import fetcher
-from aiokafka.errors import KafkaError
 from psycopg.rows import class_row
 
 from choreo.chassis import clock
 from choreo.chassis.database.connection import Connection
 from choreo.chassis.kafka.access import KafkaAccess
-from choreo.chassis.kafka.lenient_records import AnyRecords
+from choreo.chassis.kafka.log_reader import LogReader, NothingCame
 from choreo.chassis.settings import TOPICS
 from choreo.chassis.transaction import outbox
-from choreo.chassis.transaction.positions import TopicPartition as Place
-from choreo.message.codec import decode
+from choreo.chassis.transaction.positions import TopicPartition
+from choreo.message.codec import TopicRecord, decode
 from choreo.replay.sources.records import Broken
-from choreo.replay.trace.journals import Entry, journal_of, open_session
-from choreo.replay.trace.published_events import Seen, event_in
-from choreo.replay.trace.trace import Material, Unpublished, undecided, without_published
+from choreo.replay.trace.journals import JournalRow, journal_of, open_session
+from choreo.replay.trace.published_events import PublishedEvent, event_in
+from choreo.replay.trace.trace import Material, UnpublishedEvent, undecided, without_published
 
 _FAR = 20_000
 """So many records are looked through at most for one that nobody hears."""
@@ -36,8 +32,8 @@ _NEAR = 500
 """So many records on, reading on is quicker than seeking."""
 _CLOCKS = timedelta(seconds=1)
 """Kafka's clock and the services' may differ by so much."""
-_SILENCE = 10.0
-"""Seconds without a record that must be there."""
+_FETCHED = 1 << 18
+"""Bytes at a time."""
 
 _FLOWS_OF_ID = """/* trace.flows_of_id: of an input, or the flow itself */
 SELECT DISTINCT correlation_id FROM journal
@@ -83,10 +79,10 @@ async def find(
     limit: int,
     progress: Callable[[int, int], None],
 ) -> Material | None:
-    """In the running system; None where nobody knows this id. Of a user the `limit` newest flows.
+    """Looks in the running system: of a user, for the `limit` newest flows. Returns None for an unknown id.
 
     `progress` hears how much is looked up, and of how much: what each input heard, and what it decided.
-    Raises psycopg.Error, KafkaError and `Broken`.
+    Raises psycopg.Error, `Broken` and what is in `LOG_UNREADABLE`.
     """
     async with AsyncExitStack() as stack:
         # Each of these sees one moment. What was decided by then is in its outbox, or lies in Kafka already.
@@ -101,7 +97,8 @@ async def find(
         entries = [(name, entry) for name, journal in journals.items() for entry in journal.entries]
         keys = sorted({entry.key for _, entry in entries})
         unpublished = [fact for conn in conns.values() for fact in await _outbox(conn, keys)]
-        async with _Log(access, topic_prefix, keys, partition_of) as log:
+        async with LogReader(access, fetch_bytes=_FETCHED) as reader:
+            log = _Log(reader, topic_prefix, keys, partition_of)
             await log.fetch([entry for _, entry in entries], lambda done: progress(done, 2 * len(entries)))
             lost = set()
             for done, (service, entry) in enumerate(entries, len(entries)):
@@ -126,7 +123,7 @@ async def find(
 
 
 async def _flows(conns: Mapping[str, Connection], text: str, limit: int) -> tuple[set[UUID], int]:
-    """Of a key the newest, and how many were left out; or of whatever else has this id."""
+    """Returns a key's newest flows and how many were left out; or those of whatever else has this id."""
     flows, left_out = await _newest(conns, text, limit)
     if flows:
         return flows, left_out
@@ -153,7 +150,7 @@ async def _newest(conns: Mapping[str, Connection], key: str, limit: int) -> tupl
 
 
 async def _of_the_same_orders(conn: Connection, flows: Collection[UUID]) -> set[UUID]:
-    """An order is cancelled in another flow than it was placed in."""
+    """Returns the flows that cancelled what these placed, or placed what these cancelled."""
     asked = [entry for entry in (await journal_of(conn, "order", [], flows)).entries if entry.order_id]
     keys, orders = {entry.key for entry in asked}, {entry.order_id for entry in asked}
     return set(await _column(conn, _FLOWS_OF_ORDERS, keys=list(keys), orders=list(orders)))
@@ -163,50 +160,31 @@ async def _column(conn: Connection, query: str, **values: Any) -> list[Any]:
     return [value for (value,) in await (await conn.execute(query.encode(), values)).fetchall()]
 
 
-async def _outbox(conn: Connection, keys: Sequence[str]) -> list[Unpublished]:
-    async with conn.cursor(row_factory=class_row(outbox.Unpublished)) as cursor:
+async def _outbox(conn: Connection, keys: Sequence[str]) -> list[UnpublishedEvent]:
+    async with conn.cursor(row_factory=class_row(outbox.OutboxRow)) as cursor:
         await cursor.execute(_UNPUBLISHED, {"keys": keys})
-        return [Unpublished.of(decode(row.record)) for row in await cursor.fetchall()]
+        return [UnpublishedEvent.of(decode(row.record)) for row in await cursor.fetchall()]
 
 
 class _Log:
-    """Single events out of the topics. Use as a context."""
+    """Finds single events in the topics."""
 
     def __init__(
-        self, access: KafkaAccess, prefix: str, keys: Collection[str], partition_of: Callable[[str], int]
+        self, reader: LogReader, prefix: str, keys: Collection[str], partition_of: Callable[[str], int]
     ) -> None:
-        fetcher.MemoryRecords = AnyRecords
-        self._consumer: _Consumer = AIOKafkaConsumer(
-            **access.aiokafka(),
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            fetch_max_wait_ms=20,
-            max_partition_fetch_bytes=1 << 18,
-        )
+        self._reader = reader
         self._prefix, self._partition_of = prefix, partition_of
         self._keys = {key.encode() for key in keys}
-        self._found: dict[tuple[str, int, int], Seen] = {}
+        self._found: dict[tuple[str, int, int], PublishedEvent] = {}
         self._steps: set[tuple[str, str, int]] = set()
         """Source, key and sequence of what was found."""
 
-    async def __aenter__(self) -> "_Log":
-        try:
-            await self._consumer.start()
-        except KafkaError:
-            await self._consumer.stop()
-            raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._consumer.stop()
-
-    def of(self, flows: Collection[UUID]) -> list[Seen]:
+    def of(self, flows: Collection[UUID]) -> list[PublishedEvent]:
         return [event for event in self._found.values() if event.flow in flows]
 
-    async def fetch(self, entries: Iterable[Entry], progress: Callable[[int], None]) -> None:
-        """Whatever somebody heard. What lies near it, such as its repetition, is found by the way."""
-        wanted: dict[Place, set[int]] = {}
+    async def fetch(self, entries: Iterable[JournalRow], progress: Callable[[int], None]) -> None:
+        """Finds whatever somebody heard, and on the way what lies near it, such as its repetition."""
+        wanted: dict[TopicPartition, set[int]] = {}
         for entry in entries:
             if entry.topic is not None and entry.partition is not None and entry.offset is not None:
                 wanted.setdefault((entry.topic, entry.partition), set()).add(entry.offset)
@@ -215,62 +193,44 @@ class _Log:
             next_offset = -_NEAR
             for offset in sorted(offsets):
                 if offset >= next_offset + _NEAR:
-                    self._seek(place, next_offset := offset)
+                    self._reader.assign({place: offset})
+                    next_offset = offset
                 while next_offset <= offset:
-                    next_offset = await self._read(place)
+                    next_offset = await self._read(place, next_offset)
                 progress(done := done + 1)
 
-    async def has_all_of(self, service: str, entry: Entry, unpublished: Iterable[Unpublished]) -> bool:
-        """Whether all that this input decided is found; looks for it from the time of its decision on."""
+    async def has_all_of(
+        self, service: str, entry: JournalRow, unpublished: Iterable[UnpublishedEvent]
+    ) -> bool:
+        """Looks for all that this input decided, from that time on; tells whether it is there."""
         known = self._steps | {(fact.source, fact.key, fact.sequence) for fact in unpublished}
         steps = range(entry.step + 1, entry.step + entry.facts + 1)
         missing = {(service, entry.key, step) for step in steps} - known
         if not missing:
             return True
         place = self._prefix + TOPICS[service], self._partition_of(entry.key)
-        partition = TopicPartition(*place)
-        since = int((entry.decided_at - _CLOCKS).timestamp() * 1000)
-        begin = (await self._consumer.offsets_for_times({partition: since}))[partition]
-        end = (await self._consumer.end_offsets([partition]))[partition]
+        begin = await self._reader.first_since(place, entry.decided_at - _CLOCKS)
+        end = await self._reader.latest(place)
         if begin is None:
             return False
-        self._seek(place, next_offset := begin.offset)
-        while missing - self._steps and next_offset < min(end, begin.offset + _FAR):
-            next_offset = await self._read(place)
+        self._reader.assign({place: begin})
+        next_offset = begin
+        while missing - self._steps and next_offset < min(end, begin + _FAR):
+            next_offset = await self._read(place, next_offset)
         return not missing - self._steps
 
-    def _seek(self, place: Place, offset: int) -> None:
-        self._consumer.assign([TopicPartition(*place)])
-        self._consumer.seek(TopicPartition(*place), offset)
-
-    async def _read(self, place: Place) -> int:
-        """Some more. The offset after it."""
-        partition = TopicPartition(*place)
-        before = await self._consumer.position(partition)
+    async def _read(self, place: TopicPartition, next_offset: int) -> int:
+        """Keeps some more. Returns the offset after it. Raises `Broken`."""
         try:
-            async with asyncio.timeout(_SILENCE):
-                while (after := await self._consumer.position(partition)) == before:
-                    for records in (await self._consumer.getmany(timeout_ms=200)).values():
-                        self._keep(records)
-        except TimeoutError:
-            raise Broken(f"{place[0]}[{place[1]}] gives nothing from offset {before} on.") from None
-        return after
+            async for fetched in self._reader.read_on(place):
+                self._keep(fetched.records)
+                next_offset = fetched.next_offset
+        except NothingCame as silence:
+            raise Broken(str(silence)) from None
+        return next_offset
 
-    def _keep(self, records: Iterable[Any]) -> None:
+    def _keep(self, records: Iterable[TopicRecord]) -> None:
         for record in records:
-            if record.key in self._keys and (event := event_in(record)):
+            if record.record.key in self._keys and (event := event_in(record)):
                 self._found[event.topic, event.partition, event.offset] = event
                 self._steps.add((event.source, event.key, event.sequence))
-
-
-class _Consumer(Protocol):
-    """What is used of aiokafka's consumer."""
-
-    async def start(self) -> None: ...
-    async def stop(self) -> None: ...
-    def assign(self, partitions: Collection[TopicPartition]) -> None: ...
-    def seek(self, partition: TopicPartition, offset: int) -> None: ...
-    async def position(self, partition: TopicPartition) -> int: ...
-    async def getmany(self, *, timeout_ms: int) -> dict[TopicPartition, list[Any]]: ...
-    async def end_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]: ...
-    async def offsets_for_times(self, times: dict[TopicPartition, int]) -> dict[TopicPartition, Any]: ...

@@ -5,23 +5,22 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from choreo.message.catalog import SOURCE_OF_TYPE
-from choreo.message.codec import Record, decode
+from choreo.message.codec import Record, TopicRecord, decode
 from choreo.replay.sources.recording import Recording, size_of
-from choreo.replay.sources.records import Item, JournalEntry, TopicRecord
-from choreo.replay.sources.records import Unpublished as InOutbox
-from choreo.replay.trace.journals import Entry, Journal
-from choreo.replay.trace.published_events import Seen, seen
-from choreo.replay.trace.trace import Material, Unpublished, undecided, without_published
+from choreo.replay.sources.records import Item, JournalEntry, OutboxRecord
+from choreo.replay.trace.journals import Journal, JournalRow
+from choreo.replay.trace.published_events import PublishedEvent, event_in
+from choreo.replay.trace.trace import Material, UnpublishedEvent, undecided, without_published
 
 
 def find_recorded(
     recording: Recording,
     id: str,
     limit: int,
-    hears: Mapping[str, Collection[str]],
+    consumed_types: Mapping[str, Collection[str]],
     progress: Callable[[int, int], None],
 ) -> Material | None:
-    """None where nothing in it has this id. Of a user the `limit` newest flows. Raises `Broken`.
+    """Returns None where nothing in it has this id. Of a user, the `limit` newest flows. Raises `Broken`.
 
     `progress` hears how many items are read, and of how many.
 
@@ -31,9 +30,9 @@ def find_recorded(
     flows, keys, left_out = _flows(_items(recording, lambda done: progress(done, 2 * size)), id, limit)
     if not flows:
         return None
-    events: list[Seen] = []
-    unpublished: list[Unpublished] = []
-    entries: dict[str, list[Entry]] = {service: [] for service in recording.cut.services}
+    events: list[PublishedEvent] = []
+    unpublished: list[UnpublishedEvent] = []
+    entries: dict[str, list[JournalRow]] = {service: [] for service in recording.cut.services}
     now = datetime.fromtimestamp(0, UTC)
     for item in _items(recording, lambda done: progress(size + done, 2 * size)):
         match item:
@@ -42,11 +41,11 @@ def find_recorded(
                 if item.key in keys:
                     entries[item.service].append(_entry(item))
             case TopicRecord():
-                if _is_of(item.record, keys) and (event := _seen(item)) and event.flow in flows:
+                if _is_of(item.record, keys) and (event := event_in(item)) and event.flow in flows:
                     events.append(event)
-            case InOutbox(record=record):
+            case OutboxRecord(record=record):
                 if _is_of(record, keys) and (fact := decode(record)).correlation_id in flows:
-                    unpublished.append(Unpublished.of(fact))
+                    unpublished.append(UnpublishedEvent.of(fact))
     unpaid = undecided(events)
     waiting = {
         event.id for event in events if event.type == "OrderCreated" and event.data["order_id"] in unpaid
@@ -56,7 +55,7 @@ def find_recorded(
         events=events,
         journals={
             service: _journal(
-                recording, found, hears.get(service, ()), waiting if service == "billing" else ()
+                recording, found, consumed_types.get(service, ()), waiting if service == "billing" else ()
             )
             for service, found in entries.items()
         },
@@ -67,7 +66,7 @@ def find_recorded(
 
 
 def _flows(items: Iterable[Item], id: str, limit: int) -> tuple[set[UUID], set[str], int]:
-    """Of whatever has this id, with their keys; of a key the newest only, and how many were left out."""
+    """Returns the flows of whatever has this id, with their keys; of a key the newest, and how many more."""
     began: dict[UUID, datetime] = {}
     flows: set[UUID] = set()
     keys: set[str] = set()
@@ -83,7 +82,7 @@ def _flows(items: Iterable[Item], id: str, limit: int) -> tuple[set[UUID], set[s
                     keys.add(item.key)
                 if item.command and (order := item.command.get("order_id")):
                     of_order.setdefault(order, set()).add(flow)
-            case TopicRecord(record=record) if _mentions(record, id.encode()) and (event := _seen(item)):
+            case TopicRecord(record=record) if _mentions(record, id.encode()) and (event := event_in(item)):
                 if event.key != id and id in (str(event.id), *event.data.values()):
                     flows.add(event.flow)
                     keys.add(event.key)
@@ -111,13 +110,8 @@ def _mentions(record: Record, id: bytes) -> bool:
     return id in (record.value or b"") or any(value == id for _, value in record.headers)
 
 
-def _seen(item: TopicRecord) -> Seen | None:
-    appended = item.timestamp if item.appended else None
-    return seen(item.record, (item.topic, item.partition, item.offset), appended)
-
-
-def _entry(item: JournalEntry) -> Entry:
-    return Entry(
+def _entry(item: JournalEntry) -> JournalRow:
+    return JournalRow(
         id=item.id,
         key=item.key,
         step=item.step,
@@ -136,10 +130,13 @@ def _entry(item: JournalEntry) -> Entry:
 
 
 def _journal(
-    recording: Recording, entries: list[Entry], hears: Collection[str], waiting: Collection[UUID]
+    recording: Recording,
+    entries: list[JournalRow],
+    consumed_types: Collection[str],
+    waiting: Collection[UUID],
 ) -> Journal:
     """How far it had read is not recorded: what was published before it was read, and what it heard."""
-    sources = {SOURCE_OF_TYPE[type] for type in hears}
+    sources = {SOURCE_OF_TYPE[type] for type in consumed_types}
     service_of = recording.cut.service_of
     read = {
         place: span.settled for place, span in recording.cut.spans.items() if service_of[place[0]] in sources

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from choreo.replay.trace.journals import Entry, Journal
-from choreo.replay.trace.published_events import Seen, occurrences
+from choreo.replay.trace.journals import Journal, JournalRow
+from choreo.replay.trace.published_events import PublishedEvent, occurrences
 
 HOPS = {
     "queue": "a request in the service, until a transaction takes it",
@@ -59,25 +59,25 @@ class Hearing:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    event: Seen
+    event: PublishedEvent
     origin: Origin | None
     """None where the journal of its service was not read."""
     hearings: tuple[Hearing, ...]
 
 
-def ways(events: Sequence[Seen], journals: Mapping[str, Journal]) -> dict[UUID, Way]:
-    """By event. An event that lies at several offsets is heard at each of them."""
-    lying = occurrences(events)
-    deciding = {id: _deciding(event, journals) for id, (event, *_) in lying.items()}
+def ways(events: Sequence[PublishedEvent], journals: Mapping[str, Journal]) -> dict[UUID, Way]:
+    """Returns the way of each event. An event that lies at several offsets is heard at each of them."""
+    found = occurrences(events)
+    deciding = {id: _deciding(event, journals) for id, (event, *_) in found.items()}
 
-    def decided_in(service: str, entry: Entry | None) -> tuple[str, ...]:
+    def decided_in(service: str, entry: JournalRow | None) -> tuple[str, ...]:
         return tuple(
             event.type
-            for id, (event, *_) in lying.items()
+            for id, (event, *_) in found.items()
             if entry and event.source == service and deciding[id] == entry
         )
 
-    def hearings(event: Seen) -> Iterator[Hearing]:
+    def hearings(event: PublishedEvent) -> Iterator[Hearing]:
         for service, journal in journals.items():
             if service != event.source:
                 entry = _entry(journal, event.id)
@@ -87,14 +87,14 @@ def ways(events: Sequence[Seen], journals: Mapping[str, Journal]) -> dict[UUID, 
         id: Way(
             first,
             _origin(first, journals[first.source], deciding[id]) if first.source in journals else None,
-            tuple(hearing for event in lying[id] for hearing in hearings(event)),
+            tuple(hearing for event in found[id] for hearing in hearings(event)),
         )
-        for id, (first, *_) in lying.items()
+        for id, (first, *_) in found.items()
     }
 
 
-def _deciding(event: Seen, journals: Mapping[str, Journal]) -> Entry | None:
-    """The input in whose transaction it was decided; often, but not always, the event it follows from.
+def _deciding(event: PublishedEvent, journals: Mapping[str, Journal]) -> JournalRow | None:
+    """Returns the input in whose transaction it was decided; mostly, but not always, its cause.
 
     Of the key's inputs of that moment it is the last whose step came before the event's.
     """
@@ -109,7 +109,7 @@ def _deciding(event: Seen, journals: Mapping[str, Journal]) -> Entry | None:
     return max(enumerate(candidates), key=lambda found: (found[1].step, found[0]))[1] if candidates else None
 
 
-def _origin(event: Seen, journal: Journal, entry: Entry | None) -> Origin:
+def _origin(event: PublishedEvent, journal: Journal, entry: JournalRow | None) -> Origin:
     outbox = _hop("outbox", entry.committed_at if entry else None, event.appended_at)
     if entry is None:
         return Origin(event.source, None, (_hop("transaction", None, None), outbox))
@@ -126,7 +126,7 @@ def _origin(event: Seen, journal: Journal, entry: Entry | None) -> Origin:
 
 
 def _hearing(
-    service: str, event: Seen, journal: Journal, entry: Entry | None, leads_to: tuple[str, ...]
+    service: str, event: PublishedEvent, journal: Journal, entry: JournalRow | None, leads_to: tuple[str, ...]
 ) -> Hearing:
     match journal.has_read(event):
         case None:
@@ -147,7 +147,7 @@ def _hearing(
     return Hearing(service, event.offset, outcome, tuple(hops), leads_to)
 
 
-def _entry(journal: Journal, id: UUID) -> Entry | None:
+def _entry(journal: Journal, id: UUID) -> JournalRow | None:
     return next((entry for entry in journal.entries if entry.id == id), None)
 
 

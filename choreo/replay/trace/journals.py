@@ -13,7 +13,7 @@ from psycopg.rows import class_row
 from choreo.chassis.database.connection import Connection, session
 from choreo.chassis.transaction import positions
 from choreo.chassis.transaction.positions import TopicPartition
-from choreo.replay.trace.published_events import Seen
+from choreo.replay.trace.published_events import PublishedEvent
 
 _CONNECT_WITHIN = 5
 _LOOK_AGAIN = 0.02
@@ -27,7 +27,7 @@ SELECT journal.id, journal.key, step, kind, journal.type, journal.topic, journal
     CASE WHEN parked.reason = 'queued' AND head.id <> parked.id
         THEN 'behind ' || coalesce(head.type, 'a record') || ': ' || head.error
         ELSE parked.error END AS error,
-    CASE WHEN parked.reason = 'queued' THEN head.place ELSE parked.place END AS place,
+    CASE WHEN parked.reason = 'queued' THEN head.place ELSE parked.place END AS source_line,
     CASE WHEN outcome = 'applied' THEN coalesce(next.first, keys.sequence, step) - step ELSE 0 END AS facts
 FROM journal
 LEFT JOIN keys ON keys.key = journal.key
@@ -54,7 +54,7 @@ WHERE status = 'pending' AND recipients.user_id IS NULL AND event_id = ANY(%b::u
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class JournalRow:
     """A row of a journal: what a service was asked or heard, and what it did with it.
 
     With what the tables beside it and the rows after it tell, for people to read. What a replay needs of the
@@ -84,7 +84,7 @@ class Entry:
     """Its type and its numbers."""
     error: str | None = None
     """Why it is parked, or what it queues behind."""
-    place: str | None = None
+    source_line: str | None = None
     """File and line that raised."""
     facts: int = 0
     """How many were decided in its transaction because of it: those with the key's steps that follow."""
@@ -94,27 +94,27 @@ class Entry:
 class Journal:
     """What one service has written down about some events."""
 
-    entries: Sequence[Entry] = ()
+    entries: Sequence[JournalRow] = ()
     """In the order of handling."""
     next_offsets: Mapping[TopicPartition, int] = field(default_factory=dict)
     """How far it has read each partition; only of topics of which it hears something."""
     waiting: frozenset[UUID] = frozenset()
     """Those of the events that lack a prerequisite."""
 
-    def has_read(self, event: Seen) -> bool | None:
+    def has_read(self, event: PublishedEvent) -> bool | None:
         """None: it does not read that topic."""
         next_offset = self.next_offsets.get((event.topic, event.partition))
         return None if next_offset is None else event.offset < next_offset
 
 
 class JournalReader:
-    """`urls` are those of the databases, by service. A session is open only while it reads."""
+    """Reads journals. `urls` are the databases', by service. Sessions are open only while it reads."""
 
     def __init__(self, urls: Mapping[str, str]) -> None:
         self._urls = urls
 
-    async def read(self, events: Sequence[Seen], seconds: float) -> dict[str, Journal]:
-        """By service, each as soon as it has read all of these events, or after so many seconds.
+    async def read(self, events: Sequence[PublishedEvent], seconds: float) -> dict[str, Journal]:
+        """Returns journals by service, each once the service has read these events, or after so many seconds.
 
         Raises psycopg.Error where a database cannot be asked.
         """
@@ -127,7 +127,7 @@ class JournalReader:
             raise failed.exceptions[0] from None
         return {service: task.result() for service, task in reading.items()}
 
-    async def _read(self, service: str, events: Sequence[Seen], seconds: float) -> Journal:
+    async def _read(self, service: str, events: Sequence[PublishedEvent], seconds: float) -> Journal:
         deadline = asyncio.get_running_loop().time() + seconds
         async with await open_session(self._urls[service]) as conn:
             while True:
@@ -140,7 +140,7 @@ class JournalReader:
 
 
 async def open_session(url: str) -> psycopg.AsyncConnection[tuple[Any, ...]]:
-    """Cannot write; each of its transactions sees one moment."""
+    """Opens a session that cannot write; each of its transactions sees one moment."""
     conn = await psycopg.AsyncConnection.connect(**session(url, connect_timeout=_CONNECT_WITHIN))
     await conn.set_read_only(True)
     await conn.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
@@ -148,13 +148,13 @@ async def open_session(url: str) -> psycopg.AsyncConnection[tuple[Any, ...]]:
 
 
 async def journal_of(
-    conn: Connection, service: str, events: Sequence[Seen], flows: Collection[UUID] = ()
+    conn: Connection, service: str, events: Sequence[PublishedEvent], flows: Collection[UUID] = ()
 ) -> Journal:
     """Runs inside a transaction that sees one moment, so that whatever was read is journaled."""
     ids = [event.id for event in events]
     causes = [event.cause for event in events if event.cause]
     own = [event for event in events if event.source == service]
-    async with conn.cursor(row_factory=class_row(Entry)) as cursor:
+    async with conn.cursor(row_factory=class_row(JournalRow)) as cursor:
         wanted = {
             "ids": ids + causes,
             "flows": list(flows),

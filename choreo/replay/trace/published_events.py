@@ -6,15 +6,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from choreo.message.codec import Record, Undecodable, UnknownType, decode
+from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
-_APPENDED = 1
-"""Of Kafka's types of timestamp that which the broker gives; the other is the writer's."""
 
 
 @dataclass(frozen=True)
-class Seen:
+class PublishedEvent:
     """An event as it lies in Kafka."""
 
     id: UUID
@@ -35,20 +33,20 @@ class Seen:
     data: dict[str, Any]
 
 
-def occurrences(events: Iterable[Seen]) -> dict[UUID, list[Seen]]:
-    """By event: where it lies, the first offset first. Events are in the order they were decided in."""
-    found: dict[UUID, list[Seen]] = {}
+def occurrences(events: Iterable[PublishedEvent]) -> dict[UUID, list[PublishedEvent]]:
+    """Returns where each event lies, the first offset first. Events are in the order they were decided in."""
+    found: dict[UUID, list[PublishedEvent]] = {}
     for event in sorted(events, key=lambda event: (event.at, event.sequence, event.offset)):
         found.setdefault(event.id, []).append(event)
     return found
 
 
-def in_causal_order(events: Iterable[Seen]) -> Iterator[tuple[int, Seen]]:
-    """Each event after the one it follows from, with its depth; the same event twice only once."""
+def in_causal_order(events: Iterable[PublishedEvent]) -> Iterator[tuple[int, PublishedEvent]]:
+    """Yields each event after the one it follows from, with its depth; a repeated event once."""
     found = occurrences(events)
     ordered = [first for first, *_ in found.values()]
 
-    def below(cause: UUID | None, depth: int) -> Iterator[tuple[int, Seen]]:
+    def below(cause: UUID | None, depth: int) -> Iterator[tuple[int, PublishedEvent]]:
         for event in ordered:
             if (event.cause if event.cause in found else None) == cause:
                 yield depth, event
@@ -57,31 +55,24 @@ def in_causal_order(events: Iterable[Seen]) -> Iterator[tuple[int, Seen]]:
     return below(None, 0)
 
 
-def event_in(record: Any) -> Seen | None:
-    """The event of a record as aiokafka gives it; None where it is none that this program knows."""
-    return seen(
-        Record(record.key, record.value, list(record.headers)),
-        (record.topic, record.partition, record.offset),
-        record.timestamp if record.timestamp_type == _APPENDED else None,
-    )
-
-
-def seen(record: Record, at: tuple[str, int, int], appended: int | None) -> Seen | None:
-    """`at` is topic, partition and offset; `appended` milliseconds since 1970."""
+def event_in(record: TopicRecord) -> PublishedEvent | None:
+    """Returns the event of a record; None where it is none that this program knows."""
     try:
-        event = decode(record)
+        event = decode(record.record)
     except (UnknownType, Undecodable):
         return None
-    return Seen(
+    return PublishedEvent(
         event.id,
         event.type,
         event.source,
         event.key,
         event.sequence,
-        *at,
+        record.topic,
+        record.partition,
+        record.offset,
         event.correlation_id,
         event.causation_id,
         event.time,
-        None if appended is None else _EPOCH + timedelta(milliseconds=appended),
+        _EPOCH + timedelta(milliseconds=record.timestamp) if record.appended else None,
         event.data.model_dump(mode="json"),
     )

@@ -12,8 +12,8 @@ from uuid import UUID
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.replay.trace.hops import Hearing, Way, ways
-from choreo.replay.trace.journals import Entry, Journal
-from choreo.replay.trace.published_events import Seen, in_causal_order
+from choreo.replay.trace.journals import Journal, JournalRow
+from choreo.replay.trace.published_events import PublishedEvent, in_causal_order
 
 _PAID = ("PaymentConfirmed", "PaymentRejected")
 _TOLD = ("NotificationSent", "NotificationFailed")
@@ -36,7 +36,7 @@ _UNDECIDED = {"billing": "nothing was decided", "notification": "the mail is not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unpublished:
+class UnpublishedEvent:
     """A fact that is decided, and not in Kafka yet."""
 
     type: str
@@ -48,8 +48,8 @@ class Unpublished:
     order_id: str | None
 
     @staticmethod
-    def of(event: Event[Fact]) -> "Unpublished":
-        return Unpublished(
+    def of(event: Event[Fact]) -> "UnpublishedEvent":
+        return UnpublishedEvent(
             type=event.type,
             source=event.source,
             key=event.key,
@@ -65,10 +65,10 @@ class Material:
     """All that is known of some flows."""
 
     flows: Collection[UUID]
-    events: Sequence[Seen]
+    events: Sequence[PublishedEvent]
     """Theirs, at every place where they were found."""
     journals: Mapping[str, Journal]
-    unpublished: Sequence[Unpublished] = ()
+    unpublished: Sequence[UnpublishedEvent] = ()
     lost: Collection[UUID] = ()
     """Inputs which decided what is neither in an outbox nor was found in Kafka."""
     now: datetime
@@ -109,7 +109,7 @@ class Tree:
     key: str
     began_at: datetime
     """When its request came to the service, or where that is not known, its first decision."""
-    asked: Entry | None
+    asked: JournalRow | None
     """The request in its service's journal."""
     service: str | None
     """Whose request it was."""
@@ -117,7 +117,7 @@ class Tree:
     gaps: tuple[Gap, ...] = field(default=())
 
     def everything(self) -> Iterator[tuple[int, Node]]:
-        """Each node with its depth, before what follows from it."""
+        """Yields each node with its depth, before what follows from it."""
 
         def below(nodes: tuple[Node, ...], depth: int) -> Iterator[tuple[int, Node]]:
             for node in nodes:
@@ -127,21 +127,23 @@ class Tree:
         return below(self.nodes, 0)
 
 
-def trees(material: Material, hears: Mapping[str, Collection[str]]) -> list[Tree]:
-    """The oldest flow first. `hears` are the types each service hears."""
+def trees(material: Material, consumed_types: Mapping[str, Collection[str]]) -> list[Tree]:
+    """Returns the trees, the oldest flow first. `consumed_types` are the types each service hears."""
     told = ways(material.events, material.journals)
-    found = [_Flow(flow, material, told, hears).tree() for flow in set(material.flows)]
+    found = [_Flow(flow, material, told, consumed_types).tree() for flow in set(material.flows)]
     return sorted((tree for tree in found if tree), key=lambda tree: tree.began_at)
 
 
-def undecided(events: Sequence[Seen]) -> set[str]:
-    """The orders of which no payment's outcome is among these."""
+def undecided(events: Sequence[PublishedEvent]) -> set[str]:
+    """Returns the orders of which no payment's outcome is among these."""
     settled = {event.data["order_id"] for event in events if event.type in _PAID}
     return {event.data["order_id"] for event in events if event.type == "OrderCreated"} - settled
 
 
-def without_published(facts: Sequence[Unpublished], events: Sequence[Seen]) -> list[Unpublished]:
-    """For a moment a fact is in both: the outbox lets go of it once Kafka has it."""
+def without_published(
+    facts: Sequence[UnpublishedEvent], events: Sequence[PublishedEvent]
+) -> list[UnpublishedEvent]:
+    """Leaves out what is published: for a moment a fact is in both the outbox and Kafka."""
     published = {(event.source, event.key, event.sequence) for event in events}
     return [fact for fact in facts if (fact.source, fact.key, fact.sequence) not in published]
 
@@ -152,16 +154,16 @@ class _Flow:
         flow: UUID,
         material: Material,
         told: Mapping[UUID, Way],
-        hears: Mapping[str, Collection[str]],
+        consumed_types: Mapping[str, Collection[str]],
     ) -> None:
-        self._flow, self._material, self._told, self._hears = flow, material, told, hears
+        self._flow, self._material, self._told, self._consumed_types = flow, material, told, consumed_types
         self._events = [
             event for _, event in in_causal_order(event for event in material.events if event.flow == flow)
         ]
         self._ids = {event.id for event in self._events}
 
     def tree(self) -> Tree | None:
-        """None where nothing is known of it."""
+        """Returns None where nothing is known of it."""
         entries = [
             (service, entry)
             for service, journal in self._material.journals.items()
@@ -182,10 +184,10 @@ class _Flow:
         nodes = tuple(self._node(event) for event in top)
         return Tree(self._flow, key, self._began, asked, service, nodes, gaps)
 
-    def _node(self, event: Seen) -> Node:
+    def _node(self, event: PublishedEvent) -> Node:
         way = self._told[event.id]
         hearings = tuple(
-            hearing for hearing in way.hearings if event.type in self._hears.get(hearing.service, ())
+            hearing for hearing in way.hearings if event.type in self._consumed_types.get(hearing.service, ())
         )
         children = tuple(self._node(child) for child in self._events if child.cause == event.id)
         gaps = [self._gap(event, hearing) for hearing in hearings if hearing.outcome != "duplicate"]
@@ -204,12 +206,12 @@ class _Flow:
             if fact.flow == self._flow and (fact.cause if fact.cause in self._ids else None) == cause
         )
 
-    def _gap(self, event: Seen, hearing: Hearing) -> Gap | None:
+    def _gap(self, event: PublishedEvent, hearing: Hearing) -> Gap | None:
         expects = self._expected(event, hearing.service)
         entry = next(
             (one for one in self._material.journals[hearing.service].entries if one.id == event.id), None
         )
-        where = f" ({entry.place})" if entry and entry.place else ""
+        where = f" ({entry.source_line})" if entry and entry.source_line else ""
         match hearing.outcome:
             case "skipped":
                 says = "read past, and nothing is in its journal"
@@ -236,7 +238,9 @@ class _Flow:
         state = "unsent" if hearing.service == "notification" else "undecided"
         return self._since(event, hearing.service, expects, state, _UNDECIDED[hearing.service])
 
-    def _since(self, event: Seen, service: str, expects: tuple[str, ...], state: str, says: str) -> Gap:
+    def _since(
+        self, event: PublishedEvent, service: str, expects: tuple[str, ...], state: str, says: str
+    ) -> Gap:
         now = self._material.now
         overdue = None
         if expects and (decide_by := event.data.get("decide_by")):
@@ -245,11 +249,11 @@ class _Flow:
         since = max(0.0, (now - event.at) / timedelta(milliseconds=1))
         return Gap(service, expects, state, says, since, overdue)
 
-    def _expected(self, event: Seen, service: str) -> tuple[str, ...]:
-        """What the service still has to decide because of this; nothing where it has."""
+    def _expected(self, event: PublishedEvent, service: str) -> tuple[str, ...]:
+        """Returns what the service still has to decide because of this; nothing where it has."""
         expects = FOLLOWS.get((service, event.type), ())
         order_id = event.data.get("order_id") if service == "billing" else None
-        facts: list[Seen | Unpublished] = [*self._material.events, *self._material.unpublished]
+        facts: list[PublishedEvent | UnpublishedEvent] = [*self._material.events, *self._material.unpublished]
         decided = {
             fact.type
             for fact in facts
@@ -263,9 +267,9 @@ class _Flow:
         return expects
 
 
-def _order(fact: Seen | Unpublished) -> str | None:
-    """Which order it is about."""
-    return fact.order_id if isinstance(fact, Unpublished) else fact.data.get("order_id")
+def _order(fact: PublishedEvent | UnpublishedEvent) -> str | None:
+    """Returns the order it is about."""
+    return fact.order_id if isinstance(fact, UnpublishedEvent) else fact.data.get("order_id")
 
 
 def _lost(service: str) -> Gap:

@@ -1,4 +1,4 @@
-"""What if: the recorded requests alone, through today's code of all services, which hear what it decides.
+"""What if: the recorded requests alone, to services that hear what today's code decides.
 
 `choreo.replay.verify.verify` gives each service the facts that were recorded, so that every divergence
 stands for itself. Here the loop is closed: a fact that today's code decides otherwise goes to those who hear
@@ -17,10 +17,9 @@ from choreo.chassis.service import Service
 from choreo.replay.engine.collector import no_collector
 from choreo.replay.sources.by_key import read_by_key
 from choreo.replay.sources.records import Source
-from choreo.replay.verify.findings import Finding
+from choreo.replay.verify.findings import Finding, Tally
 from choreo.replay.verify.outcomes import compared
-from choreo.replay.verify.simulation import Difference, Loop
-from choreo.replay.verify.verify import Tally
+from choreo.replay.verify.simulation import Difference, Simulation
 
 _EVERY = 100
 """So many keys from one report of progress to the next."""
@@ -31,7 +30,7 @@ async def closed_loop(
     services: Mapping[str, Service[Any]],
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Tally:
-    """Of these services, whose journals must be in the source.
+    """Closes the loop of these services, whose journals must be in the source.
 
     `progress` is told what is done, how much of it, and of how much (0: nobody knows).
     """
@@ -42,24 +41,24 @@ async def closed_loop(
         tally.findings = [Finding("incomplete", "", lacks) for lacks in found.lacks]
         if found.lacks:
             return tally
-        loop = Loop(services, some_keys=source.cut.keys is not None)
-        loop.run_those_that_hear_nobody(found.keys)
+        simulation = Simulation(services, some_keys=source.cut.keys is not None)
+        simulation.run_those_that_hear_nobody(found.keys)
         for number, key in enumerate(found.keys.values()):
-            if key.name not in loop.torn:
-                loop.take(key)
+            if key.name not in simulation.torn:
+                simulation.take(key)
             if number % _EVERY == 0:
                 tell("trying out keys", number, len(found.keys))
-        outcomes = await compared(source, loop, found.keys)
-    tally.findings = sorted([*loop.findings, *outcomes.findings], key=_by_origin)
-    tally.counts += loop.counts + outcomes.counts
+        outcomes = await compared(source, simulation, found.keys)
+    tally.findings = sorted([*simulation.findings, *outcomes.findings], key=_by_origin)
+    tally.counts += simulation.counts + outcomes.counts
     tally.counts["keys"] = len(found.keys)
     return tally
 
 
 def _by_origin(finding: Finding) -> tuple[int | str, ...]:
-    """What comes from the same step is together: that step, how it ended, and the steps in between.
+    """Sorts together what comes from the same step: that step, how it ended, the steps in between.
 
-    What nothing can be said about is last.
+    That of which nothing can be said comes last.
     """
     origin = finding.origin if isinstance(finding, Difference) else None
     if origin is None:

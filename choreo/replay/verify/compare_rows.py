@@ -7,13 +7,13 @@ from typing import Any
 from sqlalchemy import Table
 
 from choreo.chassis.database.tables import keys as keys_table
+from choreo.chassis.service import Service
 from choreo.chassis.transaction.state_store import TableMapping
-from choreo.replay.engine.in_memory_service import Row, Shadow
+from choreo.replay.engine.in_memory_service import InMemoryService, Row
 from choreo.replay.engine.walk import Walk, Write
 from choreo.replay.sources.records import Source
 from choreo.replay.sources.rows import Digest, canonical, name_in, plain, values
-from choreo.replay.verify.findings import Finding
-from choreo.replay.verify.verifier import Verifier
+from choreo.replay.verify.findings import Finding, ServiceTally
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class _Row:
     key: str
     values: tuple[Any, ...]
     at: Row | None
-    """None: it is on no mapping."""
+    """None: it is in no mapped table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,78 +35,77 @@ class _Differing:
     mine: _Row | None
 
 
-async def compare_rows(source: Source, verifier: Verifier) -> None:
-    """Of one service, where everything is there. What differs is among its findings then."""
-    if not source.cut.is_whole or verifier.sample < 1:
+async def compare_rows(source: Source, in_memory: InMemoryService[Any], tally: ServiceTally) -> None:
+    """Adds to the tally of one service what differs, where the source has everything."""
+    if not source.cut.is_whole or tally.sample < 1:
         return
     differing: list[_Differing] = []
-    for table, rows in _tables(verifier):
-        live = source.rows(verifier.name, table)
+    for table, rows in _tables(in_memory):
+        live = source.rows(tally.service, table)
         if live is not None:
             left = dict(rows)
             async for page in live:
-                differing += [found for row in page if (found := _compare_row(verifier, table, left, row))]
+                differing += [found for row in page if (found := _compare_row(tally, table, left, row))]
             differing += [_Differing(table, "", None, row) for row in left.values()]
             continue
-        recorded = source.digest(verifier.name, table)
-        if recorded is not None and not verifier.aside:
+        recorded = source.digest(tally.service, table)
+        if recorded is not None and not tally.excluded_keys:
             digest = Digest()
             for _, mine in rows:
                 digest.add(canonical(mine.values))
-            verifier.counts["tables"] += 1
+            tally.counts["tables"] += 1
             if str(digest) != recorded:
-                says = f"the rows of {table.name} in {verifier.name} are not the recorded ones"
-                verifier.findings.append(
+                says = f"the rows of {table.name} in {tally.service} are not the recorded ones"
+                tally.findings.append(
                     Finding(
-                        "state", verifier.name, says, table=table.name, expected=recorded, got=str(digest)
+                        "state", tally.service, says, table=table.name, expected=recorded, got=str(digest)
                     )
                 )
-    writers = await _writers(source, verifier, differing)
+    changed = [one for one in differing if one.mine is None or one.mine.key not in tally.excluded_keys]
+    writers = await _writers(source, in_memory.service, changed)
     for one in differing:
-        _row_differs(verifier, one, writers.get(one.mine.at) if one.mine and one.mine.at else None)
+        writer = writers.get(one.mine.at) if one.mine and one.mine.at else None
+        _row_differs(in_memory.service, tally, one, writer)
 
 
-def _tables(verifier: Verifier) -> Iterator[tuple[Table, Iterable[tuple[Any, _Row]]]]:
-    """Every table that replay makes, with its rows by primary key."""
-    shadow = verifier.shadow
-    for mapping in shadow.service.store.mappings:
-        yield mapping.table, _on(mapping, shadow)
-    keys = shadow.sequences.items()
+def _tables(in_memory: InMemoryService[Any]) -> Iterator[tuple[Table, Iterable[tuple[Any, _Row]]]]:
+    """Yields every table that replay makes, with its rows by primary key."""
+    for mapping in in_memory.service.store.mappings:
+        yield mapping.table, _rows(mapping, in_memory)
+    keys = in_memory.sequences.items()
     yield keys_table, ((key, _Row(key, (key, number), None)) for key, number in keys)
 
 
-def _on(mapping: TableMapping, shadow: Shadow[Any]) -> Iterator[tuple[Any, _Row]]:
-    for name, row in shadow.memory.rows(mapping).items():
+def _rows(mapping: TableMapping, in_memory: InMemoryService[Any]) -> Iterator[tuple[Any, _Row]]:
+    for name, row in in_memory.memory.rows(mapping).items():
         yield name, _Row(str(getattr(row, mapping.key)), values(mapping.table, row), (mapping.field, name))
 
 
 def _compare_row(
-    verifier: Verifier, table: Table, rows: dict[Any, _Row], live: Sequence[Any]
+    tally: ServiceTally, table: Table, rows: dict[Any, _Row], live: Sequence[Any]
 ) -> _Differing | None:
     mine = rows.pop(name_in(table, live), None)
     if mine is None:
         return _Differing(table, "", live, None)
-    verifier.counts["rows"] += 1
+    tally.counts["rows"] += 1
     if mine.values == tuple(live):
         return None
-    told = zip(table.columns, live, mine.values, strict=True)
-    return _Differing(table, next(str(one.name) for one, was, is_ in told if was != is_), live, mine)
+    compared = zip(table.columns, live, mine.values, strict=True)
+    return _Differing(table, next(str(one.name) for one, was, is_ in compared if was != is_), live, mine)
 
 
-async def _writers(source: Source, verifier: Verifier, differing: Sequence[_Differing]) -> dict[Row, Write]:
-    """What gave the differing columns their values; of a row that should not be, what made it.
+async def _writers(
+    source: Source, service: Service[Any], differing: Sequence[_Differing]
+) -> dict[Row, Write]:
+    """Returns what gave the differing columns their values; of a row that should not be, what made it.
 
     Rows seldom differ: for those that do, everything is replayed once more.
     """
     found: dict[Row, Write] = {}
-    columns = {
-        one.mine.at: one.column
-        for one in differing
-        if one.mine and one.mine.at and one.mine.key not in verifier.aside
-    }
+    columns = {one.mine.at: one.column for one in differing if one.mine and one.mine.at}
     if not columns:
         return found
-    walk = Walk(source, verifier.service)
+    walk = Walk(source, service)
     async for ahead in walk.inputs():
         done = walk.take(ahead)
         for write in done.writes if done else ():
@@ -117,31 +116,33 @@ async def _writers(source: Source, verifier: Verifier, differing: Sequence[_Diff
 
 
 def _changes(write: Write, column: str) -> bool:
-    """Whether it gave the column another value; without one, whether it made the row."""
+    """Tells whether it gave the column another value; without one, whether it made the row."""
     if write.old is None:
         return True
     return bool(column) and getattr(write.old, column) != getattr(write.row, column)
 
 
-def _row_differs(verifier: Verifier, differing: _Differing, writer: Write | None) -> None:
+def _row_differs(
+    service: Service[Any], tally: ServiceTally, differing: _Differing, writer: Write | None
+) -> None:
     table, column, live, mine = differing.table, differing.column, differing.live, differing.mine
-    columns = [str(told.name) for told in table.columns]
+    columns = [str(column.name) for column in table.columns]
     expected = None if live is None else dict(zip(columns, map(plain, live), strict=True))
     got = None if mine is None else dict(zip(columns, map(plain, mine.values), strict=True))
-    key = mine.key if mine else _key_of(verifier, table, expected or {})
-    if key in verifier.aside:
+    key = mine.key if mine else _key_of(service, table, expected or {})
+    if key in tally.excluded_keys:
         return
     named = expected or got or {}
-    name = ", ".join(str(named[told.name]) for told in table.primary_key.columns)
+    name = ", ".join(str(named[one.name]) for one in table.primary_key.columns)
     if table is keys_table:
         replayed, live_number = (got or {}).get("sequence", 0), (expected or {}).get("sequence", 0)
         says = (
-            f"the journal of {verifier.name} makes {replayed} steps of key {name}, and it has {live_number}"
+            f"the journal of {tally.service} makes {replayed} steps of key {name}, and it has {live_number}"
         )
-        verifier.findings.append(
-            Finding("incomplete", verifier.name, says, key, table=table.name, expected=expected, got=got)
+        tally.findings.append(
+            Finding("incomplete", tally.service, says, key, table=table.name, expected=expected, got=got)
         )
-        verifier.aside.add(key)
+        tally.excluded_keys.add(key)
         return
     if expected is None:
         says = f"{table.name} lacks {name}"
@@ -152,10 +153,10 @@ def _row_differs(verifier: Verifier, differing: _Differing, writer: Write | None
         expected, got = {column: expected[column]}, {column: got[column]}
     if writer:
         says += f"; last written by {writer.event.type} {writer.event.id}"
-    verifier.findings.append(
+    tally.findings.append(
         Finding(
             "state",
-            verifier.name,
+            tally.service,
             says,
             key,
             str(writer.event.id) if writer else "",
@@ -169,8 +170,6 @@ def _row_differs(verifier: Verifier, differing: _Differing, writer: Write | None
     )
 
 
-def _key_of(verifier: Verifier, table: Table, row: Mapping[str, Any]) -> str:
-    column = {mapping.table.name: mapping.key for mapping in verifier.service.store.mappings}.get(
-        table.name, "key"
-    )
+def _key_of(service: Service[Any], table: Table, row: Mapping[str, Any]) -> str:
+    column = {mapping.table.name: mapping.key for mapping in service.store.mappings}.get(table.name, "key")
     return str(row.get(column, ""))

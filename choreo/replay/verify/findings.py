@@ -1,10 +1,11 @@
 """What a verification finds, and which of it somebody meant to change."""
 
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections import Counter
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
+from zlib import crc32
 
 Kind = Literal["step", "closure", "state", "incomplete"]
 
@@ -36,12 +37,39 @@ class Finding:
     got: Any = None
     """As today's code has it."""
     step: str = ""
-    """A digest of all that today's code decides for this input: what a second replay has to agree with."""
+    """A digest of all that today's code decides for this input: what a second run has to agree with."""
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """What a second replay has to find as well."""
+        """What a second run has to find as well."""
         return (self.kind, self.service, self.key, self.event, self.table, self.column)
+
+
+@dataclass
+class Tally:
+    """What was looked at, and what was found."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    findings: list[Finding] = field(default_factory=list)
+
+
+@dataclass
+class ServiceTally(Tally):
+    """That of one service. After its first divergence a key is excluded: the rest follows from that."""
+
+    service: str = ""
+    sample: float = 1.0
+    """Only this share of the keys is looked at."""
+    excluded_keys: set[str] = field(default_factory=set)
+
+    def includes(self, key: str) -> bool:
+        if key in self.excluded_keys:
+            return False
+        return self.sample >= 1 or crc32(key.encode()) < self.sample * 2**32
+
+    def diverges(self, finding: Finding) -> None:
+        self.findings.append(finding)
+        self.excluded_keys.add(finding.key)
 
 
 class WrongAllowance(Exception):
@@ -67,7 +95,7 @@ class Allowance:
 
 
 def read_allowances(path: Path) -> list[Allowance]:
-    """Tables `[[change]]`, each with a reason and at least one of service, type, table and column.
+    """Reads tables `[[change]]`, each with a reason and at least one of service, type, table and column.
 
     Raises `WrongAllowance`.
     """
@@ -96,56 +124,3 @@ def _allowance(path: Path, number: int, change: Any) -> Allowance:
     if "reason" not in change or len(change) < 2:
         raise WrongAllowance(f"{where}: give a reason and at least one of service, type, table and column.")
     return Allowance(**change)
-
-
-@dataclass
-class Report:
-    """The whole of a verification."""
-
-    findings: list[Finding] = field(default_factory=list)
-    unstable: list[Finding] = field(default_factory=list)
-    """Those of which the second replay found something else, or nothing; or which it alone found."""
-    allowed: list[tuple[Finding, Allowance]] = field(default_factory=list)
-    idle: list[Allowance] = field(default_factory=list)
-    """Those that match nothing."""
-    counts: dict[str, int] = field(default_factory=dict)
-    """What was looked at."""
-    seconds: float = 0.0
-
-    @property
-    def exit_code(self) -> int:
-        """0 match, 1 changed, 2 not deterministic, 3 incomplete."""
-        if self.unstable:
-            return 2
-        if any(finding.kind != "incomplete" for finding in self.findings):
-            return 1
-        return 3 if self.findings else 0
-
-    def allow(self, allowances: Sequence[Allowance]) -> None:
-        """Takes what was meant out of the findings."""
-        left = []
-        for finding in self.findings:
-            meant = next((one for one in allowances if one.allows(finding)), None)
-            if meant:
-                self.allowed.append((finding, meant))
-            else:
-                left.append(finding)
-        self.findings = left
-        used = {id(allowance) for _, allowance in self.allowed}
-        self.idle = [allowance for allowance in allowances if id(allowance) not in used]
-
-    def compare(self, again: Iterable[Finding]) -> None:
-        """With what a second replay of the same stream found."""
-        mine = {finding.identity: finding for finding in self.findings}
-        other = {finding.identity: finding for finding in again}
-        self.unstable = [
-            finding
-            for identity, finding in (other | mine).items()
-            if identity not in mine or identity not in other or not _agree(mine[identity], other[identity])
-        ]
-        unstable = {finding.identity for finding in self.unstable}
-        self.findings = [finding for finding in self.findings if finding.identity not in unstable]
-
-
-def _agree(one: Finding, other: Finding) -> bool:
-    return (one.got, one.step) == (other.got, other.step)

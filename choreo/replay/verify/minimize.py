@@ -19,10 +19,10 @@ from uuid import UUID
 
 from choreo.chassis.service import Service
 from choreo.chassis.transaction.positions import TopicPartition
-from choreo.message.codec import Undecodable, UnknownType, decode
+from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode
 from choreo.replay.engine.walk import Walk
 from choreo.replay.sources.recording import Recording
-from choreo.replay.sources.records import Cut, Item, JournalEntry, OfRecordsAlone, Source, Span, TopicRecord
+from choreo.replay.sources.records import Cut, Item, JournalEntry, OfRecordsAlone, Source, Span
 from choreo.replay.verify.findings import Finding
 from choreo.replay.verify.verify import verify
 
@@ -48,7 +48,7 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Part(OfRecordsAlone):
+class ReducedRecording(OfRecordsAlone):
     """A source of some inputs of a recording."""
 
     cut: Cut
@@ -65,7 +65,7 @@ class Part(OfRecordsAlone):
 
 @dataclass(frozen=True)
 class Minimum:
-    part: Part
+    reduced: ReducedRecording
     finding: Finding
     of: int
     """How many inputs its service took up of its key, or of all keys where others are needed."""
@@ -73,7 +73,7 @@ class Minimum:
 
 
 async def minimize(recording: Recording, service: Service[Any], finding: Finding, tell: Tell) -> Minimum:
-    """`finding` is what verifying the recording found of this service.
+    """Minimizes a recording. `finding` is what verifying it found of this service.
 
     Raises `NotReproduced`, and `Broken`.
     """
@@ -107,13 +107,13 @@ async def _smallest(search: "_Search", inputs: Sequence[Input], of: int) -> Mini
     keys = await ddmin(list(of_key.values()), keys_fail, search.tell)
     left = await ddmin(list(chain(*keys)), fails, search.tell)
     assert await search.diverges([*left, target]) and search.found
-    return Minimum(search.part, search.found, of, search.tries)
+    return Minimum(search.reduced, search.found, of, search.tries)
 
 
 async def ddmin(
     parts: list[T], fails: Callable[[Sequence[T]], Awaitable[bool]], tell: Callable[[int, int], None]
 ) -> list[T]:
-    """A sublist that fails, and does not without any one of its parts. All of them together fail.
+    """Returns a sublist that fails, and does not without any one of its parts. All of them together fail.
 
     `tell` hears how many candidates this round has yet at most, and how many parts are left.
     """
@@ -138,7 +138,7 @@ async def ddmin(
 
 
 class _Search:
-    """Whether a candidate diverges in the same way, and what was tried so far."""
+    """Tells whether a candidate diverges in the same way, and keeps what was tried."""
 
     def __init__(self, cut: Cut, service: Service[Any], finding: Finding, tell: Tell) -> None:
         self.met: object = None
@@ -158,19 +158,19 @@ class _Search:
         return UUID(self._finding.event) in one.ids
 
     async def diverges(self, inputs: Sequence[Input]) -> bool:
-        """The one divergence, nothing else, and nothing that is missing."""
+        """Tells whether the one divergence is there, nothing else, and nothing is missing."""
         self.tries += 1
-        part = _part(self._cut, self._service.name, inputs)
-        findings = (await verify(part, {self._service.name: self._service})).findings
+        reduced = _reduced(self._cut, self._service.name, inputs)
+        findings = (await verify(reduced, {self._service.name: self._service})).findings
         same = [_same(finding, self._finding) for finding in findings]
-        if not findings or not all(same) or await _met(part, self._service, self._finding) != self.met:
+        if not findings or not all(same) or await _met(reduced, self._service, self._finding) != self.met:
             return False
-        self.part, self.found = part, findings[0]
+        self.reduced, self.found = reduced, findings[0]
         return True
 
 
 def _same(one: Finding, other: Finding) -> bool:
-    """As to its input. Whether a fact too many is a step's or the topic's, depends on what comes later."""
+    """Tells whether both are about one input. Whether a step's or the topic's depends on what comes later."""
     return one.kind != "incomplete" and (one.service, one.key, one.event) == (
         other.service,
         other.key,
@@ -179,7 +179,7 @@ def _same(one: Finding, other: Finding) -> bool:
 
 
 async def _met(source: Source, service: Service[Any], finding: Finding) -> object:
-    """The state that the input meets; None where it is none that today's code takes."""
+    """Returns the state that the input meets; None where today's code does not come to it."""
     walk = Walk(source, service, finding.key)
     async with aclosing(walk.inputs()) as inputs:  # type: ignore[type-var]
         async for ahead in inputs:
@@ -189,8 +189,8 @@ async def _met(source: Source, service: Service[Any], finding: Finding) -> objec
     return None
 
 
-def _part(cut: Cut, service: str, inputs: Sequence[Input]) -> Part:
-    """Its steps and offsets stay those of the whole recording."""
+def _reduced(cut: Cut, service: str, inputs: Sequence[Input]) -> ReducedRecording:
+    """Makes a recording of these inputs. Steps and offsets stay those of the whole."""
     inputs = sorted(inputs, key=lambda one: one.entry.position)
     offsets: dict[TopicPartition, list[int]] = {}
     for one in inputs:
@@ -202,12 +202,13 @@ def _part(cut: Cut, service: str, inputs: Sequence[Input]) -> Part:
         for place, found in offsets.items()
     }
     keys = frozenset(one.entry.key for one in inputs)
-    return Part(replace(cut, spans=spans, services=(service,), keys=keys, reduced=True), inputs)
+    return ReducedRecording(replace(cut, spans=spans, services=(service,), keys=keys, reduced=True), inputs)
 
 
 async def _inputs(recording: Recording, service: str, key: str | None) -> list[Input]:
-    """What the service took up, of one key or of all, in the order of its journal. What it parked or dropped
-    had no effect. Raises `Broken`.
+    """Returns what the service took up, of one key or of all, in the order of its journal.
+
+    What it parked or dropped had no effect. Raises `Broken`.
     """
     topic = next(topic for topic, name in recording.cut.service_of.items() if name == service)
     heard: dict[tuple[str | None, int | None, int | None], tuple[int, TopicRecord]] = {}
@@ -225,7 +226,7 @@ async def _inputs(recording: Recording, service: str, key: str | None) -> list[I
                 heard[item.topic, item.partition, item.offset] = number, item
             elif isinstance(item, TopicRecord) or item.service == service:
                 decided.append((number, item))
-    steps = {name: [_before(one.entry) for one in inputs] for name, inputs in by_key.items()}
+    steps = {name: [one.entry.step_before for one in inputs] for name, inputs in by_key.items()}
     for number, item in decided:
         assert not isinstance(item, JournalEntry)
         try:
@@ -247,8 +248,3 @@ async def _inputs(recording: Recording, service: str, key: str | None) -> list[I
 
 
 _TAKEN = ("applied", "refused")
-
-
-def _before(entry: JournalEntry) -> int:
-    """The key's step when the input came."""
-    return entry.step - (1 if entry.kind == "fact" else 0)

@@ -5,22 +5,21 @@ facts; whether those are the rows that there were, their digest tells.
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 from choreo.chassis.http.money import decimal_text
 from choreo.chassis.service import Service
 from choreo.chassis.transaction.state_store import TableMapping
+from choreo.message.catalog import FACT_OF_TYPE
 from choreo.replay.engine.cases import case_of
-from choreo.replay.engine.in_memory_service import Shadow, Taken
-from choreo.replay.engine.row_origin import Remembering
+from choreo.replay.engine.in_memory_service import InMemoryService, Taken
+from choreo.replay.engine.row_origin import InMemoryServiceWithOrigins
 from choreo.replay.sources.by_key import Key
 from choreo.replay.sources.records import Source
 from choreo.replay.sources.rows import Digest, canonical, plain, values
-from choreo.replay.verify.findings import Finding
-from choreo.replay.verify.simulation import Difference, Loop, Origin
-from choreo.replay.verify.verify import Tally
+from choreo.replay.verify.findings import Finding, Tally
+from choreo.replay.verify.simulation import Difference, Origin, Simulation
 
 _ENDS: Mapping[str, tuple[str, ...]] = {
     "users": ("login", "email"),
@@ -34,33 +33,33 @@ Rows = dict[Any, Any]
 """By primary key."""
 
 
-async def compared(source: Source, loop: Loop, keys: Mapping[str, Key]) -> Tally:
-    """The rows of all keys of which something can be said."""
+async def compared(source: Source, simulation: Simulation, keys: Mapping[str, Key]) -> Tally:
+    """Compares the rows of all keys of which something can be said."""
     tally = Tally()
-    for name, shadow in loop.shadows.items():
-        others = {key for service, key in loop.origins if service == name} - loop.torn
+    for name, in_memory in simulation.services.items():
+        others = {key for service, key in simulation.origins if service == name} - simulation.torn
         before: _Folded | None = None
-        for mapping in shadow.service.store.mappings:
-            mine = dict(shadow.memory.rows(mapping))
+        for mapping in in_memory.service.store.mappings:
+            mine = dict(in_memory.memory.rows(mapping))
             tally.counts[mapping.table.name] += len(mine)
             recorded = await _rows(source, name, mapping)
             if recorded is None:
                 if before is None:
-                    before = _Folded(shadow.service)
+                    before = _Folded(in_memory.service)
                     tally.findings += [finding for key in others if (finding := before.take(keys[key]))]
                 unchanged = {
                     row_name: row for row_name, row in mine.items() if _key(mapping, row) not in others
                 }
-                recorded = unchanged | dict(before.shadow.memory.rows(mapping))
-                if not (loop.torn or before.broken):
+                recorded = unchanged | dict(before.in_memory.memory.rows(mapping))
+                if not (simulation.torn or before.broken):
                     _check_digest(source, name, mapping, recorded.values(), tally)
-            aside = loop.torn | (before.broken if before else set())
-            _compare(_Table(name, mapping, shadow, loop), mine, recorded, aside, tally)
+            excluded_keys = simulation.torn | (before.broken if before else set())
+            _compare(_Table(name, mapping, in_memory, simulation), mine, recorded, excluded_keys, tally)
     return tally
 
 
 async def _rows(source: Source, service: str, mapping: TableMapping) -> Rows | None:
-    """Those of the tables, where they can be had."""
+    """Returns those of the tables, where they can be had."""
     pages = source.rows(service, mapping.table) if source.cut.is_whole else None
     if pages is None:
         return None
@@ -73,25 +72,25 @@ class _Folded:
     """A service's rows of some keys, of the recorded facts alone."""
 
     def __init__(self, service: Service[Any]) -> None:
-        self.shadow = Shadow(service)
+        self.in_memory = InMemoryService(service)
         self.broken: set[str] = set()
         """Keys with facts that today's `evolve` cannot apply."""
 
     def take(self, key: Key) -> Finding | None:
-        service, shadow = self.shadow.service, self.shadow
+        service, in_memory = self.in_memory.service, self.in_memory
         steps = {fact.sequence: fact for fact in key.decided_by(service.name)}
         heard = [entry for entry in key.entries.get(service.name, []) if entry.kind == "fact"]
         steps |= {entry.step: key.facts[entry.id] for entry in heard}
         for step in sorted(steps):
-            event = replace(steps[step], step=step)
-            state = service.store.from_memory(shadow.memory, key.name, event.data)
+            event = steps[step].applied_as(step)
+            state = service.store.from_memory(in_memory.memory, key.name, event.data)
             try:
-                trail = [(event, service.decider.evolve(state, event))]
+                trail = [(event, service.decider.applied(state, event))]
             except Exception as error:
                 self.broken.add(key.name)
                 says = f"how {key.name} ended cannot be told: today's evolve raises {error!r} at the recorded"
                 return Finding("incomplete", service.name, f"{says} {event.type} {event.id}", key.name)
-            shadow.keep(key.name, Taken(service, event, state, event.time, step - 1, trail))
+            in_memory.keep(key.name, Taken(service, event, state, event.time, step - 1, trail))
         return None
 
 
@@ -115,10 +114,16 @@ def _check_digest(
 
 
 class _Table:
-    """What is said about its rows."""
+    """Puts into words how a table's rows differ."""
 
-    def __init__(self, service: str, mapping: TableMapping, shadow: Remembering[Any], loop: Loop) -> None:
-        self.service, self.mapping, self.shadow, self.loop = service, mapping, shadow, loop
+    def __init__(
+        self,
+        service: str,
+        mapping: TableMapping,
+        in_memory: InMemoryServiceWithOrigins[Any],
+        simulation: Simulation,
+    ) -> None:
+        self.service, self.mapping, self.in_memory, self.simulation = service, mapping, in_memory, simulation
 
     @property
     def name(self) -> str:
@@ -131,8 +136,8 @@ class _Table:
         """`column` is the first that differs; empty where a row is missing."""
         row = recorded if mine is None else mine
         key, name = _key(self.mapping, row), self.mapping.name_of(row)
-        origin = self.loop.origins.get((self.service, key)) or self._writer(name, column)
-        expected, got = _told(self.name, column, recorded), _told(self.name, column, mine)
+        origin = self.simulation.origins.get((self.service, key)) or self._writer(name, column)
+        expected, got = _row_as_dict(self.name, column, recorded), _row_as_dict(self.name, column, mine)
         return Difference(
             "state",
             self.service,
@@ -153,12 +158,13 @@ class _Table:
         )
 
     def _writer(self, name: Any, column: str) -> Origin | None:
-        """No decision is another one: the row follows from the fact that wrote it last."""
-        written = self.shadow.written.get((self.mapping.field, name))
-        if written is None:
+        """Returns the fact that wrote the row last: as no decision differs, the row follows from it."""
+        row_origin = self.in_memory.row_origins.get((self.mapping.field, name))
+        if row_origin is None:
             return None
-        id, type_ = written.last(column)
-        handler = case_of(self.shadow.service.decider.evolve, type_)
+        id, type_ = row_origin.last(column)
+        evolve = self.in_memory.service.decider.evolve_of(FACT_OF_TYPE[type_])
+        handler = case_of(evolve, type_)
         return Origin(service=self.service, type=type_, event=str(id), at="", time="", handler=handler)
 
     def _says(self, row: Any, column: str, recorded: Any, mine: Any) -> str:
@@ -180,16 +186,16 @@ class _Table:
         return f"{self.name} lacks {name}" if mine is None else f"{self.name} {name} has another {column}"
 
 
-def _compare(table: _Table, mine: Rows, recorded: Rows, aside: Collection[str], tally: Tally) -> None:
+def _compare(table: _Table, mine: Rows, recorded: Rows, excluded_keys: Collection[str], tally: Tally) -> None:
     ends = _ENDS.get(table.name, ())
     for name in [*recorded, *(name for name in mine if name not in recorded)]:
         before, after = recorded.get(name), mine.get(name)
         key = _key(table.mapping, before or after)
-        if key in aside or (before and after and table.are_equal(before, after)):
+        if key in excluded_keys or (before and after and table.are_equal(before, after)):
             continue
         column = _first(_columns(table) if before and after else (), before, after)
         end = _first(ends, before, after) if before and after else ""
-        other_way = (table.service, key) in table.loop.origins
+        other_way = (table.service, key) in table.simulation.origins
         if ends and (end or not (before and after)):
             tally.counts[f"{table.name} otherwise"] += 1
             tally.findings.append(table.differs(end, before, after))
@@ -211,7 +217,7 @@ def _key(mapping: TableMapping, row: Any) -> str:
     return str(getattr(row, mapping.key))
 
 
-def _told(table: str, column: str, row: Any) -> dict[str, Any] | None:
+def _row_as_dict(table: str, column: str, row: Any) -> dict[str, Any] | None:
     if row is None:
         return None
     columns = _ENDS.get(table, (column,) if column else ())

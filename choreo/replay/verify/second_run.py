@@ -29,12 +29,12 @@ _SEEDS = ("1", "2")
 _ZONE = "Pacific/Kiritimati"
 
 
-class SecondReplayDied(Exception):
-    """It could not even find out. The message says what it said."""
+class SecondRunDied(Exception):
+    """The second run ended early. The message says what it said."""
 
 
 @asynccontextmanager
-async def verified_again(
+async def second_run(
     source: Source,
     names: Sequence[str],
     sample: float,
@@ -42,7 +42,7 @@ async def verified_again(
     *,
     in_closed_loop: bool = False,
 ) -> AsyncIterator["asyncio.Task[list[Finding]]"]:
-    """It runs beside whatever the block does. The task raises `SecondReplayDied`.
+    """Runs it beside whatever the block does. The task raises `SecondRunDied`.
 
     `preload` names functions (module:function) that are called before, such as a change to be tried out.
     """
@@ -73,7 +73,7 @@ async def _findings(process: asyncio.subprocess.Process, order: bytes) -> list[F
     out, err = await process.communicate(order)
     if process.returncode:
         last = err.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
-        raise SecondReplayDied(f"The second replay died: {last[0]}")
+        raise SecondRunDied(f"The second replay died: {last[0]}")
     return [(Difference if "origin" in told else Finding)(**told) for told in orjson.loads(out)]
 
 

@@ -20,23 +20,14 @@ from typing import Any
 
 from choreo.chassis.service import Service
 from choreo.chassis.transaction.state_store import TableMapping
-from choreo.message.catalog import SOURCE_OF_TYPE
+from choreo.message.codec import TopicRecord
 from choreo.replay.engine.cases import case_of, case_taken
-from choreo.replay.engine.in_memory_service import Row, Shadow
+from choreo.replay.engine.in_memory_service import InMemoryService, Row
 from choreo.replay.engine.sandbox import SideEffect, no_side_effects
 from choreo.replay.engine.source_lines import raised_at
 from choreo.replay.engine.walk import Ahead, Walk
 from choreo.replay.sources.recording import size_of
-from choreo.replay.sources.records import (
-    Broken,
-    Cut,
-    Item,
-    JournalEntry,
-    OfRecordsAlone,
-    Source,
-    TopicRecord,
-    lacking,
-)
+from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, OfRecordsAlone, Source, lacking
 from choreo.replay.sources.rows import plain
 
 _AT_ONCE = 200_000
@@ -100,7 +91,7 @@ class Tally:
 
 
 async def shuffle(source: Source, services: Mapping[str, Service[Any]], shuffles: int, tell: Tell) -> Tally:
-    """Of these services, whose journals must be in the source. The seeds are 1 to `shuffles`.
+    """Shuffles what these services heard; the source must have their journals. Seeds are 1 to `shuffles`.
 
     Raises `SideEffect`.
     """
@@ -131,8 +122,8 @@ ServiceKey = tuple[str, str]
 
 
 @dataclass(slots=True)
-class _Seen:
-    """A key, as far as its journal was read."""
+class _KeyJournal:
+    """What is known of a key, as far as its journal was read."""
 
     latest: JournalEntry
     inputs: int = 0
@@ -147,12 +138,12 @@ _Count = Callable[[int, int], None]
 async def _survey(
     source: Source, services: Collection[str], tally: Tally, tell: _Count
 ) -> dict[ServiceKey, int]:
-    """The keys of which something can change places, and how many inputs they have."""
-    seen: dict[ServiceKey, _Seen] = {}
+    """Returns the keys of which something can change places, and how many inputs they have."""
+    seen: dict[ServiceKey, _KeyJournal] = {}
     async for batch in _batches(source, tally, tell):
         for entry in batch:
             if isinstance(entry, JournalEntry) and entry.service in services and entry.outcome in _TAKEN:
-                one = seen.setdefault((entry.service, entry.key), _Seen(entry))
+                one = seen.setdefault((entry.service, entry.key), _KeyJournal(entry))
                 one.movable |= entry.topic != one.latest.topic and _in_one_gap(one.latest, entry)
                 one.latest = entry
                 one.inputs += 1
@@ -163,12 +154,12 @@ _TAKEN = ("applied", "refused")
 
 
 def _in_one_gap(one: JournalEntry, next: JournalEntry) -> bool:
-    """Both were heard, and as their steps say, nothing was decided in between."""
+    """Tells whether both were heard and, as their steps say, nothing was decided in between."""
     return one.kind == next.kind == "fact" and next.step == one.step + 1
 
 
 def _groups(found: Mapping[ServiceKey, int]) -> Iterator[list[ServiceKey]]:
-    """As many as may be in memory together."""
+    """Yields as many keys as may be in memory together."""
     group: list[ServiceKey] = []
     inputs = 0
     for of, more in found.items():
@@ -188,10 +179,10 @@ async def _gathered(
     tally: Tally,
     tell: _Count,
 ) -> dict[ServiceKey, list[Item]]:
-    """The journals of these keys, and the records of the topics that were heard."""
+    """Reads the journals of these keys, and the records of the topics that were heard."""
     gathered: dict[ServiceKey, list[Item]] = {of: [] for of in group}
     hearers = {
-        topic: [name for name, service in services.items() if _hears(service, owner)]
+        topic: [name for name, service in services.items() if owner in service.sources]
         for topic, owner in source.cut.service_of.items()
     }
     async for batch in _batches(source, tally, tell):
@@ -207,12 +198,8 @@ async def _gathered(
     return gathered
 
 
-def _hears(service: Service[Any], other: str) -> bool:
-    return any(SOURCE_OF_TYPE[fact.__name__] == other for fact in service.hears)
-
-
 async def _batches(source: Source, tally: Tally, tell: _Count) -> AsyncIterator[Sequence[Item]]:
-    """To its end, or to where it breaks."""
+    """Reads to the end, or to where the stream breaks."""
     read = 0
     try:
         async with aclosing(source.batches()) as batches:  # type: ignore[type-var]
@@ -246,7 +233,7 @@ Outcome = dict[tuple[int, str], Any]
 
 
 class _Replay:
-    """One key of one service, as often as needed."""
+    """Replays one key of one service, as often as needed."""
 
     def __init__(self, service: Service[Any], key: str, inputs: Sequence[Ahead]) -> None:
         self.service = service
@@ -255,12 +242,12 @@ class _Replay:
         self._mappings = {mapping.field: mapping for mapping in service.store.mappings}
 
     def outcome(self, order: Order) -> Outcome:
-        """Raises `SideEffect`. Where a handler raises, the key comes to its end."""
-        shadow, outcome = Shadow(self.service), Outcome()
+        """Returns what comes of an order; a handler that raises ends it. Raises `SideEffect`."""
+        in_memory, outcome = InMemoryService(self.service), Outcome()
         for number, gap in enumerate(order):
             try:
                 with no_side_effects():
-                    for what, came in self._take(shadow, gap):
+                    for what, came in self._take(in_memory, gap):
                         outcome[number, what] = came
             except SideEffect:
                 raise
@@ -269,12 +256,12 @@ class _Replay:
                 break
         return outcome
 
-    def _take(self, shadow: Shadow[Any], gap: Gap) -> Iterator[tuple[str, Any]]:
-        """What was decided and refused, and then each row that is another than before the gap."""
+    def _take(self, in_memory: InMemoryService[Any], gap: Gap) -> Iterator[tuple[str, Any]]:
+        """Yields what was decided and refused, and then each row that is another than before the gap."""
         now = max(ahead.entry.now for ahead in gap)
         before: dict[Row, Any] = {}
         for ahead in gap:
-            taken = shadow.take(self.key, ahead.taken.input, now)
+            taken = in_memory.take(self.key, ahead.taken.input, now)
             step = taken.run()
             if step.refusal is not None and ahead.entry.kind == "command":
                 told = {"type": type(step.refusal).__name__, **step.refusal.numbers}
@@ -286,28 +273,30 @@ class _Replay:
                 added, changed = mapping.differences(taken.state, step.state)
                 for row in [*added, *(row for _, row in changed)]:
                     name = mapping.name_of(row)
-                    before.setdefault((mapping.field, name), shadow.memory.by_id(mapping, name))
-            shadow.keep(self.key, taken)
+                    before.setdefault((mapping.field, name), in_memory.memory.by_id(mapping, name))
+            in_memory.keep(self.key, taken)
         for (of, name), old in before.items():
             mapping = self._mappings[of]
-            row = _told(mapping, shadow.memory.by_id(mapping, name))
-            if row != _told(mapping, old):
+            row = _row_as_dict(mapping, in_memory.memory.by_id(mapping, name))
+            if row != _row_as_dict(mapping, old):
                 yield f"{mapping.table.name} {name}", row
 
     def side(self, ahead: Ahead) -> Side:
-        """The line of evolve, or that of react where evolve leaves it alone."""
+        """Names the line of evolve, or that of react where evolve leaves the fact alone."""
         entry, taken, decider = ahead.entry, ahead.taken, self.service.decider
         event, after = taken.trail[0]
-        handler = case_of(decider.react, event.type)
-        if after is not taken.state:
-            handler = case_taken(decider.evolve, taken.state, event)
+        evolve = decider.evolve_of(type(event.data))
+        if after is taken.state and decider.react:
+            handler = case_of(decider.react, event.type)
+        else:
+            handler = case_taken(evolve, taken.state, event)
         return Side(entry.type, str(entry.id), ahead.at, plain(entry.now), handler)
 
 
 _STEP = "step"
 
 
-def _told(mapping: TableMapping, row: Any | None) -> dict[str, Any] | None:
+def _row_as_dict(mapping: TableMapping, row: Any | None) -> dict[str, Any] | None:
     if row is None:
         return None
     names = [column.name for column in mapping.table.columns if column.name != _STEP]
@@ -358,7 +347,7 @@ def _positions(order: Order) -> tuple[int, ...]:
 
 
 def _shuffled(gap: Gap, random: Random) -> Gap:
-    """Any order that keeps that of each topic is as likely as any other."""
+    """Returns an order that keeps that of each topic; each such order is as likely as any other."""
     topics = [ahead.entry.topic for ahead in gap]
     of_topic = {topic: deque(ahead for ahead in gap if ahead.entry.topic == topic) for topic in set(topics)}
     random.shuffle(topics)
@@ -391,7 +380,7 @@ def _race(replay: _Replay, order: Order, expected: Outcome, seed: int) -> Race:
 
 
 def _exchanges(recorded: Order, order: Order) -> list[tuple[int, int]]:
-    """The number of a gap and a place in it: what lies there changes places with what is before it."""
+    """Returns gap numbers with an index: what is there changes places with what is before it."""
     found = []
     for number, (gap, wanted) in enumerate(zip(recorded, order, strict=True)):
         left = [ahead.entry.position for ahead in gap]

@@ -1,4 +1,4 @@
-"""All services in memory, closed to a loop: see `choreo/replay/verify/closed_loop.py`."""
+"""All services in memory, in a closed loop: see `choreo/replay/verify/closed_loop.py`."""
 
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,19 +13,18 @@ from choreo.message.codec import decode, encode
 from choreo.message.decider import Command
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
-from choreo.replay.engine.in_memory_service import Shadow, Taken
-from choreo.replay.engine.row_origin import Remembering
-from choreo.replay.engine.sandbox import no_side_effects
+from choreo.replay.engine.in_memory_service import InMemoryService, Taken, refusal_as_dict
+from choreo.replay.engine.row_origin import InMemoryServiceWithOrigins
+from choreo.replay.engine.sandbox import SideEffect, run_sandboxed
 from choreo.replay.engine.source_lines import decided_at, raised_at
 from choreo.replay.sources.by_key import Input, Key, Torn
 from choreo.replay.sources.records import JournalEntry
 from choreo.replay.sources.rows import plain
 from choreo.replay.verify.findings import Finding
-from choreo.replay.verify.verifier import refusal_of
 
 
 class Origin(TypedDict):
-    """The step with which it begins that a key goes another way."""
+    """The first step of a key that goes another way."""
 
     service: str
     type: str
@@ -54,12 +53,12 @@ class Difference(Finding):
 Ran = tuple[Taken[Any], Outcome[Any] | Exception]
 
 
-class Loop:
-    """The services in memory, closed to a loop."""
+class Simulation:
+    """The services in memory, in a closed loop: each hears what the others decide."""
 
     def __init__(self, services: Mapping[str, Service[Any]], *, some_keys: bool = False) -> None:
-        """`some_keys`: not all keys that there are."""
-        self.shadows = {name: Remembering(service) for name, service in services.items()}
+        """`some_keys` says that the source has not all keys that there are."""
+        self.services = {name: InMemoryServiceWithOrigins(service) for name, service in services.items()}
         self.counts: Counter[str] = Counter()
         self.findings: list[Finding] = []
         self.torn: set[str] = set()
@@ -69,54 +68,54 @@ class Loop:
         self.ran: dict[UUID, Ran] = {}
         self._some_keys = some_keys
         self._hearers = {
-            fact: [name for name, service in services.items() if fact in service.hears]
-            for fact in set(chain.from_iterable(service.hears for service in services.values()))
+            fact: [name for name, service in services.items() if fact in service.consumes]
+            for fact in set(chain.from_iterable(service.consumes for service in services.values()))
         }
 
     def hearers(self, fact: Fact) -> list[str]:
         return self._hearers.get(type(fact), [])
 
     def run_those_that_hear_nobody(self, keys: Mapping[str, Key]) -> None:
-        """Whether a login is free depends on other keys, so their journals are taken as they are."""
-        for name, shadow in self.shadows.items():
-            if not shadow.service.hears:
+        """Takes their journals as they are: whether a login is free depends on other keys."""
+        for name, in_memory in self.services.items():
+            if not in_memory.service.consumes:
                 entries = chain.from_iterable(key.entries.get(name, []) for key in keys.values())
                 for entry in sorted(entries, key=lambda entry: entry.position):
-                    self._run_ahead(shadow, entry)
+                    self._run_ahead(in_memory, entry)
 
-    def _run_ahead(self, shadow: Shadow[Any], entry: JournalEntry) -> None:
+    def _run_ahead(self, in_memory: InMemoryService[Any], entry: JournalEntry) -> None:
         try:
-            command = shadow.command(entry.type, entry.command or {})
+            command = in_memory.command(entry.type, entry.command or {})
         except (LookupError, ValueError):
             return  # it is told in its place
-        taken = shadow.take(entry.key, command, entry.now)
-        step = run(taken)
+        taken = in_memory.take(entry.key, command, entry.now)
+        step = _run(taken)
         if self._some_keys and entry.outcome == "refused" and isinstance(step, Outcome) and not step.refusal:
             says = f"why {entry.type} {entry.id} was refused is not in a recording of some keys"
             self.tear(entry.key, says)
             return
         self.ran[entry.id] = taken, step
         if isinstance(step, Outcome) and not step.refusal:
-            shadow.keep(entry.key, taken)
+            in_memory.keep(entry.key, taken)
 
     def tear(self, key: str, why: str) -> None:
         self.torn.add(key)
         self.findings.append(Finding("incomplete", "", f"of key {key} nothing can be said: {why}", key))
 
     def take(self, key: Key) -> None:
-        """All that happened to it, in all services."""
+        """Takes all that happened to it, in all services."""
         try:
-            _KeyLoop(self, key).run()
+            _KeySimulation(self, key).run()
         except Torn as torn:
             self.tear(key.name, str(torn))
 
 
-class _KeyLoop:
-    def __init__(self, loop: Loop, key: Key) -> None:
+class _KeySimulation:
+    def __init__(self, simulation: Simulation, key: Key) -> None:
         """Raises `Torn`."""
-        self._loop = loop
+        self._simulation = simulation
         self._key = key
-        self._inputs = {name: deque(key.inputs(name)) for name in loop.shadows}
+        self._inputs = {name: deque(key.inputs(name)) for name in simulation.services}
         heard = {
             name: {input.id for input in inputs if input.entry and input.entry.kind == "fact"}
             for name, inputs in self._inputs.items()
@@ -124,7 +123,7 @@ class _KeyLoop:
         self._recorded = heard
         """By service: the facts that it heard, as recorded."""
         self._to_come = {name: set(ids) for name, ids in heard.items()}
-        self._heard: dict[str, set[UUID]] = {name: set() for name in loop.shadows}
+        self._heard: dict[str, set[UUID]] = {name: set() for name in simulation.services}
         self._decided = {id: key.facts[id] for id in key.orphans}
         self._over: set[UUID] = set()
         """Recorded facts whose input is over: whoever is not decided by now is not decided in its time."""
@@ -132,7 +131,7 @@ class _KeyLoop:
         """Services in which a handler raised: facts of this key queue behind that one."""
         self._changed: dict[UUID, Origin] = {}
         """Facts that are new, other than recorded or no more, and what they come from."""
-        self._news: deque[tuple[str, Event[Fact]]] = deque()
+        self._to_hear: deque[tuple[str, Event[Fact]]] = deque()
 
     def run(self) -> None:
         """Raises `Torn`."""
@@ -144,15 +143,15 @@ class _KeyLoop:
             input = self._inputs[name].popleft()
             self._take(name, input)
             self._end(name, input)
-            while self._news:
-                hearer, event = self._news.popleft()
+            while self._to_hear:
+                hearer, event = self._to_hear.popleft()
                 self._hear(hearer, event, Input(event.id, event.type, event.correlation_id, "", input.now))
         self._count()
 
     def _end(self, name: str, input: Input) -> None:
         for fact in input.facts:
             self._over.add(fact.id)
-            origin = self._loop.origins.get((name, self._key.name))
+            origin = self._simulation.origins.get((name, self._key.name))
             if fact.id not in self._decided and origin:
                 self._changed[fact.id] = origin
 
@@ -163,7 +162,7 @@ class _KeyLoop:
     def _take(self, name: str, input: Input) -> None:
         entry = input.entry
         assert entry
-        self._loop.counts["inputs"] += 1
+        self._simulation.counts["inputs"] += 1
         if entry.kind == "fact":
             self._to_come[name].discard(entry.id)
             if event := self._decided.get(entry.id):
@@ -171,25 +170,27 @@ class _KeyLoop:
             else:
                 self._lose(name, input, "is not decided any more", self._changed.get(entry.id))
             return
-        shadow = self._loop.shadows[name]
+        in_memory = self._simulation.services[name]
         try:
-            command = shadow.command(entry.type, entry.command or {})
+            command = in_memory.command(entry.type, entry.command or {})
         except (LookupError, ValueError) as error:
             self._differs(name, input, f"is a command that today's code does not know: {error}")
             return
         if command.cause.is_event:  # it follows from a row: a timer saw it, and saw nothing else
-            rows = list(_named(shadow, command))
+            rows = list(_named(in_memory, command))
             if None in rows:
-                self._lose(name, input, "does not apply any more", self._loop.origins.get((name, entry.key)))
+                self._lose(
+                    name, input, "does not apply any more", self._simulation.origins.get((name, entry.key))
+                )
                 return
             causes = [row.cause for row in rows if hasattr(row, "cause")]
             command = replace(command, cause=causes[0]) if causes else command
-        ran = self._loop.ran.pop(entry.id, None)
+        ran = self._simulation.ran.pop(entry.id, None)
         self._step(name, command, input, ran)
 
     def _hear(self, name: str, event: Event[Fact], input: Input) -> None:
         if origin := self._changed.get(event.id):
-            self._loop.origins.setdefault((name, self._key.name), origin)
+            self._simulation.origins.setdefault((name, self._key.name), origin)
         if name in self._parked:
             self._lose(name, input, "queues behind what cannot be handled", None)
         elif event.id not in self._heard[name]:
@@ -197,8 +198,12 @@ class _KeyLoop:
             self._step(name, event, input)
 
     def _step(self, name: str, asked: Event[Fact] | Command, input: Input, ran: Ran | None = None) -> None:
-        shadow, key = self._loop.shadows[name], self._key
-        taken, step = ran or _ran(shadow.take(key.name, asked, input.now))
+        in_memory, key = self._simulation.services[name], self._key
+        if ran is None:
+            taken = in_memory.take(key.name, asked, input.now)
+            step = _run(taken)
+        else:
+            taken, step = ran
         heard: dict[UUID, Event[Fact]] = {}
         if isinstance(step, Outcome):
             heard, step = self._as_heard(step)
@@ -210,7 +215,7 @@ class _KeyLoop:
             return
         refused = step.refusal is not None and not isinstance(asked, Event)
         if not refused and ran is None:
-            shadow.keep(key.name, taken)
+            in_memory.keep(key.name, taken)
         events = [] if refused else [heard[event.id] for event in step.events]
         origin = self._compare(name, input, taken, step, events)
         for event in events:
@@ -220,10 +225,10 @@ class _KeyLoop:
             if event is not key.facts.get(event.id):
                 assert origin
                 self._changed[event.id] = origin
-            self._news.extend((hearer, event) for hearer in self._hear_at_once(event))
+            self._to_hear.extend((hearer, event) for hearer in self._hear_at_once(event))
 
     def _as_heard(self, step: Outcome[Any]) -> tuple[dict[UUID, Event[Fact]], Outcome[Any] | Exception]:
-        """Its facts as they come out of their records; whichever is as recorded is the recorded one."""
+        """Returns its facts as they come out of their records; one that is as recorded is the very one."""
         heard = {}
         for event in step.events:
             recorded = self._key.facts.get(event.id)
@@ -237,10 +242,10 @@ class _KeyLoop:
         return heard, step
 
     def _hear_at_once(self, event: Event[Fact]) -> list[str]:
-        """Whoever has no place for it in its journal, and not because it was on its way or parked."""
+        """Returns who hears it at once: services whose journals have no turn for it, and did not park it."""
         return [
             name
-            for name in self._loop.hearers(event.data)
+            for name in self._simulation.hearers(event.data)
             if event.id not in self._to_come[name]
             and (event.id not in self._key.facts or event.id in self._recorded[name])
         ]
@@ -251,7 +256,7 @@ class _KeyLoop:
         self, name: str, input: Input, taken: Taken[Any], step: Outcome[Any], events: list[Event[Fact]]
     ) -> Origin | None:
         recorded = {fact.id: fact for fact in input.facts}
-        refusal = refusal_of(step)
+        refusal = refusal_as_dict(step)
         if refusal != input.refusal:
             handler = decided_at(taken, None) or ""
             says = "is answered differently"
@@ -267,18 +272,18 @@ class _KeyLoop:
             input,
             says,
             handler=handler,
-            expected=input.refusal or _told(input.facts),
-            got=refusal or _told(events),
+            expected=input.refusal or _events_as_dicts(input.facts),
+            got=refusal or _events_as_dicts(events),
         )
 
     def _lose(self, name: str, input: Input, why: str, origin: Origin | None) -> None:
-        """It is not taken. Without an origin: what its service and key goes another way from."""
-        origin = origin or self._loop.origins.get((name, self._key.name))
+        """Notes that an input is not taken. Its origin is, unless given, that of its service and key."""
+        origin = origin or self._simulation.origins.get((name, self._key.name))
         if origin:
-            self._loop.origins.setdefault((name, self._key.name), origin)
+            self._simulation.origins.setdefault((name, self._key.name), origin)
         if input.facts:
             says = f"{why}, so there is no {_types(input.facts)}"
-            self._differs(name, input, says, expected=_told(input.facts))
+            self._differs(name, input, says, expected=_events_as_dicts(input.facts))
 
     def _differs(
         self,
@@ -290,7 +295,7 @@ class _KeyLoop:
         expected: Any = None,
         got: Any = None,
     ) -> Origin:
-        """Of a service and key the first is the origin of all that follow."""
+        """Adds a difference. The first of a service and key is the origin of all that follow."""
         told = Origin(
             service=name,
             type=input.type,
@@ -299,8 +304,8 @@ class _KeyLoop:
             time=plain(input.now),
             handler=handler,
         )
-        origin = self._loop.origins.setdefault((name, self._key.name), told)
-        self._loop.findings.append(
+        origin = self._simulation.origins.setdefault((name, self._key.name), told)
+        self._simulation.findings.append(
             Difference(
                 "step",
                 name,
@@ -320,7 +325,7 @@ class _KeyLoop:
         return origin
 
     def _count(self) -> None:
-        counts, decided = self._loop.counts, self._decided
+        counts, decided = self._simulation.counts, self._decided
         recorded = {id: fact for id, fact in self._key.facts.items() if id not in self._key.orphans}
         counts["facts"] += len(recorded)
         counts["facts gone"] += sum(id not in decided for id in recorded)
@@ -328,31 +333,27 @@ class _KeyLoop:
         counts["facts new"] += sum(id not in self._key.facts for id in decided)
 
 
-def run(taken: Taken[Any]) -> Outcome[Any] | Exception:
+def _run(taken: Taken[Any]) -> Outcome[Any] | Exception:
+    """Takes a step. What a handler tries to do outside is returned like whatever else it raises."""
     try:
-        with no_side_effects():
-            return taken.run()
-    except Exception as error:
-        return error
+        return run_sandboxed(taken)
+    except SideEffect as effect:
+        return effect
 
 
-def _ran(taken: Taken[Any]) -> Ran:
-    return taken, run(taken)
-
-
-def _named(shadow: Shadow[Any], command: Command) -> Iterator[Any]:
-    """The rows that a command names; None for one that is not there."""
-    for mapping in shadow.service.store.mappings:
+def _named(in_memory: InMemoryService[Any], command: Command) -> Iterator[Any]:
+    """Yields the rows that a command names; None for one that is not there."""
+    for mapping in in_memory.service.store.mappings:
         name = getattr(command, mapping.loaded_by_id, None) if mapping.loaded_by_id else None
         if name is not None:
-            yield shadow.memory.by_id(mapping, name)
+            yield in_memory.memory.by_id(mapping, name)
 
 
 # -- words -------------------------------------------------------------------------------------------
 
 
 def _content(event: Event[Fact]) -> tuple[Any, ...]:
-    """All but the number of its step, which depends on what else happened."""
+    """Returns all of it but its step, which depends on what else happened."""
     return (
         event.id,
         event.time,
@@ -379,7 +380,7 @@ def _types(events: Sequence[Event[Fact]]) -> str:
     return " and ".join(event.type for event in events)
 
 
-def _told(events: Sequence[Event[Fact]]) -> list[dict[str, Any]]:
+def _events_as_dicts(events: Sequence[Event[Fact]]) -> list[dict[str, Any]]:
     return [
         {
             "type": event.type,

@@ -86,7 +86,7 @@ class KnownKeys:
             pass
         return self.keys.get(kid)
 
-    def lags(self) -> bool:
+    async def lags(self) -> bool:
         return self.late
 
 
@@ -104,7 +104,7 @@ class Toy:
         self.applied = uuid4()
         """A flow that was."""
         self.calls: list[dict[str, Any]] = []
-        self.verifier = Verifier(self.keys, now=lambda: self.now, patience=0.0)
+        self.verifier = Verifier(self.keys, now=lambda: self.now, key_timeout=0.0)
         self.app: FastAPI = create_app(
             "toy",
             [self._endpoints(), self._open_endpoints()],

@@ -151,9 +151,30 @@ async def test_an_unknown_key_is_a_401_or_a_503_if_news_is_late(toy: Any, client
     assert answer.headers["retry-after"] == "1"
 
 
+@pytest.mark.parametrize(
+    "jwk",
+    [
+        {},
+        {"kty": "RSA", "n": "AQAB", "e": "AQAB"},
+        {"kty": "RSA", "crv": "Ed25519"},
+        {"x": ""},
+        {"x": "AA"},
+        {"x": "%%%"},
+        {"x": "é"},
+        {"crv": "X25519"},
+    ],
+)
+async def test_a_published_key_that_is_none_verifies_nothing(
+    toy: Any, client: httpx.AsyncClient, jwk: dict[str, str]
+) -> None:
+    whole = auth.public_part(toy.key)
+    toy.keys.keys["first"] = {**whole, **jwk} if {"x", "crv"} & jwk.keys() else jwk
+    assert await status_with(client, toy.token()) == 401
+
+
 async def test_a_key_that_appears_while_we_wait(toy: Any) -> None:
     second = auth.generate_key("second")
-    verifier = Verifier(toy.keys, now=lambda: toy.now, patience=30.0)
+    verifier = Verifier(toy.keys, now=lambda: toy.now, key_timeout=30.0)
     header = f"Bearer {auth.sign(second, toy.user_id, now=toy.now)}".encode()
     asking = asyncio.create_task(verifier.principal(header))
     await toy.keys.somebody_waits.wait()

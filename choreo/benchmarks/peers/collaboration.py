@@ -1,0 +1,62 @@
+"""The shop itself, as `choreo up` starts it. Another style of it is another entry with other arguments."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from choreo.benchmarks.peers.contender import USERS
+from choreo.benchmarks.peers.servers import KafkaServer
+from choreo.benchmarks.peers.tables import Tables
+from choreo.benchmarks.users import OrderMaker, register_users
+from choreo.operations.acting.throwaway import ThrowawaySystem
+
+_SERVICES = ("user", "order", "billing", "notification")
+
+
+@dataclass(frozen=True)
+class Shop:
+    name: str
+    what: str
+    lacks: str
+    up: Sequence[str] = ("choreo.cli.main", "up", "--json")
+
+    def prepare(self, say: Callable[[str], None]) -> None:
+        KafkaServer.prepare(say)
+
+    def versions(self) -> Mapping[str, str]:
+        return {}
+
+    @contextmanager
+    def running(self, directory: Path) -> Iterator["RunningShop"]:
+        """Its home is a temporary directory of its own."""
+        with ThrowawaySystem(self.up) as system:
+            system.start()
+            yield RunningShop(system)
+
+
+class RunningShop:
+    def __init__(self, system: ThrowawaySystem) -> None:
+        self._system = system
+        facts = system.run_file
+        self._ports = facts["ports"]
+        self.port = self._ports["order"]
+        urls = facts["owner_urls"]
+        self.tables = Tables(urls["order"], urls["billing"], urls["notification"])
+
+    async def makers(self) -> Sequence[OrderMaker]:
+        return await register_users(USERS, self._ports, lambda _: None)
+
+    @property
+    def pids(self) -> Mapping[str, int]:
+        return {**self._system.run_file["pids"], "supervisor": self._system.supervisor_pid}
+
+    def kill(self) -> None:
+        """All four services at once."""
+        for service in _SERVICES:
+            os.kill(self.pids[service], signal.SIGKILL)
+
+    def start_again(self) -> None:
+        """The supervisor does."""

@@ -1,0 +1,209 @@
+"""All that leans on the insides of Faust, each with a test in `tests/unit/test_kafka_internals.py`.
+
+Faust brings records and holds the place in the group. Three things it is told that it has no setting for:
+where reading begins (Postgres' word and not the group's), how its consumer is made (what Faust hard-codes or
+does not offer), and that what is handed over and acknowledged is not a record but a `Fetched` of a partition.
+Faust's own bookkeeping goes by offsets one by one, and takes a chunk for a hole.
+"""
+
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from typing import Any, Protocol
+
+import aiokafka
+import faust
+from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+from mode.supervisors import CrashingSupervisor
+
+from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.kafka.aiokafka_internals import Fetched
+from choreo.chassis.transaction.positions import TopicPartition
+
+FETCHED_RECORDS = 250
+"""At most so many records come in one chunk."""
+_BUFFERED_CHUNKS = 4
+_FETCHED_BYTES = 1 << 18
+"""Of a partition in one answer; a single batch may be larger."""
+_FETCH_WAIT_MS = 50
+"""Faust has 1500: a partition that is not part of the fetch under way would wait that long."""
+POLL_INTERVAL_SECONDS = math.inf
+"""Without a fetch for so long aiokafka leaves the group, and comes back only with a fetch, which Faust makes
+only once it has an assignment. So it never leaves for that: nothing is fetched while the database is away, or
+where there are more processes than partitions. Who stops for another reason is begun anew by the consumer.
+"""
+_SESSION_SECONDS, _HEARTBEAT_SECONDS = 6, 1
+_REBALANCE_SECONDS = 60
+"""So long a group waits for its members to come back."""
+_REQUEST_SECONDS = 90
+"""More than a rebalance: to join is a request."""
+
+NextOffsets = Callable[[set[TopicPartition]], Awaitable[Mapping[TopicPartition, int]]]
+
+
+class ChunkedApp(faust.App):  # type: ignore[misc]
+    """One session of a group's member."""
+
+    next_offsets: NextOffsets
+
+    def __init__(self, group: str, client_id: str, access: KafkaAccess) -> None:
+        self.group, self.client_id, self.access = group, client_id, access
+        super().__init__(
+            group,
+            broker=";".join(f"kafka://{server.strip()}" for server in access.bootstrap.split(",")),
+            broker_credentials=_credentials(access),
+            autodiscover=False,
+            env={},  # BROKER_URL and the like would win over what is said here
+            broker_client_id=client_id,
+            broker_commit_interval=1.0,
+            broker_max_poll_records=FETCHED_RECORDS,
+            agent_supervisor=CrashingSupervisor,
+            key_serializer="raw",
+            value_serializer="raw",
+            stream_buffer_maxsize=_BUFFERED_CHUNKS,
+            stream_wait_empty=False,
+            table_standby_replicas=0,
+            topic_allow_declare=False,
+            topic_disable_leader=True,
+            web_enabled=False,
+        )
+
+    def consume(
+        self,
+        topics: Collection[str],
+        listen: Callable[["Stream"], Awaitable[None]],
+        next_offsets: NextOffsets,
+    ) -> None:
+        """`listen` is given the chunks; `next_offsets` says where to begin with what is assigned."""
+        self.next_offsets = next_offsets
+        self.agent(self.topic(*topics), supervisor_strategy=CrashingSupervisor)(listen)
+
+    def pause(self, place: TopicPartition) -> None:
+        """Fetches no more of this partition for now. At another assignment it is forgotten."""
+        self.consumer.pause_partitions([TP(*place)])
+
+    def resume(self, place: TopicPartition) -> None:
+        if TP(*place) in self.consumer.assignment():
+            self.consumer.resume_partitions([TP(*place)])
+
+    def _create_directories(self) -> None:
+        """None: there are no tables, so nothing would ever be in them."""
+
+    def _new_transport(self) -> Any:
+        return _Transport(self.conf.broker_consumer, self)
+
+
+def _credentials(access: KafkaAccess) -> Any:
+    if sasl := access.faust():
+        return faust.SASLCredentials(**sasl)
+    context = access.ssl_context
+    return faust.SSLCredentials(context) if context else None
+
+
+class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        """By its public arguments: Faust's own has others."""
+        app = self.app
+        return aiokafka.AIOKafkaConsumer(
+            **app.access.aiokafka(),
+            client_id=app.client_id,
+            group_id=app.group,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            fetch_max_wait_ms=_FETCH_WAIT_MS,
+            max_partition_fetch_bytes=_FETCHED_BYTES,
+            max_poll_records=FETCHED_RECORDS,
+            max_poll_interval_ms=POLL_INTERVAL_SECONDS * 1000,
+            session_timeout_ms=_SESSION_SECONDS * 1000,
+            heartbeat_interval_ms=_HEARTBEAT_SECONDS * 1000,
+            rebalance_timeout_ms=_REBALANCE_SECONDS * 1000,
+            request_timeout_ms=_REQUEST_SECONDS * 1000,
+        )
+
+    async def _fetch_records(
+        self, consumer: Any, active_partitions: set[TP], timeout: float = 0.0, max_records: int | None = None
+    ) -> Mapping[TP, list[Any]]:
+        """By aiokafka's public way, which tells trouble with the group, too.
+
+        Until Faust has sought, aiokafka goes by Kafka's offsets: there may be none, or nothing there.
+        """
+        if not self.consumer.flow_active:
+            return {}
+        wanted = [aiokafka.TopicPartition(*tp) for tp in active_partitions]
+        try:
+            fetched = await consumer.getmany(*wanted, timeout_ms=timeout * 1000, max_records=max_records)
+        except (NoOffsetForPartitionError, OffsetOutOfRangeError):
+            if self.consumer.flow_active:
+                raise
+            return {}
+        return {TP(*place): [_as_record(place, chunk)] for place, chunk in fetched.items()}
+
+
+def _as_record(place: Any, chunk: Fetched) -> Any:
+    """Of the chunk's last offset, so that what is committed is where the next one begins."""
+    return aiokafka.ConsumerRecord(
+        *place,
+        offset=chunk.end - 1,
+        timestamp=0,
+        timestamp_type=0,
+        key=None,
+        value=chunk,
+        checksum=None,
+        serialized_key_size=-1,
+        serialized_value_size=-1,
+        headers=(),
+    )
+
+
+class _Consumer(driver.Consumer):  # type: ignore[misc]
+    def _new_consumer_thread(self) -> Any:
+        return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """Faust asks where to begin, at every assignment. Not Kafka's word but Postgres' is given."""
+        assignment = self.assignment()
+        offsets = await self.app.next_offsets({(tp.topic, tp.partition) for tp in assignment})
+        wanted = {tp: offsets[tp.topic, tp.partition] for tp in assignment}
+        await self.seek_wait(wanted)
+        return wanted
+
+    # A partition's chunks are finished in their order: the last one says how far all is finished.
+
+    def ack(self, message: Any) -> bool:
+        message.acked = True
+        self._unacked_messages.discard(message)
+        self._acked[message.tp] = [message.offset]
+        return True
+
+    def _new_offset(self, tp: TP) -> int | None:
+        last = self._acked.pop(tp, None)
+        return last[0] + 1 if last else None
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        """None is kept."""
+
+
+class _Transport(driver.Transport):  # type: ignore[misc]
+    Consumer = _Consumer
+
+
+class Message(Protocol):
+    topic: str
+    partition: int
+    value: Fetched
+
+
+class Event(Protocol):
+    message: Message
+
+    def ack(self) -> bool: ...
+
+
+class Stream(Protocol):
+    """What is used of Faust's streams: events that are acknowledged by hand."""
+
+    def noack(self) -> "Stream": ...
+
+    def events(self) -> AsyncIterator[Event]: ...

@@ -1,0 +1,219 @@
+"""From one session of the consumer to the kernel: the records of its chunks, and back that they are finished.
+
+A chunk may span several transactions; it is acknowledged once its last record is committed. Records of one
+partition wait behind each other, and those of others do not wait for them: a partition that does not get on
+is fetched no further for now.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import structlog
+
+from choreo.chassis import clock
+from choreo.chassis.kafka.cluster import Group
+from choreo.chassis.kafka.faust_internals import FETCHED_RECORDS, ChunkedApp, Event, Stream
+from choreo.chassis.kafka.topic_log import PartitionLog
+from choreo.chassis.transaction.inputs import Heard, PositionGap, read
+from choreo.chassis.transaction.kernel import Kernel
+from choreo.chassis.transaction.positions import Position, TopicPartition
+from choreo.message.codec import Record, UnknownType
+from choreo.message.fact import Fact
+
+FactsByTopic = Mapping[str, frozenset[type[Fact]]]
+"""Which facts a service consumed, by topic."""
+
+Positions = Mapping[TopicPartition, Position]
+Log = Mapping[TopicPartition, PartitionLog]
+
+PARTITION_RECORDS = FETCHED_RECORDS
+"""With so many of its records in the kernel a partition's next chunk waits."""
+PARTITION_WAIT_SECONDS = 1.0
+"""And after so long nobody else waits for that any more: the partition is paused until it gets on."""
+
+STALLED_SECONDS = 10.0
+"""What could be read and was not for so long is read by a new session."""
+_SETTLED = ("Stable", "Empty", "Dead")
+"""States of a group in which Kafka says who reads what, and nothing is about to change."""
+
+log = structlog.get_logger()
+
+
+@dataclass
+class _Partition:
+    given: set[Heard] = field(default_factory=set)
+    """What the kernel has of it and has not finished."""
+    has_room: asyncio.Event = field(default_factory=asyncio.Event)
+    is_paused: bool = False
+
+    def __post_init__(self) -> None:
+        self.has_room.set()
+
+
+class Handover:
+    """`ended` gets the first error: the session is over. `on_progress` is called after every commit."""
+
+    def __init__(
+        self, kernel: Kernel[Any], consumed: FactsByTopic, app: ChunkedApp, on_progress: Callable[[], None]
+    ) -> None:
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._kernel = kernel
+        self._consumed = consumed
+        self._app = app
+        self._on_progress = on_progress
+        self._partitions: dict[TopicPartition, _Partition] = {}
+        self._waits_for_kernel = False
+
+    @property
+    def unfinished(self) -> int:
+        """Records the kernel has and has not finished."""
+        return sum(len(partition.given) for partition in self._partitions.values())
+
+    def is_busy_with(self, place: TopicPartition) -> bool:
+        """The kernel has something of it, or is too full to be given it."""
+        return self._waits_for_kernel or self.has(place)
+
+    def has(self, place: TopicPartition) -> bool:
+        return place in self._partitions and bool(self._partitions[place].given)
+
+    async def finished(self, place: TopicPartition) -> None:
+        """Returns once the kernel has nothing of it any more. Raises `PositionGap` if it takes long."""
+        given = [heard.done for heard in self._partitions[place].given]
+        if given and (await asyncio.wait(given, timeout=PARTITION_WAIT_SECONDS))[1]:
+            raise PositionGap(f"{place[0]}[{place[1]}] has a new leader, and what was read is not finished")
+
+    async def listen(
+        self, stream: Stream, *, check: Callable[[TopicPartition, int], Awaitable[None]]
+    ) -> None:
+        """Hands over chunk after chunk. `check` is awaited first, with a chunk's place and leader epoch."""
+        async for event in stream.noack().events():
+            message = event.message
+            place, chunk = (message.topic, message.partition), message.value
+            partition = self._partitions.setdefault(place, _Partition())
+            await self._wait_for_room(place, partition)
+            await check(place, chunk.leader_epoch(chunk.end))
+            self.take(event, partition)
+
+    def take(self, event: Event, partition: _Partition) -> None:
+        inputs = list(self._inputs(event))
+        partition.given.update(inputs)
+        if len(partition.given) >= PARTITION_RECORDS:
+            partition.has_room.clear()
+        for heard in inputs:
+            last = event if heard is inputs[-1] else None
+            heard.done.add_done_callback(partial(self._finished, heard=heard, acknowledges=last))
+            self._kernel.hear(heard)
+
+    def close(self) -> None:
+        """Nothing that was handed over is finished for this session any more: the next one reads it again."""
+        self.ended.cancel()
+        for partition in self._partitions.values():
+            for heard in partition.given:
+                heard.done.cancel()
+
+    async def _wait_for_room(self, place: TopicPartition, partition: _Partition) -> None:
+        self._waits_for_kernel = True
+        await self._kernel.room()
+        self._waits_for_kernel = False
+        if partition.is_paused:
+            return
+        try:
+            async with asyncio.timeout(PARTITION_WAIT_SECONDS):
+                await partition.has_room.wait()
+        except TimeoutError:
+            log.warning("a partition does not get on, the others go on", topic=place[0], partition=place[1])
+            partition.is_paused = True
+            self._app.pause(place)
+
+    def _finished(self, done: "asyncio.Future[None]", *, heard: Heard, acknowledges: Event | None) -> None:
+        """The transaction is over: tell Faust, or end the session."""
+        if done.cancelled() or self.ended.done():
+            return
+        if error := done.exception():
+            self.ended.set_exception(error)
+            return
+        if acknowledges:
+            acknowledges.ack()
+        place = heard.topic, heard.partition
+        partition = self._partitions[place]
+        partition.given.discard(heard)
+        if len(partition.given) < PARTITION_RECORDS:
+            partition.has_room.set()
+            if partition.is_paused:
+                partition.is_paused = False
+                self._app.resume(place)
+        self._on_progress()
+
+    def _inputs(self, event: Event) -> Iterator[Heard]:
+        """Each record with where the reading went on that found it; at last what lies behind them all."""
+        place, chunk = (event.message.topic, event.message.partition), event.message.value
+        begin = chunk.begin
+        for record in chunk:
+            yield self._heard(place, record, begin, chunk.leader_epoch(record.offset))
+            begin = record.offset + 1
+        if begin < chunk.end:
+            nothing = Record(None, None, [])
+            yield self._input(place, chunk.end - 1, nothing, None, None, begin, is_marker=True)
+
+    def _heard(self, place: TopicPartition, fetched: Any, begin: int, epoch: int) -> Heard:
+        record = Record(fetched.key, fetched.value, list(fetched.headers))
+        try:
+            event, error = read(record, self._consumed[place[0]])
+        except UnknownType as unknown:
+            event, error = None, None
+            log.info("skipped", detail=str(unknown), topic=place[0], offset=fetched.offset)
+        return self._input(place, fetched.offset, record, event, error, begin, leader_epoch=epoch)
+
+    def _input(
+        self,
+        place: TopicPartition,
+        offset: int,
+        record: Record,
+        event: Any,
+        error: str | None,
+        begin: int,
+        **more: Any,
+    ) -> Heard:
+        done = asyncio.get_running_loop().create_future()
+        return Heard(*place, offset, record, event, error, clock.now(), done, fetched_from=begin, **more)
+
+
+class Stalled(Exception):
+    """There is something to read and nothing is read. The message says where."""
+
+
+class Unread:
+    """What a session has not read and nobody else will: of partitions it has, and of those nobody has.
+
+    Faust asks aiokafka for records only while it believes it has partitions, and aiokafka gives up in ways
+    Faust does not hear of. So whether a session reads is seen from outside, by what comes of it.
+    """
+
+    def __init__(self, client_id: str, handover: Handover) -> None:
+        self._client_id = client_id
+        self._handover = handover
+        self._since: dict[TopicPartition, tuple[int, float]] = {}
+        """By partition: the position, and since when it is that while nothing is on its way."""
+
+    def look(self, known: Positions, there: Log, group: Group) -> int:
+        """How many records. Raises `Stalled`."""
+        now = asyncio.get_running_loop().time()
+        held = {place: member.client_id for member in group.members for place in member.partitions}
+        waiting, before, self._since = 0, self._since, {}
+        for place, partition in there.items() if group.state in _SETTLED else ():
+            position = known[place].next_offset if place in known else 0
+            if position >= partition.stable or held.get(place, self._client_id) != self._client_id:
+                continue
+            waiting += partition.stable - position
+            if self._handover.is_busy_with(place):
+                continue
+            self._since[place] = before[place] if before.get(place, (-1,))[0] == position else (position, now)
+            if (seconds := now - self._since[place][1]) > STALLED_SECONDS:
+                raise Stalled(
+                    f"{place[0]}[{place[1]}] has {partition.stable - position} records for "
+                    f"{self._client_id}, and none was read for {seconds:.0f} s"
+                )
+        return waiting

@@ -1,0 +1,49 @@
+"""The rows that the chassis keeps in every service's database, beside the service's own."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+from choreo.chassis.database.connection import Connection
+from choreo.chassis.database.tables import signing_keys
+from choreo.chassis.transaction.state_store import Memory, ReplayableStore, TableMapping, save
+from choreo.message.signing_key import SigningKeyPublished
+
+S = TypeVar("S")
+
+SIGNING_KEYS = TableMapping(
+    "signing_keys", signing_keys, SigningKeyPublished, key="kid", loaded_with_key={}, loaded_by_id="kid"
+)
+"""The fact is the row."""
+
+
+@dataclass(frozen=True)
+class WithSharedState(Generic[S]):
+    """A service's store, and with each state the chassis' rows of the same key."""
+
+    own: ReplayableStore[S]
+
+    @cached_property
+    def mappings(self) -> tuple[TableMapping, ...]:
+        return (*self.own.mappings, SIGNING_KEYS)
+
+    async def load(self, conn: Connection, wanted: Mapping[str, Sequence[object]]) -> dict[str, S]:
+        states = await self.own.load(conn, wanted)
+        for row in await SIGNING_KEYS.load(conn, wanted):
+            states[row.kid] = _with_signing_keys(states[row.kid], {row.kid: row})
+        return states
+
+    async def save(self, conn: Connection, before: Mapping[str, S], after: Mapping[str, S]) -> None:
+        await self.own.save(conn, before, after)
+        await save(conn, [SIGNING_KEYS], before, after)
+
+    def from_memory(self, memory: Memory, key: str, content: object) -> S:
+        state = self.own.from_memory(memory, key, content)
+        rows = memory.with_key(SIGNING_KEYS, key)
+        return _with_signing_keys(state, rows) if rows else state
+
+
+def _with_signing_keys(state: S, rows: Mapping[str, Any]) -> S:
+    return dataclasses.replace(state, signing_keys=rows)  # type: ignore[type-var]

@@ -1,0 +1,146 @@
+"""Where `choreo state`, `blame` and `replay` read from: a recording, or the running system."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import typer
+
+from choreo.chassis.kafka.log_reader import LOG_UNREADABLE
+from choreo.chassis.registry import services
+from choreo.chassis.service import Service
+from choreo.chassis.settings import SERVICES
+from choreo.errors import Incomplete, Unavailable, UsageError
+from choreo.message.codec import Undecodable, UnknownType, decode
+from choreo.operations.reading.installation import Installation, find_installation
+from choreo.progress import telling
+from choreo.replay.engine.sandbox import SideEffect
+from choreo.replay.engine.walk import Walk
+from choreo.replay.history.moments import AfterId, AfterPlace, AtTime, Moment, NoMoment, moment_of, settled
+from choreo.replay.sources.live import Live, open_live
+from choreo.replay.sources.one_key import open_key, records_at
+from choreo.replay.sources.recording import NotARecording, Recording, size_of
+from choreo.replay.sources.records import Broken, Source, lacking
+from choreo.replay.sources.rows import plain
+
+
+def check_service(name: str) -> None:
+    if name not in SERVICES:
+        raise UsageError(f"There is no service {name}: choose from {', '.join(SERVICES)}.")
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Turns what reading raises into a sentence and an exit code."""
+    try:
+        yield
+    except SideEffect as effect:
+        typer.echo(f"choreo: {effect}", err=True)
+        raise typer.Exit(1) from None
+    except (NotARecording, NoMoment) as wrong:
+        raise UsageError(str(wrong)) from None
+    except Broken as broken:
+        raise Incomplete(str(broken)) from None
+    except (psycopg.Error, *LOG_UNREADABLE, OSError) as error:
+        raise Unavailable(f"The past cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def whole(file: Path | None) -> AbstractAsyncContextManager[Source]:
+    """Opens a recording, or all of the running system."""
+    if file is not None:
+        return nullcontext(Recording(file))
+    here = find_installation()
+    return open_live(here.kafka, here.database_urls, here.settings)
+
+
+@asynccontextmanager
+async def opened(
+    file: Path | None, name: str, key: str | None = None, *, alone: bool = True
+) -> AsyncIterator[Source]:
+    """Opens a recording, or of the running system what this service heard and did. `alone`: only this key."""
+    if file is not None:
+        yield recording_of(file, name, key)
+        return
+    here = find_installation()
+    if key is not None and alone:
+        described = here.service(name)
+        async with open_key(here.kafka, here.database_urls[name], described, here.settings, key=key) as of:
+            yield of
+    else:
+        async with of_service(here, name) as source:
+            yield source
+
+
+def recording_of(file: Path, name: str, key: str | None = None) -> Recording:
+    recording = Recording(file)
+    if name not in recording.cut.services:
+        held = ", ".join(recording.cut.services)
+        raise Incomplete(f"{file} has no journal of {name}: it has those of {held}.")
+    if key is not None and recording.cut.keys is not None and key not in recording.cut.keys:
+        raise Incomplete(f"{file} has {len(recording.cut.keys)} keys, and {key} is none of them.")
+    return recording
+
+
+@asynccontextmanager
+async def of_service(here: Installation, name: str) -> AsyncIterator[Live]:
+    """Opens its journal and the topics it hears; nothing else is read."""
+    async with open_live(here.kafka, {name: here.database_urls[name]}, here.settings) as live:
+        heard = here.service(name).heard_topics(here.settings.topic_prefix)
+        spans = {place: span for place, span in live.cut.spans.items() if place[0] in heard}
+        live.cut = replace(live.cut, spans=spans)
+        yield live
+
+
+async def moment_in(source: Source, text: str, name: str, file: Path | None) -> Moment:
+    """Reads a moment as somebody writes it. Raises `NoMoment`, and `Incomplete` after a recording's end."""
+    cut = source.cut
+    moment = moment_of(text, datetime.now(UTC), cut.topic_prefix)
+    if isinstance(moment, AtTime) and cut.until is not None and moment.time > cut.until:
+        raise Incomplete(f"{file} ends at {plain(cut.until)}, before {moment}.")
+    if file is not None or not isinstance(moment, AfterPlace) or cut.service_of.get(moment.topic) != name:
+        return await settled(moment, source, name)
+    place = moment.topic, moment.partition, moment.offset
+    try:
+        (record,) = await records_at(find_installation().kafka, [place])
+        return AfterId(decode(record.record).id)
+    except (ValueError, UnknownType, Undecodable):
+        raise NoMoment(f"No event lies at {moment}.") from None
+
+
+def described(source: Source, name: str) -> Service[Any]:
+    """Returns it as today's code has it, with those settings that decisions depend on."""
+    return services(source.cut.settings)[name]
+
+
+@asynccontextmanager
+async def walking(source: Source, service: Service[Any], key: str | None = None) -> AsyncIterator[Walk[Any]]:
+    """Yields a walk that says how far it is, where that takes long."""
+    total = size_of(source)
+    with telling() as tell:
+        walk = Walk(source, service, key, lambda done: tell("replaying", done, total))
+        walk.lacks += (await lacking(source, service.name)).values()
+        yield walk
+
+
+def check_complete(walk: Walk[Any]) -> None:
+    """Raises `Incomplete`; to be called after everything was printed."""
+    if walk.lacks:
+        more = f" (and {len(walk.lacks) - 1} more)" if len(walk.lacks) > 1 else ""
+        raise Incomplete(f"{walk.service.name}: {walk.lacks[0]}{more}.")
+
+
+def check_reached(moment: Moment, walk: Walk[Any], source: Source, file: Path | None) -> None:
+    if moment.reached and (walk.key is None or walk.met):
+        return
+    check_complete(walk)
+    if walk.key is not None and not walk.met:
+        raise UsageError(f"The journal of {walk.service.name} has nothing of key {walk.key}.")
+    key = f" of key {key}" if (key := walk.key) else ""
+    says = f"{walk.service.name} has applied nothing{key} that is {moment}"
+    if file is not None and not source.cut.is_whole:
+        raise Incomplete(f"{says}, as far as {file} goes.")
+    raise UsageError(f"{says}.")

@@ -1,0 +1,112 @@
+"""How rows, their changes and their causes look: for people, and as JSON has them."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from choreo.chassis.transaction.state_store import TableMapping
+from choreo.replay.engine.expressions import name_as_text
+from choreo.replay.engine.walk import Write
+from choreo.replay.history.causes import Cause
+from choreo.replay.history.state import Difference, difference_made_by
+from choreo.replay.sources.rows import plain
+
+_WIDTH = 100
+
+
+class Paper:
+    """Prints for people, in colour on a terminal. Only ids and commands may go beyond column 100."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False, soft_wrap=True)
+
+    def line(self, text: str = "", style: str = "") -> None:
+        told = escape(text)
+        self._console.print(f"[{style}]{told}[/]" if style else told)
+
+    def columns(self, told: Sequence[tuple[str, str]], style: str = "") -> None:
+        """Prints names and values below each other."""
+        width = max((len(name) for name, _ in told), default=0)
+        for name, value in told:
+            self.line(_cut_off(f"    {name:<{width}}  {value}"), style)
+
+    def cause(self, cause: Cause | None) -> None:
+        if cause is None:
+            self.line("    by nothing in the journal: see `choreo verify`", "red")
+            return
+        self.line(f"    {cause.fact} {cause.fact_id}  {cause.handler}", "dim")
+        if cause.fact_id != cause.id:
+            self.line(f"    because of {cause.type} {cause.id} {cause.at}".rstrip(), "dim")
+
+    def row(self, mapping: TableMapping, name: Any, row: Sequence[Any], cause: Cause) -> None:
+        self.line(f"  {mapping.table.name} {name_as_text(name)}", "bold")
+        told = zip((column.name for column in mapping.table.columns), row, strict=True)
+        self.columns([(column, shown(value)) for column, value in told])
+        self.cause(cause)
+
+    def difference(self, difference: Difference) -> None:
+        self._changed(difference)
+        self.cause(difference.cause)
+
+    def write(self, write: Write) -> None:
+        self._changed(difference_made_by(write))
+        self.line(f"    {write.event.type} {write.event.id}  {write.case}", "dim")
+
+    def _changed(self, difference: Difference) -> None:
+        sign, style = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}[
+            difference.change
+        ]
+        self.line(f"{sign} {difference.table.name} {name_as_text(difference.name)}", style)
+        told = []
+        for column, old, new in difference.columns:
+            match difference.change:
+                case "added":
+                    told.append((column, shown(new)))
+                case "removed":
+                    told.append((column, shown(old)))
+                case "changed":
+                    told.append((column, f"{shown(old)} → {shown(new)}"))
+        self.columns(told)
+
+
+def shown(value: Any) -> str:
+    return "null" if value is None else str(plain(value)).replace("\n", "⏎")
+
+
+def count_of_rows(count: int, one: str = "", more: str = "") -> str:
+    return f"1 row {one}".rstrip() if count == 1 else f"{count} rows {more}".rstrip()
+
+
+def _cut_off(text: str) -> str:
+    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
+
+
+def cause_as_dict(cause: Cause | None) -> dict[str, Any] | None:
+    if cause is None:
+        return None
+    return {name: plain(value) for name, value in asdict(cause).items()}
+
+
+def write_as_dict(write: Write) -> dict[str, Any]:
+    return difference_as_dict(difference_made_by(write)) | {
+        "cause": {"fact": write.event.type, "handler": write.case}
+    }
+
+
+def difference_as_dict(found: Difference) -> dict[str, Any]:
+    return {
+        "change": found.change,
+        "table": found.table.name,
+        "primary_key": name_as_text(found.name),
+        "columns": {column: {"old": plain(old), "new": plain(new)} for column, old, new in found.columns},
+        "cause": cause_as_dict(found.cause),
+    }
+
+
+def row_as_dict(mapping: TableMapping, row: Sequence[Any], cause: Cause | None) -> dict[str, Any]:
+    columns = (column.name for column in mapping.table.columns)
+    told = {name: plain(value) for name, value in zip(columns, row, strict=True)}
+    return {"row": told, "cause": cause_as_dict(cause)}

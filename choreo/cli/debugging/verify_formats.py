@@ -1,0 +1,165 @@
+"""How a verification looks: text for people, JSON for programs, JUnit XML for build servers."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from choreo.chassis.settings import SERVICES
+from choreo.replay.verify.findings import Finding
+from choreo.replay.verify.report import Report
+from choreo.replay.verify.simulation import Difference
+
+_SHOWN = 20
+_SHOWN_IN_CLOSED_LOOP = 10
+"""Origins, and of each so many of the differences that come from it."""
+_OUTCOMES = ("users", "accounts", "orders", "notifications")
+
+
+def print_report(report: Report, file: Path | None) -> None:
+    for finding in [*report.unstable, *report.findings][:_SHOWN]:
+        print_finding(finding, "not deterministic" if finding in report.unstable else finding.kind)
+        if finding.service:
+            print(f"  again     {_again(finding, file)}")
+    if (more := len(report.unstable) + len(report.findings) - _SHOWN) > 0:
+        print(f"... and {more} more: --json prints all")
+    _print_allowed(report)
+    items = report.counts.get("items", 0)
+    rate = f", {items / report.seconds:.0f}/s" if report.seconds else ""
+    print(f"{report.verdict}: {items} items in {report.seconds:.1f} s{rate}")
+    kinds = ("inputs", "steps", "decisions", "records", "rows")
+    print(f"  {'':<12}" + "".join(f"{kind:>12}" for kind in kinds))
+    for name in SERVICES:
+        counts = [report.counts.get(f"{name} {kind}") for kind in kinds]
+        if any(count is not None for count in counts):
+            print(f"  {name:<12}" + "".join(f"{count or 0:>12}" for count in counts))
+
+
+def print_finding(finding: Finding, kind: str) -> None:
+    print(f"{finding.service or 'stream'}: {kind}: {finding.says}")
+    _print_whereabouts(finding)
+    if finding.expected is not None or finding.got is not None:
+        print(f"  recorded  {json.dumps(finding.expected)}")
+        print(f"  replayed  {json.dumps(finding.got)}")
+
+
+def _print_whereabouts(finding: Finding) -> None:
+    for name in ("handler", "at", "key"):
+        if value := getattr(finding, name):
+            print(f"  {name:<9} {value}")
+
+
+def _print_allowed(report: Report) -> None:
+    for finding, allowance in report.allowed:
+        print(f"{finding.service}: allowed ({allowance.reason}): {finding.says}")
+    for idle in report.idle:
+        print(f"nothing matches the allowed change: {idle.reason}")
+
+
+def print_closed_loop(report: Report, file: Path | None) -> None:
+    """Prints each divergence with what follows from it, and then how much that is of all."""
+    for number, (origin, found) in enumerate(groupby(report.findings, key=_origin)):
+        if number == _SHOWN_IN_CLOSED_LOOP:
+            print("... and more: --json prints all")
+            break
+        first, *others = found
+        _print_difference(first, file)
+        for finding in others[:_SHOWN_IN_CLOSED_LOOP]:
+            _print_difference(finding, file, follows=bool(origin[1]))
+        if (more := len(others) - _SHOWN_IN_CLOSED_LOOP) > 0:
+            print(f"  ... and {more} more: --json prints all")
+    for finding in report.unstable[:_SHOWN_IN_CLOSED_LOOP]:
+        print(f"{finding.service}: not deterministic: {finding.says} {finding.handler}".rstrip())
+    _print_allowed(report)
+    counts = Counter(report.counts)
+    print(f"{report.verdict}: {counts['inputs']} inputs, {counts['keys']} keys in {report.seconds:.1f} s")
+    if counts["keys"]:
+        gone, other, new = (counts[f"facts {what}"] for what in ("gone", "other", "new"))
+        print(f"  {'facts':<14}{counts['facts']:>8}  {gone} no longer decided, {other} other, {new} new")
+        for what in _OUTCOMES:
+            print(f"  {what:<14}{counts[what]:>8}  {counts[f'{what} otherwise']} otherwise")
+
+
+def _origin(finding: Finding) -> tuple[str, str]:
+    origin = finding.origin if isinstance(finding, Difference) else None
+    return (origin["service"], origin["event"]) if origin else ("", "")
+
+
+def _print_difference(finding: Finding, file: Path | None, *, follows: bool = False) -> None:
+    """`follows` says that it follows from the one printed above it."""
+    indent = "  " if follows else ""
+    kind = "incomplete: " if finding.kind == "incomplete" else ""
+    print(f"{'  so in ' if follows else ''}{finding.service or 'stream'}: {kind}{finding.says}")
+    if not follows:
+        _print_whereabouts(finding)
+    expected, got = _values(finding, follows)
+    if expected is not None or got is not None:
+        print(f"{indent}  recorded  {json.dumps(expected)}")
+        print(f"{indent}  now       {json.dumps(got)}")
+    for command in _commands(finding, file)[1 if follows else 0 :]:
+        print(f"{indent}  more      {command}")
+
+
+def _values(finding: Finding, follows: bool) -> tuple[Any, Any]:
+    """Returns what the sentence does not say already: of a notification its text, of an outcome nothing."""
+    if finding.table == "notifications":
+        before, after = finding.expected, finding.got
+        return before and before["text"], after and after["text"]
+    if follows or finding.table in _OUTCOMES:
+        return None, None
+    return finding.expected, finding.got
+
+
+def report_as_json(report: Report, file: Path | None) -> str:
+    return _as_json(report, lambda finding: {"again": _again(finding, file)})
+
+
+def closed_loop_as_json(report: Report, file: Path | None) -> str:
+    return _as_json(report, lambda finding: {"commands": _commands(finding, file)})
+
+
+def _as_json(report: Report, more: Callable[[Finding], dict[str, Any]]) -> str:
+    """`more` is said of each finding beside its fields. The shape is in docs/replay.md."""
+    whole = {
+        "verdict": report.verdict,
+        "findings": [asdict(finding) | more(finding) for finding in report.findings],
+        "not_deterministic": [asdict(finding) for finding in report.unstable],
+        "allowed": [asdict(finding) | {"reason": meant.reason} for finding, meant in report.allowed],
+        "allowed_without_a_match": [asdict(allowance) for allowance in report.idle],
+        "counts": report.counts,
+        "seconds": report.seconds,
+    }
+    return json.dumps(whole, indent=2, default=str)
+
+
+def _again(finding: Finding, file: Path | None) -> str:
+    return " ".join(["choreo verify", *([str(file)] if file else []), "--service", finding.service])
+
+
+def _commands(finding: Finding, file: Path | None) -> list[str]:
+    commands = [_again(finding, file)] if finding.service else []
+    if isinstance(finding, Difference):
+        commands.append(f"choreo trace {finding.trace}{f' {file}' if file else ''}")
+    return commands
+
+
+def report_as_junit(report: Report) -> bytes:
+    """Writes a test case for each service and kind of comparison."""
+    suite = ElementTree.Element("testsuite", name="choreo verify", time=f"{report.seconds:.3f}")
+    failed = 0
+    for service in ("", *SERVICES):
+        for kind in ("step", "closure", "state", "incomplete"):
+            found = [one for one in report.findings if (one.service, one.kind) == (service, kind)]
+            unstable = [one for one in report.unstable if (one.service, one.kind) == (service, kind)]
+            case = ElementTree.SubElement(suite, "testcase", classname=service or "stream", name=kind)
+            for finding in [*unstable, *found]:
+                failed += 1
+                failure = ElementTree.SubElement(case, "failure", message=finding.says)
+                failure.text = f"{finding.handler}\nexpected {finding.expected}\ngot {finding.got}"
+    suite.set("failures", str(failed))
+    suite.set("tests", str(len(suite)))
+    return bytes(ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True))

@@ -1,0 +1,264 @@
+"""A system as `choreo up` runs it: everything, in order, until told to stop."""
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from choreo.chassis.database.migrate import migrate
+from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.kafka.admin.topics import declare_topics
+from choreo.chassis.registry import require_installed
+from choreo.chassis.settings import OBSERVER, SERVICES, Settings
+from choreo.embedded.home import Home, cache_directory
+from choreo.embedded.kafka import Kafka
+from choreo.embedded.part import AnswersHttp, Part, Program, accepts_connections
+from choreo.embedded.ports import LOOPBACK, listen, require_free
+from choreo.embedded.postgres import Postgres
+from choreo.embedded.secrets import write_secret
+from choreo.embedded.supervise import Supervisor
+from choreo.errors import Unavailable
+from choreo.operations.acting.databases import external_databases, migrate_external
+from choreo.operations.acting.reporter import Reporter
+from choreo.operations.principals import grants_of_all, topic_names
+from choreo.operations.replicas import Replica, replicas_of
+
+
+@dataclass
+class System:
+    """One installation: what of it is ours to start, and what is only used."""
+
+    settings: Settings
+    report: Reporter
+    brokers: int | None = None
+    """How many are asked for."""
+    parts: dict[str, Part] = field(default_factory=dict)
+    replicas: dict[Replica, socket.socket] = field(default_factory=dict)
+    """Each with the socket of its own port."""
+    owner_urls: dict[str, str] = field(default_factory=dict)
+    runtime_urls: dict[str, str] = field(default_factory=dict)
+    kafka_access: dict[str, KafkaAccess] = field(default_factory=dict)
+    bootstrap: str = ""
+    smtp_url: str = ""
+
+    def run(self, fresh: bool, counts: Mapping[str, int]) -> None:
+        """`counts` says of which services there is more than one process."""
+        require_installed(*SERVICES)
+        databases = external_databases(self.settings)
+        self.home = Home(self.settings)
+        with self.home.held(), ExitStack() as self.sockets:
+            self.home.take_wish()
+            if fresh:
+                self.home.forget_data()
+            self.listening = {
+                service: self.sockets.enter_context(listen(self.settings.port_of(service), service))
+                for service in SERVICES
+            }
+            for replica in replicas_of(dict.fromkeys(SERVICES, 1) | dict(counts)):
+                self._open(replica)
+            try:
+                with Supervisor(self.report.say, on_change=lambda part: self._write_run_file()) as system:
+                    self._start_infrastructure(system, databases)
+                    services = [self._service(replica) for replica in self.replicas]
+                    system.start(*services)
+                    system.wait(*services)
+                    self.report.ready(self._urls())
+                    system.watch(lambda: self._scale(system))
+            finally:
+                self.home.remove_run_file()
+        self.report.say("Everything is stopped.")
+
+    def _start_infrastructure(self, system: Supervisor, databases: dict[str, str]) -> None:
+        postgres = None if databases else self._postgres()
+        mail = None if self.settings.smtp_url else self._mail()
+        nodes = [] if self.settings.kafka_bootstrap_servers else self._kafka()
+        kafka = nodes[0] if nodes else None
+        self.smtp_url = self.settings.smtp_url or f"smtp://{LOOPBACK}:{self.settings.port_base + 25}"
+        self.bootstrap = kafka.bootstrap if kafka else self.settings.kafka_bootstrap_servers or ""
+        if kafka:
+            kafka.prepare()
+        system.start(*[part for part in (postgres, mail, *nodes) if part])
+        if postgres:
+            system.wait(postgres)
+        self._migrate(postgres, databases)
+        system.wait(*[part for part in (mail, *nodes) if part])
+        admin = kafka.admin if kafka else self.settings.kafka_access()
+        declare_topics(admin, topic_names(self.settings), self.settings.partitions, len(nodes) or -1)
+        if kafka:
+            kafka.admit(grants_of_all(self.settings))
+        for who in (*SERVICES, OBSERVER):
+            self.kafka_access[who] = kafka.user(who) if kafka else self.settings.kafka_access(who)
+        self._write_observer_file(postgres)
+
+    def _kafka(self) -> list[Kafka]:
+        """All its nodes: one, or three."""
+        count = self._broker_count()
+        first = self.settings.port_base + 1092
+        ports = [(first + 10 * n, first + 10 * n + 1) for n in range(count)]
+        nodes = []
+        for n, (port, controller_port) in enumerate(ports, start=1):
+            require_free(port, "Kafka")
+            require_free(controller_port, "Kafka's controller")
+            name = "kafka" if count == 1 else f"kafka-{n}"
+            node = Kafka(
+                self.home.kafka if count == 1 else self.home.kafka / str(n),
+                port,
+                controller_port,
+                cache=cache_directory(),
+                log=self.home.logs / f"{name}.log",
+                secrets_file=self.home.secrets / "kafka.json",
+                say=self.report.say,
+                node=n,
+                nodes=ports if count > 1 else (),
+            )
+            self.parts[name] = node
+            nodes.append(node)
+        return nodes
+
+    def _broker_count(self) -> int:
+        there = self.home.broker_count()
+        if there and self.brokers not in (None, there):
+            raise Unavailable(
+                f"The data in {self.home.path} is that of {there} broker{'s' if there > 1 else ''} and "
+                f"cannot be spread over {self.brokers}: leave --brokers away, choose another CHOREO_HOME, or "
+                f"start over with --fresh."
+            )
+        return there or self.brokers or 1
+
+    def _postgres(self) -> Postgres:
+        postgres = Postgres(
+            self.home.postgres,
+            secrets_file=self.home.secrets / "postgres.json",
+            log=self.home.logs / "postgres.log",
+            say=self.report.say,
+        )
+        self.parts["postgres"] = postgres
+        return postgres
+
+    def _mail(self) -> Program:
+        port = self.settings.port_base + 25
+        require_free(port, "mail")
+        arguments = ["--host", LOOPBACK, "--port", str(port), "--maildir", str(self.home.maildir)]
+        mail = Program(
+            "mail",
+            [sys.executable, "-m", "choreo.embedded.mail", *arguments],
+            log=self.home.logs / "mail.log",
+            probe=lambda: accepts_connections(port),
+        )
+        self.parts["mail"] = mail
+        return mail
+
+    def _migrate(self, postgres: Postgres | None, databases: dict[str, str]) -> None:
+        started = time.monotonic()
+        for service in SERVICES:
+            if postgres:
+                owner_url, runtime_url = postgres.create_service(service)
+                migrate(service, owner_url, service, OBSERVER)
+            else:
+                owner_url = runtime_url = databases[service]
+                migrate_external(service, owner_url)
+            self.owner_urls[service], self.runtime_urls[service] = owner_url, runtime_url
+        self.report.say(f"databases are ready after {time.monotonic() - started:.1f} s")
+
+    def command(self, service: str) -> list[str]:
+        """What runs this service."""
+        return [sys.executable, "-m", f"{service}_service"]
+
+    def _open(self, replica: Replica) -> None:
+        """Its own port; Unavailable if taken."""
+        port = self.settings.own_port_of(replica.service, replica.number)
+        self.replicas[replica] = self.sockets.enter_context(listen(port, replica.name))
+
+    def _scale(self, system: Supervisor) -> None:
+        """Does what `choreo scale` asks for, if it does."""
+        counts = self.home.take_wish()
+        if counts is None:
+            return
+        wanted = set(replicas_of(counts))
+        there = {replica for replica in self.replicas if replica.service in counts}
+        surplus = sorted(there - wanted)
+        system.end(*[self.parts.pop(replica.name) for replica in surplus])
+        for replica in surplus:
+            self.replicas.pop(replica).close()
+        try:
+            for replica in sorted(wanted - there):
+                self._open(replica)
+                system.add(self._service(replica))
+        except Unavailable as error:
+            self.report.say(str(error))
+        self._write_run_file()
+
+    def _service(self, replica: Replica) -> Program:
+        name, own = replica.service, self.replicas[replica]
+        handed_over = [self.listening[name].fileno(), own.fileno()]
+        others = {f"{service.upper()}_DATABASE_URL" for service in SERVICES} | {"SMTP_URL"}
+        inherited = {key: value for key, value in os.environ.items() if key not in others}
+        env = {key: value for key, value in inherited.items() if "KAFKA_" not in key} | {
+            **self.kafka_access[name].environment(),
+            f"{name.upper()}_DATABASE_URL": self.runtime_urls[name],
+            "CHOREO_PORT_BASE": str(self.settings.port_base),
+            "CHOREO_HTTP_FD": str(handed_over[0]),
+            "CHOREO_OWN_HTTP_FD": str(handed_over[1]),
+            "PYTHONUNBUFFERED": "1",
+        }
+        if name == "notification":
+            env["SMTP_URL"] = self.smtp_url
+        service = Program(
+            replica.name,
+            self.command(name),
+            log=self.home.logs / f"{replica.name}.log",
+            probe=AnswersHttp(own.getsockname()[1], "/health/ready"),
+            env=env,
+            pass_fds=handed_over,
+        )
+        self.parts[replica.name] = service
+        return service
+
+    def _urls(self) -> dict[str, str]:
+        urls = {name: f"http://{LOOPBACK}:{self.settings.port_of(name)}" for name in SERVICES}
+        return urls | {"kafka": self.bootstrap, "mail": self.smtp_url, "logs": str(self.home.logs)}
+
+    def _own_ports(self) -> dict[str, list[int]]:
+        """Of each service's processes, in their order."""
+        ports: dict[str, list[int]] = {}
+        for replica in sorted(self.replicas):
+            port = self.settings.own_port_of(replica.service, replica.number)
+            ports.setdefault(replica.service, []).append(port)
+        return ports
+
+    def _write_observer_file(self, postgres: Postgres | None) -> None:
+        """For debuggers and checkers: sees everything that is no secret, and changes nothing."""
+        databases = (
+            {name: postgres.observer_url(urlsplit(self.owner_urls[name]).path[1:]) for name in SERVICES}
+            if postgres
+            else {}
+        )
+        kafka = self.kafka_access[OBSERVER].told()
+        write_secret(self.home.observer_file, {"kafka": kafka, "databases": databases})
+
+    def _write_run_file(self) -> None:
+        self.home.write_run_file(
+            {
+                "pid": os.getpid(),
+                "port_base": self.settings.port_base,
+                "bootstrap": self.bootstrap,
+                "kafka_users": {who: access.username for who, access in self.kafka_access.items()},
+                "observer": str(self.home.observer_file),
+                "topic_prefix": self.settings.topic_prefix,
+                "partitions": self.settings.partitions,
+                "decide_within": self.settings.decide_within,
+                "currency": self.settings.currency,
+                "owner_urls": self.owner_urls,
+                "runtime_urls": self.runtime_urls,
+                "smtp_url": self.smtp_url,
+                "maildir": str(self.home.maildir) if "mail" in self.parts else None,
+                "urls": self._urls(),
+                "ports": {name: self.settings.port_of(name) for name in SERVICES},
+                "own_ports": self._own_ports(),
+                "pids": {name: part.pid for name, part in self.parts.items()},
+            }
+        )

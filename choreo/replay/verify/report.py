@@ -1,0 +1,134 @@
+"""The whole of a verification: replayed here and in a second process, less what somebody meant to change."""
+
+import time
+from asyncio import Task
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from functools import partial
+
+from choreo.chassis.registry import services
+from choreo.chassis.settings import SERVICES
+from choreo.progress import Tell, telling
+from choreo.replay.sources.recording import size_of
+from choreo.replay.sources.records import Source
+from choreo.replay.verify.closed_loop import closed_loop
+from choreo.replay.verify.findings import Allowance, Finding, Tally
+from choreo.replay.verify.second_run import second_run
+from choreo.replay.verify.verify import verify
+
+
+@dataclass
+class Report:
+    findings: list[Finding] = field(default_factory=list)
+    unstable: list[Finding] = field(default_factory=list)
+    """Those of which the second run found something else, or nothing; or which it alone found."""
+    allowed: list[tuple[Finding, Allowance]] = field(default_factory=list)
+    idle: list[Allowance] = field(default_factory=list)
+    """Those that match nothing."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """What was looked at."""
+    seconds: float = 0.0
+
+    @property
+    def exit_code(self) -> int:
+        """0 match, 1 changed, 2 not deterministic, 3 incomplete."""
+        if self.unstable:
+            return 2
+        if any(finding.kind != "incomplete" for finding in self.findings):
+            return 1
+        return 3 if self.findings else 0
+
+    @property
+    def verdict(self) -> str:
+        return {0: "match", 1: "changed", 2: "not deterministic", 3: "incomplete"}[self.exit_code]
+
+    def allow(self, allowances: Sequence[Allowance]) -> None:
+        """Takes what was meant out of the findings."""
+        left = []
+        for finding in self.findings:
+            meant = next((one for one in allowances if one.allows(finding)), None)
+            if meant:
+                self.allowed.append((finding, meant))
+            else:
+                left.append(finding)
+        self.findings = left
+        used = {id(allowance) for _, allowance in self.allowed}
+        self.idle = [allowance for allowance in allowances if id(allowance) not in used]
+
+    def compare(self, second: Iterable[Finding]) -> None:
+        """With what a second run over the same stream found."""
+        mine = {finding.identity: finding for finding in self.findings}
+        other = {finding.identity: finding for finding in second}
+        self.unstable = [
+            finding
+            for identity, finding in (other | mine).items()
+            if identity not in mine or identity not in other or not _agree(mine[identity], other[identity])
+        ]
+        unstable = {finding.identity for finding in self.unstable}
+        self.findings = [finding for finding in self.findings if finding.identity not in unstable]
+
+
+def _agree(one: Finding, other: Finding) -> bool:
+    return (one.got, one.step) == (other.got, other.step)
+
+
+async def report_on(
+    source: Source,
+    names: Sequence[str] = SERVICES,
+    *,
+    sample: float = 1.0,
+    allowances: Sequence[Allowance] = (),
+    preload: Sequence[str] = (),
+) -> Report:
+    """Verifies these services. The second process first calls `preload`, as module:function."""
+    missing = [name for name in names if name not in source.cut.services]
+    lacks = [Finding("incomplete", name, f"the journal of {name} is not recorded") for name in missing]
+    known, total = services(source.cut.settings), size_of(source)
+    chosen = {name: known[name] for name in names if name not in missing}
+
+    async def replay(tell: Tell) -> Tally:
+        return await verify(
+            source, chosen, sample=sample, progress=lambda done: tell("replaying", done, total)
+        )
+
+    second = second_run(source, list(chosen), sample, preload)
+    return await _report(replay, second, lacks, allowances)
+
+
+async def closed_loop_report(
+    source: Source, *, allowances: Sequence[Allowance] = (), preload: Sequence[str] = ()
+) -> Report:
+    """Closes the loop of all services. The second process first calls `preload`, as module:function."""
+    if lacks := _lacking_for_closed_loop(source):
+        return Report([Finding("incomplete", "", why) for why in lacks])
+    replay = partial(closed_loop, source, services(source.cut.settings))
+    second = second_run(source, SERVICES, 1.0, preload, in_closed_loop=True)
+    return await _report(replay, second, [], allowances)
+
+
+async def _report(
+    replay: Callable[[Tell], Awaitable[Tally]],
+    second: AbstractAsyncContextManager["Task[list[Finding]]"],
+    lacks: Sequence[Finding],
+    allowances: Sequence[Allowance],
+) -> Report:
+    """`lacks` is what both runs would find missing before they begin."""
+    report, since = Report(), time.monotonic()
+    with telling() as tell:
+        async with second as found:
+            tally = await replay(tell)
+            report.seconds = time.monotonic() - since
+            report.findings = [*lacks, *tally.findings]
+            report.compare([*await found, *lacks])
+    report.counts = dict(tally.counts)
+    report.allow(allowances)
+    return report
+
+
+def _lacking_for_closed_loop(source: Source) -> list[str]:
+    missing = [name for name in SERVICES if name not in source.cut.services]
+    lacks = [f"the journal of {name} is not recorded: a closed loop needs those of all" for name in missing]
+    if source.cut.reduced:
+        lacks.append("inputs were left out of this recording: a closed loop needs all that happened to a key")
+    return lacks
