@@ -51,7 +51,7 @@ _INVISIBLE = re.compile(
 
 def _visible(name: object) -> object:
     if isinstance(name, str) and (name != name.strip() or not name.isprintable() or _INVISIBLE.search(name)):
-        raise refused("This has no spaces around it and nothing invisible in it.")
+        raise refused("Spaces around it, and what nobody sees, are not taken here.")
     return name
 
 

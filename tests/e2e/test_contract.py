@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,7 @@ from tests.e2e.outside import (
 ROOT = Path(__file__).parents[2]
 SERVICES = tuple(OFFSET)
 JSON = {"Content-Type": "application/json"}
+PROTECTED = {"user": "/users/me", "order": "/orders", "billing": "/account", "notification": "/notifications"}
 NOWHERE = "/orders/00000000-0000-4000-8000-000000000000"
 
 
@@ -590,6 +591,58 @@ def test_a_token_is_a_bearer_token_and_says_how_long(shop: Shop, user: User) -> 
 def test_a_wrong_login_or_password_is_401(shop: Shop, user: User) -> None:
     assert shop.token(user.login, "wrong password").status_code == 401
     assert shop.token("nobody-" + user.login).status_code == 401
+
+
+def raw(shop: Shop, service: str, *lines: str, body: bytes = b"") -> int:
+    """The status of a request that is sent as it stands."""
+    with socket.create_connection(("127.0.0.1", shop.port_base + OFFSET[service]), timeout=PATIENCE) as there:
+        there.sendall("\r\n".join((*lines, "", "")).encode() + body)
+        return int(there.recv(64)[9:12])
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_headers_are_bounded_and_one_host_of_ours_is_named(shop: Shop, service: str) -> None:
+    get, host = f"GET {PROTECTED[service]} HTTP/1.1", f"Host: 127.0.0.1:{shop.port_base}"
+    assert raw(shop, service, get, host) == 401
+    assert raw(shop, service, get, host, *(f"X-{number}: 1" for number in range(100))) == 431
+    assert raw(shop, service, get, host, "X: " + "y" * 33_000) == 431
+    assert raw(shop, service, get, host, host) == 400
+    assert raw(shop, service, get, "Host: evil.example") == 421
+    for path in ("/health/live", "/health/serving", "/metrics"):
+        assert raw(shop, service, f"GET {path} HTTP/1.1", "Host: evil.example") == 200
+
+
+def test_an_upgrade_is_ignored_and_head_is_answered(shop: Shop, user: User) -> None:
+    form = f"grant_type=password&username={user.login}&password={PASSWORD}".replace(" ", "+").encode()
+    upgrade = (
+        "Connection: Upgrade, HTTP2-Settings",
+        "Upgrade: h2c",
+        "HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA",
+    )
+    head = (
+        "Host: localhost",
+        "Content-Type: application/x-www-form-urlencoded",
+        f"Content-Length: {len(form)}",
+    )
+    assert raw(shop, "user", "POST /token HTTP/1.1", *head, *upgrade, body=form) == 200
+    answer = user.ask("HEAD", "/users/me")
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["Content-Length"] == user.get("/users/me").headers["Content-Length"]
+
+
+def test_of_one_user_fifty_wait_and_an_order_is_placed_all_the_same(shop: Shop, user: User) -> None:
+    path, here = f"/orders?flow={uuid4()}&wait=30", f"Authorization: Bearer {user.token}"
+    lines = (f"GET {path} HTTP/1.1", "Host: localhost", here, "", "")
+    with ExitStack() as waiting:
+        for _ in range(50):
+            there = socket.create_connection(
+                ("127.0.0.1", shop.port_base + OFFSET["order"]), timeout=PATIENCE
+            )
+            waiting.enter_context(there).sendall("\r\n".join(lines).encode())
+        refused = until(lambda: user.get(path.replace("30", "1")), lambda answer: answer.status_code == 429)
+        assert (code(refused), int(refused.headers["Retry-After"]) >= 1) == ("too_many_waits", True)
+        assert user.order("1.00", wait=10).status_code == 202
+        assert shop.user().get(path.replace("30", "1")).status_code == 200
 
 
 def test_after_five_failures_429_with_retry_after(shop: Shop, user: User) -> None:
