@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 _Address = IPv4Address | IPv6Address
-_FOR = re.compile(r'(?:^|[;,])\s*for="?\[?([^\];",]*)\]?(?::[0-9]+)?"?', re.IGNORECASE)
+_TELL = (b"x-forwarded-for", b"forwarded")
+_FOR = re.compile(r'(?:^|[;,])\s*for="?(?:\[([^\]]*)\]|([^;,":]*))', re.IGNORECASE)
 
 
 def networks(text: str) -> str:
@@ -29,12 +30,13 @@ class Proxies:
         The peer's own where it is no proxy, or says it in two ways: then a client may have said one of them.
         """
         address = _read(peer)
-        told = [
-            headers[name].decode("latin-1") for name in (b"x-forwarded-for", b"forwarded") if name in headers
-        ]
-        if len(told) != 1 or not self._trusts(address):
+        said = {name: headers[name].decode("latin-1") for name in _TELL if name in headers}
+        if len(said) != 1 or not self._trusts(address):
             return peer
-        chain = _FOR.findall(told[0]) if b"forwarded" in headers else told[0].split(",")
+        ((name, text),) = said.items()
+        chain = (
+            text.split(",") if name == b"x-forwarded-for" else ["".join(one) for one in _FOR.findall(text)]
+        )
         for one in map(_read, reversed(chain)):
             if one is None:
                 break
