@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Collection
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
@@ -18,16 +17,21 @@ from events.order import OrderCreated
 from tests.choreography.ending import caught_up, settled
 from tests.choreography.test_parking import retried
 from tests.shop import Shop, eventually
+from user_service import queries as user_queries
+
+
+async def nobody(*asked: object) -> None: ...
 
 
 async def play(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Orders, cancels, refunds, rejections, refusals, repeats, orders that wait, a key that is parked and
     retried; then nothing is on its way."""
     ada = await shop.customer("400.00")
-    name = uuid4().hex
-    twins = [registration(login) | {"email": f"{uuid4().hex}@example.com"} for login in (name, name.upper())]
-    answers = await asyncio.gather(*(shop.clients["user"].post("/users", json=twin) for twin in twins))
-    assert sorted(answer.status_code for answer in answers) == [201, 409]
+    # As somebody who wants the login at the same moment, and so finds it free.
+    with monkeypatch.context() as at_once:
+        at_once.setattr(user_queries, "taken", nobody)
+        taken = registration(ada.login.upper())
+        assert (await shop.clients["user"].post("/users", json=taken)).status_code == 409
     confirmed = (await ada.order("100.00", wait=10)).json()
     rejected = (await ada.order("500.00", wait=10)).json()
     assert (await ada.withdraw("1000.00")).status_code == 409

@@ -12,6 +12,7 @@ from choreo.operations.reading.checkup import examine
 from choreo.replay.sources.live import open_live
 from choreo.replay.verify.report import report_on
 from tests.choreography.ending import caught_up
+from tests.replay.story import nobody
 from tests.shop import Shop
 from user_service import api, queries
 from user_service.commands import Register
@@ -47,10 +48,8 @@ async def test_the_older_has_the_name_and_old_decisions_are_what_they_were(
         answer = await shop.clients["user"].post("/users", json=body | {"password": password})
         return answer.status_code
 
-    async def nobody_looked(*asked: object) -> None: ...
-
     with monkeypatch.context() as before:
-        before.setattr(queries, "taken", nobody_looked)
+        before.setattr(queries, "taken", nobody)
         before.setattr(api, "Register", lambda **it: Register(**it | {"casefold_alone": True}))
         assert await register(COMPOSED) == 201
         assert await register(DECOMPOSED, "another password") == 201

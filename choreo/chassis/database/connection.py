@@ -82,8 +82,10 @@ def unusable(url: str) -> str | None:
     """Why sessions with this database are none, where something that pools stands before it. Raises
     psycopg.Error where it cannot be asked.
     """
-    here = session(url, connect_timeout=CONNECT_TIMEOUT_SECONDS)
-    with psycopg.connect(**here, autocommit=True) as one, psycopg.connect(**here) as other:
+    with (
+        psycopg.connect(**session(url, connect_timeout=CONNECT_TIMEOUT_SECONDS), autocommit=True) as one,
+        psycopg.connect(**session(url, connect_timeout=CONNECT_TIMEOUT_SECONDS)) as other,
+    ):
         pids = [_one(conn, "SELECT pg_backend_pid()") for conn in (one, other, one)]
         if pids[0] == pids[1] or pids[0] != pids[2]:
             return "something before it pools by transaction, and locks and LISTEN need a session"

@@ -1,6 +1,7 @@
 import asyncio
 import json
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -170,7 +171,7 @@ async def test_passwords_match_their_hash_only() -> None:
 @pytest.mark.asyncio
 async def test_a_storm_of_registrations_is_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
     passwords = Passwords()
-    monkeypatch.setattr(passwords._hasher, "hash", lambda password: password)
+    monkeypatch.setattr(passwords, "_hasher", SimpleNamespace(hash=lambda password: password))
     asked = await asyncio.gather(
         *(passwords.hash("x", address=str(n)) for n in range(MOST_QUEUED + 5)), return_exceptions=True
     )
