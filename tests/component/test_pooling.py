@@ -72,7 +72,7 @@ def pgbouncer(database: Database, directory: Path, mode: str, ignored: str) -> I
 @pytest.mark.parametrize(
     ("mode", "ignored", "sentence"),
     [
-        ("transaction", "options", "pools by transaction or statement"),
+        ("transaction", "options", "pools by transaction"),
         ("session", "options", "drops the session's options"),
         ("transaction", "", "unsupported startup parameter"),
     ],
