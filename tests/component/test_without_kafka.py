@@ -9,8 +9,8 @@ from tests.component.alone import Alone, alone, assert_problem
 
 JOBS = {"kernel", "database", "broker", "relay"}
 MORE_JOBS = {
-    "user": set[str](),
-    "order": {"consumer", "admission"},
+    "user": {"timers"},
+    "order": {"consumer", "admission", "timers"},
     "billing": {"consumer"},
     "notification": {"consumer"},  # and the mailer, where there is a mail server
 }

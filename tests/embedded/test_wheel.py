@@ -1,4 +1,4 @@
-"""The wheel holds `choreo` alone, and works where there is no shop."""
+"""The wheel holds `choreo` alone, without the peers it is compared with, and works where there is no shop."""
 
 import json
 import os
@@ -29,6 +29,7 @@ TRIED: dict[str, tuple[Sequence[str], str]] = {
     "provision": ((), NO_SHOP),
     "demo": ((), NO_SHOP),
     "bench": (("--only", "startup"), NO_SHOP),
+    "bench-peers": ((), "The peers are not part of an installed choreo"),
     "chaos": ((), NO_SHOP),
     "doctor": ((), NO_SHOP),
     "docs": ((), NO_SHOP),
@@ -91,12 +92,12 @@ def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python.parent
 
 
-def test_the_wheel_holds_choreo_alone_and_all_of_it(wheel: Path) -> None:
+def test_the_wheel_holds_choreo_alone_and_all_of_it_but_the_peers(wheel: Path) -> None:
     names = ZipFile(wheel).namelist()
     ours = {
         str(file.relative_to(ROOT))
         for file in (ROOT / "choreo").rglob("*")
-        if file.is_file() and "__pycache__" not in file.parts
+        if file.is_file() and not {"__pycache__", "peers"} & {*file.parts}
     }
     assert {name for name in names if ".dist-info/" not in name} == ours
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"choreo", "choreo_kafka"}

@@ -147,7 +147,8 @@ class Relay:
         if decided and len(self._shards) < len(self._partitions):
             await conn.execute(_TELL)
         idle = [partition for partition, shard in self._shards.items() if not shard.sending]
-        rows = await outbox.lowest(conn, idle, _ROUND) if idle else []
+        # Asked also where all are busy: a notification that no statement reads would wake us again at once.
+        rows = await outbox.lowest(conn, idle, _ROUND)
         by_partition = attrgetter("partition")
         for partition, group in groupby(sorted(rows, key=by_partition), key=by_partition):
             self._shards[partition].send(list(group))
