@@ -55,6 +55,7 @@ def prepare(cache: Path, train: Callable[[Runtime, Path, Path], None], say: Say)
     if that fails Kafka starts without one, only slower. Safe to call from several processes at once: one
     works, the others wait. Safe to interrupt: everything is made aside, then renamed.
     """
+    umask = os.umask(0o022)  # others may read here: there is no secret in what is downloaded
     try:
         return _prepare(cache, train, say)
     except OSError as error:
@@ -62,6 +63,8 @@ def prepare(cache: Path, train: Callable[[Runtime, Path, Path], None], say: Say)
             f"Kafka is kept in {cache}, which cannot be used ({error.strerror or error}): make it yours, or "
             f"run a copy of the project that is yours."
         ) from error
+    finally:
+        os.umask(umask)
 
 
 def _prepare(cache: Path, train: Callable[[Runtime, Path, Path], None], say: Say) -> Runtime:
@@ -77,6 +80,7 @@ def _prepare(cache: Path, train: Callable[[Runtime, Path, Path], None], say: Say
                 aside = Path(scratch) / "kafka.aot"
                 try:
                     train(plain, Path(scratch), aside)
+                    aside.chmod(0o644)
                     aside.replace(aot_cache)
                 except (Unavailable, OSError):
                     return plain

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import signal
+import stat
 import subprocess
 import tempfile
 import time
@@ -22,11 +23,13 @@ from choreo.embedded.part import Part, signals_held
 from choreo.embedded.process import Child, tied_to_this_process
 from choreo.embedded.secrets import Secrets
 from choreo.embedded.unprivileged import (
+    PASSED,
     Outside,
     become_nobody,
     closed_above,
     give_to_nobody,
     is_root,
+    make_private,
     meet_nobody_in,
     remove_tree,
     require_name,
@@ -96,6 +99,10 @@ class Postgres(Part):
             return near
         if is_root():
             return self._outside.path / "run"
+        return self._temporary
+
+    @property
+    def _temporary(self) -> Path:
         digest = hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"choreo-{os.getuid()}-{digest}"
 
@@ -216,11 +223,11 @@ class Postgres(Part):
 
     def _url(self, role: str, database: str) -> str:
         host = quote(str(self.socket_directory), safe="/")
-        return f"postgresql://{role}:{self._secrets[role]}@/{database}?host={host}"
+        return f"postgresql://{role}:{self._secrets[role]}@/{database}?host={host}&require_auth=scram-sha-256"
 
     def _make_data_reachable(self) -> None:
         if not self._outside.has_data():
-            self.directory.mkdir(parents=True, exist_ok=True)
+            make_private(self.directory, PASSED)
             if closed_above(self._data):
                 self._outside.take_data()
 
@@ -277,8 +284,14 @@ class Postgres(Part):
         if directory.parent == self._outside.path:
             self._outside.make()
         directory.mkdir(mode=0o700, exist_ok=True)
-        if directory.is_symlink():
+        found = directory.lstat()
+        if stat.S_ISLNK(found.st_mode):
             raise Unavailable(f"{directory} is a symbolic link; Postgres's socket will not be put there.")
+        if directory == self._temporary and (found.st_uid != os.geteuid() or found.st_mode & 0o077):
+            raise Unavailable(
+                f"{directory}, where Postgres's socket is to be put, is not yours alone: remove it, or "
+                f"choose a shorter CHOREO_HOME."
+            )
         meet_nobody_in(directory)
 
     def _forget_reused_pid(self) -> bool:

@@ -1,13 +1,17 @@
 import os
+import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 import choreo.embedded.postgres
 from choreo.embedded.postgres import Postgres
 from choreo.embedded.testing import postgres_for_tests
+from choreo.errors import Unavailable
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +97,46 @@ def test_an_interrupted_initialisation_and_a_long_path_do_no_harm(tmp_path: Path
     finally:
         postgres.stop()
         postgres.clear_away()
+
+
+@pytest.mark.parametrize("made", ["by another", "open to all", "a link"])
+def test_a_place_for_the_socket_that_somebody_else_may_touch_is_refused(
+    made: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever could put another socket there would be told the superuser's password."""
+    for module in (choreo.embedded.postgres, choreo.embedded.unprivileged):
+        monkeypatch.setattr(module, "is_root", lambda: False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    postgres = Postgres(tmp_path / ("long" * 30))
+    postgres._make_socket_directory()
+    place = postgres.socket_directory
+    assert place.parent == tmp_path and place.stat().st_mode & 0o777 == 0o700
+    postgres._make_socket_directory()
+    if made == "open to all":
+        place.chmod(0o755)
+    elif made == "a link":
+        place.rename(tmp_path / "elsewhere")
+        place.symlink_to(tmp_path / "elsewhere")
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: place.stat().st_uid + 1)
+    with pytest.raises(Unavailable, match=str(place)):
+        postgres._make_socket_directory()
+
+
+def test_a_server_that_asks_for_no_proof_is_told_no_password(server: Postgres) -> None:
+    assert conninfo_to_dict(server.admin_url)["require_auth"] == "scram-sha-256"
+    hba = server.directory / "data" / "pg_hba.conf"
+    before = hba.read_text()
+    try:
+        for method in ("password", "trust"):
+            hba.write_text(f"local all all {method}\n")
+            server.running.send(signal.SIGHUP)
+            with pytest.raises(psycopg.OperationalError, match="authentication method requirement"):
+                while True:  # until the server has read it
+                    psycopg.connect(server.admin_url).close()
+    finally:
+        hba.write_text(before)
+        server.running.send(signal.SIGHUP)
 
 
 def test_a_lock_that_names_a_stranger_is_forgotten(server: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,6 +85,7 @@ class Writer:
         manifest = orjson.dumps(self._manifest(), option=orjson.OPT_APPEND_NEWLINE)
         end = _end(self.contents.counts.total(), manifest, self._sha)
         unfinished = self._path.with_name(f".{self._path.name}.new")
+        _make_private(unfinished)
         with unfinished.open("wb") as out, self._body_path.open("rb") as body:
             out.write(self._packed(manifest))
             shutil.copyfileobj(body, out)
@@ -223,7 +224,14 @@ def _of_record(record: Record) -> dict[str, Any]:
 
 
 def _create(path: Path, named: Path) -> IO[bytes]:
+    _make_private(path)
     return gzip.open(path, "wb", compresslevel=1) if _is_gzip(named) else path.open("wb")  # type: ignore[return-value]
+
+
+def _make_private(path: Path) -> None:
+    """For its owner only, before anything is in it: a recording holds what customers wrote."""
+    path.touch(0o600)
+    path.chmod(0o600)
 
 
 def _is_gzip(path: Path) -> bool:
