@@ -41,6 +41,8 @@ _SUPERUSER = "postgres"
 _SOCKET = ".s.PGSQL.5432"
 _LONGEST_SOCKET_PATH = 107
 _LOCK_TIMEOUT_SECONDS = 5.0
+_MOST_CONNECTIONS = {"owner": 20, "runtime": 120, "observer": 40}
+"""By kind of role, so that none takes them all: nine processes of a service have up to 117."""
 
 _SETTINGS = {
     "listen_addresses": "",
@@ -180,7 +182,7 @@ class Postgres(Part):
 
         The owner `<name>_owner` migrates; the runtime role `<name>` may read and write rows of whatever the
         owner makes, unless a migration takes that away. The role `observer` may connect, too; migrations let
-        it read. No other service's role may connect.
+        it read. No other service's role may connect. What a role did to itself since is set back.
         """
         owner, database = f"{name}_owner", database or f"choreo_{name}"
         names = {
@@ -193,11 +195,18 @@ class Postgres(Part):
         with psycopg.connect(**session(self.admin_url), autocommit=True) as admin:
             # Otherwise two callers at once would both find the role missing.
             admin.execute("SELECT pg_advisory_lock(hashtext('choreo_create_service'))")
-            for role in (owner, name, OBSERVER):
+            for kind, role in {"owner": owner, "runtime": name, "observer": OBSERVER}.items():
                 exists = admin.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone()
                 verb = sql.SQL("ALTER ROLE" if exists else "CREATE ROLE")
                 password = _hashed(admin, role, self._secrets[role])
-                admin.execute(sql.SQL("{} {} LOGIN PASSWORD {}").format(verb, sql.Identifier(role), password))
+                admin.execute(
+                    sql.SQL("{} {} LOGIN CONNECTION LIMIT {} PASSWORD {}").format(
+                        verb, names[kind], _MOST_CONNECTIONS[kind], password
+                    )
+                )
+                # A role may change its own password and settings; Postgres has no right to take that away.
+                admin.execute(sql.SQL("ALTER ROLE {} RESET ALL").format(names[kind]))
+            admin.execute("REVOKE CONNECT ON DATABASE postgres, template1 FROM PUBLIC")
             exists = admin.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database]).fetchone()
             if not exists:
                 admin.execute(

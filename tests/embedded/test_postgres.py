@@ -2,6 +2,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import psycopg
@@ -62,6 +63,35 @@ def test_no_role_enters_the_database_of_another_service(server: Postgres) -> Non
             psycopg.connect(url.replace("/choreo_order?", "/choreo_billing?"))
     for url in (*billing, *order):
         psycopg.connect(url).close()
+
+
+def test_a_role_enters_no_database_but_its_own_and_takes_not_all_connections(server: Postgres) -> None:
+    _, runtime = server.create_service("billing")
+    for url in (runtime, server.observer_url("choreo_billing")):
+        for database in ("postgres", "template1"):
+            with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+                psycopg.connect(url.replace("/choreo_billing?", f"/{database}?"))
+    with ExitStack() as stack:
+        most = choreo.embedded.postgres._MOST_CONNECTIONS["observer"]
+        for _ in range(most):
+            stack.enter_context(psycopg.connect(server.observer_url("choreo_billing")))
+        with pytest.raises(psycopg.OperationalError, match="too many connections for role"):
+            psycopg.connect(server.observer_url("choreo_billing"))
+        psycopg.connect(runtime).close()
+
+
+def test_what_a_role_did_to_itself_is_set_back_at_the_next_start(server: Postgres) -> None:
+    server.create_service("billing")
+    url = server.observer_url("choreo_billing")
+    with psycopg.connect(url, autocommit=True) as observer:
+        observer.execute("ALTER ROLE observer SET search_path = elsewhere")
+        observer.execute("ALTER ROLE observer PASSWORD 'mine'")
+        for more in ("SUPERUSER", "CREATEROLE", "CONNECTION LIMIT -1", "VALID UNTIL '2000-01-01'"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                observer.execute(f"ALTER ROLE observer {more}".encode())
+    server.create_service("billing")
+    with psycopg.connect(url) as observer:
+        assert observer.execute("SHOW search_path").fetchone() == ('"$user", public',)
 
 
 def test_a_database_can_be_copied_and_dropped(server: Postgres) -> None:
