@@ -42,7 +42,7 @@ from choreo.replay.engine.expressions import (
 )
 from choreo.replay.engine.in_memory_service import refusal_as_dict
 from choreo.replay.engine.recorded import Differs
-from choreo.replay.engine.sandbox import no_side_effects, run_sandboxed
+from choreo.replay.engine.sandbox import SideEffect, no_side_effects, run_sandboxed
 from choreo.replay.engine.source_lines import decided_at, raised_at
 from choreo.replay.engine.walk import Ahead, Done, Walk
 from choreo.replay.history.moments import End, Moment
@@ -179,6 +179,8 @@ def _evaluated(expression: Expression, names: dict[str, Any]) -> tuple[Any, str]
     """Returns the value, or why there is none."""
     try:
         return expression.value(names), ""
+    except SideEffect:
+        raise
     except Exception as error:
         return None, f"{type(error).__name__}: {error}"
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 
 from choreo.chassis.transaction.journal import CODE_VERSION
@@ -15,6 +14,7 @@ from choreo.replay.engine.walk import Walk, Write
 from choreo.replay.history.causes import Cause
 from choreo.replay.history.state import Difference, difference_made_by
 from choreo.replay.sources.rows import plain
+from choreo.terminal import Console
 
 _WIDTH = 100
 

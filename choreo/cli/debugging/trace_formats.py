@@ -10,7 +10,6 @@ from dataclasses import asdict
 from textwrap import shorten, wrap
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 
 from choreo.chassis.settings import SERVICES
@@ -19,6 +18,7 @@ from choreo.demo.screens import figure, print_beneath, print_line
 from choreo.demo.timeline import clock
 from choreo.replay.trace.hops import Hop
 from choreo.replay.trace.trace import Gap, Node, Tree
+from choreo.terminal import Console
 
 WIDTH = 100
 _COLUMNS = ("outbox", "broker", "consumer", "transaction")

@@ -12,6 +12,7 @@ from choreo.chassis.transaction.state_store import TableMapping
 from choreo.message.codec import Undecodable
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
+from choreo.replay.engine.sandbox import no_side_effects
 from choreo.replay.engine.walk import Ahead, Done
 from choreo.replay.sources.rows import plain, values
 
@@ -33,7 +34,7 @@ class Plain(dict[str, Any]):
 class Expression:
     def __init__(self, text: str, option: str) -> None:
         """Raises `BadExpression`."""
-        self.text = text
+        self.text, self._option = text, option
         try:
             self._code: CodeType = compile(text.strip(), option, "eval")
         except SyntaxError as error:
@@ -44,8 +45,9 @@ class Expression:
             raise BadExpression(f"{option} is no Python expression: {error or 'it is too deep'}.") from None
 
     def value(self, names: Mapping[str, Any]) -> Any:
-        """Evaluates the expression. Raises whatever it raises."""
-        return eval(self._code, {**names, "__builtins__": {}})
+        """Evaluates the expression. Raises whatever it raises, and `SideEffect`."""
+        with no_side_effects(self._option):
+            return eval(self._code, {**names, "__builtins__": {}})
 
 
 SURROUNDING = frozenset(
