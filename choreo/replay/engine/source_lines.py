@@ -1,55 +1,39 @@
-"""Which line of a service's code decided something: found by taking the step once more, and watching."""
+"""Which lines of a running program are a service's own."""
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from traceback import walk_tb
 from types import FrameType
-from typing import Any
 
-from choreo.chassis.transaction import step as kernel_step
 from choreo.message.catalog import FACT_OF_TYPE
-from choreo.message.fact import Fact
-from choreo.replay.engine.in_memory_service import Taken
 
 _OTHERS = {"", "__main__", "choreo", *sys.stdlib_module_names}
 """Packages that are no service's."""
-_STEP = kernel_step.__file__
-
-
-def decided_at(taken: Taken[Any], fact: Fact | None) -> str | None:
-    """Returns file and line that gave this fact; without a fact, those of the last handler's answer.
-
-    Returns None where no handler ran.
-    """
-    gave: list[str] = []
-    answers: dict[str, str] = {}
-    returned: list[tuple[Any, str]] = []
-
-    def watch(frame: FrameType, happened: str, value: Any) -> None:
-        if happened != "return" or not is_own(frame):
-            return
-        line = source_line(frame, frame.f_lineno)
-        if fact is not None and (value == fact if isinstance(value, Fact) else _is_in(fact, value)):
-            gave.append(line)
-        returned.append((value, line))
-        if frame.f_back is not None and frame.f_back.f_code.co_filename == _STEP:
-            answers[frame.f_code.co_name] = next(line for other, line in returned if other is value)
-            returned.clear()
-
-    _watched(taken.run, watch)
-    if gave:
-        return gave[0]
-    return answers.get("decide") or next(reversed(answers.values()), None)
 
 
 def raised_at(error: BaseException) -> str | None:
     """Returns the innermost line of a service's own code that the error came through."""
-    own = [(frame, line) for frame, line in walk_tb(error.__traceback__) if is_own(frame)]
-    return source_line(*own[-1]) if own else None
+    return next(reversed(raised_through(error)), None)
+
+
+def raised_through(error: BaseException) -> tuple[str, ...]:
+    """Returns the lines of a service's own code that the error came through, from its handler inwards."""
+    return tuple(source_line(frame, line) for frame, line in walk_tb(error.__traceback__) if is_own(frame))
+
+
+def lines_to(frame: FrameType | None) -> tuple[str, ...]:
+    """Returns the lines of a service's own code that lead to a frame, from its handler inwards."""
+    return tuple(source_line(one, one.f_lineno) for one in reversed(list(_callers(frame))) if is_own(one))
+
+
+def _callers(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
 
 
 def is_own(frame: FrameType) -> bool:
@@ -78,18 +62,3 @@ def file_of_module(module: str, filename: str) -> str:
     path = Path(filename)
     depth = module.count(".") + (2 if path.stem == "__init__" else 1)
     return str(Path(*path.parts[-depth:]))
-
-
-def _watched(run: Callable[[], object], watch: Callable[[FrameType, str, Any], None]) -> None:
-    before = sys.getprofile()
-    sys.setprofile(watch)
-    try:
-        run()
-    except Exception:  # it is told elsewhere what it raised
-        pass
-    finally:
-        sys.setprofile(before)
-
-
-def _is_in(fact: Fact, value: Any) -> bool:
-    return isinstance(value, list | tuple) and any(isinstance(one, Fact) and one == fact for one in value)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 from zlib import crc32
 
-Kind = Literal["step", "closure", "state", "incomplete"]
+Kind = Literal["step", "closure", "state", "effect", "incomplete"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,8 @@ class Finding:
 
     kind: Kind
     """step: another decision; closure: a record nobody decided or a decision on no topic; state: another row;
-    incomplete: something is missing, so that nothing can be said."""
+    effect: a handler tried to reach outside, or printed; incomplete: something is missing, so that nothing
+    can be said."""
     service: str
     says: str
     key: str = ""
@@ -36,12 +37,16 @@ class Finding:
     """As recorded."""
     got: Any = None
     """As today's code has it."""
+    lines: tuple[str, ...] = ()
+    """File and line of each own frame, from the handler to the place."""
     step: str = ""
     """A digest of all that today's code decides for this input: what a second run has to agree with."""
 
     @property
     def identity(self) -> tuple[str, ...]:
         """What a second run has to find as well."""
+        if self.kind == "effect":
+            return (self.kind, self.service, self.says)
         return (self.kind, self.service, self.key, self.event, self.table, self.column)
 
 
@@ -61,11 +66,19 @@ class ServiceTally(Tally):
     sample: float = 1.0
     """Only this share of the keys is looked at."""
     excluded_keys: set[str] = field(default_factory=set)
+    _effects: set[tuple[str, ...]] = field(default_factory=set)
 
     def includes(self, key: str) -> bool:
         if key in self.excluded_keys:
             return False
         return self.sample >= 1 or crc32(key.encode()) < self.sample * 2**32
+
+    def has_effect(self, finding: Finding) -> None:
+        """Adds it once for each place; how often there was one is counted."""
+        self.counts["effects"] += 1
+        if finding.identity not in self._effects:
+            self._effects.add(finding.identity)
+            self.findings.append(finding)
 
     def diverges(self, finding: Finding) -> None:
         self.findings.append(finding)

@@ -74,7 +74,10 @@ async def _findings(process: asyncio.subprocess.Process, order: bytes) -> list[F
     if process.returncode:
         last = err.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
         raise SecondRunDied(f"The second replay died: {last[0]}")
-    return [(Difference if "origin" in told else Finding)(**told) for told in orjson.loads(out)]
+    found = orjson.loads(out)
+    for told in found:
+        told["lines"] = tuple(told["lines"])
+    return [(Difference if "origin" in told else Finding)(**told) for told in found]
 
 
 async def main(order: dict[str, Any]) -> list[Finding]:
@@ -97,5 +100,9 @@ async def _verify(source: Source, order: dict[str, Any]) -> list[Finding]:
 
 
 if __name__ == "__main__":
+    # What anybody prints goes beside the answer, whichever way it takes.
+    answer = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
     found = asyncio.run(main(orjson.loads(sys.stdin.buffer.read())))
-    sys.stdout.buffer.write(orjson.dumps([asdict(finding) for finding in found], default=str))
+    answer.write(orjson.dumps([asdict(finding) for finding in found], default=str))
+    answer.close()

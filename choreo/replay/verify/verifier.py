@@ -8,11 +8,13 @@ from choreo.chassis.transaction.step import Outcome
 from choreo.message.codec import TopicRecord
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
+from choreo.replay.engine.deciding_lines import decided_through
 from choreo.replay.engine.in_memory_service import InMemoryService, refusal_as_dict
-from choreo.replay.engine.source_lines import decided_at, raised_at
+from choreo.replay.engine.sandbox import SideEffect, take
+from choreo.replay.engine.source_lines import raised_through
 from choreo.replay.engine.walk import Ahead
 from choreo.replay.sources.records import Cut, JournalEntry
-from choreo.replay.verify.decisions import DecisionComparison, of_entry
+from choreo.replay.verify.decisions import DecisionComparison, of_effect, of_entry
 from choreo.replay.verify.findings import Finding, ServiceTally
 
 _ALWAYS_WHOLE = "user"
@@ -71,14 +73,17 @@ class Verifier:
         if taken.sequence != entry.step_before:
             self.decisions.add_contradiction(entry)
             return
-        try:
-            outcome = taken.run()
-        except Exception as error:
-            says = f"{entry.type} {entry.id} raises {type(error).__name__}: {error}"
-            handler = raised_at(error) or ""
-            self.tally.diverges(of_entry("step", entry, says, handler, got=repr(error)))
-            return
-        self._keep(Ahead(entry, taken), outcome)
+        ran = take(taken)
+        for effect in ran.effects:
+            self.tally.has_effect(of_effect(entry, effect))
+        if isinstance(ran.result, SideEffect):
+            self.tally.excluded_keys.add(entry.key)  # nobody knows what would have come of it
+        elif isinstance(ran.result, Exception):
+            says = f"{entry.type} {entry.id} raises {type(ran.result).__name__}: {ran.result}"
+            lines, got = raised_through(ran.result), repr(ran.result)
+            self.tally.diverges(of_entry("step", entry, says, lines, got=got))
+        else:
+            self._keep(Ahead(entry, taken), ran.result)
 
     def _keep(self, input: Ahead, outcome: Outcome[Any]) -> None:
         entry = input.entry
@@ -88,8 +93,8 @@ class Verifier:
         refusal = refusal_as_dict(outcome)
         if refusal != entry.refusal:
             says = f"{entry.type} {entry.id} is answered differently"
-            handler = decided_at(input.taken, None) or ""
-            self.tally.diverges(of_entry("step", entry, says, handler, expected=entry.refusal, got=refusal))
+            lines = decided_through(input.taken, None)
+            self.tally.diverges(of_entry("step", entry, says, lines, expected=entry.refusal, got=refusal))
             return
         if entry.outcome != "refused":
             self.in_memory.keep(entry.key, input.taken)
