@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import billing_service.decide
 import notification_service.texts
@@ -269,5 +269,67 @@ def no_end(setattr: SetAttr = builtins.setattr) -> None:
 def no_bottom(setattr: SetAttr = builtins.setattr) -> None:
     def wrong(command: Deposit, account: Account) -> MoneyDeposited:
         return wrong(command, account)
+
+    setattr(billing_service.decide, "_deposited", wrong)
+
+
+# What a decision must not depend on, and what a traffic of one hour, one machine and one user never shows.
+
+
+def the_day_of_a_clock(setattr: SetAttr = builtins.setattr) -> None:
+    right = billing_service.decide._deposited
+
+    def day() -> int:
+        return datetime.now(UTC).year // 1000
+
+    def wrong(command: Deposit, account: Account) -> MoneyDeposited:
+        day()
+        return right(command, account)
+
+    setattr(billing_service.decide, "_deposited", wrong)
+
+
+def the_environment(setattr: SetAttr = builtins.setattr) -> None:
+    right = billing_service.decide._deposited
+
+    def wrong(command: Deposit, account: Account) -> MoneyDeposited:
+        os.environ.get("LANG")
+        return right(command, account)
+
+    setattr(billing_service.decide, "_deposited", wrong)
+
+
+def chance(setattr: SetAttr = builtins.setattr) -> None:
+    right = billing_service.decide._deposited
+
+    def wrong(command: Deposit, account: Account) -> MoneyDeposited:
+        uuid4()
+        return right(command, account)
+
+    setattr(billing_service.decide, "_deposited", wrong)
+
+
+_AMOUNTS: dict[int, int] = {}
+
+
+def what_a_module_remembers(setattr: SetAttr = builtins.setattr) -> None:
+    """The balance after a deposit is that after the first deposit of this amount."""
+    right = billing_service.decide._deposited
+
+    def wrong(command: Deposit, account: Account) -> MoneyDeposited:
+        fact = right(command, account)
+        return fact.model_copy(update={"balance": _AMOUNTS.setdefault(fact.amount, fact.balance)})
+
+    setattr(billing_service.decide, "_deposited", wrong)
+
+
+def the_order_of_a_set_of_two(setattr: SetAttr = builtins.setattr) -> None:
+    """As a service's own module would: its `set` is what the second replay turns round."""
+    right = billing_service.decide._deposited
+    billing_service.decide.__dict__.setdefault("set", set)
+
+    def wrong(command: Deposit, account: Account) -> MoneyDeposited:
+        first, _ = billing_service.decide.__dict__["set"]([1, 2])
+        return right(replace(command, amount=command.amount + first), account)
 
     setattr(billing_service.decide, "_deposited", wrong)

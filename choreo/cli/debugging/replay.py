@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from choreo.chassis.source_lines import raised_at
 from choreo.cli.debugging.replay_source import (
     check_complete,
     check_reached,
@@ -44,7 +45,6 @@ from choreo.replay.engine.expressions import (
 from choreo.replay.engine.in_memory_service import refusal_as_dict
 from choreo.replay.engine.recorded import Differs
 from choreo.replay.engine.sandbox import SideEffect, no_side_effects, run_sandboxed
-from choreo.replay.engine.source_lines import raised_at
 from choreo.replay.engine.walk import Ahead, Done, Walk
 from choreo.replay.history.moments import End, Moment
 from choreo.replay.sources.rows import plain

@@ -62,8 +62,12 @@ def _print_whereabouts(finding: Finding) -> None:
 
 
 def _print_allowed(report: Report) -> None:
+    by_reason: dict[str, list[Finding]] = {}
     for finding, allowance in report.allowed:
-        print(f"{finding.service}: allowed ({allowance.reason}): {finding.says}")
+        by_reason.setdefault(allowance.reason, []).append(finding)
+    for reason, found in by_reason.items():
+        count = f"{len(found)} findings, such as " if len(found) > 1 else ""
+        print(f"{found[0].service}: allowed ({reason}): {count}{found[0].says}")
     for idle in report.idle:
         print(f"nothing matches the allowed change: {idle.reason}")
 

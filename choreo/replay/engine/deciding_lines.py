@@ -5,11 +5,11 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from choreo.chassis.source_lines import is_own, lines_to
 from choreo.chassis.transaction import step as kernel_step
 from choreo.message.fact import Fact
 from choreo.replay.engine.in_memory_service import Taken
 from choreo.replay.engine.sandbox import watched
-from choreo.replay.engine.source_lines import is_own, lines_to
 
 _STEP = kernel_step.__file__
 Lines = tuple[str, ...]

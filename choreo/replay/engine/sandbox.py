@@ -14,14 +14,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
+from choreo.chassis.source_lines import lines_to
 from choreo.chassis.transaction.step import Outcome
 from choreo.errors import HandlerMisbehaves
 from choreo.message.envelope import Event
+from choreo.replay.engine.hidden_inputs import watching_reads
 from choreo.replay.engine.in_memory_service import S, Taken
-from choreo.replay.engine.source_lines import lines_to
 
 T = TypeVar("T")
 
@@ -107,16 +109,20 @@ class _Watch:
         self.effects, self.ended_at = [], None
         self.on = True
 
-    def note(self, what: str, text: str = "") -> Effect:
+    def note(self, what: str, text: str = "", frame: FrameType | None = None) -> Effect:
         self.on = False  # what is looked at now is our own doing
-        effect = Effect(what, (self._what,) if self._what else lines_to(sys._getframe(2)), text)
+        lines = (self._what,) if self._what else lines_to(frame or sys._getframe(2))
+        effect = Effect(what, lines, text)
         last = self.effects[-1] if self.effects else None
-        if last and text and last.says == effect.says:
+        if last and last.what == "prints" and last.says == effect.says:
             effect = replace(effect, text=last.text + text)
             self.effects.pop()
         self.effects.append(effect)
         self.on = True
         return effect
+
+    def read(self, what: str, frame: FrameType) -> None:
+        self.note(what, frame=frame)
 
     def _guard_threads(self) -> None:
         """Before 3.12 Python does not report them."""
@@ -208,6 +214,8 @@ def watched(run: Callable[[], T]) -> Ran[T]:
         result: T | Exception
         try:
             result = run()
+        except RecursionError as error:  # how deep it got, and with it what Python says, is chance
+            result = RecursionError("it calls itself without an end").with_traceback(error.__traceback__)
         except Exception as error:
             result = error
         except (SystemExit, GeneratorExit) as error:
@@ -215,10 +223,14 @@ def watched(run: Callable[[], T]) -> Ran[T]:
     return Ran(result, effects)
 
 
-def take(taken: Taken[S]) -> Ran[Outcome[S]]:
-    """Takes a step. Raises `StillRunning`, which names the input."""
+def take(taken: Taken[S], *, reads: bool = False) -> Ran[Outcome[S]]:
+    """Takes a step. `reads`: what it reads of clock, chance and environment is an effect, too.
+
+    Raises `StillRunning`, which names the input.
+    """
+    run = partial(watching_reads, taken.run, _watch.read) if reads else taken.run
     try:
-        return watched(taken.run)
+        return watched(run)
     except StillRunning as error:
         raise StillRunning(f"{_named(taken)} is {error}.") from None
 

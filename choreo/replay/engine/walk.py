@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from choreo.chassis.service import Service
+from choreo.chassis.source_lines import raised_at
 from choreo.chassis.transaction.state_store import TableMapping
 from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode, type_in
 from choreo.message.envelope import Event
@@ -19,7 +20,6 @@ from choreo.replay.engine.cases import case_taken
 from choreo.replay.engine.in_memory_service import InMemoryService, Taken, refusal_as_dict
 from choreo.replay.engine.recorded import Differs, NotRecorded, RecordedFacts, differing
 from choreo.replay.engine.sandbox import refuse, run_sandboxed, take
-from choreo.replay.engine.source_lines import raised_at
 from choreo.replay.sources.records import Broken, JournalEntry, Source
 
 S = TypeVar("S")

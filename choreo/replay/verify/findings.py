@@ -3,6 +3,7 @@
 import tomllib
 from collections import Counter
 from dataclasses import dataclass, field, fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 from zlib import crc32
@@ -99,12 +100,35 @@ class Allowance:
     """Of the input or record."""
     table: str = ""
     column: str = ""
+    handler: str = ""
+    """A line that it comes through, as verify prints it."""
+    event: str = ""
+    """The id of the input or record, or of the fact that wrote a row."""
+    events: tuple[str, ...] = ()
+    """Any one of these."""
+    since: datetime | None = None
+    until: datetime | None = None
+    """Decided then; what has no time, as a row, is not meant."""
+    at_most: int = 1000
+    """So many; whatever is more is found."""
 
     def allows(self, finding: Finding) -> bool:
-        named = ("service", "type", "table", "column")
-        return finding.kind != "incomplete" and all(
-            getattr(self, name) in ("", getattr(finding, name)) for name in named
+        named = ("service", "type", "table", "column", "event")
+        return (
+            finding.kind != "incomplete"
+            and all(getattr(self, name) in ("", getattr(finding, name)) for name in named)
+            and (not self.events or finding.event in self.events)
+            and self.handler in ("", finding.handler, *finding.lines)
+            and self._is_in_time(finding.time)
         )
+
+    def _is_in_time(self, text: str) -> bool:
+        if self.since is None and self.until is None:
+            return True
+        if not text:
+            return False
+        time = datetime.fromisoformat(text)
+        return (self.since is None or self.since <= time) and (self.until is None or time <= self.until)
 
 
 def read_allowances(path: Path) -> list[Allowance]:
@@ -132,8 +156,31 @@ def _allowance(path: Path, number: int, change: Any) -> Allowance:
         raise WrongAllowance(
             f"{where}: {', '.join(sorted(unknown))} is not known; choose from {', '.join(sorted(known))}."
         )
-    if wrong := [name for name, value in change.items() if not (isinstance(value, str) and value.strip())]:
-        raise WrongAllowance(f"{where}: {', '.join(sorted(wrong))} must be text, and not empty.")
-    if "reason" not in change or len(change) < 2:
-        raise WrongAllowance(f"{where}: give a reason and at least one of service, type, table and column.")
-    return Allowance(**change)
+    if wrong := sorted(name for name, value in change.items() if not _is_right(name, value)):
+        must = _MUST_BE.get(wrong[0], "text, and not empty")
+        raise WrongAllowance(f"{where}: {', '.join(wrong)} must be {must}.")
+    if "reason" not in change or not set(change) - {"reason", "at_most"}:
+        raise WrongAllowance(
+            f"{where}: give a reason and at least one of service, type, table, column, handler, event, "
+            "events, since and until."
+        )
+    return Allowance(**change | {"events": tuple(change.get("events", ()))})
+
+
+_MUST_BE = {
+    "at_most": "a number above 0",
+    "since": "a time with its zone",
+    "until": "a time with its zone",
+    "events": "a list of texts",
+}
+
+
+def _is_right(name: str, value: object) -> bool:
+    match name:
+        case "at_most":
+            return type(value) is int and value > 0
+        case "since" | "until":
+            return isinstance(value, datetime) and value.tzinfo is not None
+        case "events":
+            return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
+    return isinstance(value, str) and bool(value.strip())

@@ -2,6 +2,7 @@
 
 import time
 from asyncio import Task
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -47,9 +48,11 @@ class Report:
     def allow(self, allowances: Sequence[Allowance]) -> None:
         """Takes what was meant out of the findings."""
         left = []
+        let_through: Counter[int] = Counter()
         for finding in self.findings:
             meant = next((one for one in allowances if one.allows(finding)), None)
-            if meant:
+            if meant and let_through[id(meant)] < meant.at_most:
+                let_through[id(meant)] += 1
                 self.allowed.append((finding, meant))
             else:
                 left.append(finding)

@@ -8,16 +8,17 @@ from typing import Any, TypedDict
 from uuid import UUID
 
 from choreo.chassis.service import Service
+from choreo.chassis.source_lines import raised_at
 from choreo.chassis.transaction.step import Outcome
 from choreo.message.codec import decode, encode
 from choreo.message.decider import Command
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.replay.engine.deciding_lines import decided_at
+from choreo.replay.engine.hidden_inputs import Sample
 from choreo.replay.engine.in_memory_service import InMemoryService, Taken, refusal_as_dict
 from choreo.replay.engine.row_origin import InMemoryServiceWithOrigins
 from choreo.replay.engine.sandbox import take
-from choreo.replay.engine.source_lines import raised_at
 from choreo.replay.sources.by_key import Input, Key, Torn
 from choreo.replay.sources.records import JournalEntry
 from choreo.replay.sources.rows import plain
@@ -57,8 +58,10 @@ Ran = tuple[Taken[Any], Outcome[Any] | Exception]
 class Simulation:
     """The services in memory, in a closed loop: each hears what the others decide."""
 
-    def __init__(self, services: Mapping[str, Service[Any]], *, some_keys: bool = False) -> None:
-        """`some_keys` says that the source has not all keys that there are."""
+    def __init__(
+        self, services: Mapping[str, Service[Any]], *, some_keys: bool = False, reads: bool = False
+    ) -> None:
+        """`some_keys` says that the source has not all keys that there are; `reads` is `take`'s."""
         self.services = {name: InMemoryServiceWithOrigins(service) for name, service in services.items()}
         self.counts: Counter[str] = Counter()
         self.findings: list[Finding] = []
@@ -69,6 +72,7 @@ class Simulation:
         self.ran: dict[UUID, Ran] = {}
         self._effects: set[tuple[str, ...]] = set()
         self._some_keys = some_keys
+        self._sample = Sample() if reads else None
         self._hearers = {
             fact: [name for name, service in services.items() if fact in service.consumes]
             for fact in set(chain.from_iterable(service.consumes for service in services.values()))
@@ -102,7 +106,7 @@ class Simulation:
 
     def run(self, name: str, id: UUID, type_: str, taken: Taken[Any]) -> Outcome[Any] | Exception:
         """Takes a step. What a handler tries to do outside is a finding, and what it raises is returned."""
-        ran = take(taken)
+        ran = take(taken, reads=self._sample is not None and self._sample.takes((name, type_)))
         for effect in ran.effects:
             self.counts["effects"] += 1
             place = effect.lines[-1] if effect.lines else ""

@@ -2,9 +2,10 @@
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.metadata import packages_distributions, requires
+from itertools import groupby
 from pathlib import Path
 from traceback import walk_tb
 from types import FrameType
@@ -22,12 +23,20 @@ def raised_at(error: BaseException) -> str | None:
 
 def raised_through(error: BaseException) -> tuple[str, ...]:
     """Returns the lines of a service's own code that the error came through, from its handler inwards."""
-    return tuple(source_line(frame, line) for frame, line in walk_tb(error.__traceback__) if is_own(frame))
+    return _without_repeats(
+        source_line(frame, line) for frame, line in walk_tb(error.__traceback__) if is_own(frame)
+    )
 
 
 def lines_to(frame: FrameType | None) -> tuple[str, ...]:
     """Returns the lines of a service's own code that lead to a frame, from its handler inwards."""
-    return tuple(source_line(one, one.f_lineno) for one in reversed(list(_callers(frame))) if is_own(one))
+    callers = reversed(list(_callers(frame)))
+    return _without_repeats(source_line(one, one.f_lineno) for one in callers if is_own(one))
+
+
+def _without_repeats(lines: Iterable[str]) -> tuple[str, ...]:
+    """Leaves out what is where it was: a function that calls itself."""
+    return tuple(line for line, _ in groupby(lines))
 
 
 def _callers(frame: FrameType | None) -> Iterator[FrameType]:
