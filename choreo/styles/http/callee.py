@@ -34,16 +34,13 @@ class CalleeAway(Exception):
 class Callee:
     """Every call may be repeated: what it brings has ids, and the callee knows those it has seen."""
 
-    def __init__(self, name: str, url: str, credential: str) -> None:
+    def __init__(self, name: str, http: httpx.AsyncClient, credential: str) -> None:
+        """`http` knows where it is."""
         self.name = name
         self.trouble: str | None = None
         """Why the last call failed."""
-        self._http = httpx.AsyncClient(
-            base_url=url,
-            headers={"Authorization": f"Bearer {credential}", "Content-Type": "application/json"},
-            timeout=CALL_TIMEOUT_SECONDS,
-            trust_env=False,
-        )
+        self._http = http
+        self._headers = {"Authorization": f"Bearer {credential}", "Content-Type": "application/json"}
         self._away_until = 0.0
         self._turns = asyncio.Semaphore(_AT_ONCE)
 
@@ -87,10 +84,10 @@ class Callee:
     async def _answer(self, path: str, body: bytes) -> httpx.Response:
         for _ in range(_ATTEMPTS - 1):
             try:
-                return await self._http.post(path, content=body)
+                return await self._http.post(path, content=body, headers=self._headers)
             except (httpx.ConnectError, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
                 continue  # a connection that was kept open and is of no use any more
-        return await self._http.post(path, content=body)
+        return await self._http.post(path, content=body, headers=self._headers)
 
 
 def _parts(facts: Sequence[OutboxRow]) -> Iterator[list[dict[str, Any]]]:

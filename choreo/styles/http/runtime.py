@@ -6,6 +6,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
+import httpx
 from fastapi import FastAPI
 from pydantic import BaseModel, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -23,7 +24,7 @@ from choreo.chassis.transaction.inputs import Respond, SideWrite
 from choreo.message.decider import Command
 from choreo.styles.composition import COMPOSITIONS, Composition
 from choreo.styles.http.api import router
-from choreo.styles.http.callee import Callee
+from choreo.styles.http.callee import CALL_TIMEOUT_SECONDS, Callee
 from choreo.styles.http.calls import Calls, Recipient
 from choreo.styles.http.door import Door
 
@@ -43,36 +44,41 @@ class HttpRuntime(Runtime[S]):
     composition: ClassVar[Composition] = COMPOSITIONS["http"]
 
     def connect(self, service: Service[S]) -> None:
-        told, own = CallSettings(), self.composition  # from the environment
+        told = self.told()
+        credential = told.service_credential.get_secret_value()
+        callers = self.composition.callers_of(service.name)
         self.door = Door(
             self.kernel, self.engine, service.consumes, self.partition_of, self.settings.partitions
         )
         self.calls = Calls(
             service.name,
-            self._callees(told.service_credential.get_secret_value()),
+            [
+                Callee(name, self.client(name), credential)
+                for name in self.composition.calls.get(service.name, ())
+            ],
             self.topics(),
-            own.callers_of(service.name),
+            callers,
             consumers(self.settings),
             self.door,
             self.engine,
             job=self.health.job("calls"),
             meter=self.meter,
         )
-        callers = own.callers_of(service.name)
         digests = {name: digest for name, digest in told.caller_digests.items() if name in callers}
         self._internal = router(self.door, self.calls, digests)
         self.watch("calls", self.calls.run)
         self.kernel.on_facts.append(self.calls.wake)
 
+    def told(self) -> CallSettings:
+        return CallSettings()  # from the environment
+
+    def client(self, callee: str) -> httpx.AsyncClient:
+        url = f"http://127.0.0.1:{self.settings.port_of(callee)}"
+        return httpx.AsyncClient(base_url=url, timeout=CALL_TIMEOUT_SECONDS, trust_env=False)
+
     def topics(self) -> Sequence[Recipient]:
         """Where facts go beside those that are called."""
         return ()
-
-    def _callees(self, credential: str) -> list[Callee]:
-        return [
-            Callee(name, f"http://127.0.0.1:{self.settings.port_of(name)}", credential)
-            for name in self.composition.calls.get(self.service, ())
-        ]
 
     async def ask(
         self,
