@@ -15,6 +15,7 @@ from choreo.embedded.mail import read_maildir
 from choreo.embedded.ports import free_ports
 from choreo.styles.composition import COMPOSITIONS
 from choreo.styles.http import callee, calls
+from choreo.styles.http.callee import Callee, CalleeAway
 from tests.shop import Shop, eventually
 from tests.styles import Wires, wire
 
@@ -129,6 +130,40 @@ async def test_a_caller_that_is_killed_between_two_calls_finishes_after_its_rest
         lambda: asyncio.to_thread(lambda: list(read_maildir(wired.shop.maildir))), lambda found: bool(found)
     )
     assert len(mails) == 1
+
+
+async def test_an_answer_that_billing_could_not_be_told_to_forget_is_recognised_later(
+    wired: Wired, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order service is killed when its own row is gone and billing still keeps its answer."""
+
+    async def lost(self: object, ids: object) -> None:
+        raise CalleeAway("it was killed before")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Callee, "settle", lost)
+        ada = await wired.shop.customer("400.00")
+        order = (await ada.order("100.00", wait=10)).json()
+        await eventually(partial(wired.untold, "order"), lambda left: left == 0)
+        assert await wired.untold("billing") == 1
+        await wired.shop.stop("order")
+    await wired.shop.start("order")
+    await wired.assert_once(replace(ada, services=wired.shop.clients), order)
+
+
+async def test_an_order_that_reaches_billing_before_its_account_is_decided_when_that_comes(
+    wired: Wired,
+) -> None:
+    """No call of its own brings the decision: the order service asks what billing has for it."""
+    wired.wires["billing"].refuses = True
+    ada = await Customer.register(wired.shop.clients)
+    await wired.shop.stop("user")
+    wired.wires["billing"].refuses = False
+    order = (await ada.order("100.00")).json()
+    waiting = partial(asyncio.to_thread, wired.shop.rows, "billing", "SELECT outcome FROM payments")
+    await eventually(waiting, lambda rows: rows == [("waiting",)])
+    await wired.shop.start("user")
+    assert (await wired.decided(ada, order))["status"] == "rejected"
 
 
 async def test_with_billing_away_a_registration_is_taken_and_the_account_comes_by_itself(
