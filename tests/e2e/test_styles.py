@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from choreo.benchmarks.styles.outages import OUTAGES, Seen, staged
+from choreo.benchmarks.styles.outages import OUTAGES, Observed, staged
 from choreo.cli.running.demo import perform, the_story
 from choreo.demo.screens import JsonScreen
 from choreo.embedded.home import Home
@@ -123,14 +123,14 @@ def test_a_home_keeps_its_style_and_refuses_another_with_the_cure(
 
 
 WANTED = {
-    "billing is down": Seen("202 created", 0, "confirmed", 1, 1),
-    "notification is down": Seen("201 confirmed", 0, "confirmed", 1, 1),
-    "billing takes the request and never answers": Seen("202 created", 0, "confirmed", 1, 1),
+    "billing is down": Observed("202 created", 0, "confirmed", 1, 1),
+    "notification is down": Observed("201 confirmed", 0, "confirmed", 1, 1),
+    "billing takes the request and never answers": Observed("202 created", 0, "confirmed", 1, 1),
 }
 
 
-def looked(system: ThrowawaySystem, outage: str) -> Seen:  # noqa: F811
-    async def look() -> Seen:
+def looked(system: ThrowawaySystem, outage: str) -> Observed:  # noqa: F811
+    async def look() -> Observed:
         async with staged(system) as stage:
             await stage.all_ready()
             return await OUTAGES[outage](stage, await stage.customer())

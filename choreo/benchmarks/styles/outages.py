@@ -28,7 +28,7 @@ _LOOK_AGAIN = 0.05
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observed:
     """One order that came while something was not there."""
 
     answer: str
@@ -72,13 +72,13 @@ class Stage:
             await until(partial(_ready, service), bool)
 
 
-Outage = Callable[[Stage, Customer], Awaitable[Seen]]
+Outage = Callable[[Stage, Customer], Awaitable[Observed]]
 
 
 def _without(part: str) -> Outage:
     """It is killed, and its supervisor may not start it again before the order was placed."""
 
-    async def placed(stage: Stage, ada: Customer) -> Seen:
+    async def placed(stage: Stage, ada: Customer) -> Observed:
         supervisor = psutil.Process(stage.system.supervisor_pid)
         supervisor.suspend()
         try:
@@ -95,7 +95,7 @@ def _without(part: str) -> Outage:
 def _silent(part: str) -> Outage:
     """It is there, takes what comes, and answers nobody."""
 
-    async def placed(stage: Stage, ada: Customer) -> Seen:
+    async def placed(stage: Stage, ada: Customer) -> Observed:
         stage.send(part, signal.SIGSTOP)
         try:
             answer = await ada.order("100.00", wait=_WAIT_SECONDS)
@@ -107,7 +107,7 @@ def _silent(part: str) -> Outage:
     return placed
 
 
-async def _caller_killed(stage: Stage, ada: Customer) -> Seen:
+async def _caller_killed(stage: Stage, ada: Customer) -> Observed:
     """The order service, once the money is taken; nobody could be told, as notification does not answer."""
     stage.send("notification", signal.SIGSTOP)
     try:
@@ -132,7 +132,7 @@ OUTAGES: Mapping[str, Outage] = {
 }
 
 
-async def look(style: str, progress: Progress) -> dict[str, Seen]:
+async def look(style: str, progress: Progress) -> dict[str, Observed]:
     """By outage; without those of what this style does not have."""
     found = {}
     with ThrowawaySystem(style=style) as system:
@@ -160,13 +160,13 @@ async def staged(system: ThrowawaySystem) -> AsyncIterator[Stage]:
         yield Stage(system, services)
 
 
-async def _afterwards(ada: Customer, answer: str, told: int) -> Seen:
+async def _afterwards(ada: Customer, answer: str, told: int) -> Observed:
     """Once it is decided and told."""
     (order,) = await until(ada.orders, lambda found: found and found[0]["status"] != "created")
     await until(ada.notifications, lambda found: found and all(one["status"] == "sent" for one in found))
     entries = (await ada.get("billing", "/account/entries")).json()["items"]
     payments = sum(entry["kind"] == "payment" for entry in entries)
-    return Seen(answer, told, order["status"], payments, len(await ada.notifications()))
+    return Observed(answer, told, order["status"], payments, len(await ada.notifications()))
 
 
 def _times(count: int) -> str:
