@@ -16,8 +16,11 @@ from choreo.embedded.ports import free_ports
 from choreo.styles.composition import COMPOSITIONS
 from choreo.styles.http import callee, calls
 from choreo.styles.http.callee import Callee, CalleeAway
+from tests.choreography.test_money import assert_money_is_conserved
 from tests.shop import Shop, eventually
 from tests.styles import Wires, wire
+
+AT_ONCE, ROUNDS = 5, 4
 
 
 @dataclass
@@ -70,6 +73,29 @@ async def test_an_order_is_decided_and_told_before_it_is_answered(wired: Wired) 
     if wired.style == "http":
         assert len(await ada.notifications()) == 1
     await wired.assert_once(ada, orders[0])
+
+
+async def test_of_two_orders_at_once_on_money_for_one_exactly_one_is_confirmed(wired: Wired) -> None:
+    """As in collaboration, where it is tried two hundred times."""
+    customers = [await wired.shop.customer("400.00") for _ in range(AT_ONCE)]
+
+    async def race(ada: Customer) -> None:
+        answers = await asyncio.gather(ada.order("300.00", wait=30), ada.order("300.00", wait=30))
+        assert sorted(answer.json()["status"] for answer in answers) == ["confirmed", "rejected"]
+        assert (await ada.account()).json()["balance"] == "100.00"
+        (await ada.deposit("300.00")).raise_for_status()
+
+    for _ in range(ROUNDS):
+        await asyncio.gather(*map(race, customers))
+    assert_money_is_conserved(wired.shop)
+
+
+async def test_an_order_for_exactly_the_balance_sent_twice_at_once_is_paid_once(wired: Wired) -> None:
+    ada = await wired.shop.customer("400.00")
+    answers = await asyncio.gather(*(ada.order("400.00", wait=10, key="the same") for _ in range(2)))
+    assert [answer.json()["status"] for answer in answers] == ["confirmed", "confirmed"]
+    assert (await ada.account()).json()["balance"] == "0.00"
+    await wired.assert_once(ada, answers[0].json())
 
 
 async def test_with_billing_away_an_order_waits_and_is_paid_once_when_it_is_back(wired: Wired) -> None:

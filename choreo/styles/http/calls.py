@@ -214,7 +214,7 @@ class Calls:
             for key, known in list(self._keys.items()):
                 if not self._is_away(known):
                     self._work_on(key)
-        self._say_how_it_gets_on()
+            self._say_how_it_gets_on()
         if not more:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_SWEEP_SECONDS):
@@ -253,7 +253,7 @@ class Calls:
         for one in finished:
             if not one.fact.position:
                 self._unsettled[_source_of(one.fact)][one.fact.event_id] = True
-        self._removed.set()
+                self._removed.set()
 
     async def _attend(self, recipient: Recipient) -> None:
         """Lets it forget what it answered, and asks for what it has for us that no call of ours brought: the
@@ -276,7 +276,8 @@ class Calls:
                     self._take_answers(recipient.name, answers)
                     if recipient.name not in self._answering:
                         ask_at = inf
-            except CalleeAway:
+            except Exception as error:
+                log.debug("cannot be asked", callee=recipient.name, error=repr(error))
                 ask_at = 0.0
                 await asyncio.sleep(_SWEEP_SECONDS)
             with suppress(TimeoutError):
@@ -295,9 +296,10 @@ class Calls:
     def _take_answers(self, callee: str, facts: Iterable[OutboxRow]) -> None:
         """A callee's go to ourselves, and to whoever else we call and consumes them."""
         for fact in facts:
-            known = self._keys.setdefault(fact.key, _Key())
+            known = self._keys.get(fact.key) or _Key()
             if fact.event_id in known.facts or fact.event_id in self._unsettled[callee]:
                 continue
+            self._keys[fact.key] = known
             consumers = set(self._consumers.get(type_of(fact), ()))
             missing = consumers & (self._recipients.keys() | {self._service}) - {callee}
             known.facts[fact.event_id] = _Known(fact, missing)
