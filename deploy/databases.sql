@@ -6,8 +6,10 @@
 
 CREATE TEMPORARY TABLE services AS SELECT unnest(ARRAY['user', 'order', 'billing', 'notification']) AS name;
 
-SELECT format('CREATE ROLE %I LOGIN PASSWORD %L', role, :'password')
-FROM services, LATERAL (VALUES (name), (name || '_owner')) AS roles (role) \gexec
+SELECT format('CREATE ROLE %I LOGIN CONNECTION LIMIT %s PASSWORD %L', role, most, :'password')
+FROM services, LATERAL (VALUES (name, 120), (name || '_owner', 20)) AS roles (role, most) \gexec
+
+REVOKE CONNECT ON DATABASE postgres, template1 FROM PUBLIC;
 
 SELECT format('CREATE DATABASE %I OWNER %I', name, name || '_owner') FROM services \gexec
 SELECT format('REVOKE ALL ON DATABASE %I FROM PUBLIC', name) FROM services \gexec

@@ -4,8 +4,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+
+from choreo.terminal import Console
 
 _QUANTILES = {
     "accepted": "answered 202",

@@ -16,6 +16,7 @@ from typer.rich_utils import rich_format_error
 
 from choreo.chassis.environment import ignore_libpq_variables
 from choreo.errors import Incomplete, Unavailable, UsageError
+from choreo.terminal import print_text_alone
 
 VERBS = {
     "up": "running",
@@ -87,6 +88,7 @@ for verb in VERBS:
 def main() -> NoReturn:
     """Exits with what the verb says; 64 for wrong usage, 69 where something it needs is not to be had."""
     ignore_libpq_variables()
+    print_text_alone()
     # What the services' code has to say while a verb runs it: only what is wrong, and beside the output.
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from choreo.chassis.settings import Settings
 from choreo.embedded.secrets import write_secret
-from choreo.embedded.unprivileged import Outside, remove_tree
+from choreo.embedded.unprivileged import PASSED, PRIVATE, Outside, make_private, remove_tree
 from choreo.errors import Unavailable
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
@@ -52,7 +52,8 @@ class Home:
                 "place with CHOREO_HOME."
             )
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_private(self.path, PASSED)
+            self._close()
             lock = (self.path / "lock").open("w")
         except OSError as error:
             raise Unavailable(
@@ -67,6 +68,14 @@ class Home:
                     f"it with another CHOREO_PORT_BASE."
                 ) from None
             yield
+
+    def _close(self) -> None:
+        """What is below is nobody else's to read, also where the home is a directory that was there."""
+        make_private(self.path / "data", PASSED)
+        make_private(self.logs)
+        for directory in (self.path / "data", self.logs, self.kafka, self.maildir, self.secrets):
+            if directory.is_dir():
+                directory.chmod(PASSED if directory.name == "data" else PRIVATE)
 
     def broker_count(self) -> int:
         """Of how many brokers there is data; 0 where there is none yet."""
@@ -89,6 +98,7 @@ class Home:
         remove_tree(self.postgres)
         shutil.rmtree(self.path / "data", ignore_errors=True)
         shutil.rmtree(self.secrets, ignore_errors=True)
+        self._close()
 
     def write_run_file(self, facts: Mapping[str, object]) -> None:
         """What debugging tools need to reach the running system; passwords too, so for its owner only."""

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from choreo.errors import Unavailable
+from choreo.terminal import Console
 
 # The "!" makes the versions Kafka itself asks for win over those of log4j's dependency management.
 COORDINATES = "org.apache.kafka:kafka_2.13:4.4.0+org.apache.logging.log4j:log4j-slf4j-impl:2.25.5!"
@@ -55,6 +55,7 @@ def prepare(cache: Path, train: Callable[[Runtime, Path, Path], None], say: Say)
     if that fails Kafka starts without one, only slower. Safe to call from several processes at once: one
     works, the others wait. Safe to interrupt: everything is made aside, then renamed.
     """
+    umask = os.umask(0o022)  # others may read here: there is no secret in what is downloaded
     try:
         return _prepare(cache, train, say)
     except OSError as error:
@@ -62,6 +63,8 @@ def prepare(cache: Path, train: Callable[[Runtime, Path, Path], None], say: Say)
             f"Kafka is kept in {cache}, which cannot be used ({error.strerror or error}): make it yours, or "
             f"run a copy of the project that is yours."
         ) from error
+    finally:
+        os.umask(umask)
 
 
 def _prepare(cache: Path, train: Callable[[Runtime, Path, Path], None], say: Say) -> Runtime:
@@ -77,6 +80,7 @@ def _prepare(cache: Path, train: Callable[[Runtime, Path, Path], None], say: Say
                 aside = Path(scratch) / "kafka.aot"
                 try:
                     train(plain, Path(scratch), aside)
+                    aside.chmod(0o644)
                     aside.replace(aot_cache)
                 except (Unavailable, OSError):
                     return plain

@@ -56,6 +56,12 @@ def written(path: Path, items: list[Item], redaction: Redaction | None = None) -
     return Recording(path)
 
 
+def test_a_recording_is_for_its_owner_alone(tmp_path: Path) -> None:
+    for name in ("a.ndjson", "a.ndjson.gz"):
+        written(tmp_path / name, [])
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+
+
 def read(recording: Recording) -> list[Item]:
     return [item for batch in recording.read() for item in batch]
 

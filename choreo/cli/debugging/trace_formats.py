@@ -11,7 +11,6 @@ from datetime import timedelta
 from textwrap import shorten, wrap
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 
 from choreo.chassis.settings import SERVICES
@@ -22,6 +21,7 @@ from choreo.message.catalog import SOURCE_OF_TYPE
 from choreo.replay.trace.hops import Hop
 from choreo.replay.trace.journals import JournalRow
 from choreo.replay.trace.trace import Gap, Node, Tree
+from choreo.terminal import Console
 
 WIDTH = 100
 _COLUMNS = ("outbox", "broker", "consumer", "transaction")

@@ -12,7 +12,6 @@ from typing import Annotated, Any, TypeVar
 import orjson
 import psycopg
 import typer
-from rich.console import Console
 from rich.progress import track
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -32,6 +31,7 @@ from choreo.operations.reading.installation import Installation, find_installati
 from choreo.operations.reading.parked_groups import Group, Queue, grouped
 from choreo.replay.engine.dry_run import Tried, dry_run
 from choreo.replay.engine.sandbox import SideEffect
+from choreo.terminal import Console
 
 T = TypeVar("T")
 

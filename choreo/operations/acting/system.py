@@ -54,6 +54,7 @@ class System:
     def run(self, fresh: bool, counts: Mapping[str, int]) -> None:
         """`counts` says of which services there is more than one process."""
         require_installed(*SERVICES)
+        os.umask(0o077)
         databases = external_databases(self.settings)
         self.home = Home(self.settings)
         with self.home.held(), ExitStack() as self.sockets:

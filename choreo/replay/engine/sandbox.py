@@ -51,8 +51,10 @@ class _Watch:
     def __init__(self) -> None:
         self.on = self._installed = False
         self.refused: SideEffect | None = None
+        self._what = ""
 
-    def begin(self) -> None:
+    def begin(self, what: str) -> None:
+        self._what = what
         if not self._installed:
             sys.addaudithook(self._hook)
             self._installed = True
@@ -65,7 +67,7 @@ class _Watch:
         if attempt is None:
             return
         self.on = False  # what is looked at now is our own doing
-        refused = SideEffect(f"{_handler()} tries to {attempt}: a replay has no side effects.")
+        refused = SideEffect(f"{self._what or _handler()} tries to {attempt}: a replay has no side effects.")
         self.refused = self.refused or refused
         self.on = True
         raise refused
@@ -75,12 +77,13 @@ _watch = _Watch()
 
 
 @contextmanager
-def no_side_effects() -> Iterator[None]:
-    """Refuses side effects in the block: raises `SideEffect`, even if the handler catches it.
+def no_side_effects(what: str = "") -> Iterator[None]:
+    """Refuses side effects in the block: raises `SideEffect`, even if the handler catches it. `what` names
+    what runs there; of a handler its line is told.
 
     For plain code: no await within.
     """
-    _watch.begin()
+    _watch.begin(what)
     try:
         yield
     finally:
