@@ -16,10 +16,11 @@ class Measurement(enum.StrEnum):
     OVERLOAD = "overload"
     WAITS = "waits"
     REPLAY = "replay"
+    STYLES = "styles"
 
 
-_BY_ITSELF = {Measurement.REPLAY}
-"""Takes minutes, and wants a log that nobody else has written to."""
+_BY_ITSELF = {Measurement.REPLAY, Measurement.STYLES}
+"""They take minutes, and want systems that nobody else has used."""
 
 
 def bench(
@@ -27,7 +28,8 @@ def bench(
         int, typer.Option(min=1, max=600, help="How long the latency and the sustained load are measured.")
     ] = 20,
     only: Annotated[
-        Measurement | None, typer.Option(help="Measure this alone; replay is measured no other way.")
+        Measurement | None,
+        typer.Option(help="Measure this alone; replay and styles only so."),
     ] = None,
     events: Annotated[
         int, typer.Option(min=4000, max=1_000_000, help="How long a log is replayed.")
@@ -37,6 +39,7 @@ def bench(
     """Measure start-up, memory, latency, sustained orders/s and overload on a system of its own.
 
     With --only replay: make a log with a bit of everything, and verify, record and rebuild it.
+    With --only styles: what an order takes and costs in each style, in turns, medians of three.
 
     The load comes from this machine too and is part of what is measured. Nothing is judged: quote the figures
     together with the machine they name.
