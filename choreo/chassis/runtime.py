@@ -29,6 +29,7 @@ from choreo.chassis.http.answer import Answer
 from choreo.chassis.http.auth import Verifier
 from choreo.chassis.http.body import fingerprint
 from choreo.chassis.http.edge import create_app, operations_alone
+from choreo.chassis.http.ended_sessions import EndedSessions
 from choreo.chassis.http.problems import Problem, internal_error, unavailable
 from choreo.chassis.http.protocol import BoundedProtocol, Connections
 from choreo.chassis.http.routes import Router
@@ -159,7 +160,9 @@ class Runtime(Generic[S]):
             clock.now,
             is_behind=partial(self._is_behind, SOURCE_OF_TYPE[SigningKeyPublished.__name__]),
         )
-        self._verifier = Verifier(heard_keys)
+        self._verifier = Verifier(
+            heard_keys, sessions=EndedSessions(self.engine, self.kernel.waiters, clock.now)
+        )
 
     def watch(self, name: str, run: Job) -> None:
         """Runs it beside the kernel, and begins it anew where its job of this name does not get on."""
