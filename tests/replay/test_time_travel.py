@@ -264,11 +264,11 @@ def test_a_record_that_is_missing_is_said() -> None:
     assert "which billing heard at user-events[0]@0, is not there" in lack
 
 
-def test_code_that_takes_another_number_of_steps_is_said() -> None:
+def test_as_today_decides_it_a_key_ends_where_the_number_of_steps_differs() -> None:
     shop = a_story()
     service = shop.described("billing")
     silent = replace(service, decider=replace(service.decider, react=lambda event, state: []))
-    walk = Walk(shop, silent)
+    walk = Walk(shop, silent, today=True)
     run(tables_at(walk, End()))
     (lack,) = walk.lacks
     assert "choreo verify --service billing" in lack

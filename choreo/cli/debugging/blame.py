@@ -19,7 +19,7 @@ from choreo.cli.debugging.replay_source import (
     recording_of,
     walking,
 )
-from choreo.cli.debugging.row_formats import Paper, cause_as_dict, shown
+from choreo.cli.debugging.row_formats import Paper, cause_as_dict, print_today, shown, today_as_dict
 from choreo.errors import Incomplete, UsageError
 from choreo.operations.reading.installation import find_installation
 from choreo.replay.engine.expressions import name_as_text
@@ -37,11 +37,14 @@ def blame(
     primary_key: Annotated[str, typer.Argument(metavar="PK", help="A composite one as a,b.")],
     column: Annotated[str | None, typer.Argument(help="Only this column.")] = None,
     file: Annotated[Path | None, typer.Argument(help="A recording; without it, the running system.")] = None,
+    today: Annotated[
+        bool, typer.Option("--today", help="As today's code decides it, not as recorded.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
-    """Say which event or command, and which line of evolve, last changed each column of a row. Reads only.
+    """Say which recorded event, and which lines, last changed each column of a row. Reads only.
 
-    In a running system only the history of the row's key is read.
+    Where today's code would decide otherwise is said. In a running system only the row's key is read.
 
     Example: choreo blame billing accounts 6f0c…
     """
@@ -50,7 +53,7 @@ def blame(
         column, file = None, named
     with reading():
         try:
-            asyncio.run(_blame(service, table, primary_key, column, file, as_json))
+            asyncio.run(_blame(service, table, primary_key, column, file, today, as_json))
         except NoSuchRow:
             raise UsageError(
                 f"{table} of {service} has no row {primary_key}: "
@@ -59,25 +62,33 @@ def blame(
 
 
 async def _blame(
-    name: str, table: str, primary_key: str, column: str | None, file: Path | None, as_json: bool
+    name: str,
+    table: str,
+    primary_key: str,
+    column: str | None,
+    file: Path | None,
+    today: bool,
+    as_json: bool,
 ) -> None:
     async with _opened(file, name, table, primary_key) as (source, mapping, row):
         if column is not None and column not in mapping.table.columns:
             columns = ", ".join(told.name for told in mapping.table.columns)
             raise UsageError(f"{table} has no column {column}: choose from {columns}.")
         key = source.key if isinstance(source, OneKey) else None
-        async with walking(source, described(source, name), key) as walk:
+        async with walking(source, described(source, name), key, today=today) as walk:
             changes = await last_changes(walk, mapping, row)
         if not changes:
             check_complete(walk)
             if isinstance(source, OneKey):
-                raise Incomplete(_nobody(name, f"{table} {primary_key}"))
+                raise Incomplete(_nobody(name, f"{table} has {primary_key}"))
             raise UsageError(f"{table} of {name} has no row {primary_key}{_others(walk.in_memory, mapping)}.")
         chosen = [change for change in changes.values() if column in (None, change.column)]
         if as_json:
-            print(json.dumps(_as_dict(name, table, row, chosen, file), indent=2))
+            told = _as_dict(name, table, row, chosen, file) | today_as_dict(walk)
+            print(json.dumps(told, indent=2))
         else:
             _print(name, table, row, chosen, file)
+            print_today(walk)
         check_complete(walk)
         if isinstance(source, OneKey):
             await _check_row(source, name, mapping, row, chosen)
@@ -96,7 +107,10 @@ async def _opened(
     service = here.service(name)
     mapping, row = _row(service.store.mappings, name, table, primary_key)
     url = here.database_urls[name]
-    async with open_key(here.kafka, url, service, here.settings, row=(mapping, row)) as source:
+    by_row = open_key(
+        here.kafka, url, service, here.settings, partition_of=here.partition_of, row=(mapping, row)
+    )
+    async with by_row as source:
         yield source, mapping, row
 
 
@@ -124,12 +138,15 @@ async def _check_row(
                 for change in changes:
                     if values[change.column] != change.new:
                         now = f"{mapping.table.name} {name_as_text(row)} has {change.column} "
-                        now += f"{shown(values[change.column])} today, which"
+                        now += f"{shown(values[change.column])}"
                         raise Incomplete(_nobody(name, now))
 
 
 def _nobody(name: str, what: str) -> str:
-    return f"{what} was written by nothing in the journal of {name}: see `choreo verify --service {name}`."
+    return (
+        f"{what}, and nothing in the journal of {name} leads to that by today's evolve: "
+        f"see `choreo verify --service {name}`."
+    )
 
 
 def _others(in_memory: InMemoryService[Any], mapping: TableMapping) -> str:

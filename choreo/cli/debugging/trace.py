@@ -12,7 +12,6 @@ import psycopg
 import typer
 
 from choreo.chassis.kafka.log_reader import LOG_UNREADABLE
-from choreo.chassis.kafka.relay import partition_of
 from choreo.chassis.registry import services
 from choreo.chassis.settings import Settings
 from choreo.cli.debugging.trace_formats import as_json, as_mermaid, print_table, print_trees
@@ -81,7 +80,7 @@ async def live(installation: Installation, id: str, limit: int = 20) -> tuple[li
             installation.kafka,
             installation.database_urls,
             settings.topic_prefix,
-            lambda key: partition_of(key, settings.partitions),
+            installation.partition_of,
             id,
             limit,
             lambda done, total: tell("looking up", done, total),

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis.database.connection import make_engine
 from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.kafka.relay import partition_of
 from choreo.chassis.registry import service_of
 from choreo.chassis.service import Service
 from choreo.chassis.settings import OBSERVER, SERVICES, Settings
@@ -39,6 +40,10 @@ class Installation:
     def service(self, name: str) -> Service[Any]:
         """As today's code has it."""
         return service_of(name, self.settings)
+
+    def partition_of(self, key: str) -> int:
+        """Tells in which partition of its service's topic the facts of a key lie."""
+        return partition_of(key, self.settings.partitions)
 
     @asynccontextmanager
     async def engines(self) -> AsyncIterator[dict[str, AsyncEngine]]:

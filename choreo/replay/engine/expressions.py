@@ -11,8 +11,9 @@ from choreo.chassis.service import Service
 from choreo.chassis.transaction.state_store import TableMapping
 from choreo.message.codec import Undecodable
 from choreo.message.envelope import Event
+from choreo.message.fact import Fact
 from choreo.replay.engine.sandbox import no_side_effects
-from choreo.replay.engine.walk import Ahead
+from choreo.replay.engine.walk import Ahead, Done
 from choreo.replay.sources.rows import plain, values
 
 
@@ -49,7 +50,13 @@ class Expression:
             return eval(self._code, {**names, "__builtins__": {}})
 
 
-def names_at(ahead: Ahead) -> dict[str, Any]:
+SURROUNDING = frozenset(
+    {"type", "key", "id", "service", "now", "topic", "partition", "offset", "state", "after", "decided"}
+)
+"""What is known of a step beside the fields of its input."""
+
+
+def names_at(ahead: Ahead, done: Done | None = None) -> dict[str, Any]:
     """Returns every field of the event's or command's data, and what surrounds it."""
     entry, input = ahead.entry, ahead.taken.input
     if isinstance(input, Event):
@@ -70,7 +77,15 @@ def names_at(ahead: Ahead) -> dict[str, Any]:
         "partition": entry.partition,
         "offset": entry.offset,
         "state": state_of(ahead.taken.service, ahead.taken.state),
+        "after": state_of(ahead.taken.service, done.after) if done else None,
+        "decided": [_decided(event) for event in done.events] if done else [],
     }
+
+
+def _decided(event: Event[Fact]) -> Plain:
+    """A fact with its type: `decided[0].type`, `decided[0].balance`."""
+    data = {name: _plain(value) for name, value in event.data.model_dump(mode="json").items()}
+    return Plain(data | {"type": event.type, "id": str(event.id)})
 
 
 def state_of(service: Service[Any], state: Any) -> Plain:

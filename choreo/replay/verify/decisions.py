@@ -11,6 +11,7 @@ from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.replay.engine.in_memory_service import Taken
+from choreo.replay.engine.recorded import is_same
 from choreo.replay.engine.source_lines import decided_at
 from choreo.replay.engine.walk import Ahead
 from choreo.replay.sources.records import JournalEntry, OutboxRecord
@@ -131,7 +132,7 @@ class DecisionComparison:
 
     def _compare(self, decided: Decided, published: Published) -> bool:
         """Tells whether they are the same, or their key is excluded; if not, that is a finding."""
-        if decided.event.key in self._tally.excluded_keys or _same(decided.event, published.event):
+        if decided.event.key in self._tally.excluded_keys or is_same(decided.event, published.event):
             return True
         self._tally.diverges(_different(decided, published))
         return False
@@ -168,18 +169,6 @@ class DecisionComparison:
             return _of_published("closure", service, f"{told} was decided by nobody", published)
         says = f"the journal of {service} is missing: {told} has no cause"
         return _of_published("incomplete", service, says, published)
-
-
-def _same(one: Event[Fact], other: Event[Fact]) -> bool:
-    """Tells whether both are the same record, however many versions ago it was written."""
-    return (
-        one.id == other.id
-        and one.time == other.time
-        and one.data == other.data
-        and one.causation_id == other.causation_id
-        and one.correlation_id == other.correlation_id
-        and one.trace_id == other.trace_id
-    )
 
 
 # -- findings ----------------------------------------------------------------------------------------

@@ -180,7 +180,7 @@ def _same(one: Finding, other: Finding) -> bool:
 
 async def _met(source: Source, service: Service[Any], finding: Finding) -> object:
     """Returns the state that the input meets; None where today's code does not come to it."""
-    walk = Walk(source, service, finding.key)
+    walk = Walk(source, service, finding.key, today=True, compare=False)
     async with aclosing(walk.inputs()) as inputs:  # type: ignore[type-var]
         async for ahead in inputs:
             if str(ahead.entry.id) == finding.event:

@@ -104,7 +104,8 @@ async def shuffle(source: Source, services: Mapping[str, Service[Any]], shuffles
         part = f"part {number} of {len(groups)}"
         gathered = await _gathered(source, services, group, tally, partial(tell, f"reading {part}"))
         for done, (name, key) in enumerate(group, start=1):
-            walk = Walk(_OfKey(source.cut, gathered.pop((name, key))), services[name], key)
+            of_key = _OfKey(source.cut, gathered.pop((name, key)))
+            walk = Walk(of_key, services[name], key, today=True, compare=False)
             async with aclosing(walk.inputs()) as inputs:  # type: ignore[type-var]
                 taken = [ahead async for ahead in inputs if walk.take(ahead)]
             if walk.lacks:
