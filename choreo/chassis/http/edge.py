@@ -309,7 +309,8 @@ class _Reply:
             (name.lower().encode("latin-1"), value.encode("latin-1"))
             for name, value in answer.headers.items()
         ]
-        headers.append((b"content-length", b"%d" % len(answer.body)))
+        if answer.status != 204:
+            headers.append((b"content-length", b"%d" % len(answer.body)))
         headers += _ON_OURS
         self.status = answer.status
         await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
