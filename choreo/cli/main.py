@@ -27,6 +27,7 @@ VERBS = {
     "bench": "programmes",
     "bench-peers": "programmes",
     "chaos": "programmes",
+    "audit": "programmes",
     "doctor": "running",
     "docs": "programmes",
     "trace": "debugging",
