@@ -30,7 +30,7 @@ from user_service.app import build as build_user
 
 T = TypeVar("T")
 
-BUILDS: dict[str, Callable[[Settings], Any]] = {
+BUILDS: dict[str, Callable[..., Any]] = {
     "user": build_user,
     "order": build_order,
     "billing": build_billing,
@@ -49,6 +49,7 @@ class Shop:
         self.owner_urls = owner_urls
         self.observer_urls: dict[str, str] = {}
         self.maildir = maildir
+        self.builds = BUILDS
         self.runtimes: dict[str, Runtime[Any]] = {}
         self.apps: dict[str, FastAPI] = {}
         self.clients: dict[str, httpx.AsyncClient] = {}
@@ -64,7 +65,7 @@ class Shop:
         """Returns before they are ready, which they may never be."""
         for name in names:
             stack = AsyncExitStack()
-            runtime, app = BUILDS[name](self.settings)
+            runtime, app = self.builds[name](self.settings)
             await stack.enter_async_context(runtime.running())
             transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
             client = httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60)

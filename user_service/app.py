@@ -14,8 +14,8 @@ from user_service.signing import Signer
 from user_service.state import Users
 
 
-def build(settings: Settings) -> tuple[Runtime[Users], FastAPI]:
-    runtime = Runtime(service(settings), settings)
+def build(settings: Settings, runtime_of: type[Runtime[Users]] = Runtime) -> tuple[Runtime[Users], FastAPI]:
+    runtime = runtime_of(service(settings), settings)
     signer = Signer(runtime.kernel, runtime.engine, clock.now)
     authentication = Authentication(runtime.engine, clock.now)
     runtime.watch("timers", partial(signer.run, runtime.health.job("timers")))

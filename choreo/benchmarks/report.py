@@ -34,6 +34,7 @@ def show(results: Mapping[str, Any], *, as_json: bool) -> None:
         ("waits", _waits),
         ("replay", _replay),
         ("hostile", _hostile),
+        ("styles", _styles),
     ):
         if name in results:
             console.print()
@@ -143,4 +144,16 @@ def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", show_header=any(columns))
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left")
+    return table
+
+
+def _styles(found: Mapping[str, Any]) -> Table:
+    (some, *_) = found.values()
+    title = f"Three styles in turns, medians of {some['rounds']}; times at {some['rate']:.0f} orders/s"
+    columns = {"answered_p50_ms": "answered", "decided_p50_ms": "decided", "notified_p50_ms": "told"}
+    columns |= {"decided_p99_ms": "decided p99", "notified_p99_ms": "told p99"}
+    columns |= {"orders_per_second": "orders/s at most", "cpu_ms_per_order": "CPU ms an order"}
+    table = _table(title, "style", *(f"{name}" for name in columns.values()))
+    for style, figures in found.items():
+        table.add_row(style, *(f"{figures[name]:.1f}" for name in columns))
     return table

@@ -16,6 +16,8 @@ from choreo.errors import Unavailable
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _DEFAULT_PORT_BASE = 8000
+_BEFORE_STYLES = "collaboration"
+"""Homes of before do not say theirs."""
 _UNUSABLE = re.compile(r'[,"\\\x00-\x1f\x7f]')
 """Kafka's lists of directories are split at commas, as libpq's of hosts are."""
 _LONGEST = 800
@@ -33,6 +35,7 @@ class Home:
         self.kafka = self.path / "data" / "kafka"
         self.postgres = self.path / "data" / "postgres"
         self.maildir = self.path / "data" / "mail"
+        self._style = self.path / "data" / "style"
         self.secrets = self.path / "secrets"
         self.observer_file = self.secrets / "observer.json"
         self.logs = self.path / "logs"
@@ -77,6 +80,17 @@ class Home:
     def broker_count(self) -> int:
         """Of how many brokers there is data; 0 where there is none yet."""
         return 1 if (self.kafka / "data").exists() else len(list(self.kafka.glob("[0-9]")))
+
+    def style(self) -> str | None:
+        """In which style its data was begun; None where there is none yet."""
+        try:
+            return self._style.read_text().strip()
+        except FileNotFoundError:
+            return _BEFORE_STYLES if self.postgres.exists() or self.kafka.exists() else None
+
+    def remember_style(self, style: str) -> None:
+        self._style.parent.mkdir(parents=True, exist_ok=True)
+        self._style.write_text(f"{style}\n")
 
     def forget_data(self) -> None:
         """Events, databases, mail and passwords, wherever they are. Only while held."""

@@ -23,6 +23,7 @@ from choreo.replay.sources.records import Broken
 from choreo.replay.trace.find import find
 from choreo.replay.trace.find_recorded import find_recorded
 from choreo.replay.trace.trace import Material, Tree, trees
+from choreo.styles.composition import has_kafka
 
 
 class Format(StrEnum):
@@ -77,7 +78,7 @@ async def live(installation: Installation, id: str, limit: int = 20) -> tuple[li
     settings = installation.settings
     with telling() as tell:
         material = await find(
-            installation.kafka,
+            installation.kafka if has_kafka(installation.style) else None,
             installation.database_urls,
             settings.topic_prefix,
             installation.partition_of,

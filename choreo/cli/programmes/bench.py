@@ -16,11 +16,12 @@ class Measurement(enum.StrEnum):
     OVERLOAD = "overload"
     WAITS = "waits"
     REPLAY = "replay"
+    STYLES = "styles"
     HOSTILE = "hostile"
 
 
-_BY_ITSELF = {Measurement.REPLAY, Measurement.HOSTILE}
-"""They take minutes. Replay wants a log that nobody else has written to; the other disturbs the rest."""
+_BY_ITSELF = {Measurement.REPLAY, Measurement.STYLES, Measurement.HOSTILE}
+"""They take minutes, and want systems that nobody else has used."""
 
 
 def bench(
@@ -29,7 +30,7 @@ def bench(
     ] = 20,
     only: Annotated[
         Measurement | None,
-        typer.Option(help="Measure this alone; replay and hostile are measured no other way."),
+        typer.Option(help="Measure this alone; replay, styles and hostile only so."),
     ] = None,
     events: Annotated[
         int, typer.Option(min=4000, max=1_000_000, help="How long a log is replayed.")
@@ -42,6 +43,7 @@ def bench(
     connections, opens 2,000 streams, or logs in on 100 connections.
 
     With --only replay: make a log with a bit of everything, and verify, record and rebuild it.
+    With --only styles: what an order takes and costs in each style, in turns, medians of three.
 
     The load comes from this machine too and is part of what is measured. Nothing is judged: quote the figures
     together with the machine they name.
