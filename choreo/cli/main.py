@@ -28,6 +28,7 @@ VERBS = {
     "bench": "programmes",
     "bench-peers": "programmes",
     "chaos": "programmes",
+    "audit": "programmes",
     "styles": "programmes",
     "doctor": "running",
     "docs": "programmes",

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -700,6 +701,30 @@ def test_tokens_are_verified_with_published_keys(shop: Shop, user: User, log: Lo
         options: Any = {"verify_aud": False}
         claims = jwt.decode(user.token, jwt.PyJWK(key).key, algorithms=["EdDSA"], options=options)
         assert claims["sub"] == user.id
+
+
+@pytest.mark.parametrize("way", ["password", "sessions"])
+def test_what_ends_sessions_is_heard_by_every_service(shop: Shop, log: Log, way: str) -> None:
+    user = shop.user()
+    paths = ("/users/me", "/account", "/orders", "/notifications")
+    until(lambda: user.get("/account"), lambda answer: answer.status_code == 200)
+    if way == "password":
+        for new, status in (("password1", 422), ("wrong horse battery", 403)):
+            body = {"current": "not mine", "new": new}
+            assert user.ask("PUT", "/users/me/password", json=body).status_code == status
+        body = {"current": PASSWORD, "new": "wrong horse battery"}
+        answer = user.ask("PUT", "/users/me/password", json=body)
+    else:
+        assert code(user.ask("POST", "/users/me/sessions/end")) == "idempotency_key_missing"
+        answer = user.post("/users/me/sessions/end")
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert user.get("/users/me").status_code == 401
+    again = shop.token(user.login, "wrong horse battery" if way == "password" else PASSWORD)
+    until(lambda: {user.get(path).status_code for path in paths}, lambda statuses: statuses == {401})
+    user = replace(user, token=again.json()["access_token"])
+    assert {user.get(path).status_code for path in paths} == {200}
+    events = log.until(lambda event: event.type == "SessionsEnded" and event.key == user.id)
+    assert set(events[0].data) == {"user_id", "not_before"} and is_utc(events[0].data["not_before"])
 
 
 # -- the billing service ---------------------------------------------------------------------------
