@@ -5,17 +5,13 @@ The whole contract against another style: `pytest tests/e2e/test_contract.py --s
 
 import asyncio
 import json
-import os
-from pathlib import Path
 
 import pytest
 
 from choreo.benchmarks.styles.outages import OUTAGES, Observed, staged
 from choreo.cli.running.demo import perform, the_story
 from choreo.demo.screens import JsonScreen
-from choreo.embedded.home import Home
 from choreo.operations.acting.throwaway import ThrowawaySystem
-from choreo.operations.reading.installation import read_settings
 from tests.e2e.outside import User
 from tests.e2e.test_contract import (  # noqa: F401
     anyone,
@@ -23,13 +19,11 @@ from tests.e2e.test_contract import (  # noqa: F401
     customer,
     log,
     needs_kafka,
-    refusal,
     shop,
     system,
     test_a_cancel_again_gives_the_first_answer_though_the_order_is_refunded_by_now,
     test_a_get_waits_until_its_service_has_applied_the_flow,
     test_a_key_in_flight_gives_the_first_answer_or_409,
-    test_after_ctrl_c_nothing_is_left_and_yesterdays_data_is_there_again,
     test_an_account_comes_with_the_registration,
     test_an_order_cancelled_before_it_is_decided_is_cancelled_at_once,
     test_an_order_is_taken_with_202_and_a_location,
@@ -65,8 +59,6 @@ def test_the_story_holds_and_the_money_cases(system: ThrowawaySystem) -> None:  
     [
         (["scale", "order=2"], 64, "one process"),
         (["verify"], 3, "keeps no events"),
-        (["record", "-o", os.devnull], 3, "keeps no events"),
-        (["rebuild", "order"], 3, "keeps no events"),
     ],
 )
 def test_a_verb_that_makes_no_sense_here_says_so_in_a_sentence(
@@ -101,25 +93,6 @@ def test_trace_tells_what_the_journals_hold(system: ThrowawaySystem, customer: U
         ("notification", "PaymentConfirmed"),
         ("notification", "RecordDelivery"),
     ]
-
-
-def test_an_unknown_style_and_brokers_without_kafka_are_refused(tmp_path: Path) -> None:
-    home = {"CHOREO_HOME": str(tmp_path), "CHOREO_PORT_BASE": "31000"}
-    assert refusal("up", "--style", "carrier-pigeons", **home)[0] == 64
-    exit_code, said = refusal("up", "--style", "http", "--brokers", "3", **home)
-    assert (exit_code, said.count("\n")) == (64, 1)
-    exit_code, said = refusal("up", "--style", "http", "--replicas", "order=2", **home)
-    assert (exit_code, said.count("\n")) == (64, 1)
-
-
-def test_a_home_keeps_its_style_and_refuses_another_with_the_cure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CHOREO_HOME", str(tmp_path))
-    Home(read_settings()).remember_style("http")
-    exit_code, said = refusal("up", "--style", "collaboration", CHOREO_HOME=str(tmp_path))
-    assert (exit_code, said.count("\n")) == (69, 1)
-    assert "style http" in said and "--fresh" in said
 
 
 WANTED = {
