@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -81,6 +82,10 @@ class Shop:
         for name in names or tuple(self._stacks):
             del self.runtimes[name], self.apps[name], self.clients[name]
             await self._stacks.pop(name).aclose()
+
+    async def logged_in(self, customer: Customer) -> Customer:
+        """The same, with a token of now."""
+        return replace(customer, token=await Customer.log_in(self.clients, customer.login))
 
     async def customer(self, balance: str | None = None) -> Customer:
         """A registered user; with a balance, once the account is there and holds it."""

@@ -7,6 +7,8 @@ from typing import Any
 
 import uvloop
 
+from choreo.benchmarks.hostile.measure import USERS as HOSTILE_USERS
+from choreo.benchmarks.hostile.measure import hostile
 from choreo.benchmarks.idle import at_rest, start_up
 from choreo.benchmarks.latency import latency
 from choreo.benchmarks.observe import Journals
@@ -69,6 +71,11 @@ async def _measure(
     if "waits" in names:
         waiting = await register_users(WAITERS, ports, progress.counting("users registered", WAITERS))
         results["waits"] = asdict(await waits(waiting, ports, pids, progress))
+    if "hostile" in names:
+        customers = await register_users(
+            HOSTILE_USERS, ports, progress.counting("users registered", HOSTILE_USERS)
+        )
+        results["hostile"] = [asdict(found) for found in await hostile(customers, ports, progress)]
     if {"latency", "sustained", "overload", "replay"} & set(names):
         makers = await register_users(_USERS, ports, progress.counting("users registered", _USERS))
     if "latency" in names:

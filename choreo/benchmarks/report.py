@@ -1,7 +1,7 @@
 """Results as tables for people, or as one JSON object for programs."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -33,11 +33,25 @@ def show(results: Mapping[str, Any], *, as_json: bool) -> None:
         ("overload", _overload),
         ("waits", _waits),
         ("replay", _replay),
+        ("hostile", _hostile),
         ("styles", _styles),
     ):
         if name in results:
             console.print()
             console.print(table(results[name]))
+
+
+def _hostile(found: Sequence[Mapping[str, Any]]) -> Table:
+    title = "A customer's GET /orders and POST /orders while one stranger is at it"
+    columns = ("p50 ms", "p99 ms", "times quiet", "reads failed", "orders", "overloaded", "orders failed")
+    table = _table(title, "with", *columns)
+    for one in found:
+        times = one["p99_ms"] / found[0]["p99_ms"]
+        failures = sum(one["orders_failed"].values())
+        figures = (one["reads_failed"], one["orders"], one["turned_away"], failures)
+        ms = (f"{one['p50_ms']:.1f}", f"{one['p99_ms']:.1f}", f"{times:.1f}")
+        table.add_row(one["what"], *ms, *map(str, figures))
+    return table
 
 
 def _start_up(found: Mapping[str, Any]) -> Table:

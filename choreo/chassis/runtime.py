@@ -30,6 +30,7 @@ from choreo.chassis.http.answer import Answer
 from choreo.chassis.http.auth import Verifier
 from choreo.chassis.http.body import fingerprint
 from choreo.chassis.http.edge import create_app, operations_alone
+from choreo.chassis.http.ended_sessions import EndedSessions
 from choreo.chassis.http.problems import Problem, internal_error, unavailable
 from choreo.chassis.http.protocol import BoundedProtocol, Connections
 from choreo.chassis.http.routes import Router
@@ -133,7 +134,9 @@ class Runtime(Generic[S]):
             clock.now,
             is_behind=partial(self._is_behind, SOURCE_OF_TYPE[SigningKeyPublished.__name__]),
         )
-        self._verifier = Verifier(heard_keys)
+        self._verifier = Verifier(
+            heard_keys, sessions=EndedSessions(self.engine, self.kernel.waiters, clock.now)
+        )
 
     def connect(self, service: Service[S]) -> None:
         """How facts go out and come in: by Kafka. Another composition has other ways."""

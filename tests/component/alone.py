@@ -216,7 +216,7 @@ async def a_process(service: str, database: Database, *, consuming: bool = False
 
 
 ROUTES = {
-    "user": [("GET", "/users/me")],
+    "user": [("GET", "/users/me"), ("PUT", "/users/me/password"), ("POST", "/users/me/sessions/end")],
     "billing": [
         ("GET", "/account"),
         ("POST", "/account/deposits"),

@@ -16,9 +16,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
+from select import select
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -652,14 +654,18 @@ def test_an_upgrade_is_ignored_and_head_is_answered(shop: Shop, user: User) -> N
 def test_of_one_user_fifty_wait_and_an_order_is_placed_all_the_same(shop: Shop, user: User) -> None:
     path, here = f"/orders?flow={uuid4()}&wait=", f"Authorization: Bearer {user.token}"
     lines = (f"GET {path}30 HTTP/1.1", "Host: localhost", here, "", "")
-    with ExitStack() as waiting:
-        for _ in range(50):
-            there = socket.create_connection(
-                ("127.0.0.1", shop.port_base + OFFSET["order"]), timeout=PATIENCE
-            )
-            waiting.enter_context(there).sendall("\r\n".join(lines).encode())
-        refused = until(lambda: user.get(f"{path}1"), lambda answer: answer.status_code == 429)
-        assert (code(refused), int(refused.headers["Retry-After"]) >= 1) == ("too_many_waits", True)
+    order = "127.0.0.1", shop.port_base + OFFSET["order"]
+    with ExitStack() as open_ones:
+        waiting = [
+            open_ones.enter_context(socket.create_connection(order, timeout=PATIENCE)) for _ in range(51)
+        ]
+        for one in waiting:
+            one.sendall("\r\n".join(lines).encode())
+        answered, _, _ = select(waiting, (), (), PATIENCE)
+        assert [one.recv(12) for one in answered] == [b"HTTP/1.1 429"]
+        refused = user.get(f"{path}1")
+        assert (refused.status_code, code(refused)) == (429, "too_many_waits")
+        assert int(refused.headers["Retry-After"]) >= 1
         assert user.order("1.00", wait=10).status_code == 202
         assert shop.user().get(f"{path}1").status_code == 200
 
@@ -695,6 +701,30 @@ def test_tokens_are_verified_with_published_keys(shop: Shop, user: User, log: Lo
         options: Any = {"verify_aud": False}
         claims = jwt.decode(user.token, jwt.PyJWK(key).key, algorithms=["EdDSA"], options=options)
         assert claims["sub"] == user.id
+
+
+@pytest.mark.parametrize("way", ["password", "sessions"])
+def test_what_ends_sessions_is_heard_by_every_service(shop: Shop, log: Log, way: str) -> None:
+    user = shop.user()
+    paths = ("/users/me", "/account", "/orders", "/notifications")
+    until(lambda: user.get("/account"), lambda answer: answer.status_code == 200)
+    if way == "password":
+        for new, status in (("password1", 422), ("wrong horse battery", 403)):
+            body = {"current": "not mine", "new": new}
+            assert user.ask("PUT", "/users/me/password", json=body).status_code == status
+        body = {"current": PASSWORD, "new": "wrong horse battery"}
+        answer = user.ask("PUT", "/users/me/password", json=body)
+    else:
+        assert code(user.ask("POST", "/users/me/sessions/end")) == "idempotency_key_missing"
+        answer = user.post("/users/me/sessions/end")
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert user.get("/users/me").status_code == 401
+    again = shop.token(user.login, "wrong horse battery" if way == "password" else PASSWORD)
+    until(lambda: {user.get(path).status_code for path in paths}, lambda statuses: statuses == {401})
+    user = replace(user, token=again.json()["access_token"])
+    assert {user.get(path).status_code for path in paths} == {200}
+    events = log.until(lambda event: event.type == "SessionsEnded" and event.key == user.id)
+    assert set(events[0].data) == {"user_id", "not_before"} and is_utc(events[0].data["not_before"])
 
 
 # -- the billing service ---------------------------------------------------------------------------

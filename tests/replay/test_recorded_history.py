@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -178,3 +179,24 @@ def test_the_code_that_decides_is_named_by_its_commit(tmp_path: Path, packed: bo
     assert code_version(tmp_path / "shop" / "module.py").endswith("+87f3a4f1ba62")
     (git / "HEAD").write_text(f"{commit}\n")
     assert code_version(tmp_path / "module.py").endswith("+87f3a4f1ba62")
+
+
+def test_a_history_has_each_change_with_its_event_and_line(tmp_path: Path, capsys: Out) -> None:
+    shop = a_story()
+    file = str(shop.recorded(tmp_path / "story.ndjson"))
+    row = ("blame", "billing", "accounts", str(ADA), "balance", file, "--history")
+    told = json.loads(choreo(capsys, *row, "--json"))
+    moved = "MoneyDeposited", "MoneyWithdrawn", "PaymentConfirmed", "PaymentRefunded"
+    paid = [event for event in shop.journaling["billing"].decided if event.type in moved]
+    assert [one["new"] for one in told["history"]] == [0, 40_000, 30_000, 40_000, 39_999]
+    assert [one["fact_id"] for one in told["history"][1:]] == [str(event.id) for event in paid]
+    assert all(one["decided"].startswith("billing_service/decide.py:") for one in told["history"])
+    text = choreo(capsys, *row).splitlines()
+    assert len([line for line in text if "balance 0 → 40000" in line and "decide.py:" in line]) == 1
+    assert len(text) == 1 + len(told["history"]) or text[-1].startswith("decided by 0;")
+
+
+def test_blame_names_the_line_that_decided_beside_the_line_that_wrote(tmp_path: Path, capsys: Out) -> None:
+    file = str(a_story().recorded(tmp_path / "story.ndjson"))
+    text = choreo(capsys, "blame", "billing", "accounts", str(ADA), "balance", file)
+    assert re.search(r"billing_service/decide\.py:\d+ → billing_service/evolve\.py:\d+", text)

@@ -148,7 +148,7 @@ def test_another_file_is_no_recording(tmp_path: Path, content: bytes) -> None:
 
 def test_equal_addresses_are_replaced_by_equal_ones_whatever_their_capitals(tmp_path: Path) -> None:
     entry = JournalEntry(
-        "user", 1, UUID(int=1), "k", 0, "command", "Register", None, None, None, None, "applied",
+        "billing", 1, UUID(int=1), "k", 0, "command", "Register", None, None, None, None, "applied",
         {"login": "Ada", "email": "Ada@Example.com"}, None, NOON, None, "1",
     )  # fmt: skip
     items: list[Item] = [a_record(0, b'{"email":"ada@example.com","other":"eve@example.com"}'), entry]

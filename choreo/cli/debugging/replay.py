@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from choreo.chassis.source_lines import raised_at
 from choreo.cli.debugging.replay_source import (
     check_complete,
     check_reached,
@@ -31,6 +32,7 @@ from choreo.errors import UsageError
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.replay.engine.debugger import debug
+from choreo.replay.engine.deciding_lines import decided_at
 from choreo.replay.engine.expressions import (
     SURROUNDING,
     BadExpression,
@@ -43,7 +45,6 @@ from choreo.replay.engine.expressions import (
 from choreo.replay.engine.in_memory_service import refusal_as_dict
 from choreo.replay.engine.recorded import Differs
 from choreo.replay.engine.sandbox import SideEffect, no_side_effects, run_sandboxed
-from choreo.replay.engine.source_lines import decided_at, raised_at
 from choreo.replay.engine.walk import Ahead, Done, Walk
 from choreo.replay.history.moments import End, Moment
 from choreo.replay.sources.rows import plain

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-import typer
 
 from choreo.chassis.kafka.log_reader import LOG_UNREADABLE
 from choreo.chassis.registry import services
@@ -18,7 +17,6 @@ from choreo.errors import Incomplete, Unavailable, UsageError
 from choreo.message.codec import Undecodable, UnknownType, decode
 from choreo.operations.reading.installation import Installation, find_installation
 from choreo.progress import telling
-from choreo.replay.engine.sandbox import SideEffect
 from choreo.replay.engine.walk import Walk
 from choreo.replay.history.moments import AfterId, AfterPlace, AtTime, Moment, NoMoment, moment_of, settled
 from choreo.replay.sources.live import Live, open_live
@@ -38,9 +36,6 @@ def reading() -> Iterator[None]:
     """Turns what reading raises into a sentence and an exit code."""
     try:
         yield
-    except SideEffect as effect:
-        typer.echo(f"choreo: {effect}", err=True)
-        raise typer.Exit(1) from None
     except (NotARecording, NoMoment) as wrong:
         raise UsageError(str(wrong)) from None
     except Broken as broken:

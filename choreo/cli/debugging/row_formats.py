@@ -92,6 +92,8 @@ def print_today(walk: Walk[Any]) -> None:
     if walk.differs:
         more = f" ({len(walk.differs)} steps in all)" if len(walk.differs) > 1 else ""
         paper.line(f"! {walk.differs[0].says}{more}", "red")
+    for place, text in walk.printed.items():
+        paper.line(f"! {place} {text!r}", "red")
     if others := walk.versions - {CODE_VERSION}:
         paper.line(f"decided by {', '.join(sorted(others))}; rows are what today's evolve makes of it", "dim")
 
@@ -99,6 +101,7 @@ def print_today(walk: Walk[Any]) -> None:
 def today_as_dict(walk: Walk[Any]) -> dict[str, Any]:
     return {
         "differs": [differs_as_dict(one) for one in walk.differs],
+        "printed": walk.printed,
         "code": {"recorded": sorted(walk.versions), "today": CODE_VERSION},
     }
 

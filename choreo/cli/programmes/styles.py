@@ -6,13 +6,13 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from choreo.operations.acting.throwaway import asked_to_stop
 from choreo.progress import Progress
 from choreo.styles.composition import STYLES, require_style
 from choreo.styles.size import PARTS, lines_of
+from choreo.terminal import Console
 
 
 def styles(

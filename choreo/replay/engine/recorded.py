@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
+from choreo.chassis.source_lines import raised_at
 from choreo.chassis.transaction.step import Outcome
 from choreo.message.codec import Record, TopicRecord, Undecodable, UnknownType, decode
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
+from choreo.replay.engine.deciding_lines import decided_at
 from choreo.replay.engine.in_memory_service import Taken, refusal_as_dict
 from choreo.replay.engine.sandbox import no_side_effects
-from choreo.replay.engine.source_lines import decided_at, raised_at
 from choreo.replay.sources.records import Item, JournalEntry, sequence_of
 from choreo.replay.sources.rows import plain
 

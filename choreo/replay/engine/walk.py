@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from choreo.chassis.service import Service
+from choreo.chassis.source_lines import raised_at
 from choreo.chassis.transaction.state_store import TableMapping
 from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode, type_in
 from choreo.message.envelope import Event
@@ -18,8 +19,7 @@ from choreo.message.fact import Fact
 from choreo.replay.engine.cases import case_taken
 from choreo.replay.engine.in_memory_service import InMemoryService, Taken, refusal_as_dict
 from choreo.replay.engine.recorded import Differs, NotRecorded, RecordedFacts, differing
-from choreo.replay.engine.sandbox import run_sandboxed
-from choreo.replay.engine.source_lines import raised_at
+from choreo.replay.engine.sandbox import refuse, run_sandboxed, take
 from choreo.replay.sources.records import Broken, JournalEntry, Source
 
 S = TypeVar("S")
@@ -102,6 +102,8 @@ class Walk(Generic[S]):
         """Why some key is not as it was: sentences."""
         self.differs: list[Differs] = []
         """Where today's code decides otherwise than was recorded."""
+        self.printed: dict[str, str] = {}
+        """What handlers print, the last of each place."""
         self.versions: set[str] = set()
         """Of the code that decided what is told."""
         self.met = False
@@ -153,7 +155,12 @@ class Walk(Generic[S]):
         self._latest = ahead
         entry, taken = ahead.entry, ahead.taken
         self.versions.add(entry.code_version)
-        outcome = run_sandboxed(taken)
+        ran = take(taken)
+        self.printed |= {
+            effect.says: effect.text.strip() for effect in ran.effects if effect.what == "prints"
+        }
+        refuse(ran.effects)
+        outcome = ran.result
         differs = None if ahead.facts is None else differing(entry, taken, ahead.facts, outcome)
         if differs:
             self.differs.append(differs)

@@ -161,7 +161,8 @@ class _Search:
         """Tells whether the one divergence is there, nothing else, and nothing is missing."""
         self.tries += 1
         reduced = _reduced(self._cut, self._service.name, inputs)
-        findings = (await verify(reduced, {self._service.name: self._service})).findings
+        tally = await verify(reduced, {self._service.name: self._service})
+        findings = [finding for finding in tally.findings if finding.kind != "effect"]
         same = [_same(finding, self._finding) for finding in findings]
         if not findings or not all(same) or await _met(reduced, self._service, self._finding) != self.met:
             return False

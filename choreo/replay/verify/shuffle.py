@@ -19,12 +19,13 @@ from random import Random
 from typing import Any
 
 from choreo.chassis.service import Service
+from choreo.chassis.source_lines import raised_at
 from choreo.chassis.transaction.state_store import TableMapping
+from choreo.errors import HandlerMisbehaves
 from choreo.message.codec import TopicRecord
 from choreo.replay.engine.cases import case_of, case_taken
 from choreo.replay.engine.in_memory_service import InMemoryService, Row
-from choreo.replay.engine.sandbox import SideEffect, no_side_effects
-from choreo.replay.engine.source_lines import raised_at
+from choreo.replay.engine.sandbox import no_side_effects
 from choreo.replay.engine.walk import Ahead, Walk
 from choreo.replay.sources.recording import size_of
 from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, OfRecordsAlone, Source, lacking
@@ -250,7 +251,7 @@ class _Replay:
                 with no_side_effects():
                     for what, came in self._take(in_memory, gap):
                         outcome[number, what] = came
-            except SideEffect:
+            except HandlerMisbehaves:
                 raise
             except Exception as error:
                 outcome[number, "a handler"] = f"raises {error!r} at {raised_at(error)}"
