@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from choreo.chaos.faults import Fault
+from choreo.chaos.faults.fault import Fault
 from choreo.chaos.trial import Outcome
 
 _MOST_TOLD = 10
