@@ -9,6 +9,8 @@ from choreo.chassis.runtime import Runtime
 from choreo.chassis.settings import Settings
 
 
-def build(settings: Settings) -> tuple[Runtime[Billing], FastAPI]:
-    runtime = Runtime(service(settings), settings)
+def build(
+    settings: Settings, runtime_of: type[Runtime[Billing]] = Runtime
+) -> tuple[Runtime[Billing], FastAPI]:
+    runtime = runtime_of(service(settings), settings)
     return runtime, runtime.app(api.router(runtime))

@@ -7,6 +7,12 @@ class UsageError(Exception):
     exit_code = 64
 
 
+class HandlerMisbehaves(Exception):
+    """A handler does what a replay cannot let it do. The message is a sentence that names the line."""
+
+    exit_code = 1
+
+
 class Incomplete(Exception):
     """What was asked for cannot be told from what there is. The message says what is missing."""
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from choreo.terminal import Console
 
 _LINE_SECONDS = 5.0
 _QUIET = 2.0

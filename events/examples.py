@@ -1,7 +1,8 @@
 """One story, as the events it leaves: the examples of the documents.
 
 Ada registers, deposits 450.00, withdraws 50.00, orders a violin for 300.00 and later cancels it; in between
-she orders something too dear. Every id is derived from another, so the documents never change.
+she orders something too dear. In the end she ends her sessions. Every id is derived from another, so the
+documents never change.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ from uuid import UUID
 from choreo.message.catalog import SOURCE_OF_TYPE
 from choreo.message.envelope import Cause, Event, derived_id, event_id
 from choreo.message.fact import Fact
+from choreo.message.sessions import SessionsEnded
 from choreo.message.signing_key import SigningKeyPublished
 from events.billing import (
     AccountCreated,
@@ -81,6 +83,8 @@ def story() -> list[Event[Fact]]:
     told.tells(
         PaymentRefunded(payment_id=_PAYMENT, order_id=violin, user_id=ada, amount=300_00, balance=400_00)
     )
+    ended = _NOON + timedelta(seconds=len(told.events))
+    told.root("end of sessions").tells(SessionsEnded(user_id=ada, not_before=ended))
     return told.events
 
 

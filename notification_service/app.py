@@ -10,8 +10,10 @@ from notification_service.service import service
 from notification_service.state import Notifications
 
 
-def build(settings: Settings) -> tuple[Runtime[Notifications], FastAPI]:
-    runtime = Runtime(service(settings), settings)
+def build(
+    settings: Settings, runtime_of: type[Runtime[Notifications]] = Runtime
+) -> tuple[Runtime[Notifications], FastAPI]:
+    runtime = runtime_of(service(settings), settings)
     if settings.smtp_url:
         mailer = Mailer(runtime.kernel, runtime.engine, settings.smtp_url, runtime.health.job("mailer"))
         runtime.kernel.on_commit.append(lambda keys: mailer.wake())

@@ -15,6 +15,7 @@ from datetime import timedelta
 from email import message_from_string, policy
 from email.headerregistry import Address
 from email.message import EmailMessage
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote, urlsplit
 from uuid import UUID
@@ -124,17 +125,26 @@ class Mail:
 
     def message(self) -> EmailMessage:
         """Raises, whatever that may be, where no message can name the address as it is."""
-        local, _, domain = self.email.rpartition("@")
         message = EmailMessage()
         message["From"] = SENDER
-        message["To"] = Address(username=local, domain=domain)
+        message["To"] = _recipient(self.email)
         message["Subject"] = self.subject
         message["Message-ID"] = f"<{self.id}@choreo.invalid>"
         message.set_content(self.text)
-        read = message_from_string(message.as_string(policy=policy.SMTPUTF8), policy=policy.default)
-        if [address.addr_spec for address in read["To"].addresses] != [self.email]:
-            raise ValueError(f"a message would name {read['To']}")
         return message
+
+
+@lru_cache(maxsize=10_000)
+def _recipient(email: str) -> Address:
+    """Raises, whatever that may be, where whoever reads the message would read another address."""
+    local, _, domain = email.rpartition("@")
+    address = Address(username=local, domain=domain)
+    message = EmailMessage()
+    message["To"] = address
+    read = message_from_string(message.as_string(policy=policy.SMTPUTF8), policy=policy.default)
+    if [one.addr_spec for one in read["To"].addresses] != [email]:
+        raise ValueError(f"a message would name {read['To']}")
+    return address
 
 
 class Mailer:

@@ -5,13 +5,13 @@ in the past, so between two looks an age grows by itself and only its falling is
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from choreo.chassis.database.connection import raw_connection
+from choreo.chassis.database.connection import Connection, raw_connection
 from choreo.chassis.observe.health import Job
 from choreo.chassis.transaction import outbox
 from order_service import queries
@@ -43,6 +43,9 @@ class Admission:
         deadline: timedelta,
         partition_of: Callable[[str], int],
         job: Job,
+        unpublished_since: Callable[
+            [Connection], Awaitable[Mapping[int, datetime]]
+        ] = outbox.unpublished_since,
     ) -> None:
         self._engine = engine
         self._clock = clock
@@ -52,6 +55,7 @@ class Admission:
         self._unpublished_for = max(deadline / 3, _LEAST)
         self._undecided_since: datetime | None = None
         self._unpublished_since: Mapping[int, datetime] = {}
+        self._look_for_unpublished = unpublished_since
         self._probed_at: datetime | None = None
         self._was_open = True
         self._asked = asyncio.Event()
@@ -87,7 +91,7 @@ class Admission:
     async def look(self) -> None:
         async with raw_connection(self._engine) as conn:
             self._undecided_since = await queries.undecided_since(conn)
-            self._unpublished_since = oldest = await outbox.unpublished_since(conn)
+            self._unpublished_since = oldest = await self._look_for_unpublished(conn)
         self._job.got_on()
         now = self._clock()
         is_open = not (

@@ -12,8 +12,8 @@ from order_service.service import deadline, service
 from order_service.state import Orders
 
 
-def build(settings: Settings) -> tuple[Runtime[Orders], FastAPI]:
-    runtime = Runtime(service(settings), settings)
+def build(settings: Settings, runtime_of: type[Runtime[Orders]] = Runtime) -> tuple[Runtime[Orders], FastAPI]:
+    runtime = runtime_of(service(settings), settings)
     expiry = Expiry(
         runtime.kernel,
         runtime.engine,
@@ -23,7 +23,12 @@ def build(settings: Settings) -> tuple[Runtime[Orders], FastAPI]:
         runtime.health.job("timers"),
     )
     admission = Admission(
-        runtime.engine, clock.now, deadline(settings), runtime.partition_of, runtime.health.job("admission")
+        runtime.engine,
+        clock.now,
+        deadline(settings),
+        runtime.partition_of,
+        runtime.health.job("admission"),
+        unpublished_since=runtime.unpublished_since,
     )
     runtime.watch("timers", expiry.run)
     runtime.watch("admission", admission.run)

@@ -13,8 +13,10 @@ from choreo.chassis.environment import ignore_libpq_variables
 from choreo.chassis.settings import OBSERVER, SERVICES, Settings
 from choreo.embedded.postgres import Postgres
 from choreo.embedded.testing import postgres_for_tests
+from choreo.styles.composition import COLLABORATION, STYLES
 from tests.brokers import BROKERS, Broker, broker, require_engine
 from tests.shop import Shop, a_shop
+from tests.styles import wire
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -23,6 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="GUARD",
         help="take a guard of the delivery promise out, to see which tests notice (docs/delivery.md)",
     )
+    parser.addoption("--style", choices=STYLES, default=COLLABORATION, help="of the contract's system")
     parser.addoption("--broker", choices=BROKERS, default=BROKERS[0], help="whose Kafka the tests run on")
 
 
@@ -85,5 +88,13 @@ async def closed_shop(
 @pytest.fixture
 async def shop(closed_shop: Shop) -> Shop:
     """All four services, ready."""
+    await closed_shop.start(*SERVICES)
+    return closed_shop
+
+
+@pytest.fixture(params=STYLES)
+async def styled_shop(closed_shop: Shop, request: pytest.FixtureRequest) -> Shop:
+    """As `shop`, in each style."""
+    wire(closed_shop, request.param)
     await closed_shop.start(*SERVICES)
     return closed_shop

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -29,7 +30,7 @@ from user_service.app import build as build_user
 
 T = TypeVar("T")
 
-BUILDS: dict[str, Callable[[Settings], Any]] = {
+BUILDS: dict[str, Callable[..., Any]] = {
     "user": build_user,
     "order": build_order,
     "billing": build_billing,
@@ -48,6 +49,7 @@ class Shop:
         self.owner_urls = owner_urls
         self.observer_urls: dict[str, str] = {}
         self.maildir = maildir
+        self.builds = BUILDS
         self.runtimes: dict[str, Runtime[Any]] = {}
         self.apps: dict[str, FastAPI] = {}
         self.clients: dict[str, httpx.AsyncClient] = {}
@@ -63,7 +65,7 @@ class Shop:
         """Returns before they are ready, which they may never be."""
         for name in names:
             stack = AsyncExitStack()
-            runtime, app = BUILDS[name](self.settings)
+            runtime, app = self.builds[name](self.settings)
             await stack.enter_async_context(runtime.running())
             transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
             client = httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60)
@@ -80,6 +82,10 @@ class Shop:
         for name in names or tuple(self._stacks):
             del self.runtimes[name], self.apps[name], self.clients[name]
             await self._stacks.pop(name).aclose()
+
+    async def logged_in(self, customer: Customer) -> Customer:
+        """The same, with a token of now."""
+        return replace(customer, token=await Customer.log_in(self.clients, customer.login))
 
     async def customer(self, balance: str | None = None) -> Customer:
         """A registered user; with a balance, once the account is there and holds it."""

@@ -23,19 +23,22 @@ from choreo.chassis.http.body import Body, refused
 from choreo.chassis.http.client_address import Proxies
 from choreo.chassis.http.headers import read
 from choreo.chassis.http.problems import Problem, not_found, unauthorized
-from choreo.chassis.http.routes import FreshCause, Router, User, example, problem
+from choreo.chassis.http.routes import FreshCause, KeyedCause, Router, User, example, problem
 from choreo.chassis.runtime import Runtime
 from choreo.chassis.transaction.inputs import Decided
 from choreo.message.envelope import derived_id
 from user_service import queries
-from user_service.commands import EmailTaken, LoginTaken, Register
-from user_service.login_limit import LoginLimit
-from user_service.passwords import Passwords
+from user_service.authentication import Authentication, tell
+from user_service.commands import ChangePassword, EmailTaken, EndSessions, LoginTaken, Register
+from user_service.passwords import COMMONEST, LONGEST, SHORTEST
 from user_service.signing import Signer
 from user_service.state import Users
 
 _KEEP_PASSWORD = """/* credentials.keep: beside the registration, in the same transaction */
 INSERT INTO credentials (user_id, password_hash) VALUES (%s, %s)"""
+
+_CHANGE_PASSWORD = """/* credentials.change: beside the end of the sessions, in the same transaction */
+UPDATE credentials SET password_hash = %s WHERE user_id = %s AND password_hash = %s"""
 
 
 email_validator.SPECIAL_USE_DOMAIN_NAMES.clear()
@@ -55,6 +58,12 @@ def _visible(name: object) -> object:
     return name
 
 
+def _uncommon(password: str) -> str:
+    if password.casefold() in COMMONEST:
+        raise refused("This is one of the commonest passwords, which are tried first.")
+    return password
+
+
 def _comes_back(address: str) -> str:
     """What a mail's header would be read as is what was registered: nobody is mailed under another's address.
 
@@ -70,12 +79,15 @@ def _comes_back(address: str) -> str:
     raise refused("This is not a valid e-mail address.")
 
 
+Password = Annotated[str, Field(min_length=SHORTEST, max_length=LONGEST), AfterValidator(_uncommon)]
+
+
 class Registration(Body):
     model_config = example(login="ada", email="ada@example.com", password="correct horse battery")
 
     login: Annotated[str, Field(min_length=1, max_length=LONGEST_LOGIN), AfterValidator(_visible)]
     email: Annotated[EmailStr, BeforeValidator(_visible), AfterValidator(_comes_back)]
-    password: Annotated[str, Field(min_length=8, max_length=128)]
+    password: Password
 
 
 class Login(Body):
@@ -84,6 +96,13 @@ class Login(Body):
     grant_type: Literal["password"]
     username: str
     password: Annotated[str, Field(max_length=1000)]
+
+
+class PasswordChange(Body):
+    model_config = example(current="correct horse battery", new="wrong horse battery")
+
+    current: Annotated[str, Field(max_length=1000)]
+    new: Password
 
 
 class UserView(BaseModel):
@@ -121,12 +140,9 @@ class KeySet(BaseModel):
     keys: list[PublicKey]
 
 
-def public_router(runtime: Runtime[Users], signer: Signer, passwords: Passwords, limit: LoginLimit) -> Router:
+def public_router(runtime: Runtime[Users], signer: Signer, authentication: Authentication) -> Router:
     routes = Router(public=True)
     proxies = Proxies(runtime.settings.trusted_proxies)
-
-    def address_of(request: Request) -> str:
-        return proxies.client(request.client.host if request.client else "", read(request.scope["headers"]))
 
     @routes.post(
         "/users",
@@ -148,7 +164,8 @@ def public_router(runtime: Runtime[Users], signer: Signer, passwords: Passwords,
         refusal = await queries.taken(runtime.engine, command)
         if refusal is not None:
             return _refused(refusal)
-        password_hash = await passwords.hash(registration.password, address_of(request))
+        address = _address(request, proxies)
+        password_hash = await authentication.passwords.hash(registration.password, address)
 
         async def keep_password(conn: Connection, _: Decided) -> None:
             await conn.execute(_KEEP_PASSWORD, [user_id, password_hash])
@@ -158,7 +175,10 @@ def public_router(runtime: Runtime[Users], signer: Signer, passwords: Passwords,
                 return _refused(decided.refusal)
             return Answer.json(201, _view(decided.state.users[user_id]))
 
-        return await runtime.ask(command, registered, side_write=keep_password)
+        answer = await runtime.ask(command, registered, side_write=keep_password)
+        if answer.status == 201:
+            tell("registered", registration.login, address)
+        return answer
 
     @routes.post(
         "/token",
@@ -172,17 +192,14 @@ def public_router(runtime: Runtime[Users], signer: Signer, passwords: Passwords,
         wrong = unauthorized("Login or password is wrong.")
         if len(login.username) > LONGEST_LOGIN:
             raise wrong
-        address = address_of(request)
-        known = await limit.knows(login.username, address)
-        with passwords.checks.place(address, known):
-            async with limit.attempt(login.username, address, known) as attempt:
-                user = await queries.credentials_of(runtime.engine, login.username)
-                stored = user.password_hash if user else None
-                if not await passwords.matches(stored, login.password, known):
-                    attempt.failed()
-                    raise wrong
-                await attempt.succeeded()
-        return TokenView(access_token=await signer.token(user.id))
+        address = _address(request, proxies)
+        user = await authentication.user_who_knows(login.username, login.password, address, wrong)
+        began = await queries.session_start(runtime.engine, user, clock.now)
+        if began is None:
+            raise wrong
+        token = await signer.token(user.id, began)
+        tell("logged_in", login.username, address)
+        return TokenView(access_token=token)
 
     @routes.get("/.well-known/jwks.json")
     async def jwks() -> KeySet:
@@ -193,18 +210,76 @@ def public_router(runtime: Runtime[Users], signer: Signer, passwords: Passwords,
     return routes
 
 
-def router(runtime: Runtime[Users]) -> Router:
+def router(runtime: Runtime[Users], authentication: Authentication) -> Router:
     routes = Router()
+    proxies = Proxies(runtime.settings.trusted_proxies)
+
+    async def who(user: User) -> Any:
+        row = await queries.user_of(runtime.engine, user.user_id)
+        if row is None:
+            raise not_found()
+        return row
 
     @routes.get("/users/me", responses={404: problem("the registration has not arrived here")})
     async def me(user: User) -> UserView:
         """Who the token is for, as at registration."""
-        row = await queries.user_of(runtime.engine, user.user_id)
-        if row is None:
-            raise not_found()
-        return _view(row)
+        return _view(await who(user))
+
+    @routes.put(
+        "/users/me/password",
+        status_code=204,
+        responses={
+            403: problem("wrong current password, which counts as a failed login"),
+            404: problem("the registration has not arrived here"),
+            429: problem("too many wrong passwords from this address, or for this login", "Retry-After"),
+        },
+    )
+    async def change_password(
+        request: Request, user: User, cause: FreshCause, change: PasswordChange
+    ) -> Answer:
+        """Another password. Every token issued before is refused from now on."""
+        login = (await who(user)).login
+        wrong = Problem(403, "wrong_password", "The current password is wrong.")
+        address = _address(request, proxies)
+        known = await authentication.user_who_knows(login, change.current, address, wrong)
+        if known.id != user.user_id:
+            raise wrong
+        password_hash = await authentication.passwords.hash(change.new, address)
+        changed = 0
+
+        async def keep_password(conn: Connection, _: Decided) -> None:
+            nonlocal changed
+            values = [password_hash, user.user_id, known.password_hash]
+            changed = (await conn.execute(_CHANGE_PASSWORD, values)).rowcount
+
+        command = ChangePassword(cause=cause, user_id=user.user_id)
+        answer = await runtime.ask(command, _done, side_write=keep_password)
+        if not changed:
+            raise wrong  # somebody else was faster
+        tell("password_changed", login, address)
+        return answer
+
+    @routes.post(
+        "/users/me/sessions/end",
+        status_code=204,
+        responses={404: problem("the registration has not arrived here")},
+    )
+    async def end_sessions(request: Request, user: User, cause: KeyedCause) -> Answer:
+        """Every token issued before, this one included, is refused from now on."""
+        login = (await who(user)).login
+        answer = await runtime.ask(EndSessions(cause=cause, user_id=user.user_id), _done)
+        tell("sessions_ended", login, _address(request, proxies))
+        return answer
 
     return routes
+
+
+def _address(request: Request, proxies: Proxies) -> str:
+    return proxies.client(request.client.host if request.client else "", read(request.scope["headers"]))
+
+
+def _done(_: Decided) -> Answer:
+    return Answer(204, b"")
 
 
 def _refused(refusal: LoginTaken | EmailTaken) -> Answer:

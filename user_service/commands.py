@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import ClassVar
 
 from choreo.message.decider import Command, Refusal, UserCommand
 from user_service.state import User, compared
@@ -62,7 +63,21 @@ class RetireSigningKey(Command):
         return self.kid
 
 
-Commands = Register | PublishSigningKey | RetireSigningKey
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangePassword(UserCommand):
+    """What was issued to whoever knew the old one is good no more."""
+
+    ends_sessions: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndSessions(UserCommand):
+    """Whoever holds a token of before has to log in again."""
+
+    ends_sessions: ClassVar[bool] = True
+
+
+Commands = Register | ChangePassword | EndSessions | PublishSigningKey | RetireSigningKey
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,14 @@ from datetime import datetime
 from typing import assert_never
 
 from choreo.message.decider import Decision
+from choreo.message.sessions import SessionsEnded
 from choreo.message.signing_key import SigningKeyPublished
 from events.user import UserRegistered
 from user_service.commands import (
+    ChangePassword,
     Commands,
     EmailTaken,
+    EndSessions,
     LoginTaken,
     PublishSigningKey,
     Register,
@@ -23,6 +26,8 @@ def decide(command: Commands, state: Users, now: datetime) -> Decision:
     match command:
         case Register():
             return _register(command, state)
+        case ChangePassword() | EndSessions():
+            return [SessionsEnded(user_id=command.user_id, not_before=now)]
         case PublishSigningKey():
             return [] if command.kid in state.signing_keys else [_published(command)]
         case RetireSigningKey():

@@ -146,6 +146,11 @@ def _too_many(pause: float) -> Problem:
     )
 
 
+def digest_of(login: str) -> str:
+    """What a log line may say of a login."""
+    return _digest(compared(login)).hex()
+
+
 def _pair(login: str, address: str) -> bytes:
     return _digest(f"{compared(login)}\n{_net(address)}")
 

@@ -5,6 +5,9 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from runpy import run_path
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -12,6 +15,20 @@ from argon2.low_level import Type
 
 from choreo.chassis.http.problems import unavailable
 
+
+def _commonest() -> frozenset[str]:
+    """Those of a maintained package that a registration would take else. Its file alone is run: the package
+    would keep all its dictionaries in memory.
+    """
+    package = find_spec("zxcvbn")
+    assert package is not None and package.origin is not None
+    lists = run_path(str(Path(package.origin).with_name("frequency_lists.py")))["FREQUENCY_LISTS"]
+    return frozenset(password for password in lists["passwords"] if len(password) >= SHORTEST)
+
+
+SHORTEST, LONGEST = 8, 128
+COMMONEST = _commonest()
+"""In lower case."""
 CHECKS_AT_ONCE = 2
 HASHES_AT_ONCE = 1
 MOST_QUEUED = 64

@@ -1,14 +1,14 @@
 """What the user service is asked for, straight from its tables."""
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from choreo.chassis.database.tables import signing_keys
+from choreo.chassis.database.tables import keys, sessions_ended, signing_keys
 from user_service.commands import EmailTaken, LoginTaken, Register
 from user_service.state import compared
 from user_service.tables import credentials, users
@@ -49,6 +49,28 @@ async def credentials_of(engine: AsyncEngine, login: str) -> Any:
     )
     async with engine.connect() as conn:
         return (await conn.execute(query)).first()
+
+
+async def session_start(engine: AsyncEngine, user: Any, clock: Callable[[], datetime]) -> datetime | None:
+    """When a session of these credentials may begin; None where the password was changed meanwhile.
+
+    Whoever changes it, or ends sessions, holds the user's key and looks at the clock then. So they either see
+    to it that this is None, or end what begins now.
+    """
+    lock = select(keys.c.key).where(keys.c.key == str(user.id)).with_for_update(read=True)
+    query = (
+        select(credentials.c.password_hash, sessions_ended.c.not_before)
+        .outerjoin(sessions_ended, sessions_ended.c.user_id == credentials.c.user_id)
+        .where(credentials.c.user_id == user.id)
+    )
+    async with engine.connect() as conn:
+        await conn.execute(lock)
+        now = clock()
+        found = (await conn.execute(query)).one()
+    if found.password_hash != user.password_hash:
+        return None
+    ended = found.not_before
+    return now if ended is None else max(now, ended + timedelta(microseconds=1))
 
 
 async def published_keys(engine: AsyncEngine, now: datetime) -> Sequence[Row[Any]]:

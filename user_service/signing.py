@@ -57,11 +57,12 @@ class Signer:
         self._clock = clock
         self._current: tuple[auth.Jwk, datetime] | None = None
 
-    async def token(self, user_id: UUID) -> str:
+    async def token(self, user_id: UUID, began: datetime) -> str:
+        """For a session that began then."""
         now = self._clock()
         if self._current is None or self._current[1] <= now:
             self._current = await self._signing_key(now), now + _REMEMBERED
-        return auth.sign(self._current[0], user_id, now=now.timestamp())
+        return auth.sign(self._current[0], user_id, now=began.timestamp())
 
     async def run(self, job: Job) -> None:
         """Sees to it that there is a key for some time to come, and retires old ones; until cancelled."""

@@ -7,6 +7,8 @@ from typing import Any
 
 import uvloop
 
+from choreo.benchmarks.hostile.measure import USERS as HOSTILE_USERS
+from choreo.benchmarks.hostile.measure import hostile
 from choreo.benchmarks.idle import at_rest, start_up
 from choreo.benchmarks.latency import latency
 from choreo.benchmarks.observe import Journals
@@ -14,6 +16,7 @@ from choreo.benchmarks.overload import overload
 from choreo.benchmarks.replay import replay
 from choreo.benchmarks.report import show
 from choreo.benchmarks.resources import machine
+from choreo.benchmarks.styles.measure import measure as styles
 from choreo.benchmarks.sustained import sustained
 from choreo.benchmarks.users import Refused, register_users
 from choreo.benchmarks.waits import USERS as WAITERS
@@ -31,11 +34,15 @@ def run(seconds: int, events: int, names: Collection[str], *, as_json: bool) -> 
     results: dict[str, Any] = {"machine": machine(), "seconds": seconds}
     progress = Progress()
     try:
-        with ThrowawaySystem() as system:
-            started = asdict(start_up(system, progress))
-            if "startup" in names:
-                results["startup"] = started
-            results |= _or_give_up(lambda: uvloop.run(_measure(system, seconds, events, names, progress)))
+        if "styles" in names:
+            found = _or_give_up(lambda: uvloop.run(styles(seconds, progress)))
+            results["styles"] = {style: asdict(figures) for style, figures in found.items()}
+        else:
+            with ThrowawaySystem() as system:
+                started = asdict(start_up(system, progress))
+                if "startup" in names:
+                    results["startup"] = started
+                results |= _or_give_up(lambda: uvloop.run(_measure(system, seconds, events, names, progress)))
     finally:
         progress.done()
     show(results, as_json=as_json)
@@ -64,6 +71,11 @@ async def _measure(
     if "waits" in names:
         waiting = await register_users(WAITERS, ports, progress.counting("users registered", WAITERS))
         results["waits"] = asdict(await waits(waiting, ports, pids, progress))
+    if "hostile" in names:
+        customers = await register_users(
+            HOSTILE_USERS, ports, progress.counting("users registered", HOSTILE_USERS)
+        )
+        results["hostile"] = [asdict(found) for found in await hostile(customers, ports, progress)]
     if {"latency", "sustained", "overload", "replay"} & set(names):
         makers = await register_users(_USERS, ports, progress.counting("users registered", _USERS))
     if "latency" in names:

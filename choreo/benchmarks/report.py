@@ -1,11 +1,12 @@
 """Results as tables for people, or as one JSON object for programs."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+
+from choreo.terminal import Console
 
 _QUANTILES = {
     "accepted": "answered 202",
@@ -32,10 +33,25 @@ def show(results: Mapping[str, Any], *, as_json: bool) -> None:
         ("overload", _overload),
         ("waits", _waits),
         ("replay", _replay),
+        ("hostile", _hostile),
+        ("styles", _styles),
     ):
         if name in results:
             console.print()
             console.print(table(results[name]))
+
+
+def _hostile(found: Sequence[Mapping[str, Any]]) -> Table:
+    title = "A customer's GET /orders and POST /orders while one stranger is at it"
+    columns = ("p50 ms", "p99 ms", "times quiet", "reads failed", "orders", "overloaded", "orders failed")
+    table = _table(title, "with", *columns)
+    for one in found:
+        times = one["p99_ms"] / found[0]["p99_ms"]
+        failures = sum(one["orders_failed"].values())
+        figures = (one["reads_failed"], one["orders"], one["turned_away"], failures)
+        ms = (f"{one['p50_ms']:.1f}", f"{one['p99_ms']:.1f}", f"{times:.1f}")
+        table.add_row(one["what"], *ms, *map(str, figures))
+    return table
 
 
 def _start_up(found: Mapping[str, Any]) -> Table:
@@ -128,4 +144,16 @@ def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", show_header=any(columns))
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left")
+    return table
+
+
+def _styles(found: Mapping[str, Any]) -> Table:
+    (some, *_) = found.values()
+    title = f"Three styles in turns, medians of {some['rounds']}; times at {some['rate']:.0f} orders/s"
+    columns = {"answered_p50_ms": "answered", "decided_p50_ms": "decided", "notified_p50_ms": "told"}
+    columns |= {"decided_p99_ms": "decided p99", "notified_p99_ms": "told p99"}
+    columns |= {"orders_per_second": "orders/s at most", "cpu_ms_per_order": "CPU ms an order"}
+    table = _table(title, "style", *(f"{name}" for name in columns.values()))
+    for style, figures in found.items():
+        table.add_row(style, *(f"{figures[name]:.1f}" for name in columns))
     return table

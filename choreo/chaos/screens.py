@@ -7,11 +7,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 
 from choreo.chaos.faults.fault import Fault
 from choreo.chaos.trial import Outcome
+from choreo.terminal import Console
 
 _MOST_TOLD = 10
 _OUTCOMES = ("ok", "failed", "unknown")

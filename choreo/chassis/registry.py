@@ -2,6 +2,7 @@
 
 from importlib import import_module
 from importlib.util import find_spec
+from traceback import extract_tb
 from typing import Any
 
 from choreo.chassis.service import Service
@@ -26,7 +27,7 @@ def load_facts() -> None:
     """Makes every fact of every installed service known, for whoever reads what services wrote."""
     for name in SERVICES:
         if find_spec(f"{name}_service"):
-            import_module(f"{name}_service.service")
+            _imported(f"{name}_service.service")
 
 
 def examples() -> dict[str, Event[Fact]]:
@@ -40,7 +41,23 @@ def examples() -> dict[str, Event[Fact]]:
 def room_of(service: str, room: str) -> Any:
     """The module of this name in the service's package. Raises `Unavailable` where it is not installed."""
     require_installed(service)
-    return import_module(f"{service}_service.{room}")
+    return _imported(f"{service}_service.{room}")
+
+
+def _imported(module: str) -> Any:
+    """Imports what somebody wrote. Raises `Unavailable`, naming the line, where that does not work."""
+    try:
+        return import_module(module)
+    except SyntaxError as error:
+        at = f"{error.filename}:{error.lineno}"
+        raise Unavailable(f"{module} cannot be imported: {error.msg} at {at}.") from error
+    except Exception as error:
+        at = next(
+            f"{frame.filename}:{frame.lineno}"
+            for frame in reversed(extract_tb(error.__traceback__))
+            if not frame.filename.startswith("<")
+        )
+        raise Unavailable(f"{module} cannot be imported: {error!r} at {at}.") from error
 
 
 def require_installed(*names: str) -> None:

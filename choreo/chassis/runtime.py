@@ -5,8 +5,9 @@ import gc
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime
 from functools import partial
 from typing import Any, Generic, TypeVar
 from uuid import UUID
@@ -23,12 +24,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from choreo.chassis import clock
 from choreo.chassis.backlog import read_backlog
-from choreo.chassis.database.connection import make_engine, raw_connection, unusable
+from choreo.chassis.database.connection import Connection, make_engine, raw_connection, unusable
 from choreo.chassis.environment import ignore_libpq_variables
 from choreo.chassis.http.answer import Answer
 from choreo.chassis.http.auth import Verifier
 from choreo.chassis.http.body import fingerprint
 from choreo.chassis.http.edge import create_app, operations_alone
+from choreo.chassis.http.ended_sessions import EndedSessions
 from choreo.chassis.http.problems import Problem, internal_error, unavailable
 from choreo.chassis.http.protocol import BoundedProtocol, Connections
 from choreo.chassis.http.routes import Router
@@ -47,7 +49,7 @@ from choreo.chassis.observe.watchdog import cancel, watched
 from choreo.chassis.open_files import allow_many
 from choreo.chassis.service import Service
 from choreo.chassis.settings import TOPICS, Settings
-from choreo.chassis.transaction import journal
+from choreo.chassis.transaction import journal, outbox
 from choreo.chassis.transaction.inputs import Failed, KeyReused, Overloaded, Respond, SideWrite, Unavailable
 from choreo.chassis.transaction.kernel import Kernel
 from choreo.chassis.transaction.store import PostgresStore
@@ -104,9 +106,7 @@ class Runtime(Generic[S]):
         self.health = Health()
         self.metrics = Metrics()
         self.meter = Meter(self.metrics.registry)
-        _required(settings.kafka_bootstrap_servers)
-        self._access = settings.kafka_access(self.service)
-        prefix = settings.topic_prefix
+        self.access = settings.kafka_access(self.service)
         self.kernel = Kernel(
             service.decider,
             PostgresStore(self._kernel_engine, service.store),
@@ -115,51 +115,68 @@ class Runtime(Generic[S]):
             meter=self.meter,
             job=self.health.job("kernel", serving=True),
         )
-        self.relay = Relay(
-            prefix + TOPICS[self.service],
-            settings.partitions,
-            self.engine,
-            self._access,
-            job=self.health.job("relay"),
-            meter=self.meter,
-        )
         notifications = CommitNotifications(self.engine, self.kernel.waiters)
         self.watched: dict[str, Job] = {}
         """By the names under which they say how they get on."""
         self.watch("kernel", self.kernel.run)
-        self.watch("relay", self.relay.run)
         self.jobs: list[Job] = [
             notifications.listen,
             notifications.tell,
             self._measure,
         ]
-        self.kernel.on_facts.append(self.relay.wake)
         self.kernel.on_commit.append(notifications.notify)
         self.health.probe("database", self._probe_database, serving=True)
-        self.health.probe("broker", self.relay.probe)
-        topics = _by_topic(prefix, service.consumes)
         self._sources = service.sources
-        if topics:
-            group = service.group(prefix)
-            self.consumer = Consumer(
-                self.service,
-                topics,
-                self.kernel,
-                self.engine,
-                access=self._access,
-                group=group,
-                needs=reading(topics, group),
-                job=self.health.job("consumer"),
-                meter=self.meter,
-            )
-            self.watch("consumer", self.consumer.run)
+        self.connect(service)
         heard_keys = HeardKeys(
             self.engine,
             self.kernel.waiters,
             clock.now,
             is_behind=partial(self._is_behind, SOURCE_OF_TYPE[SigningKeyPublished.__name__]),
         )
-        self._verifier = Verifier(heard_keys)
+        self._verifier = Verifier(
+            heard_keys, sessions=EndedSessions(self.engine, self.kernel.waiters, clock.now)
+        )
+
+    def connect(self, service: Service[S]) -> None:
+        """How facts go out and come in: by Kafka. Another composition has other ways."""
+        _required(self.settings.kafka_bootstrap_servers)
+        self.publish()
+        self.consume(service)
+
+    def publish(self) -> None:
+        relay = Relay(
+            self.topic_of(self.service),
+            self.settings.partitions,
+            self.engine,
+            self.access,
+            job=self.health.job("relay"),
+            meter=self.meter,
+        )
+        self.watch("relay", relay.run)
+        self.kernel.on_facts.append(relay.wake)
+        self.health.probe("broker", relay.probe)
+
+    def consume(self, service: Service[S]) -> None:
+        topics = _by_topic(self.settings.topic_prefix, service.consumes)
+        if not topics:
+            return
+        group = service.group(self.settings.topic_prefix)
+        consumer = Consumer(
+            self.service,
+            topics,
+            self.kernel,
+            self.engine,
+            access=self.access,
+            group=group,
+            needs=reading(topics, group),
+            job=self.health.job("consumer"),
+            meter=self.meter,
+        )
+        self.watch("consumer", consumer.run)
+
+    def topic_of(self, service: str) -> str:
+        return self.settings.topic_prefix + TOPICS[service]
 
     def watch(self, name: str, run: Job) -> None:
         """Runs it beside the kernel, and begins it anew where its job of this name does not get on."""
@@ -184,14 +201,18 @@ class Runtime(Generic[S]):
 
     def catch_up_of(self, other: str) -> CatchUp:
         """Whether this service has read what another one published."""
-        topic = self.settings.topic_prefix + TOPICS[other]
+        topic = self.topic_of(other)
         return CatchUp(
             self.service,
             topic,
             self.engine,
-            describe=partial(describe, self._access, [topic]),
+            describe=partial(describe, self.access, [topic]),
             partition_of=self.partition_of,
         )
+
+    async def unpublished_since(self, conn: Connection) -> Mapping[int, datetime]:
+        """By partition the age of the oldest fact without which nobody else can decide."""
+        return await outbox.unpublished_since(conn)
 
     def partition_of(self, key: str) -> int:
         return partition_of(key, self.settings.partitions)

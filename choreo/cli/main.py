@@ -2,6 +2,7 @@
 
 import ast
 import logging
+import signal
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +16,8 @@ from typer.main import get_group
 from typer.rich_utils import rich_format_error
 
 from choreo.chassis.environment import ignore_libpq_variables
-from choreo.errors import Incomplete, Unavailable, UsageError
+from choreo.errors import HandlerMisbehaves, Incomplete, Unavailable, UsageError
+from choreo.terminal import print_text_alone
 
 VERBS = {
     "up": "running",
@@ -26,6 +28,8 @@ VERBS = {
     "bench": "programmes",
     "bench-peers": "programmes",
     "chaos": "programmes",
+    "audit": "programmes",
+    "styles": "programmes",
     "doctor": "running",
     "docs": "programmes",
     "trace": "debugging",
@@ -86,20 +90,28 @@ for verb in VERBS:
 def main() -> NoReturn:
     """Exits with what the verb says; 64 for wrong usage, 69 where something it needs is not to be had."""
     ignore_libpq_variables()
+    print_text_alone()
     # What the services' code has to say while a verb runs it: only what is wrong, and beside the output.
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+    if VERBS.get(next(iter(sys.argv[1:]), "")) == "debugging":
+        # A handler that is replayed leaves asyncio no turn, and its way to be interrupted waits for one.
+        signal.signal(signal.SIGINT, _interrupted)
     try:
         # Not standalone: there typer itself exits with 2 for wrong usage, and verbs give 2 another meaning.
         sys.exit(app(standalone_mode=False))
     except TyperException as error:
         rich_format_error(error)  # type: ignore[arg-type]
         sys.exit(UsageError.exit_code)
-    except (UsageError, Incomplete, Unavailable) as error:
+    except (UsageError, HandlerMisbehaves, Incomplete, Unavailable) as error:
         print(f"choreo: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def _interrupted(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

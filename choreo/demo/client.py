@@ -27,9 +27,15 @@ class Customer:
         login = login or f"ada-{uuid4().hex[:12]}"
         answer = await services["user"].post("/users", json=registration(login))
         user = answer.raise_for_status().json()
+        return Customer(services, UUID(user["id"]), login, await Customer.log_in(services, login))
+
+    @staticmethod
+    async def log_in(services: Mapping[str, httpx.AsyncClient], login: str) -> str:
+        """A token. Raises httpx.HTTPStatusError where that is refused."""
         form = {"grant_type": "password", "username": login, "password": PASSWORD}
-        token = (await services["user"].post("/token", data=form)).raise_for_status().json()["access_token"]
-        return Customer(services, UUID(user["id"]), login, token)
+        answer = await services["user"].post("/token", data=form)
+        token: str = answer.raise_for_status().json()["access_token"]
+        return token
 
     async def get(self, service: str, path: str, **query: Any) -> httpx.Response:
         return await self.services[service].get(path, params=query, headers=self._headers())

@@ -6,11 +6,11 @@ from dataclasses import asdict
 from email.message import EmailMessage
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 
 from choreo.demo.timeline import Asked, clock
 from choreo.replay.trace.hops import HOPS, WHOLE, Hearing, Hop, Way
+from choreo.terminal import Console
 
 _UUID = re.compile(r"([0-9a-f]{8})(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _BEGINNING = r"\1…"

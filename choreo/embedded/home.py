@@ -11,11 +11,13 @@ from pathlib import Path
 
 from choreo.chassis.settings import Settings
 from choreo.embedded.secrets import write_secret
-from choreo.embedded.unprivileged import Outside, remove_tree
+from choreo.embedded.unprivileged import PASSED, PRIVATE, Outside, make_private, remove_tree
 from choreo.errors import Unavailable
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _DEFAULT_PORT_BASE = 8000
+_BEFORE_STYLES = "collaboration"
+"""Homes of before do not say theirs."""
 _UNUSABLE = re.compile(r'[,"\\\x00-\x1f\x7f]')
 """Kafka's lists of directories are split at commas, as libpq's of hosts are."""
 _LONGEST = 800
@@ -33,6 +35,7 @@ class Home:
         self.kafka = self.path / "data" / "kafka"
         self.postgres = self.path / "data" / "postgres"
         self.maildir = self.path / "data" / "mail"
+        self._style = self.path / "data" / "style"
         self.secrets = self.path / "secrets"
         self.observer_file = self.secrets / "observer.json"
         self.logs = self.path / "logs"
@@ -49,7 +52,8 @@ class Home:
                 "place with CHOREO_HOME."
             )
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_private(self.path, PASSED)
+            self._close()
             lock = (self.path / "lock").open("w")
         except OSError as error:
             raise Unavailable(
@@ -65,9 +69,28 @@ class Home:
                 ) from None
             yield
 
+    def _close(self) -> None:
+        """What is below is nobody else's to read, also where the home is a directory that was there."""
+        make_private(self.path / "data", PASSED)
+        make_private(self.logs)
+        for directory in (self.path / "data", self.logs, self.kafka, self.maildir, self.secrets):
+            if directory.is_dir():
+                directory.chmod(PASSED if directory.name == "data" else PRIVATE)
+
     def broker_count(self) -> int:
         """Of how many brokers there is data; 0 where there is none yet."""
         return 1 if (self.kafka / "data").exists() else len(list(self.kafka.glob("[0-9]")))
+
+    def style(self) -> str | None:
+        """In which style its data was begun; None where there is none yet."""
+        try:
+            return self._style.read_text().strip()
+        except FileNotFoundError:
+            return _BEFORE_STYLES if self.postgres.exists() or self.kafka.exists() else None
+
+    def remember_style(self, style: str) -> None:
+        self._style.parent.mkdir(parents=True, exist_ok=True)
+        self._style.write_text(f"{style}\n")
 
     def forget_data(self) -> None:
         """Events, databases, mail and passwords, wherever they are. Only while held."""
@@ -75,6 +98,7 @@ class Home:
         remove_tree(self.postgres)
         shutil.rmtree(self.path / "data", ignore_errors=True)
         shutil.rmtree(self.secrets, ignore_errors=True)
+        self._close()
 
     def write_run_file(self, facts: Mapping[str, object]) -> None:
         """What debugging tools need to reach the running system; passwords too, so for its owner only."""

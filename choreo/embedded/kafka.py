@@ -17,6 +17,7 @@ from choreo.embedded.part import Part, signals_held
 from choreo.embedded.ports import LOOPBACK, free_ports, require_free
 from choreo.embedded.process import Child
 from choreo.embedded.secrets import Secrets
+from choreo.embedded.unprivileged import make_private
 
 _SETTINGS = {
     "process.roles": "broker,controller",
@@ -170,7 +171,8 @@ class Kafka(Part):
 
     def _write_configuration(self) -> Path:
         data = self.directory / "data"
-        data.mkdir(parents=True, exist_ok=True)
+        make_private(self.directory)
+        make_private(data)
         meta = data / "meta.properties"
         if not meta.exists():
             ids = f"cluster.id={self._cluster_id()}\ndirectory.id={_id()}\nnode.id={self._node}"

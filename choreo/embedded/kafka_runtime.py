@@ -5,6 +5,7 @@ Everything here is fetched or made once and shared by all systems of a checkout.
 
 import fcntl
 import hashlib
+import json
 import os
 import tempfile
 import warnings
@@ -13,14 +14,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from choreo.errors import Unavailable
+from choreo.terminal import Console
 
 # The "!" makes the versions Kafka itself asks for win over those of log4j's dependency management.
 COORDINATES = "org.apache.kafka:kafka_2.13:4.4.0+org.apache.logging.log4j:log4j-slf4j-impl:2.25.5!"
 _DOWNLOAD_BYTES = 44_700_000
+_PINNED = Path(__file__).with_name("kafka_jars.json")
+"""SHA-256 by name, of the jars that the coordinates stand for."""
 
 JVM_OPTIONS = (
     "-Xms32m",
@@ -55,6 +58,7 @@ def prepare(cache: Path, train: Callable[[Runtime, Path, Path], None], say: Say)
     if that fails Kafka starts without one, only slower. Safe to call from several processes at once: one
     works, the others wait. Safe to interrupt: everything is made aside, then renamed.
     """
+    umask = os.umask(0o022)  # others may read here: there is no secret in what is downloaded
     try:
         return _prepare(cache, train, say)
     except OSError as error:
@@ -62,6 +66,8 @@ def prepare(cache: Path, train: Callable[[Runtime, Path, Path], None], say: Say)
             f"Kafka is kept in {cache}, which cannot be used ({error.strerror or error}): make it yours, or "
             f"run a copy of the project that is yours."
         ) from error
+    finally:
+        os.umask(umask)
 
 
 def _prepare(cache: Path, train: Callable[[Runtime, Path, Path], None], say: Say) -> Runtime:
@@ -77,6 +83,7 @@ def _prepare(cache: Path, train: Callable[[Runtime, Path, Path], None], say: Say
                 aside = Path(scratch) / "kafka.aot"
                 try:
                     train(plain, Path(scratch), aside)
+                    aside.chmod(0o644)
                     aside.replace(aot_cache)
                 except (Unavailable, OSError):
                     return plain
@@ -89,13 +96,28 @@ def _jars(cache: Path, say: Say) -> list[Path]:
         say("downloading Kafka, once (43 MB)")
         with tempfile.TemporaryDirectory(dir=cache, prefix="download-") as scratch:
             try:
-                _download(Path(scratch)).rename(directory)
+                jars = _download(Path(scratch))
+                _check(jars)
+                jars.rename(directory)
+            except Unavailable:
+                raise
             except Exception as error:  # whatever the library, its HTTP client or the file system raises
                 raise Unavailable(
                     f"Kafka is not here yet and could not be downloaded ({type(error).__name__}): connect to "
                     f"the network once, or name a running cluster in KAFKA_BOOTSTRAP_SERVERS."
                 ) from error
     return sorted(directory.glob("*.jar"))
+
+
+def _check(jars: Path) -> None:
+    """Unavailable unless these are the jars this release was made with, each byte of them."""
+    pinned: dict[str, str] = json.loads(_PINNED.read_text())
+    found = {jar.name: hashlib.sha256(jar.read_bytes()).hexdigest() for jar in jars.iterdir()}
+    if wrong := sorted(name for name in pinned.keys() | found.keys() if pinned.get(name) != found.get(name)):
+        raise Unavailable(
+            f"Of what was downloaded {', '.join(wrong)} is not what {_PINNED.name} says, so nothing is kept: "
+            f"look at what stands between here and Maven Central, and try again."
+        )
 
 
 def _download(scratch: Path) -> Path:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import signal
+import stat
 import subprocess
 import tempfile
 import time
@@ -22,11 +23,13 @@ from choreo.embedded.part import Part, signals_held
 from choreo.embedded.process import Child, tied_to_this_process
 from choreo.embedded.secrets import Secrets
 from choreo.embedded.unprivileged import (
+    PASSED,
     Outside,
     become_nobody,
     closed_above,
     give_to_nobody,
     is_root,
+    make_private,
     meet_nobody_in,
     remove_tree,
     require_name,
@@ -38,6 +41,8 @@ _SUPERUSER = "postgres"
 _SOCKET = ".s.PGSQL.5432"
 _LONGEST_SOCKET_PATH = 107
 _LOCK_TIMEOUT_SECONDS = 5.0
+_MOST_CONNECTIONS = {"owner": 20, "runtime": 120, "observer": 40}
+"""By kind of role, so that none takes them all: nine processes of a service have up to 117."""
 
 _SETTINGS = {
     "listen_addresses": "",
@@ -96,6 +101,10 @@ class Postgres(Part):
             return near
         if is_root():
             return self._outside.path / "run"
+        return self._temporary
+
+    @property
+    def _temporary(self) -> Path:
         digest = hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"choreo-{os.getuid()}-{digest}"
 
@@ -173,7 +182,7 @@ class Postgres(Part):
 
         The owner `<name>_owner` migrates; the runtime role `<name>` may read and write rows of whatever the
         owner makes, unless a migration takes that away. The role `observer` may connect, too; migrations let
-        it read. No other service's role may connect.
+        it read. No other service's role may connect. What a role did to itself since is set back.
         """
         owner, database = f"{name}_owner", database or f"choreo_{name}"
         names = {
@@ -186,11 +195,18 @@ class Postgres(Part):
         with psycopg.connect(**session(self.admin_url), autocommit=True) as admin:
             # Otherwise two callers at once would both find the role missing.
             admin.execute("SELECT pg_advisory_lock(hashtext('choreo_create_service'))")
-            for role in (owner, name, OBSERVER):
+            for kind, role in {"owner": owner, "runtime": name, "observer": OBSERVER}.items():
                 exists = admin.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone()
                 verb = sql.SQL("ALTER ROLE" if exists else "CREATE ROLE")
                 password = _hashed(admin, role, self._secrets[role])
-                admin.execute(sql.SQL("{} {} LOGIN PASSWORD {}").format(verb, sql.Identifier(role), password))
+                admin.execute(
+                    sql.SQL("{} {} LOGIN CONNECTION LIMIT {} PASSWORD {}").format(
+                        verb, names[kind], _MOST_CONNECTIONS[kind], password
+                    )
+                )
+                # A role may change its own password and settings; Postgres has no right to take that away.
+                admin.execute(sql.SQL("ALTER ROLE {} RESET ALL").format(names[kind]))
+            admin.execute("REVOKE CONNECT ON DATABASE postgres, template1 FROM PUBLIC")
             exists = admin.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database]).fetchone()
             if not exists:
                 admin.execute(
@@ -216,11 +232,11 @@ class Postgres(Part):
 
     def _url(self, role: str, database: str) -> str:
         host = quote(str(self.socket_directory), safe="/")
-        return f"postgresql://{role}:{self._secrets[role]}@/{database}?host={host}"
+        return f"postgresql://{role}:{self._secrets[role]}@/{database}?host={host}&require_auth=scram-sha-256"
 
     def _make_data_reachable(self) -> None:
         if not self._outside.has_data():
-            self.directory.mkdir(parents=True, exist_ok=True)
+            make_private(self.directory, PASSED)
             if closed_above(self._data):
                 self._outside.take_data()
 
@@ -277,8 +293,14 @@ class Postgres(Part):
         if directory.parent == self._outside.path:
             self._outside.make()
         directory.mkdir(mode=0o700, exist_ok=True)
-        if directory.is_symlink():
+        found = directory.lstat()
+        if stat.S_ISLNK(found.st_mode):
             raise Unavailable(f"{directory} is a symbolic link; Postgres's socket will not be put there.")
+        if directory == self._temporary and (found.st_uid != os.geteuid() or found.st_mode & 0o077):
+            raise Unavailable(
+                f"{directory}, where Postgres's socket is to be put, is not yours alone: remove it, or "
+                f"choose a shorter CHOREO_HOME."
+            )
         meet_nobody_in(directory)
 
     def _forget_reused_pid(self) -> bool:

@@ -41,7 +41,7 @@ class Child:
         self.name, self.log = name, log
         log.parent.mkdir(parents=True, exist_ok=True)
         self.keep_log_short()
-        with log.open("ab") as output:
+        with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as output:
             self._log_start = output.tell()
             self._popen = subprocess.Popen(
                 [str(word) for word in argv],
@@ -100,7 +100,7 @@ class Child:
         The process keeps its file, which is emptied; a line written that very moment may be lost.
         """
         if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
-            shutil.copyfile(self.log, self.log.with_suffix(".old.log"))
+            shutil.copy(self.log, self.log.with_suffix(".old.log"))
             os.truncate(self.log, 0)
             self._log_start = 0
 
@@ -118,11 +118,14 @@ class Child:
 
 
 def tied_to_this_process(death_signal: int, become: Callable[[], None] | None = None) -> Callable[[], None]:
-    """A `preexec_fn`: blocks no signal, changes user if told to, asks for a signal at this process's end."""
+    """A `preexec_fn`: blocks no signal, changes user if told to, asks for a signal at this process's end.
+    What the child writes is for its owner only.
+    """
     parent = os.getpid()
 
     def preexec() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.umask(0o077)
         if become is not None:
             become()  # first, because a change of user cancels the request below
         if _LIBC is not None:

@@ -10,6 +10,7 @@ import pwd
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from choreo.errors import Unavailable
@@ -21,8 +22,25 @@ _OUTSIDE = Path("/var/lib")
 _PREFIX = "choreo-"
 
 
+PRIVATE = 0o700
+
+
 def is_root() -> bool:
     return os.geteuid() == 0
+
+
+PASSED = 0o711 if is_root() else PRIVATE
+"""For the directories above Postgres' own: where we are root it passes through, and so may anybody, who can
+list nothing there.
+"""
+
+
+def make_private(directory: Path, mode: int = PRIVATE) -> None:
+    """With this mode whatever the umask is. One that is there already is left as it is."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        directory.mkdir(mode)
+        directory.chmod(mode)
 
 
 def become_nobody() -> Callable[[], None] | None:

@@ -23,6 +23,9 @@ from choreo.message.fact import Fact
 class Command(ABC):
     """A wish. Its facts follow from its cause and take their ids from it."""
 
+    ends_sessions: ClassVar[bool] = False
+    """Whether it needs to know which sessions of the user's are ended already."""
+
     cause: Cause
 
     @property

@@ -1,4 +1,4 @@
-"""The one fact that every service hears: with which key tokens are signed."""
+"""A fact that every service hears: with which key tokens are signed."""
 
 from typing import ClassVar
 

@@ -1,10 +1,11 @@
-"""The mission's story, over HTTP, on the real Kafka and Postgres."""
+"""The mission's story, over HTTP, on the real Kafka and Postgres, in each style."""
 
 from choreo.demo.client import Customer, registration
 from tests.shop import Shop
 
 
-async def test_the_story(shop: Shop) -> None:
+async def test_the_story(styled_shop: Shop) -> None:
+    shop = styled_shop
     user = shop.clients["user"]
     ada = await Customer.register(shop.clients, "Ada")
     assert (await user.post("/users", json=registration("ADA"))).status_code == 409

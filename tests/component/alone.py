@@ -204,8 +204,8 @@ async def a_process(service: str, database: Database, *, consuming: bool = False
         kafka_bootstrap_servers=f"127.0.0.1:{closed_port}", smtp_url=None, partitions=3, **urls
     )
     runtime, app = BUILDS[service](settings)
-    if hasattr(runtime, "consumer") and not consuming:
-        del runtime.watched["consumer"]
+    if not consuming:
+        runtime.watched.pop("consumer", None)
     # Nothing is published here, and orders would be turned away for it soon: a test may look itself.
     runtime.watched.pop("admission", None)
     transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
@@ -216,7 +216,7 @@ async def a_process(service: str, database: Database, *, consuming: bool = False
 
 
 ROUTES = {
-    "user": [("GET", "/users/me")],
+    "user": [("GET", "/users/me"), ("PUT", "/users/me/password"), ("POST", "/users/me/sessions/end")],
     "billing": [
         ("GET", "/account"),
         ("POST", "/account/deposits"),

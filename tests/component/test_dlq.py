@@ -112,7 +112,7 @@ def test_what_failed_alike_is_one_group(shelf: Shelf) -> None:
         "ZeroDivisionError: a bug",
         2,
     )
-    assert re.fullmatch(r"test_kernel\.py:\d+", group["place"])
+    assert re.fullmatch(r"tests/component/test_kernel\.py:\d+", group["place"])
     shown = shelf.run("ls")
     assert group["group"] in shown and "billing" in shown
 

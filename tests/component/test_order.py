@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -9,8 +10,10 @@ import orjson
 import pytest
 import pytest_asyncio
 
+from choreo.chassis import clock
 from choreo.demo.client import Customer, Json
 from choreo.embedded.postgres import Postgres
+from choreo.message.sessions import SessionsEnded
 from events.billing import PaymentConfirmed, PaymentRefunded, PaymentRejected
 from tests.component.alone import (
     Alone,
@@ -54,6 +57,20 @@ async def placed(shop: Alone, customer: Customer) -> Json:
 
 async def test_strangers_are_sent_away(shop: Alone) -> None:
     await assert_closed_to_strangers(shop)
+
+
+async def test_who_hears_that_sessions_were_ended_takes_no_token_of_before(shop: Alone) -> None:
+    ada, eve = await shop.customer(), await shop.customer()
+    assert (await ada.get("order", "/orders")).status_code == 200
+    ended = clock.now()
+    for not_before in (ended, ended - timedelta(hours=1)):  # the latest counts, whichever comes last
+        await shop.hear(SessionsEnded(user_id=ada.id, not_before=not_before))
+        assert_problem(await ada.get("order", "/orders"), 401, "unauthorized")
+    assert (await eve.get("order", "/orders")).status_code == 200
+    assert (await (await shop.customer(ada.id)).get("order", "/orders")).status_code == 200
+    assert shop.database.rows("SELECT not_before FROM sessions_ended WHERE user_id = %s", ada.id) == [
+        (ended,)
+    ]
 
 
 async def test_an_order_is_taken(shop: Alone) -> None:

@@ -4,6 +4,8 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -13,14 +15,17 @@ import orjson
 import pytest
 import pytest_asyncio
 from jwt import PyJWK
+from structlog.testing import capture_logs
 
 from choreo.chassis import clock
 from choreo.chassis.http import auth
 from choreo.chassis.http.problems import Problem
 from choreo.demo.client import PASSWORD, Customer, registration
 from choreo.embedded.postgres import Postgres
+from choreo.message.sessions import SessionsEnded
 from tests.component.alone import (
     Alone,
+    a_database,
     a_process,
     alone,
     assert_closed_to_strangers,
@@ -28,7 +33,7 @@ from tests.component.alone import (
     assert_refused_at,
 )
 from tests.shop import PATIENCE
-from user_service import login_limit, passwords
+from user_service import login_limit, passwords, queries
 from user_service.login_limit import (
     KNOWN_FOR,
     MOST_FAILURES,
@@ -453,3 +458,149 @@ async def test_forms_that_ask_for_no_token(users: Alone, form: dict[str, str], p
 async def test_a_token_is_asked_for_by_a_form(users: Alone) -> None:
     answer = await users.http.post("/token", json={"grant_type": "password"})
     assert_problem(answer, 415, "unsupported_media_type")
+
+
+# Passwords and sessions.
+
+
+def as_(customer: Customer, **more: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {customer.token}", **more}
+
+
+async def change(users: Alone, customer: Customer, current: str, new: str) -> httpx.Response:
+    body = {"current": current, "new": new}
+    return await users.http.put("/users/me/password", json=body, headers=as_(customer))
+
+
+async def end_sessions(users: Alone, customer: Customer, key: str = "1") -> httpx.Response:
+    return await users.http.post("/users/me/sessions/end", headers=as_(customer, **{"Idempotency-Key": key}))
+
+
+async def is_in(users: Alone, token: str) -> bool:
+    answer = await users.http.get("/users/me", headers={"Authorization": f"Bearer {token}"})
+    if answer.status_code != 200:
+        assert_problem(answer, 401, "unauthorized")
+    return answer.status_code == 200
+
+
+NEW = "wrong horse battery"
+
+
+async def test_a_changed_password_ends_every_session_of_before(users: Alone) -> None:
+    ada, eve = [await Customer.register({"user": users.http}) for _ in range(2)]
+    other = (await log_in(users, ada.login)).json()["access_token"]
+    assert await is_in(users, other)
+    answer = await change(users, ada, PASSWORD, NEW)
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert "content-length" not in answer.headers
+    assert not await is_in(users, ada.token) and not await is_in(users, other)
+    assert await is_in(users, eve.token), "nobody else's"
+    assert (await log_in(users, ada.login)).status_code == 401
+    assert await is_in(users, (await log_in(users, ada.login, NEW)).json()["access_token"])
+    ((headers, value),) = users.database.rows(
+        "SELECT headers, value FROM outbox WHERE key = %s AND convert_from(headers, 'UTF8') LIKE %s",
+        str(ada.id),
+        "%SessionsEnded%",
+    )
+    event = dict(orjson.loads(headers))
+    assert event["ce_correlationid"] == answer.headers["Flow-Id"]
+    assert orjson.loads(value) == {"user_id": str(ada.id), "not_before": event["ce_time"]}
+
+
+async def test_a_wrong_current_password_is_a_failed_login(users: Alone) -> None:
+    ada = await Customer.register({"user": users.http})
+    for _ in range(MOST_FAILURES - 1):
+        assert_problem(await change(users, ada, "wrong", NEW), 403, "wrong_password")
+    assert (await log_in(users, ada.login, "wrong")).status_code == 401
+    assert_problem(await change(users, ada, PASSWORD, NEW), 429, "too_many_attempts")
+    assert_problem(await log_in(users, ada.login), 429, "too_many_attempts")
+    assert await is_in(users, ada.token), "nothing was ended"
+
+
+async def test_ended_sessions_are_all_sessions_of_before_and_a_login_right_afterwards_works(
+    users: Alone,
+) -> None:
+    ada = await Customer.register({"user": users.http})
+    for round in range(5):
+        other = (await log_in(users, ada.login)).json()["access_token"]
+        assert (await end_sessions(users, ada, f"round {round}")).status_code == 204
+        assert not await is_in(users, ada.token) and not await is_in(users, other)
+        assert_problem(await end_sessions(users, ada, f"round {round}"), 401, "unauthorized")
+        ada = replace(ada, token=(await log_in(users, ada.login)).json()["access_token"])
+        assert await is_in(users, ada.token)
+    assert (await end_sessions(users, ada, "round 0")).status_code == 204
+    assert await is_in(users, ada.token), "that was answered before"
+    answer = await users.http.post("/users/me/sessions/end", headers=as_(ada))
+    assert_problem(answer, 400, "idempotency_key_missing")
+
+
+async def test_a_login_after_an_end_that_a_faster_clock_told_works(users: Alone) -> None:
+    ada = await Customer.register({"user": users.http})
+    ended = clock.now() + timedelta(seconds=5)
+    await users.hear(SessionsEnded(user_id=ada.id, not_before=ended))
+    assert not await is_in(users, ada.token)
+    assert await is_in(users, (await log_in(users, ada.login)).json()["access_token"])
+
+
+async def test_a_login_that_meets_a_change_of_password_ends_with_it(
+    users: Alone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old password was right when it was looked at, and the new one is there before there is a token."""
+    ada = await Customer.register({"user": users.http})
+    session_start = queries.session_start
+
+    async def late(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        assert (await change(users, ada, PASSWORD, NEW)).status_code == 204
+        return await session_start(*arguments)
+
+    monkeypatch.setattr(queries, "session_start", late)
+    assert_problem(await log_in(users, ada.login), 401, "unauthorized")
+
+
+async def test_of_two_who_change_a_password_at_once_the_second_knows_it_no_more(users: Alone) -> None:
+    ada = await Customer.register({"user": users.http})
+    answers = await asyncio.gather(*(change(users, ada, PASSWORD, f"{NEW} {n}") for n in range(2)))
+    done = [answer.status_code == 204 for answer in answers]
+    assert sorted(done) == [False, True]
+    assert (await log_in(users, ada.login, f"{NEW} {done.index(True)}")).status_code == 200
+
+
+@pytest.mark.parametrize("password", ["password", "Password1", "QWERTYUIOP", "1q2w3e4r", "iloveyou1"])
+async def test_the_commonest_passwords_are_refused(users: Alone, password: str) -> None:
+    body = registration(a_login()) | {"password": password}
+    assert_refused_at(await users.http.post("/users", json=body), "#/password")
+    ada = await Customer.register({"user": users.http})
+    assert_refused_at(await change(users, ada, PASSWORD, password), "#/new")
+
+
+async def test_another_process_of_the_service_refuses_it_too(
+    postgres: Postgres, templates: dict[str, str]
+) -> None:
+    with a_database("user", postgres, templates) as database:
+        async with a_process("user", database) as one, a_process("user", database) as other:
+            ada = await Customer.register({"user": one.http})
+            assert await is_in(other, ada.token)
+            with other.runtime.kernel.waiters.watching(SessionsEnded.__name__) as told:
+                assert (await end_sessions(one, ada)).status_code == 204
+                async with asyncio.timeout(PATIENCE):
+                    await told.wait()
+            assert not await is_in(other, ada.token)
+
+
+async def test_what_is_done_with_an_account_is_a_line_without_its_login(users: Alone) -> None:
+    with capture_logs() as lines:
+        ada = await Customer.register({"user": users.http})
+        await log_in(users, ada.login, "wrong")
+        await change(users, ada, PASSWORD, NEW)
+        ada = replace(ada, token=(await log_in(users, ada.login, NEW)).json()["access_token"])
+        await end_sessions(users, ada)
+    audit = [line for line in lines if line["event"] == "audit"]
+    assert [line["what"] for line in audit] == [
+        "registered", "logged_in", "password_wrong", "password_changed", "logged_in", "sessions_ended",
+    ]  # fmt: skip
+    assert len({line["login"] for line in audit}) == 1 and {line["address"] for line in audit} == {
+        "127.0.0.1"
+    }
+    for secret in (ada.login, PASSWORD, NEW, ada.token):
+        assert secret not in str(lines)

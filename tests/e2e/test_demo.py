@@ -145,6 +145,7 @@ async def test_it_tells_of_what_waits_what_is_queued_and_what_lies_there_twice(
             await producer.send_and_wait(topic, b"no event", str(queued).encode())
             for record in (order_of(who, flow) for who in (waiting, waiting, queued)):
                 await producer.send_and_wait(topic, record.value, record.key, headers=record.headers)
+        assert stage.events is not None
         await stage.events.until(flow, lambda events: types_of(events)["OrderCreated"] == 3, TIMEOUT_SECONDS)
 
     async def play(acts: Acts) -> None:

@@ -87,7 +87,8 @@ class Somewhere:
             "CHOREO_PORT_BASE": str(self.port_base),
             "TMPDIR": str(self.directory),
             "PYTHONPATH": ":".join(map(str, self.path)),
-            "LC_ALL": "C",
+            # Without a Unicode locale no Python of 3.11 finds what was installed from a path beyond ASCII.
+            "LC_ALL": "C" if str(ROOT).isascii() else "C.UTF-8",
         }
         return subprocess.Popen(
             [*before, self.interpreter, *arguments],

@@ -103,6 +103,32 @@ def test_without_network_the_first_start_says_so_and_leaves_nothing_half_done(
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["kafka.lock"]
 
 
+@pytest.mark.parametrize("what", ["another byte", "one more", "one less"])
+def test_a_jar_that_is_not_the_pinned_one_is_not_kept(
+    what: str, broker: Kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (jars,) = [path for path in broker.cache.glob("jars-*") if path.is_dir()]
+
+    def download(scratch: Path) -> Path:
+        copy = scratch / "jars"
+        copy.mkdir()
+        for jar in jars.iterdir():
+            (copy / jar.name).symlink_to(jar)
+        first = min(copy.iterdir())
+        if what == "one more":
+            (copy / "more.jar").touch()
+        else:
+            first.unlink()
+        if what == "another byte":
+            first.write_bytes(jars.joinpath(first.name).read_bytes()[:-1] + b"x")
+        return copy
+
+    monkeypatch.setattr(kafka_runtime, "_download", download)
+    with pytest.raises(Unavailable, match=r"jar is not what kafka_jars\.json says"):
+        Kafka(tmp_path / "kafka", 1, 2, cache=tmp_path / "cache").start()
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["kafka.lock"]
+
+
 def test_a_cache_that_cannot_be_used_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     cache = tmp_path / "file" / "cache"

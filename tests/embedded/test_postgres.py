@@ -1,13 +1,18 @@
 import os
+import signal
+import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 import choreo.embedded.postgres
 from choreo.embedded.postgres import Postgres
 from choreo.embedded.testing import postgres_for_tests
+from choreo.errors import Unavailable
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +65,35 @@ def test_no_role_enters_the_database_of_another_service(server: Postgres) -> Non
         psycopg.connect(url).close()
 
 
+def test_a_role_enters_no_database_but_its_own_and_takes_not_all_connections(server: Postgres) -> None:
+    _, runtime = server.create_service("billing")
+    for url in (runtime, server.observer_url("choreo_billing")):
+        for database in ("postgres", "template1"):
+            with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+                psycopg.connect(url.replace("/choreo_billing?", f"/{database}?"))
+    with ExitStack() as stack:
+        most = choreo.embedded.postgres._MOST_CONNECTIONS["observer"]
+        for _ in range(most):
+            stack.enter_context(psycopg.connect(server.observer_url("choreo_billing")))
+        with pytest.raises(psycopg.OperationalError, match="too many connections for role"):
+            psycopg.connect(server.observer_url("choreo_billing"))
+        psycopg.connect(runtime).close()
+
+
+def test_what_a_role_did_to_itself_is_set_back_at_the_next_start(server: Postgres) -> None:
+    server.create_service("billing")
+    url = server.observer_url("choreo_billing")
+    with psycopg.connect(url, autocommit=True) as observer:
+        observer.execute("ALTER ROLE observer SET search_path = elsewhere")
+        observer.execute("ALTER ROLE observer PASSWORD 'mine'")
+        for more in ("SUPERUSER", "CREATEROLE", "CONNECTION LIMIT -1", "VALID UNTIL '2000-01-01'"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                observer.execute(f"ALTER ROLE observer {more}".encode())
+    server.create_service("billing")
+    with psycopg.connect(url) as observer:
+        assert observer.execute("SHOW search_path").fetchone() == ('"$user", public',)
+
+
 def test_a_database_can_be_copied_and_dropped(server: Postgres) -> None:
     owner, _ = server.create_service("copied", database="original")
     with psycopg.connect(owner) as conn:
@@ -93,6 +127,46 @@ def test_an_interrupted_initialisation_and_a_long_path_do_no_harm(tmp_path: Path
     finally:
         postgres.stop()
         postgres.clear_away()
+
+
+@pytest.mark.parametrize("made", ["by another", "open to all", "a link"])
+def test_a_place_for_the_socket_that_somebody_else_may_touch_is_refused(
+    made: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever could put another socket there would be told the superuser's password."""
+    for module in (choreo.embedded.postgres, choreo.embedded.unprivileged):
+        monkeypatch.setattr(module, "is_root", lambda: False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    postgres = Postgres(tmp_path / ("long" * 30))
+    postgres._make_socket_directory()
+    place = postgres.socket_directory
+    assert place.parent == tmp_path and place.stat().st_mode & 0o777 == 0o700
+    postgres._make_socket_directory()
+    if made == "open to all":
+        place.chmod(0o755)
+    elif made == "a link":
+        place.rename(tmp_path / "elsewhere")
+        place.symlink_to(tmp_path / "elsewhere")
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: place.stat().st_uid + 1)
+    with pytest.raises(Unavailable, match=str(place)):
+        postgres._make_socket_directory()
+
+
+def test_a_server_that_asks_for_no_proof_is_told_no_password(server: Postgres) -> None:
+    assert conninfo_to_dict(server.admin_url)["require_auth"] == "scram-sha-256"
+    hba = server.directory / "data" / "pg_hba.conf"
+    before = hba.read_text()
+    try:
+        for method in ("password", "trust"):
+            hba.write_text(f"local all all {method}\n")
+            server.running.send(signal.SIGHUP)
+            with pytest.raises(psycopg.OperationalError, match="authentication method requirement"):
+                while True:  # until the server has read it
+                    psycopg.connect(server.admin_url).close()
+    finally:
+        hba.write_text(before)
+        server.running.send(signal.SIGHUP)
 
 
 def test_a_lock_that_names_a_stranger_is_forgotten(server: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,6 +130,12 @@ def assert_all_end(expected: list[psutil.Process]) -> None:
     assert alive == []
 
 
+def open_to_others(home: Path) -> list[Path]:
+    """What this machine's other users can read or list; Postgres' socket is in a closed directory."""
+    there = [path for path in (home, *home.rglob("*")) if not path.is_symlink() and not path.is_socket()]
+    return [path for path in there if path.stat().st_mode & 0o066]
+
+
 def test_starts_everything_hands_each_service_its_own_and_stops_cleanly(place: Place) -> None:
     with place.running() as system:
         facts = place.run_file()
@@ -147,6 +153,7 @@ def test_starts_everything_hands_each_service_its_own_and_stops_cleanly(place: P
             mail.sendmail("shop@example.org", ["ann@example.org"], "Subject: Confirmed\n\nThank you")
         assert [message["Subject"] for message in read_maildir(Path(facts["maildir"]))] == ["Confirmed"]
 
+        assert open_to_others(place.home) == []
         expected = processes(facts)
         system.send_signal(signal.SIGINT)
         assert system.wait(30) == 0

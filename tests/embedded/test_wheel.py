@@ -30,6 +30,7 @@ TRIED: dict[str, tuple[Sequence[str], str]] = {
     "demo": ((), NO_SHOP),
     "bench": (("--only", "startup"), NO_SHOP),
     "bench-peers": ((), "The peers are not part of an installed choreo"),
+    "styles": (("--outages",), NO_SHOP),
     "chaos": ((), NO_SHOP),
     "doctor": ((), NO_SHOP),
     "docs": ((), NO_SHOP),

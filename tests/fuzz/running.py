@@ -23,6 +23,9 @@ from user_service import login_limit
 
 T = TypeVar("T")
 
+ENDS_SESSIONS = ("/users/me/password", "/users/me/sessions/end")
+"""What a customer cannot ask for without losing the token."""
+
 
 @dataclass(frozen=True)
 class Served:

@@ -26,6 +26,7 @@ from choreo.chassis.kafka.catch_up import CatchUp
 from choreo.chassis.kafka.consumer import Consumer
 from choreo.chassis.kafka.handover import Handover, Unread
 from choreo.chassis.kafka.relay import Relay, _Shard
+from choreo.chassis.kafka.topic_log import compare_last_read
 from choreo.chassis.transaction import journal, keys, outbox, parked, step
 from choreo.chassis.transaction import transaction as transactions
 from choreo.chassis.transaction.inputs import Asked, Failed, Heard, Input
@@ -148,11 +149,21 @@ def what_was_read_is_not_compared(patch: Patch) -> None:
 
 
 def new_leaders_are_not_noticed(patch: Patch) -> None:
-    """Whether the log was cut is looked at when a session begins, and not again."""
+    """Whether the log was cut is looked at when a service first begins to read, and not again.
+
+    Neither when the group is divided anew: that may happen at any time where a broker was away.
+    """
+    begun: set[str] = set()
 
     async def nothing(*args: Any) -> None: ...
 
+    async def compare_once(service: str, *args: Any) -> None:
+        if service not in begun:
+            begun.add(service)
+            await compare_last_read(service, *args)
+
     patch.setattr(Consumer, "_check_epoch", nothing)
+    patch.setattr(consumer, "compare_last_read", compare_once)
 
 
 def holes_in_the_reading_are_passed(patch: Patch) -> None:

@@ -1,11 +1,19 @@
 """Changes to the pure functions, for a verification to find. Each is called in both of its processes."""
 
 import builtins
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import billing_service.decide
 import notification_service.texts
@@ -198,3 +206,130 @@ def the_order_of_one_topic_matters(setattr: SetAttr = builtins.setattr) -> None:
         return evolve(state, event)
 
     setattr(service, "evolve", right)
+
+
+# What no handler may do. Each hides it as well as it can.
+
+TOUCHED = Path(tempfile.gettempdir()) / f"choreo-touched-{os.getuid()}"
+"""What `everything_that_is_refused` would write."""
+
+
+def everything_that_is_refused(setattr: SetAttr = builtins.setattr) -> None:
+    """Sockets, files, processes and threads, from a helper, and whatever comes of it is caught."""
+    right = billing_service.decide._deposited
+
+    def connect() -> None:
+        socket.create_connection(("127.0.0.1", 1))
+
+    def write() -> None:
+        TOUCHED.write_text("")
+
+    def start() -> None:
+        subprocess.run(["touch", str(TOUCHED)], check=False)
+
+    def spawn() -> None:
+        threading.Thread(target=write).start()
+
+    def wrong(command: Deposit, account: Account) -> MoneyDeposited:
+        for act in (connect, write, start, spawn):
+            with contextlib.suppress(Exception):
+                act()
+        return right(command, account)
+
+    setattr(billing_service.decide, "_deposited", wrong)
+
+
+def a_print(setattr: SetAttr = builtins.setattr) -> None:
+    right = billing_service.decide._deposited
+
+    def wrong(command: Deposit, account: Account) -> MoneyDeposited:
+        print("so far", account.balance)
+        os.write(1, b"and beside all streams")
+        return right(command, account)
+
+    setattr(billing_service.decide, "_deposited", wrong)
+
+
+def an_exit(setattr: SetAttr = builtins.setattr) -> None:
+    def wrong(command: Deposit, account: Account) -> MoneyDeposited:
+        sys.exit(0)
+
+    setattr(billing_service.decide, "_deposited", wrong)
+
+
+def no_end(setattr: SetAttr = builtins.setattr) -> None:
+    def wrong(command: Deposit, account: Account) -> MoneyDeposited:
+        while True:
+            with contextlib.suppress(Exception):
+                account = replace(account, balance=account.balance)
+
+    setattr(billing_service.decide, "_deposited", wrong)
+
+
+def no_bottom(setattr: SetAttr = builtins.setattr) -> None:
+    def wrong(command: Deposit, account: Account) -> MoneyDeposited:
+        return wrong(command, account)
+
+    setattr(billing_service.decide, "_deposited", wrong)
+
+
+# What a decision must not depend on, and what a traffic of one hour, one machine and one user never shows.
+
+
+def the_day_of_a_clock(setattr: SetAttr = builtins.setattr) -> None:
+    right = billing_service.decide._deposited
+
+    def day() -> int:
+        return datetime.now(UTC).year // 1000
+
+    def wrong(command: Deposit, account: Account) -> MoneyDeposited:
+        day()
+        return right(command, account)
+
+    setattr(billing_service.decide, "_deposited", wrong)
+
+
+def the_environment(setattr: SetAttr = builtins.setattr) -> None:
+    right = billing_service.decide._deposited
+
+    def wrong(command: Deposit, account: Account) -> MoneyDeposited:
+        os.environ.get("LANG")
+        return right(command, account)
+
+    setattr(billing_service.decide, "_deposited", wrong)
+
+
+def chance(setattr: SetAttr = builtins.setattr) -> None:
+    right = billing_service.decide._deposited
+
+    def wrong(command: Deposit, account: Account) -> MoneyDeposited:
+        uuid4()
+        return right(command, account)
+
+    setattr(billing_service.decide, "_deposited", wrong)
+
+
+_AMOUNTS: dict[int, int] = {}
+
+
+def what_a_module_remembers(setattr: SetAttr = builtins.setattr) -> None:
+    """The balance after a deposit is that after the first deposit of this amount."""
+    right = billing_service.decide._deposited
+
+    def wrong(command: Deposit, account: Account) -> MoneyDeposited:
+        fact = right(command, account)
+        return fact.model_copy(update={"balance": _AMOUNTS.setdefault(fact.amount, fact.balance)})
+
+    setattr(billing_service.decide, "_deposited", wrong)
+
+
+def the_order_of_a_set_of_two(setattr: SetAttr = builtins.setattr) -> None:
+    """As a service's own module would: its `set` is what the second replay turns round."""
+    right = billing_service.decide._deposited
+    billing_service.decide.__dict__.setdefault("set", set)
+
+    def wrong(command: Deposit, account: Account) -> MoneyDeposited:
+        first, _ = billing_service.decide.__dict__["set"]([1, 2])
+        return right(replace(command, amount=command.amount + first), account)
+
+    setattr(billing_service.decide, "_deposited", wrong)

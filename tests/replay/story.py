@@ -42,6 +42,11 @@ async def play(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     exactly = (await (bob := await shop.customer("10.00")).order("10.00", wait=10)).json()
     assert exactly["status"] == "confirmed"
 
+    dave = await shop.customer()
+    for key in ("once", "again", "again"):
+        assert (await dave.post("user", "/users/me/sessions/end", {}, key)).status_code == 204
+        dave = await shop.logged_in(dave)
+
     # Somebody whose registration comes late: orders wait for an account.
     async def held(conn: Connection, partitions: Collection[int], limit: int) -> list[outbox.OutboxRow]:
         return [] if conn.info.dbname.endswith("_user") else await lowest(conn, partitions, limit)

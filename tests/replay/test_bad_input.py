@@ -1,6 +1,12 @@
 """Whatever is wrong with what a verb is given: a sentence, an exit code, no traceback, and never a match."""
 
+import gzip
+import hashlib
 import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +23,7 @@ from choreo.cli.main import app
 from choreo.embedded.kafka import Kafka
 from choreo.errors import Incomplete, Unavailable, UsageError
 from choreo.message.codec import Headers, Record, TopicRecord
-from choreo.replay.sources.recording import Recording, Writer
+from choreo.replay.sources.recording import _LONGEST_LINE_BYTES, Recording, Writer, _end
 from choreo.replay.sources.records import Item, Span
 from tests.shop import Shop
 
@@ -177,6 +183,106 @@ def test_a_version_that_no_upcaster_lifts_is_missing(tmp_path: Path, capsys: Out
         assert "match:" not in told
 
 
+# -- a file that a stranger wrote and sealed ---------------------------------------------------------
+
+
+def sealed(path: Path, change: Callable[[bytes], bytes]) -> Path:
+    manifest, *body = change(b"".join(GOOD.read_bytes().splitlines(keepends=True)[:-1])).splitlines(True)
+    seal = _end(len(body), manifest, hashlib.sha256(b"".join(body)))
+    whole = b"".join((manifest, *body, seal))
+    path.write_bytes(gzip.compress(whole) if path.suffix == ".gz" else whole)
+    return path
+
+
+def one_for_another(here: str, other: str) -> Callable[[bytes], bytes]:
+    return lambda whole: whole.replace(here.encode(), other.encode())
+
+
+FORGED = {
+    "a currency": one_for_another('"currency":"EUR"', '"currency":"\\u001b[2J"'),
+    "no currency": one_for_another('"currency":"EUR"', '"currency":1'),
+    "counts": one_for_another('"counts":{', '"counts":{"orders":"many",'),
+    "fewer than nothing": one_for_another('"counts":{', '"counts":{"orders":-1,'),
+    "a topic": one_for_another('order-events","partition":0,"first"', 'praise","partition":0,"first"'),
+    "a topic of records": one_for_another(
+        'order-events","partition":0,"offset"', 'x","partition":0,"offset"'
+    ),
+    "a service": one_for_another('"services":["user"', '"services":["praise"'),
+    "a service of a journal": one_for_another('"journal":"order"', '"journal":"praise"'),
+    "an offset": one_for_another('"offset":1,"tstype"', '"offset":"1","tstype"'),
+    "a partition": one_for_another('"partition":0,"first"', '"partition":[],"first"'),
+    "time": one_for_another('"decide_within":30.0', '"decide_within":1e999'),
+    "rows": one_for_another('"rows":{', '"rows":{"x":[],'),
+    "a line too long": lambda whole: whole + b"x" * (_LONGEST_LINE_BYTES + 1) + b"\n",
+}
+
+
+@pytest.mark.parametrize("what", FORGED)
+def test_what_nobody_recorded_is_told_in_a_sentence(what: str, tmp_path: Path, capsys: Out) -> None:
+    path = sealed(tmp_path / "forged.ndjson", FORGED[what])
+    assert path.read_bytes() != GOOD.read_bytes()
+    for verb, arguments in verbs(path).items():
+        code, told = called(capsys, *arguments)
+        assert (code, "Traceback" in told, "match:" in told) == (3, False, False), (verb, told)
+
+
+def test_a_small_file_does_not_unpack_to_a_large_one(tmp_path: Path, capsys: Out) -> None:
+    line = b'{"journal":"' + b"x" * 1_000_000 + b'"}\n'
+    path = sealed(tmp_path / "bomb.ndjson.gz", lambda whole: whole + line * 40)
+    assert path.stat().st_size < 100_000
+    code, told = called(capsys, "verify", str(path))
+    assert (code, "unpacks to over" in told) == (3, True)
+
+
+HIDDEN = "\x1b]0;mine\x07\x1b[2J\x9b31m\u202e"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["state", "order", "FILE", "--at", "-0s", "--json"],
+        ["blame", "order", "orders", "ORDER", "description", "FILE"],
+        ["replay", "FILE", "--service", "order", "--log", "description"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_what_a_stranger_wrote_commands_no_terminal(arguments: list[str], tmp_path: Path) -> None:
+    text = json.dumps(HIDDEN)
+    inside = json.dumps(text)[1:-1]
+
+    def describe(whole: bytes) -> bytes:
+        described = whole.replace(b'"description":null', f'"description":{text}'.encode())
+        return described.replace(b'\\"description\\":null', f'\\"description\\":{inside}'.encode())
+
+    given = {"FILE": str(sealed(tmp_path / "written.ndjson", describe)), "ORDER": an_order()}
+    command = [sys.executable, "-m", "choreo.cli.main", *[given.get(word, word) for word in arguments]]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"FORCE_COLOR": "1"})
+    assert done.returncode == 0, done.stderr
+    told = re.sub("\x1b\\[[0-9;]*m", "", done.stdout)  # colours are ours
+    assert "mine" in told
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", told + done.stderr), told
+
+
+@pytest.mark.parametrize("option", ["--break", "--log"])
+@pytest.mark.parametrize(
+    ("reached", "attempt"),
+    [
+        ("{}.get('_io').open(PATH, 'w')", "write the file"),
+        ("{}.get('posix').system('true')", "start a process"),
+    ],
+)
+def test_an_expression_has_no_side_effects(
+    option: str, reached: str, attempt: str, tmp_path: Path, capsys: Out
+) -> None:
+    """It is Python, so it finds its way to modules."""
+    modules = "[c for c in ().__class__.__base__.__subclasses__() if c.__name__ == 'Quitter'][0].__call__"
+    modules += ".__globals__['sys'].modules"
+    expression = reached.format(modules).replace("PATH", repr(str(tmp_path / "mine")))
+    code, told = called(capsys, "replay", str(GOOD), "--service", "order", option, expression)
+    assert (code, f"{option} tries to {attempt}" in told) == (1, True), told
+    assert not (tmp_path / "mine").exists()
+
+
 # -- what is asked for is not there ------------------------------------------------------------------
 
 
@@ -314,9 +420,17 @@ def test_a_table_that_was_changed_by_hand_is_told_by_every_verb_that_looks_at_it
         for arguments, exit_code, says in (
             (["verify"], 1, "has another balance"),
             (["rebuild", "billing"], 1, "balance"),
-            (["blame", "billing", "accounts", str(user), "balance"], 3, "written by nothing in the journal"),
+            (
+                ["blame", "billing", "accounts", str(user), "balance"],
+                3,
+                "nothing in the journal of billing leads to that",
+            ),
             (["blame", "billing", "accounts", str(user), "currency"], 0, "AccountCreated"),
-            (["state", "billing", "--at", "-0s", "--diff", "live"], 0, "by nothing in the journal"),
+            (
+                ["state", "billing", "--at", "-0s", "--diff", "live"],
+                0,
+                "nothing in the journal gives it that today",
+            ),
         ):
             code, told = called(capsys, *arguments)
             assert (code, says in told) == (exit_code, True), (arguments, told)

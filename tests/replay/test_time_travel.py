@@ -30,7 +30,7 @@ from choreo.replay.engine.debugger import debug
 from choreo.replay.engine.expressions import BadExpression, Expression, names_at
 from choreo.replay.engine.sandbox import SideEffect, no_side_effects
 from choreo.replay.engine.walk import Ahead, Walk
-from choreo.replay.history.blame import last_changes
+from choreo.replay.history.blame import changes, last_of_each
 from choreo.replay.history.moments import (
     AfterId,
     AfterPlace,
@@ -142,7 +142,7 @@ def test_blame_names_the_last_step_that_changed_a_column(wanted: list[str]) -> N
             table = mapping.table.name
             for row in histories[-1][table]:
                 walk = Walk(shop, service)
-                found = run(last_changes(walk, mapping, row))
+                found = last_of_each(run(changes(walk, mapping, row)))
                 for number, column in enumerate(mapping.table.columns):
                     told = [rows[table].get(row) for rows in histories]
                     last = max(
@@ -264,11 +264,11 @@ def test_a_record_that_is_missing_is_said() -> None:
     assert "which billing heard at user-events[0]@0, is not there" in lack
 
 
-def test_code_that_takes_another_number_of_steps_is_said() -> None:
+def test_as_today_decides_it_a_key_ends_where_the_number_of_steps_differs() -> None:
     shop = a_story()
     service = shop.described("billing")
     silent = replace(service, decider=replace(service.decider, react=lambda event, state: []))
-    walk = Walk(shop, silent)
+    walk = Walk(shop, silent, today=True)
     run(tables_at(walk, End()))
     (lack,) = walk.lacks
     assert "choreo verify --service billing" in lack

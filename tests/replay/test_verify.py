@@ -114,7 +114,7 @@ CHANGES = [
     Change(plants.a_decision_more, 1, "billing", "OrderCreated", handler="billing_service/decide.py:"),
     Change(plants.other_refusal, 1, "billing", "Withdraw"),
     Change(plants.a_bug, 1, "order", "PaymentRejected"),
-    Change(plants.clock_read_in_a_handler, 2, "order", "PlaceOrder", handler="order_service/decide.py:"),
+    Change(plants.clock_read_in_a_handler, 2, "order", "PlaceOrder", "effect"),
     Change(plants.iteration_over_a_set, 2, "billing", "UserRegistered", handler="billing_service/decide.py:"),
 ]
 

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from choreo.replay.verify.findings import Allowance, Finding, WrongAllowance, re
 from choreo.replay.verify.report import Report
 
 ROW = Finding("state", "billing", "", type="PaymentConfirmed", table="accounts", column="balance")
+ROW = replace(ROW, event="e1", handler="billing_service/evolve.py:59")
 STEP = Finding("step", "billing", "", type="OrderCreated")
 LACK = Finding("incomplete", "billing", "", type="OrderCreated", table="accounts")
 
@@ -58,8 +60,16 @@ def test_what_is_written_is_what_is_allowed(tmp_path: Path) -> None:
         ("[[change]]\nreason = 'a'\nservice = ['order']", "change 1: service must be text"),
         ("[[change]]\nreason = 7\ncolumn = true", "change 1: column, reason must be text"),
         (
+            "[[change]]\nreason = 'a'\nat_most = 7",
+            "change 1: give a reason and at least one of service, type,",
+        ),
+        ("[[change]]\nreason = 'a'\ntype = 'A'\nat_most = 0", "change 1: at_most must be a number above 0"),
+        ("[[change]]\nreason = 'a'\nsince = 'May'", "change 1: since must be a time with its zone"),
+        ("[[change]]\nreason = 'a'\nuntil = 2030-01-01", "change 1: until must be a time with its zone"),
+        ("[[change]]\nreason = 'a'\nevents = 'all'", "change 1: events must be a list of texts"),
+        (
             "[[change]]\nreason = 'a'\nservice = 'order'\n[[change]]\nreason = 'b'\nkind = 'step'",
-            "change 2: kind is not known; choose from column, reason, service, table, type",
+            "change 2: kind is not known; choose from at_most, column, event, events, handler,",
         ),
     ],
 )
@@ -78,7 +88,7 @@ def test_the_verb_calls_that_wrong_usage(tmp_path: Path) -> None:
             app(["verify", "nothing", "--allow", str(tmp_path / name)], standalone_mode=False)
 
 
-@pytest.mark.parametrize("name", ["service", "type", "table", "column"])
+@pytest.mark.parametrize("name", ["service", "type", "table", "column", "event", "handler"])
 def test_what_an_entry_names_must_be_so_and_the_rest_may_be_anything(name: str) -> None:
     named = Allowance("meant", **{name: getattr(ROW, name)})
     assert named.allows(ROW)
@@ -90,6 +100,28 @@ def test_what_an_entry_names_must_be_so_and_the_rest_may_be_anything(name: str) 
 def test_all_that_an_entry_names_must_be_so() -> None:
     both = Allowance("meant", service="billing", type="OrderCreated")
     assert both.allows(STEP) and not both.allows(ROW)
+
+
+def test_an_entry_can_be_as_narrow_as_some_events_a_time_a_line_and_a_number() -> None:
+    noon = datetime(2030, 1, 1, 12, tzinfo=UTC)
+    at_noon = replace(STEP, time="2030-01-01T12:00:00Z", lines=("a.py:1", "b.py:2"), event="e2")
+    assert Allowance("meant", events=("e1", "e2")).allows(at_noon)
+    assert not Allowance("meant", events=("e1",)).allows(at_noon)
+    assert Allowance("meant", handler="a.py:1").allows(at_noon)
+    assert not Allowance("meant", handler="c.py:1").allows(at_noon)
+    assert Allowance("meant", since=noon, until=noon).allows(at_noon)
+    assert not Allowance("meant", since=noon + timedelta(seconds=1)).allows(at_noon)
+    assert not Allowance("meant", until=noon).allows(ROW), "nobody knows when"
+    report = Report([replace(STEP, event=str(number)) for number in range(3)])
+    report.allow([Allowance("meant", type="OrderCreated", at_most=2)])
+    assert (len(report.allowed), [finding.event for finding in report.findings]) == (2, ["2"])
+
+
+def test_an_allowance_that_matches_nothing_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "meant.toml").write_text("[[change]]\nreason = 'long ago'\nservice = 'billing'\n")
+    arguments = ["verify", "events/recordings/every-fact-1.ndjson", "--allow", str(tmp_path / "meant.toml")]
+    with pytest.raises(UsageError, match=r"allows what has not happened \(long ago\)"):
+        app(arguments, standalone_mode=False)
 
 
 def test_what_is_missing_cannot_be_allowed() -> None:

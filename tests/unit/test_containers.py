@@ -1,6 +1,7 @@
 """docker-compose.kafka.yml and Dockerfile, held against what they name. No Docker engine is needed."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -22,7 +23,8 @@ COMPOSE: dict[str, Any] = yaml.safe_load(FILE.read_text())
 PARTS: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: part for name, part in PARTS.items() if "build" in part}
 ONCE = {name for name, part in PARTS.items() if part["restart"].startswith("on-failure")}
-_DEFAULT = re.compile(r"\$\{\w+:-([^}]*)\}")
+ASKED = re.compile(r"\$\{(\w+):\?run sh deploy/passwords\.sh\}")
+"""A password: compose ends with these words where it is not set."""
 
 
 def test_the_four_services_and_what_they_need_are_there() -> None:
@@ -66,7 +68,9 @@ def test_ours_run_a_command_that_exists_with_settings_that_exist(name: str) -> N
             pytest.fail(f"nobody knows {other}")
     for variable, value in OURS[name]["environment"].items():
         assert variable in variables()
-        host = urlsplit(_DEFAULT.sub(r"\1", value) if "://" in value else f"//{value}").hostname
+        if variable.endswith(("_USERNAME", "_PASSWORD", "_PROTOCOL", "_MECHANISM")):
+            continue
+        host = urlsplit(ASKED.sub("x", value) if "://" in value else f"//{value}").hostname
         assert host in {*PARTS, "0.0.0.0"}
 
 
@@ -78,6 +82,22 @@ def variables() -> set[str]:
     }
 
 
+def test_no_password_is_told_and_each_role_has_its_own() -> None:
+    text = FILE.read_text()
+    assert text.count("${") == len(ASKED.findall(text))
+    told = (ROOT / "deploy" / "passwords.sh").read_text()
+    assert all(f"{name.split('_')[0]}" in told for name in set(ASKED.findall(text)))
+    for name in SERVICES:
+        wanted = {f"{name.upper()}_KAFKA_PASSWORD", f"{name.upper()}_DATABASE_PASSWORD"}
+        assert set(ASKED.findall(json.dumps(PARTS[name]["environment"]))) == wanted
+        assert PARTS[name]["environment"][f"{name.upper()}_KAFKA_USERNAME"] == name
+    for part in (*SERVICES, "provision"):
+        assert PARTS[part]["environment"]["KAFKA_SECURITY_PROTOCOL"] == "SASL_PLAINTEXT"
+    assert "PLAINTEXT" not in PARTS["kafka"]["environment"]["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"].replace(
+        "SASL_PLAINTEXT", ""
+    )
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_waits_for_tables_and_topics_and_has_its_own_database_and_port(name: str) -> None:
     part, port = PARTS[name], Settings().port_of(name)
@@ -86,9 +106,9 @@ def test_a_service_waits_for_tables_and_topics_and_has_its_own_database_and_port
     assert f"http://127.0.0.1:{port}/health/serving" in part["healthcheck"]["test"][-1]
     databases = {key: value for key, value in part["environment"].items() if key.endswith("_DATABASE_URL")}
     assert list(databases) == [f"{name.upper()}_DATABASE_URL"]
-    url = urlsplit(_DEFAULT.sub(r"\1", *databases.values()))
+    url = urlsplit(ASKED.sub("x", *databases.values()))
     assert (url.username, url.path) == (name, f"/{name}")
-    owner = urlsplit(_DEFAULT.sub(r"\1", PARTS["migrate"]["environment"][f"{name.upper()}_DATABASE_URL"]))
+    owner = urlsplit(ASKED.sub("x", PARTS["migrate"]["environment"][f"{name.upper()}_DATABASE_URL"]))
     assert (owner.username, owner.path, owner.hostname) == (f"{name}_owner", url.path, url.hostname)
 
 
@@ -116,6 +136,7 @@ def test_compose_reads_it() -> None:
         [client, "compose", "-f", FILE, "--profile", "observability", "config", "--format", "json"],
         capture_output=True,
         text=True,
+        env=os.environ | dict.fromkeys(ASKED.findall(FILE.read_text()), "secret"),
     )
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout)["services"]) == set(PARTS)

@@ -4,10 +4,12 @@ import asyncio
 from contextlib import ExitStack
 
 import pytest
+from argon2 import PasswordHasher, extract_parameters
+from argon2.exceptions import VerifyMismatchError
 
 from choreo.chassis.http.client_address import Proxies
 from choreo.chassis.http.problems import Problem
-from user_service.passwords import MOST_OF_ADDRESS, MOST_QUEUED, Turns
+from user_service.passwords import MOST_OF_ADDRESS, MOST_QUEUED, Passwords, Turns
 
 
 async def test_who_is_known_comes_before_strangers_and_each_in_turn() -> None:
@@ -83,6 +85,22 @@ def test_a_trusted_proxy_is_believed_and_nobody_behind_the_last(
     peer: str, headers: dict[bytes, bytes], client: str
 ) -> None:
     assert Proxies("10.0.0.0/8, ::1").client(peer, headers) == client
+
+
+async def test_an_unknown_login_costs_as_much_as_a_known_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = []
+
+    def verify(self: PasswordHasher, stored: str, password: str) -> bool:
+        checked.append(extract_parameters(stored))
+        raise VerifyMismatchError
+
+    passwords = Passwords()
+    known = await passwords.hash("somebody has this password")
+    monkeypatch.setattr(PasswordHasher, "verify", verify)
+    for stored in (known, None):
+        assert not await passwords.matches(stored, "wrong")
+    passwords.close()
+    assert len(checked) == 2 and checked[0] == checked[1]
 
 
 def test_what_is_no_network_is_told() -> None:

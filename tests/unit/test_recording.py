@@ -56,6 +56,12 @@ def written(path: Path, items: list[Item], redaction: Redaction | None = None) -
     return Recording(path)
 
 
+def test_a_recording_is_for_its_owner_alone(tmp_path: Path) -> None:
+    for name in ("a.ndjson", "a.ndjson.gz"):
+        written(tmp_path / name, [])
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+
+
 def read(recording: Recording) -> list[Item]:
     return [item for batch in recording.read() for item in batch]
 
@@ -142,7 +148,7 @@ def test_another_file_is_no_recording(tmp_path: Path, content: bytes) -> None:
 
 def test_equal_addresses_are_replaced_by_equal_ones_whatever_their_capitals(tmp_path: Path) -> None:
     entry = JournalEntry(
-        "user", 1, UUID(int=1), "k", 0, "command", "Register", None, None, None, None, "applied",
+        "billing", 1, UUID(int=1), "k", 0, "command", "Register", None, None, None, None, "applied",
         {"login": "Ada", "email": "Ada@Example.com"}, None, NOON, None, "1",
     )  # fmt: skip
     items: list[Item] = [a_record(0, b'{"email":"ada@example.com","other":"eve@example.com"}'), entry]

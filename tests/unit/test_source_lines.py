@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from choreo.replay.engine.source_lines import raised_at
+from choreo.chassis.source_lines import raised_at
 
 
 @pytest.mark.parametrize(

@@ -359,7 +359,7 @@ def test_json_keeps_its_shape() -> None:
     told = json.loads(as_json("1", [nasty()], 3))
     assert set(told) == {"id", "left_out", "flows"}
     (flow,) = told["flows"]
-    assert set(flow) == {"flow", "key", "began_at", "asked", "missing", "events"}
+    assert set(flow) == {"flow", "key", "began_at", "asked", "missing", "events", "journaled"}
     (ordered,) = flow["events"]
     assert {"id", "type", "topic", "partition", "offset", "after_ms", "decided", "heard"} <= set(ordered)
     assert [gap["state"] for gap in ordered["missing"]] == ["parked"]

@@ -15,12 +15,21 @@ from pydantic import ValidationError
 
 from choreo.chassis.transaction.step import Decider
 from choreo.message.envelope import derived_id
+from choreo.message.sessions import SessionsEnded
 from choreo.message.signing_key import SigningKeyPublished
 from events.user import UserRegistered
 from tests.unit.facts import ADA, registered
 from tests.unit.spec import START, Spec, request
 from user_service.api import Registration
-from user_service.commands import EmailTaken, LoginTaken, PublishSigningKey, Register, RetireSigningKey
+from user_service.commands import (
+    ChangePassword,
+    EmailTaken,
+    EndSessions,
+    LoginTaken,
+    PublishSigningKey,
+    Register,
+    RetireSigningKey,
+)
 from user_service.decide import SERVICE, decide
 from user_service.evolve import evolve
 from user_service.state import User, Users, compared
@@ -92,7 +101,7 @@ def test_what_is_compared_is_compared_to_itself(name: str) -> None:
 
 @forall(st.emails() | st.builds("{}@example.com".format, st.text(min_size=1, max_size=64)))
 def test_an_address_that_is_taken_is_the_one_that_is_mailed(address: str) -> None:
-    body = {"login": "ada", "email": address, "password": "12345678"}
+    body = {"login": "ada", "email": address, "password": "correct horse battery"}
     try:
         taken = Registration.model_validate(body).email
     except ValidationError:
@@ -128,6 +137,18 @@ def test_a_signing_key_is_published_once() -> None:
     assert command.key == spec.history[-1].key == "k1"
     assert spec.state.signing_keys["k1"] == spec.history[-1].data
     spec.when(command).then_nothing()
+
+
+@pytest.mark.parametrize("command", [ChangePassword, EndSessions])
+def test_a_changed_password_ends_what_was_begun_before(command: type[ChangePassword | EndSessions]) -> None:
+    fact = SessionsEnded(user_id=ADA, not_before=users.now)
+    users.when(command(cause=request(), user_id=ADA)).then(fact)
+
+
+def test_what_was_ended_stays_ended() -> None:
+    later, earlier = (SessionsEnded(user_id=ADA, not_before=START + timedelta(n)) for n in (1, 0))
+    assert users.given(later, earlier).state.sessions_ended == later
+    assert users.given(earlier, later).state.sessions_ended == later
 
 
 def test_a_private_key_is_never_published() -> None:

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from choreo.benchmarks.peers.chart import bars
+from choreo.terminal import Console
 
 _PAGE = Path(__file__).parents[3] / "docs" / "benchmarks.md"
 _BEGIN, _END = "<!-- the latest run -->\n", "<!-- the end of the latest run -->\n"

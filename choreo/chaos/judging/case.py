@@ -8,13 +8,13 @@ from choreo.chaos.history import History, Record, Row
 from choreo.chaos.judging.fold import OUTCOMES
 from choreo.chaos.judging.log import SOURCE_OF, Event, Log, read_log
 
+_ALL_HEAR = frozenset({"SigningKeyPublished", "SessionsEnded"})
+
 CONSUMED: Mapping[str, frozenset[str]] = {
     "user": frozenset(),
-    "order": frozenset({"SigningKeyPublished", "PaymentConfirmed", "PaymentRejected", "PaymentRefunded"}),
-    "billing": frozenset({"UserRegistered", "SigningKeyPublished", "OrderCreated", "OrderCancelled"}),
-    "notification": frozenset(
-        {"UserRegistered", "SigningKeyPublished", "PaymentConfirmed", "PaymentRejected", "PaymentRefunded"}
-    ),
+    "order": _ALL_HEAR | {"PaymentConfirmed", "PaymentRejected", "PaymentRefunded"},
+    "billing": _ALL_HEAR | {"UserRegistered", "OrderCreated", "OrderCancelled"},
+    "notification": _ALL_HEAR | {"UserRegistered", "PaymentConfirmed", "PaymentRejected", "PaymentRefunded"},
 }
 """Which facts each service applies, besides its own."""
 

@@ -6,6 +6,7 @@ table by table from the whole log.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 from unicodedata import normalize
 
@@ -98,6 +99,15 @@ def _signing_keys(log: Log, _: Steps) -> Rows:
         }
         for event in log.of("SigningKeyPublished")
     }
+
+
+def _sessions_ended(log: Log, _: Steps) -> Rows:
+    """The latest of each user's."""
+    ended = [
+        {"user_id": event.key, "not_before": moment(event.data["not_before"])}
+        for event in log.of("SessionsEnded")
+    ]
+    return {(row["user_id"],): row for row in sorted(ended, key=itemgetter("not_before"))}
 
 
 def _orders(log: Log, _: Steps) -> Rows:
@@ -262,7 +272,11 @@ TABLES = (
     Table("notification", "recipients", ("user_id",), "user_id", _recipients),
     Table("notification", "notifications", ("order_id", "kind"), "user_id", _notifications),
     *(
-        Table(service, "signing_keys", ("kid",), "kid", _signing_keys)
+        table
         for service in ("user", "order", "billing", "notification")
+        for table in (
+            Table(service, "signing_keys", ("kid",), "kid", _signing_keys),
+            Table(service, "sessions_ended", ("user_id",), "user_id", _sessions_ended),
+        )
     ),
 )

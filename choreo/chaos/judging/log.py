@@ -14,6 +14,7 @@ _DATA: Mapping[str, Mapping[str, str]] = {
     "user": {
         "UserRegistered": "user_id login email",
         "SigningKeyPublished": "kid public_jwk not_after",
+        "SessionsEnded": "user_id not_before",
     },
     "order": {
         "OrderCreated": "order_id user_id price description decide_by",
@@ -196,7 +197,7 @@ def _is_right(name: str, value: object) -> bool:
             return isinstance(value, dict)
         case "description" if value is None:
             return True
-        case "decide_by" | "not_after":
+        case "decide_by" | "not_after" | "not_before":
             return isinstance(value, str) and moment(value) is not None
         case _ if name.endswith("_id"):
             return isinstance(value, str) and _ID.fullmatch(value) is not None

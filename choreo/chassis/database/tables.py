@@ -129,3 +129,11 @@ signing_keys = Table(
     Column("public_jwk", JSONB, nullable=False),
     Column("not_after", timestamp(), nullable=False),
 )
+
+sessions_ended = Table(
+    "sessions_ended",
+    metadata,
+    Column("user_id", Uuid, primary_key=True),
+    Column("not_before", timestamp(), nullable=False),
+    Index("sessions_ended_not_before", "not_before"),
+)

@@ -53,25 +53,42 @@ class KeySource(Protocol):
         """Whether keys may have been published that this service has not heard yet."""
 
 
+class SessionSource(Protocol):
+    """Whose tokens of before are good no more."""
+
+    async def not_before(self, user_id: UUID) -> float | None:
+        """In seconds since the epoch; None where they all are."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    principal: Principal
+    issued: float
+    expires: float
+
+
 class Verifier:
     """Turns an `Authorization` header into a principal, or raises the problem to answer with.
 
-    A verified token is remembered until it expires: checking a signature costs 200 µs.
+    A verified token is remembered until it expires: checking a signature costs 200 µs. Whether its session
+    was ended is asked each time.
     """
 
     def __init__(
         self,
         keys: KeySource,
         *,
+        sessions: SessionSource | None = None,
         now: Callable[[], float] = time.time,
         key_timeout: float = 2.0,
         most_remembered: int = 10_000,
         most_waiting: int = 64,
     ) -> None:
         self._keys = keys
+        self._sessions = sessions
         self._now = now
         self._key_timeout = key_timeout
-        self._remembered: dict[bytes, tuple[Principal, float]] = {}
+        self._remembered: dict[bytes, _Verified] = {}
         self._most_remembered = most_remembered
         self._waiting = 0
         self._most_waiting = most_waiting
@@ -81,18 +98,18 @@ class Verifier:
         if authorization is None:
             raise unauthorized()
         known = self._remembered.get(authorization)
-        if known is not None:
-            principal, expires = known
-            if self._now() < expires:
-                return principal
-            del self._remembered[authorization]
-        principal, expires = await self._verify(_bearer_token(authorization))
-        while len(self._remembered) >= self._most_remembered:
-            del self._remembered[next(iter(self._remembered))]
-        self._remembered[authorization] = principal, expires
-        return principal
+        if known is None or known.expires <= self._now():
+            self._remembered.pop(authorization, None)
+            known = await self._verify(_bearer_token(authorization))
+            while len(self._remembered) >= self._most_remembered:
+                del self._remembered[next(iter(self._remembered))]
+            self._remembered[authorization] = known
+        ended = await self._sessions.not_before(known.principal.user_id) if self._sessions else None
+        if ended is not None and known.issued <= ended:
+            raise unauthorized("This session was ended; log in again.", token_given=True)
+        return known.principal
 
-    async def _verify(self, token: str) -> tuple[Principal, float]:
+    async def _verify(self, token: str) -> _Verified:
         key = await self._key(_key_id(token))
         try:
             claims = jwt.decode(
@@ -108,7 +125,7 @@ class Verifier:
         expires, user_id = self._expiry(claims), _user_id(claims)
         if expires is None or user_id is None:
             raise unauthorized(token_given=True)
-        return Principal(user_id), expires
+        return _Verified(Principal(user_id), claims["iat"], expires)
 
     async def _key(self, kid: str) -> Jwk:
         key = await self._keys.find(kid)
@@ -177,14 +194,16 @@ def _user_id(claims: Mapping[str, Any]) -> UUID | None:
 
 
 def sign(private_key: Jwk, user_id: UUID, *, now: float, lifetime: int = LIFETIME) -> str:
-    """A token for this user, good from `now` (seconds since the epoch) for `lifetime` seconds."""
-    issued = int(now)
+    """A token for this user, good from `now` (seconds since the epoch) for `lifetime` seconds.
+
+    To the microsecond, as whoever logs in again right after ending all sessions has begun a new one.
+    """
     claims = {
         "iss": ISSUER,
         "aud": AUDIENCE,
         "sub": str(user_id),
-        "iat": issued,
-        "exp": issued + lifetime,
+        "iat": now,
+        "exp": int(now) + lifetime,
     }
     key = Ed25519PrivateKey.from_private_bytes(base64url_decode(private_key["d"]))
     return jwt.encode(claims, key, algorithm=ALGORITHM, headers={"kid": private_key["kid"]})

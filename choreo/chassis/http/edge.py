@@ -4,15 +4,21 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, ExitStack
 from datetime import datetime
+from importlib.util import find_spec
 from operator import attrgetter
+from pathlib import Path
 from re import Pattern
 from typing import Any, Literal
 
 import structlog
 from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Mount
+from starlette.routing import Route as StarletteRoute
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from choreo.chassis.http import problems
@@ -54,6 +60,7 @@ def create_app(
         version="1",
         description=_DESCRIPTION,
         redirect_slashes=False,
+        docs_url=None,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         lifespan=lifespan,
@@ -62,6 +69,7 @@ def create_app(
         # Not include_router: it would wrap every request in another layer of matching.
         app.router.routes.extend(router.routes)
     routes = [route for route in app.router.routes if isinstance(route, Route)]
+    app.router.routes += _documentation(app.title)
     side = ServiceSide(service, verifier, flow_applied)
     app.edge = Edge(side, routes, app.router, Hosts(hosts), metrics, translate or {})
     return app
@@ -154,6 +162,26 @@ def _operations(health: Health, metrics: Metrics) -> Router:
     return router
 
 
+_ASSETS = "/docs/assets"
+
+
+def _documentation(title: str) -> list[BaseRoute]:
+    """The page for people, with the scripts and styles of a package: no one else's server has a say in it."""
+    package = find_spec("fastapi_offline")
+    assert package is not None and package.origin is not None
+    page = get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title=title,
+        swagger_js_url=f"{_ASSETS}/swagger-ui-bundle.js",
+        swagger_css_url=f"{_ASSETS}/swagger-ui.css",
+        swagger_favicon_url=f"{_ASSETS}/favicon.png",
+    )
+    return [
+        Mount(_ASSETS, StaticFiles(directory=Path(package.origin).with_name("static"))),
+        StarletteRoute("/docs", lambda _: page),
+    ]
+
+
 _ON_EVERY_ANSWER = [
     (b"cache-control", b"no-store"),
     (b"cross-origin-resource-policy", b"same-origin"),
@@ -165,9 +193,8 @@ _ON_PAGES = [
     *_ON_EVERY_ANSWER,
     (
         b"content-security-policy",
-        b"default-src 'self'; script-src 'unsafe-inline' https://cdn.jsdelivr.net; "
-        b"style-src 'unsafe-inline' https://cdn.jsdelivr.net; img-src data: https://fastapi.tiangolo.com; "
-        b"object-src 'none'; base-uri 'none'; frame-ancestors 'none'",
+        b"default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+        b"img-src 'self' data:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'",
     ),
 ]
 """Ours hold no page; the documentation's page needs its scripts."""
@@ -309,7 +336,8 @@ class _Reply:
             (name.lower().encode("latin-1"), value.encode("latin-1"))
             for name, value in answer.headers.items()
         ]
-        headers.append((b"content-length", b"%d" % len(answer.body)))
+        if answer.status != 204:
+            headers.append((b"content-length", b"%d" % len(answer.body)))
         headers += _ON_OURS
         self.status = answer.status
         await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})

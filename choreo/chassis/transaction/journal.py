@@ -8,18 +8,18 @@ that fails again moves as well: where it lies, a replay meets the state in which
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import version
 from typing import Any
 from uuid import UUID
 
 from psycopg.rows import class_row
 
+from choreo.chassis.code_version import code_version
 from choreo.chassis.database.connection import Connection, insert
 from choreo.chassis.database.tables import journal
 from choreo.chassis.transaction.inputs import Asked, Heard, Input, Reply
 from choreo.message.decider import Command, Refusal
 
-CODE_VERSION = version("choreo-kafka")
+CODE_VERSION = code_version()
 
 _SEEN = """/* journal.seen: which of these inputs were handled before, and how */
 SELECT id, outcome, fingerprint, answer_status, answer_body, answer_headers

@@ -47,6 +47,7 @@ from choreo.chassis.transaction.store import KernelStore
 from choreo.chassis.transaction.transaction import Transaction, Work
 from choreo.chassis.waiting.waiters import Waiters
 from choreo.message.decider import Command
+from choreo.message.state import SHARED_FACTS
 
 S = TypeVar("S")
 
@@ -61,6 +62,7 @@ QUEUE_HARD_LIMIT = 2 * QUEUE_SOFT_LIMIT
 ANSWER_TIMEOUT_SECONDS = 5.0
 """Seconds a request waits for the database before it is told to come again."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+_SHARED = tuple(fact.__name__ for fact in SHARED_FACTS)
 _ATTEMPTS = {
     Failure.AWAY: 4,
     Failure.CONFLICT: 10,
@@ -90,7 +92,7 @@ class Kernel(Generic[S]):
         self.on_facts: list[Callable[[], None]] = []
         """Called after a commit that put facts into the outbox."""
         self.on_commit: list[Callable[[Collection[str]], None]] = [self.waiters.wake]
-        """Called with the keys after every commit that moved any."""
+        """Called after every commit that moved keys: with these, and the types of the shared facts in it."""
         self.trouble: str | None = None
         """Why the database cannot be used right now."""
         self._transaction = Transaction(decider, partition_of=partition_of, clock=clock)
@@ -341,8 +343,9 @@ class Kernel(Generic[S]):
         """Committed: answer whoever asked, wake whoever waits."""
         for input, answer in work.answers:
             _resolve(input, answer)
+        shared = [type_ for type_ in _SHARED if work.decided[type_,] or work.heard[type_, "applied"]]
         for callback in self.on_commit if work.moved else ():
-            callback(work.moved)
+            callback([*work.moved, *shared])
         for wake in self.on_facts if work.unpublished else ():
             wake()
         self._meter.count(work.commands, work.heard, work.decided)

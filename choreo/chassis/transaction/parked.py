@@ -13,6 +13,7 @@ from psycopg.rows import class_row
 
 from choreo.chassis.database.connection import Connection, insert
 from choreo.chassis.database.tables import parked
+from choreo.chassis.source_lines import raised_at
 from choreo.chassis.transaction.inputs import FactTypes, Heard, read
 from choreo.message.codec import Headers, Record, Undecodable, UnknownType
 from choreo.message.envelope import Event
@@ -144,9 +145,11 @@ def _text(error: BaseException | str) -> str:
 
 
 def _place(error: BaseException | str) -> str | None:
-    """File and line that raised."""
+    """File and line that raised: the service's own, whatever it called there."""
     if isinstance(error, str):
         return None
+    if own := raised_at(error):
+        return own
     frames = extract_tb(error.__traceback__)
     return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else None
 

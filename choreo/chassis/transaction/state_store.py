@@ -91,6 +91,12 @@ class TableMapping:
         """
         return attrgetter(*self._primary_key)
 
+    def own(self, row: Any) -> Any:
+        """The same row as this mapping's class has it, where another import of that class made it."""
+        if isinstance(row, self.row):
+            return row
+        return self.row(**{name: getattr(row, name) for name in self._columns})
+
     async def load(self, conn: Connection, wanted: Mapping[str, Sequence[object]]) -> list[Any]:
         if self.loaded_with_key is None and self.loaded_by_id is None:
             return []

@@ -50,15 +50,20 @@ class Waiters:
     @contextmanager
     def watching(self, key: str) -> Iterator[asyncio.Event]:
         """A signal that is set whenever the key was woken. Clear it, then look, then wait for it."""
-        signal = asyncio.Event()
+        signal = self.watched(key)
         tag = tag_of(key)
-        self._waiting.setdefault(tag, set()).add(signal)
         try:
             yield signal
         finally:
             self._waiting[tag].discard(signal)
             if not self._waiting[tag]:
                 del self._waiting[tag]
+
+    def watched(self, key: str) -> asyncio.Event:
+        """The same for as long as this process runs."""
+        signal = asyncio.Event()
+        self._waiting.setdefault(tag_of(key), set()).add(signal)
+        return signal
 
     async def look_again(self, key: str, look: Look[T], of: Hashable) -> T:
         """What `look` sees, for who was woken: all who look at the same, `of`, share one look."""

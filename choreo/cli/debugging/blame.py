@@ -19,12 +19,12 @@ from choreo.cli.debugging.replay_source import (
     recording_of,
     walking,
 )
-from choreo.cli.debugging.row_formats import Paper, cause_as_dict, shown
+from choreo.cli.debugging.row_formats import Paper, cause_as_dict, print_today, shown, today_as_dict
 from choreo.errors import Incomplete, UsageError
 from choreo.operations.reading.installation import find_installation
 from choreo.replay.engine.expressions import name_as_text
 from choreo.replay.engine.in_memory_service import InMemoryService
-from choreo.replay.history.blame import Change, last_changes, name_of_text
+from choreo.replay.history.blame import Change, changes, last_of_each, name_of_text
 from choreo.replay.history.causes import Cause
 from choreo.replay.sources.one_key import NoSuchRow, OneKey, open_key
 from choreo.replay.sources.records import Source
@@ -37,11 +37,15 @@ def blame(
     primary_key: Annotated[str, typer.Argument(metavar="PK", help="A composite one as a,b.")],
     column: Annotated[str | None, typer.Argument(help="Only this column.")] = None,
     file: Annotated[Path | None, typer.Argument(help="A recording; without it, the running system.")] = None,
+    history: Annotated[bool, typer.Option("--history", help="Every change, and not the last alone.")] = False,
+    today: Annotated[
+        bool, typer.Option("--today", help="As today's code decides it, not as recorded.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
-    """Say which event or command, and which line of evolve, last changed each column of a row. Reads only.
+    """Say which recorded event, and which lines, last changed each column of a row. Reads only.
 
-    In a running system only the history of the row's key is read.
+    Where today's code would decide otherwise is said. In a running system only the row's key is read.
 
     Example: choreo blame billing accounts 6f0c…
     """
@@ -50,7 +54,7 @@ def blame(
         column, file = None, named
     with reading():
         try:
-            asyncio.run(_blame(service, table, primary_key, column, file, as_json))
+            asyncio.run(_blame(service, table, primary_key, column, file, history, today, as_json))
         except NoSuchRow:
             raise UsageError(
                 f"{table} of {service} has no row {primary_key}: "
@@ -59,25 +63,40 @@ def blame(
 
 
 async def _blame(
-    name: str, table: str, primary_key: str, column: str | None, file: Path | None, as_json: bool
+    name: str,
+    table: str,
+    primary_key: str,
+    column: str | None,
+    file: Path | None,
+    history: bool,
+    today: bool,
+    as_json: bool,
 ) -> None:
     async with _opened(file, name, table, primary_key) as (source, mapping, row):
         if column is not None and column not in mapping.table.columns:
             columns = ", ".join(told.name for told in mapping.table.columns)
             raise UsageError(f"{table} has no column {column}: choose from {columns}.")
         key = source.key if isinstance(source, OneKey) else None
-        async with walking(source, described(source, name), key) as walk:
-            changes = await last_changes(walk, mapping, row)
-        if not changes:
+        async with walking(source, described(source, name), key, today=today) as walk:
+            found = await changes(walk, mapping, row)
+        if not found:
             check_complete(walk)
             if isinstance(source, OneKey):
-                raise Incomplete(_nobody(name, f"{table} {primary_key}"))
+                raise Incomplete(_nobody(name, f"{table} has {primary_key}"))
             raise UsageError(f"{table} of {name} has no row {primary_key}{_others(walk.in_memory, mapping)}.")
-        chosen = [change for change in changes.values() if column in (None, change.column)]
+        found = [change for change in found if column in (None, change.column)]
+        chosen = list(last_of_each(found).values())
         if as_json:
-            print(json.dumps(_as_dict(name, table, row, chosen, file), indent=2))
+            told = _as_dict(name, table, row, chosen, file) | today_as_dict(walk)
+            if history:
+                told["history"] = [_change_as_dict(change) for change in found]
+            print(json.dumps(told, indent=2))
         else:
-            _print(name, table, row, chosen, file)
+            if history:
+                _print_history(name, table, row, found)
+            else:
+                _print(name, table, row, chosen, file)
+            print_today(walk)
         check_complete(walk)
         if isinstance(source, OneKey):
             await _check_row(source, name, mapping, row, chosen)
@@ -96,7 +115,10 @@ async def _opened(
     service = here.service(name)
     mapping, row = _row(service.store.mappings, name, table, primary_key)
     url = here.database_urls[name]
-    async with open_key(here.kafka, url, service, here.settings, row=(mapping, row)) as source:
+    by_row = open_key(
+        here.kafka, url, service, here.settings, partition_of=here.partition_of, row=(mapping, row)
+    )
+    async with by_row as source:
         yield source, mapping, row
 
 
@@ -124,12 +146,15 @@ async def _check_row(
                 for change in changes:
                     if values[change.column] != change.new:
                         now = f"{mapping.table.name} {name_as_text(row)} has {change.column} "
-                        now += f"{shown(values[change.column])} today, which"
+                        now += f"{shown(values[change.column])}"
                         raise Incomplete(_nobody(name, now))
 
 
 def _nobody(name: str, what: str) -> str:
-    return f"{what} was written by nothing in the journal of {name}: see `choreo verify --service {name}`."
+    return (
+        f"{what}, and nothing in the journal of {name} leads to that by today's evolve: "
+        f"see `choreo verify --service {name}`."
+    )
 
 
 def _others(in_memory: InMemoryService[Any], mapping: TableMapping) -> str:
@@ -158,11 +183,39 @@ def _as_dict(name: str, table: str, row: Any, changes: list[Change], file: Path 
                 "new": plain(change.new),
                 "added": change.first,
                 "cause": cause_as_dict(change.cause),
+                "decided": change.decided or None,
                 "see": _commands(name, change.cause, file),
             }
             for change in changes
         },
     }
+
+
+def _change_as_dict(change: Change) -> dict[str, Any]:
+    return {
+        "time": plain(change.cause.time),
+        "fact": change.cause.fact,
+        "fact_id": str(change.cause.fact_id),
+        "column": change.column,
+        "old": plain(change.old),
+        "new": plain(change.new),
+        "decided": change.decided or None,
+        "handler": change.cause.handler,
+    }
+
+
+def _print_history(name: str, table: str, row: Any, found: list[Change]) -> None:
+    """Prints a line for each change, the latest last; what a row began with on one."""
+    paper = Paper()
+    paper.line(f"{name} {table} {name_as_text(row)}", "bold")
+    for cause, group in groupby(found, key=lambda change: change.cause):
+        changed = list(group)
+        told = [f"{one.column} {shown(one.old)} → {shown(one.new)}" for one in changed]
+        if changed[0].first:
+            told = [", ".join(f"{one.column} {shown(one.new)}" for one in changed)]
+        for what in told:
+            line = changed[0].decided or cause.handler
+            paper.line(f"{plain(cause.time)}  {cause.fact} {str(cause.fact_id)[:8]}  {what}  {line}")
 
 
 def _print(name: str, table: str, row: Any, changes: list[Change], file: Path | None) -> None:
@@ -174,7 +227,8 @@ def _print(name: str, table: str, row: Any, changes: list[Change], file: Path | 
         key=lambda change: change.cause,
     ):
         paper.line(f"{cause.fact} {cause.fact_id}  {plain(cause.time)}", "cyan")
-        paper.line(f"  {cause.handler}")
+        chosen = list(group)
+        paper.line(f"  {' → '.join(filter(None, (chosen[0].decided, cause.handler)))}")
         if cause.fact_id != cause.id:
             paper.line(f"  because of {cause.type} {cause.id} {cause.at}".rstrip())
         elif cause.at:
@@ -185,7 +239,7 @@ def _print(name: str, table: str, row: Any, changes: list[Change], file: Path | 
                     change.column,
                     shown(change.new) if change.first else f"{shown(change.old)} → {shown(change.new)}",
                 )
-                for change in group
+                for change in chosen
             ]
         )
         for command in _commands(name, cause, file):

@@ -12,7 +12,7 @@ import typer
 
 from choreo.chassis.registry import services
 from choreo.cli.debugging.verify_formats import print_finding
-from choreo.errors import Incomplete, Unavailable, UsageError
+from choreo.errors import HandlerMisbehaves, Incomplete, Unavailable, UsageError
 from choreo.progress import telling
 from choreo.replay.sources.recording import NotARecording, Recording, Writer, size_of
 from choreo.replay.sources.records import Broken
@@ -95,9 +95,13 @@ async def _minimum(recording: Recording) -> Minimum | None:
     items = size_of(recording)
     with telling() as tell:
         tally = await verify(recording, chosen, progress=lambda done: tell("replaying", done, items))
-    if not tally.findings:
+    effects = [finding for finding in tally.findings if finding.kind == "effect"]
+    findings = [finding for finding in tally.findings if finding.kind != "effect"]
+    if not findings and effects:
+        raise HandlerMisbehaves(f"{effects[0].says}: nothing else differs.")
+    if not findings:
         return None
-    finding = _first(tally.findings)
+    finding = _first(findings)
     with telling() as tell:
         return await minimized(
             recording,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from choreo.chassis.transaction.step import Outcome
+from choreo.chassis.source_lines import raised_at
 from choreo.cli.debugging.replay_source import (
     check_complete,
     check_reached,
@@ -21,12 +21,20 @@ from choreo.cli.debugging.replay_source import (
     reading,
     walking,
 )
-from choreo.cli.debugging.row_formats import Paper, count_of_rows, shown
+from choreo.cli.debugging.row_formats import (
+    Paper,
+    count_of_rows,
+    differs_as_dict,
+    print_today,
+    shown,
+)
 from choreo.errors import UsageError
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.replay.engine.debugger import debug
+from choreo.replay.engine.deciding_lines import decided_at
 from choreo.replay.engine.expressions import (
+    SURROUNDING,
     BadExpression,
     Expression,
     name_as_text,
@@ -34,11 +42,11 @@ from choreo.replay.engine.expressions import (
     row_of,
     state_of,
 )
-from choreo.replay.engine.sandbox import no_side_effects, run_sandboxed
-from choreo.replay.engine.source_lines import decided_at, raised_at
+from choreo.replay.engine.in_memory_service import refusal_as_dict
+from choreo.replay.engine.recorded import Differs
+from choreo.replay.engine.sandbox import SideEffect, no_side_effects, run_sandboxed
 from choreo.replay.engine.walk import Ahead, Done, Walk
 from choreo.replay.history.moments import End, Moment
-from choreo.replay.sources.records import Source
 from choreo.replay.sources.rows import plain
 
 _SHOWN = 20
@@ -60,12 +68,18 @@ def replay(
     ] = None,
     log: Annotated[str | None, typer.Option(metavar="EXPR", help="Print this at every step.")] = None,
     pdb: Annotated[bool, typer.Option("--pdb", help="Where --break stops, debug the handlers.")] = False,
+    today: Annotated[
+        bool, typer.Option("--today", help="As today's code decides it, not as recorded.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each step.")] = False,
 ) -> None:
     """Take a service's inputs again, one by one, in today's handlers. Reads only; nothing is sent.
 
+    What is printed is what was recorded; where today's handlers decide otherwise is marked with a !.
+
     Expressions are Python without builtins. They know type, id, key, service, topic, partition, offset, now,
-    every field of the event's or command's data, and state: what the handlers are given.
+    every field of the event's or command's data, state (what the handlers are given), after (what that is
+    then) and decided (a list of facts).
 
     Example: choreo replay live --service billing --break 'type=="OrderCreated" and price>40000' --pdb
     """
@@ -82,7 +96,7 @@ def replay(
     printer = Printer(as_json=as_json, every=stop is None and told is None)
     file = None if source == "live" else Path(source)
     with reading():
-        ahead = asyncio.run(_replay(file, service, key, until, stop, told, printer))
+        ahead = asyncio.run(_replay(file, service, key, until, stop, told, printer, today))
         if ahead is not None and pdb:
             debug(ahead.taken)
 
@@ -95,22 +109,24 @@ async def _replay(
     stop: Expression | None,
     log: Expression | None,
     printer: "Printer",
+    today: bool,
 ) -> Ahead | None:
     """Returns the input before which it stopped. By then all is closed: what is in memory is enough."""
     async with opened(file, name, key, alone=name != "user") as source:
         moment = await moment_in(source, until, name, file) if until is not None else End()
-        async with walking(source, described(source, name), key) as walk:
+        async with walking(source, described(source, name), key, today=today) as walk:
             stepping = Stepping(walk, moment, stop, log, printer)
-            ahead = await stepping.run()
-        if ahead is not None:
-            printer.stop(ahead, stop)
+            stopped = await stepping.run()
+        if stopped is not None:
+            ahead, done = stopped
+            printer.stop(ahead, done)
             for lack in walk.lacks:
                 typer.echo(f"choreo: before that, {lack}", err=True)
             return ahead
         check_reached(moment, walk, source, file)
         if until is not None:
             printer.state(walk, moment)
-        printer.end(stepping, source)
+        printer.end(stepping)
         check_complete(walk)
         return None
 
@@ -127,26 +143,26 @@ class Stepping:
     unknown: Counter[str] = field(default_factory=Counter)
     """Why --break could not be evaluated."""
 
-    async def run(self) -> Ahead | None:
-        """Returns the input at which --break is true, or None at the end."""
+    async def run(self) -> tuple[Ahead, Done | None] | None:
+        """Returns the input at which --break is true and what came of it, or None at the end."""
         async with aclosing(self.walk.inputs(parked=True)) as inputs:  # type: ignore[type-var]
             async for ahead in inputs:
                 if not self.until.includes(ahead.entry):
                     continue
-                names = names_at(ahead) if self.stop or self.log else {}
+                done = None if ahead.parked else self.walk.take(ahead)
+                names = names_at(ahead, done) if self.stop or self.log else {}
                 if self._stops(ahead, names):
-                    return ahead
+                    return ahead, done
                 if ahead.parked:
                     self.printer.parked(ahead)
                     continue
-                done = self.walk.take(ahead)
                 self.types[ahead.entry.type] += 1
                 if self.log:
-                    self.printer.log(ahead, *_evaluated(self.log, names))
+                    self.printer.log(ahead, done, *_evaluated(self.log, names))
                 elif done is not None:
                     self.printer.step(ahead, done)
                 if done is not None:
-                    self.until.passed(ahead.entry, done.step)
+                    self.until.passed(ahead.entry, done.events)
                 if self.until.over:
                     break
         return None
@@ -164,6 +180,8 @@ def _evaluated(expression: Expression, names: dict[str, Any]) -> tuple[Any, str]
     """Returns the value, or why there is none."""
     try:
         return expression.value(names), ""
+    except SideEffect:
+        raise
     except Exception as error:
         return None, f"{type(error).__name__}: {error}"
 
@@ -188,34 +206,38 @@ class Printer:
         if not self._every:
             return
         if self._json:
-            self._line("step", **_input(ahead), **_decision(done.step))
+            self._line("step", **_input(ahead), **_told(done))
             return
         self._paper.line(_head(ahead))
-        self._decision(ahead, done.step)
+        self._decision(ahead, done)
 
     def parked(self, ahead: Ahead) -> None:
         """Prints what today's code makes of it, at the point where it failed."""
         if not self._every:
             return
-        step, error = _tried(ahead)
+        tried = _tried(ahead)
         if self._json:
-            self._line("parked", **_input(ahead), **_decision(step, error))
+            self._line("parked", **_input(ahead), **_told(tried))
             return
         self._paper.line(f"{_head(ahead)}  parked", "red")
-        self._decided(ahead, step, error)
+        self._decision(ahead, tried)
 
-    def log(self, ahead: Ahead, value: Any, error: str) -> None:
+    def log(self, ahead: Ahead, done: Done | None, value: Any, error: str) -> None:
         if self._json:
-            self._line("log", **_input(ahead), value=_as_json_has_it(value), error=error or None)
-        else:
-            self._paper.line(f"{_head(ahead)}  {error or repr(value)}", "yellow" if error else "")
+            differs = differs_as_dict(done.differs if done else None)
+            value = _as_json_has_it(value)
+            self._line("log", **_input(ahead), value=value, error=error or None, differs=differs)
+            return
+        self._paper.line(f"{_head(ahead)}  {error or repr(value)}", "yellow" if error else "")
+        if done and done.differs:
+            self._differs(done.differs)
 
-    def stop(self, ahead: Ahead, stop: Expression | None) -> None:
-        """Prints the input, what its handlers are given, and what they will decide."""
+    def stop(self, ahead: Ahead, done: Done | None) -> None:
+        """Prints the input, what its handlers are given, and what they decided."""
         told = state_of(ahead.taken.service, ahead.taken.state)
-        step, error = _tried(ahead)
+        came = done or _tried(ahead)
         if self._json:
-            self._line("break", **_input(ahead), data=_data(ahead), state=told, **_decision(step, error))
+            self._line("break", **_input(ahead), data=_data(ahead), state=told, **_told(came))
             return
         what = f"{'the parked ' if ahead.parked else ''}{ahead.entry.type or 'record'} {ahead.entry.id}"
         self._paper.line(f"--break is true before {what}", "bold")
@@ -231,7 +253,7 @@ class Printer:
                 self._paper.line(f"  {mapping.field} {name}".rstrip())
                 self._paper.columns([(column, shown(value)) for column, value in row.items()])
         self._paper.line("decision", "cyan")
-        self._decided(ahead, step, error)
+        self._decision(ahead, came)
 
     def state(self, walk: Walk[Any], moment: Moment) -> None:
         mappings = walk.service.store.mappings
@@ -257,12 +279,14 @@ class Printer:
             if not walk.key and (more := len(rows[mapping.table.name]) - _SHOWN) > 0:
                 self._paper.line(f"  ... and {more} more: choose with --key, or print all with --json")
 
-    def end(self, stepping: Stepping, source: Source) -> None:
-        steps = stepping.types.total()
+    def end(self, stepping: Stepping) -> None:
+        steps, walk = stepping.types.total(), stepping.walk
         if self._json:
             unknown = [{"error": why, "steps": count} for why, count in stepping.unknown.most_common()]
-            self._line("end", steps=steps, types=stepping.types, break_errors=unknown)
+            differ = len(walk.differs)
+            self._line("end", steps=steps, types=stepping.types, break_errors=unknown, differ=differ)
             return
+        print_today(walk)
         if stepping.stop is None:
             self._paper.line(f"{steps} steps", "dim")
             return
@@ -271,20 +295,23 @@ class Printer:
         for why, count in stepping.unknown.most_common(5):
             self._paper.line(f"  at {count} it could not be told: {why}", "yellow")
 
-    def _decided(self, ahead: Ahead, step: Outcome[Any] | None, error: str) -> None:
-        if step is None:
-            self._paper.line(f"    {error}", "red")
-        else:
-            self._decision(ahead, step)
+    def _decision(self, ahead: Ahead, came: "Done | str") -> None:
+        if isinstance(came, str):
+            self._paper.line(f"    {came}", "red")
+            return
+        for event in came.events:
+            line = "" if came.differs else _source_line(ahead, event.data)
+            self._paper.line(f"    → {event.type} {event.id}  {line}".rstrip(), "green")
+        if came.refusal is not None:
+            numbers = ", ".join(f"{name}={value}" for name, value in came.refusal.items() if name != "type")
+            line = "" if came.differs else _source_line(ahead, None)
+            self._paper.line(f"    → {came.refusal['type']}({numbers})  {line}".rstrip(), "yellow")
+        if came.differs:
+            self._differs(came.differs)
 
-    def _decision(self, ahead: Ahead, step: Outcome[Any]) -> None:
-        for event in step.events:
-            line = _source_line(ahead, event.data)
-            self._paper.line(f"    → {event.type} {event.id}  {line}", "green")
-        if step.refusal is not None:
-            numbers = ", ".join(f"{name}={value}" for name, value in step.refusal.numbers.items())
-            line = _source_line(ahead, None)
-            self._paper.line(f"    → {type(step.refusal).__name__}({numbers})  {line}", "yellow")
+    def _differs(self, differs: Differs) -> None:
+        at = f" at {differs.handler}" if differs.handler else ""
+        self._paper.line(f"    ! {differs.recorded} recorded, {differs.today} today{at}", "red")
 
     def _line(self, kind: str, **facts: Any) -> None:
         print(json.dumps({"kind": kind, **facts}, default=str), flush=True)
@@ -295,13 +322,13 @@ def _source_line(ahead: Ahead, fact: Fact | None) -> str:
         return decided_at(ahead.taken, fact) or ""
 
 
-def _tried(ahead: Ahead) -> tuple[Outcome[Any] | None, str]:
-    """Returns what will come of it, or what is raised."""
+def _tried(ahead: Ahead) -> Done | str:
+    """Returns what will come of it, or a sentence on what is raised."""
     outcome = run_sandboxed(ahead.taken)
     if isinstance(outcome, Exception):
         where = raised_at(outcome)
-        return None, f"raises {outcome!r}{f' at {where}' if where else ''}"
-    return outcome, ""
+        return f"raises {outcome!r}{f' at {where}' if where else ''}"
+    return Done(outcome.events, refusal_as_dict(outcome), (), outcome.state)
 
 
 def _head(ahead: Ahead) -> str:
@@ -323,17 +350,16 @@ def _input(ahead: Ahead) -> dict[str, Any]:
 
 
 def _data(ahead: Ahead) -> dict[str, Any]:
-    surrounding = {"type", "key", "id", "service", "now", "topic", "partition", "offset", "state"}
-    return {name: value for name, value in names_at(ahead).items() if name not in surrounding}
+    return {name: value for name, value in names_at(ahead).items() if name not in SURROUNDING}
 
 
-def _decision(step: Outcome[Any] | None, error: str = "") -> dict[str, Any]:
-    if step is None:
-        return {"raises": error}
+def _told(came: Done | str) -> dict[str, Any]:
+    if isinstance(came, str):
+        return {"raises": came}
     return {
-        "decided": [_event(event) for event in step.events],
-        "refused": step.refusal
-        and {"type": type(step.refusal).__name__, **{n: plain(v) for n, v in step.refusal.numbers.items()}},
+        "decided": [_event(event) for event in came.events],
+        "refused": came.refusal,
+        "differs": differs_as_dict(came.differs),
     }
 
 

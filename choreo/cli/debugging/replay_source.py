@@ -8,17 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-import typer
 
 from choreo.chassis.kafka.log_reader import LOG_UNREADABLE
 from choreo.chassis.registry import services
 from choreo.chassis.service import Service
-from choreo.chassis.settings import SERVICES
+from choreo.chassis.settings import SERVICES, TOPICS
 from choreo.errors import Incomplete, Unavailable, UsageError
 from choreo.message.codec import Undecodable, UnknownType, decode
 from choreo.operations.reading.installation import Installation, find_installation
 from choreo.progress import telling
-from choreo.replay.engine.sandbox import SideEffect
 from choreo.replay.engine.walk import Walk
 from choreo.replay.history.moments import AfterId, AfterPlace, AtTime, Moment, NoMoment, moment_of, settled
 from choreo.replay.sources.live import Live, open_live
@@ -38,9 +36,6 @@ def reading() -> Iterator[None]:
     """Turns what reading raises into a sentence and an exit code."""
     try:
         yield
-    except SideEffect as effect:
-        typer.echo(f"choreo: {effect}", err=True)
-        raise typer.Exit(1) from None
     except (NotARecording, NoMoment) as wrong:
         raise UsageError(str(wrong)) from None
     except Broken as broken:
@@ -68,7 +63,14 @@ async def opened(
     here = find_installation()
     if key is not None and alone:
         described = here.service(name)
-        async with open_key(here.kafka, here.database_urls[name], described, here.settings, key=key) as of:
+        async with open_key(
+            here.kafka,
+            here.database_urls[name],
+            described,
+            here.settings,
+            partition_of=here.partition_of,
+            key=key,
+        ) as of:
             yield of
     else:
         async with of_service(here, name) as source:
@@ -87,10 +89,11 @@ def recording_of(file: Path, name: str, key: str | None = None) -> Recording:
 
 @asynccontextmanager
 async def of_service(here: Installation, name: str) -> AsyncIterator[Live]:
-    """Opens its journal and the topics it hears; nothing else is read."""
+    """Opens its journal, its own topic and those it hears; nothing else is read."""
     async with open_live(here.kafka, {name: here.database_urls[name]}, here.settings) as live:
-        heard = here.service(name).heard_topics(here.settings.topic_prefix)
-        spans = {place: span for place, span in live.cut.spans.items() if place[0] in heard}
+        prefix = here.settings.topic_prefix
+        topics = {prefix + TOPICS[name], *here.service(name).heard_topics(prefix)}
+        spans = {place: span for place, span in live.cut.spans.items() if place[0] in topics}
         live.cut = replace(live.cut, spans=spans)
         yield live
 
@@ -117,11 +120,13 @@ def described(source: Source, name: str) -> Service[Any]:
 
 
 @asynccontextmanager
-async def walking(source: Source, service: Service[Any], key: str | None = None) -> AsyncIterator[Walk[Any]]:
+async def walking(
+    source: Source, service: Service[Any], key: str | None = None, *, today: bool = False
+) -> AsyncIterator[Walk[Any]]:
     """Yields a walk that says how far it is, where that takes long."""
-    total = size_of(source)
+    total = 2 * size_of(source)  # once for what was decided, once for all of it
     with telling() as tell:
-        walk = Walk(source, service, key, lambda done: tell("replaying", done, total))
+        walk = Walk(source, service, key, lambda done: tell("replaying", done, total), today=today)
         walk.lacks += (await lacking(source, service.name)).values()
         yield walk
 

@@ -4,15 +4,17 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 
+from choreo.chassis.transaction.journal import CODE_VERSION
 from choreo.chassis.transaction.state_store import TableMapping
 from choreo.replay.engine.expressions import name_as_text
-from choreo.replay.engine.walk import Write
+from choreo.replay.engine.recorded import Differs
+from choreo.replay.engine.walk import Walk, Write
 from choreo.replay.history.causes import Cause
 from choreo.replay.history.state import Difference, difference_made_by
 from choreo.replay.sources.rows import plain
+from choreo.terminal import Console
 
 _WIDTH = 100
 
@@ -35,7 +37,7 @@ class Paper:
 
     def cause(self, cause: Cause | None) -> None:
         if cause is None:
-            self.line("    by nothing in the journal: see `choreo verify`", "red")
+            self.line("    nothing in the journal gives it that today: see `choreo verify`", "red")
             return
         self.line(f"    {cause.fact} {cause.fact_id}  {cause.handler}", "dim")
         if cause.fact_id != cause.id:
@@ -82,6 +84,39 @@ def count_of_rows(count: int, one: str = "", more: str = "") -> str:
 
 def _cut_off(text: str) -> str:
     return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
+
+
+def print_today(walk: Walk[Any]) -> None:
+    """Says where today's code would have decided otherwise, and of what code the decisions are."""
+    paper = Paper()
+    if walk.differs:
+        more = f" ({len(walk.differs)} steps in all)" if len(walk.differs) > 1 else ""
+        paper.line(f"! {walk.differs[0].says}{more}", "red")
+    for place, text in walk.printed.items():
+        paper.line(f"! {place} {text!r}", "red")
+    if others := walk.versions - {CODE_VERSION}:
+        paper.line(f"decided by {', '.join(sorted(others))}; rows are what today's evolve makes of it", "dim")
+
+
+def today_as_dict(walk: Walk[Any]) -> dict[str, Any]:
+    return {
+        "differs": [differs_as_dict(one) for one in walk.differs],
+        "printed": walk.printed,
+        "code": {"recorded": sorted(walk.versions), "today": CODE_VERSION},
+    }
+
+
+def differs_as_dict(found: Differs | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {
+        "id": str(found.entry.id),
+        "type": found.entry.type,
+        "key": found.entry.key,
+        "recorded": found.recorded,
+        "today": found.today,
+        "handler": found.handler,
+    }
 
 
 def cause_as_dict(cause: Cause | None) -> dict[str, Any] | None:

@@ -20,7 +20,14 @@ from choreo.cli.debugging.replay_source import (
     reading,
     walking,
 )
-from choreo.cli.debugging.row_formats import Paper, count_of_rows, difference_as_dict, row_as_dict
+from choreo.cli.debugging.row_formats import (
+    Paper,
+    count_of_rows,
+    difference_as_dict,
+    print_today,
+    row_as_dict,
+    today_as_dict,
+)
 from choreo.errors import UsageError
 from choreo.replay.engine.walk import Walk
 from choreo.replay.history.moments import End, Moment
@@ -45,22 +52,33 @@ def state(
         str | None, typer.Option(metavar="MOMENT|live", help="What is different there, row by row.")
     ] = None,
     table: Annotated[str | None, typer.Option(help="Only this table.")] = None,
+    today: Annotated[
+        bool, typer.Option("--today", help="As today's code decides it, not as recorded.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead, and all of it.")] = False,
 ) -> None:
     """Print a service's tables as they were at a moment. Reads only.
 
-    Its inputs up to then are taken again by today's code, in memory. A time (2030-01-31T09:00:00Z, or -5m)
-    is all that the service had decided by then; an id is right after the service had applied it.
+    The recorded events up to then are folded by today's evolve; where today's code would decide otherwise is
+    said. A time (2030-01-31T09:00:00Z, or -5m) is all that the service had decided by then; an id is right
+    after the service had applied it.
 
     Example: choreo state billing --at -5m --key 6f0c… --diff live
     """
     check_service(service)
     with reading():
-        asyncio.run(_state(service, file, at, key, diff, table, as_json))
+        asyncio.run(_state(service, file, at, key, diff, table, today, as_json))
 
 
 async def _state(
-    name: str, file: Path | None, at: str, key: str | None, diff: str | None, table: str | None, as_json: bool
+    name: str,
+    file: Path | None,
+    at: str,
+    key: str | None,
+    diff: str | None,
+    table: str | None,
+    today: bool,
+    as_json: bool,
 ) -> None:
     async with opened(file, name, key) as source:
         mappings = _chosen(described(source, name).store.mappings, table)
@@ -69,15 +87,16 @@ async def _state(
         if diff is not None:
             end = End() if file else End("live")
             other = end if diff == "live" else await moment_in(source, diff, name, file)
-        async with walking(source, described(source, name), key) as walk:
+        async with walking(source, described(source, name), key, today=today) as walk:
             found = await read_state(source, walk, mappings, moment, other)
         for one in (moment, other):
             if one is not None:
                 check_reached(one, walk, source, file)
         if as_json:
-            print(json.dumps(found.as_dict(), indent=2))
+            print(json.dumps(found.as_dict() | today_as_dict(walk), indent=2))
         else:
             _print(name, found, everything=key is not None)
+            print_today(walk)
         check_complete(walk)
 
 

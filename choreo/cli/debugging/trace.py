@@ -12,7 +12,6 @@ import psycopg
 import typer
 
 from choreo.chassis.kafka.log_reader import LOG_UNREADABLE
-from choreo.chassis.kafka.relay import partition_of
 from choreo.chassis.registry import services
 from choreo.chassis.settings import Settings
 from choreo.cli.debugging.trace_formats import as_json, as_mermaid, print_table, print_trees
@@ -24,6 +23,7 @@ from choreo.replay.sources.records import Broken
 from choreo.replay.trace.find import find
 from choreo.replay.trace.find_recorded import find_recorded
 from choreo.replay.trace.trace import Material, Tree, trees
+from choreo.styles.composition import has_kafka
 
 
 class Format(StrEnum):
@@ -78,10 +78,10 @@ async def live(installation: Installation, id: str, limit: int = 20) -> tuple[li
     settings = installation.settings
     with telling() as tell:
         material = await find(
-            installation.kafka,
+            installation.kafka if has_kafka(installation.style) else None,
             installation.database_urls,
             settings.topic_prefix,
-            lambda key: partition_of(key, settings.partitions),
+            installation.partition_of,
             id,
             limit,
             lambda done, total: tell("looking up", done, total),

@@ -7,18 +7,21 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from textwrap import shorten, wrap
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 
 from choreo.chassis.settings import SERVICES
 from choreo.demo import screens
 from choreo.demo.screens import figure, print_beneath, print_line
 from choreo.demo.timeline import clock
+from choreo.message.catalog import SOURCE_OF_TYPE
 from choreo.replay.trace.hops import Hop
+from choreo.replay.trace.journals import JournalRow
 from choreo.replay.trace.trace import Gap, Node, Tree
+from choreo.terminal import Console
 
 WIDTH = 100
 _COLUMNS = ("outbox", "broker", "consumer", "transaction")
@@ -43,7 +46,19 @@ def print_trees(trees: Sequence[Tree], left_out: int) -> None:
             )
             print_beneath(console, node.way, margin)
             _print_gaps(console, node.gaps, margin + _INDENT)
+        for service, entry in tree.journaled:
+            after = f"+{_after_ms(tree, entry):.1f}"
+            console.print(f"    [cyan]└─ {entry.type:<25}[/] {after:>9} ms  {_did(service, entry)}")
         console.print()
+
+
+def _after_ms(tree: Tree, entry: JournalRow) -> float:
+    return max(0.0, (entry.decided_at - tree.began_at) / timedelta(milliseconds=1))
+
+
+def _did(service: str, entry: JournalRow) -> str:
+    decided = f", decided {entry.facts}" if entry.facts else ""
+    return f"{service} {entry.outcome}{decided}"
 
 
 def _print_gaps(console: Console, gaps: Sequence[Gap], margin: str) -> None:
@@ -67,6 +82,9 @@ def print_table(trees: Sequence[Tree], left_out: int) -> None:
             told = {hop.name: figure(hop) for hop in hops}
             figures = " ".join(f"{told.get(name, ''):>{len(name)}}" for name in _COLUMNS)
             console.print(escape(f"{after:>9} {what:<24} {service:<13}{did:<12}{figures}".rstrip()))
+        for service, entry in tree.journaled:
+            after = f"{_after_ms(tree, entry):.1f}"
+            console.print(escape(f"{after:>9} {entry.type:<24} {service:<13}{entry.outcome}"))
         console.print()
 
 
@@ -117,6 +135,10 @@ def as_mermaid(trees: Sequence[Tree], left_out: int) -> str:
                 lines.append(f"    {event.source}->>{event.source}: {told}")
             for gap in node.gaps:
                 missing(gap)
+        for service, entry in tree.journaled:
+            source = SOURCE_OF_TYPE.get(entry.type, service)
+            told = _escaped(f"{entry.type} +{_after_ms(tree, entry):.1f} ms, {entry.outcome}")
+            lines.append(f"    {source}->>{service}: {told}")
     return "\n".join(lines)
 
 
@@ -134,7 +156,7 @@ def as_json(id: str, trees: Sequence[Tree], left_out: int) -> str:
 
 def _flow(tree: Tree) -> dict[str, Any]:
     asked = tree.asked
-    return {
+    told: dict[str, Any] = {
         "flow": tree.flow,
         "key": tree.key,
         "began_at": clock(tree.began_at.timestamp()),
@@ -148,6 +170,18 @@ def _flow(tree: Tree) -> dict[str, Any]:
         "missing": [asdict(gap) for gap in tree.gaps],
         "events": [_node(node) for node in tree.nodes],
     }
+    if tree.journaled:
+        told["journaled"] = [
+            {
+                "service": service,
+                "type": entry.type,
+                "id": entry.id,
+                "outcome": entry.outcome,
+                "after_ms": round(_after_ms(tree, entry), 3),
+            }
+            for service, entry in tree.journaled
+        ]
+    return told
 
 
 def _node(node: Node) -> dict[str, Any]:

@@ -78,6 +78,8 @@ def verify(
         print_closed_loop(report, file)
     else:
         print_report(report, file)
+    if report.idle and not report.exit_code:
+        raise UsageError(f"{allow} allows what has not happened ({report.idle[0].reason}): take that out.")
     raise typer.Exit(report.exit_code)
 
 

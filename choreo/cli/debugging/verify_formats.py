@@ -42,20 +42,32 @@ def print_report(report: Report, file: Path | None) -> None:
 def print_finding(finding: Finding, kind: str) -> None:
     print(f"{finding.service or 'stream'}: {kind}: {finding.says}")
     _print_whereabouts(finding)
-    if finding.expected is not None or finding.got is not None:
+    if finding.kind == "effect":
+        if finding.got:
+            print(f"  output    {json.dumps(finding.got)}")
+    elif finding.expected is not None or finding.got is not None:
         print(f"  recorded  {json.dumps(finding.expected)}")
         print(f"  replayed  {json.dumps(finding.got)}")
 
 
 def _print_whereabouts(finding: Finding) -> None:
-    for name in ("handler", "at", "key"):
-        if value := getattr(finding, name):
+    whereabouts = {
+        "handler": " → ".join(finding.lines) or finding.handler,
+        "at": finding.at,
+        "key": finding.key,
+    }
+    for name, value in whereabouts.items():
+        if value:
             print(f"  {name:<9} {value}")
 
 
 def _print_allowed(report: Report) -> None:
+    by_reason: dict[str, list[Finding]] = {}
     for finding, allowance in report.allowed:
-        print(f"{finding.service}: allowed ({allowance.reason}): {finding.says}")
+        by_reason.setdefault(allowance.reason, []).append(finding)
+    for reason, found in by_reason.items():
+        count = f"{len(found)} findings, such as " if len(found) > 1 else ""
+        print(f"{found[0].service}: allowed ({reason}): {count}{found[0].says}")
     for idle in report.idle:
         print(f"nothing matches the allowed change: {idle.reason}")
 

@@ -25,12 +25,16 @@ from choreo.operations.reading.installation import observer_access, read_setting
 from choreo.replay.trace.hops import Way, ways
 from choreo.replay.trace.journals import JournalReader
 from choreo.replay.trace.published_events import PublishedEvent, in_causal_order
+from choreo.styles.composition import COLLABORATION, STYLES, has_kafka, require_style
 
 T = TypeVar("T")
 
 
 def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line instead.")] = False,
+    style: Annotated[
+        str, typer.Option(metavar="|".join(STYLES), help="Of the system that is started.")
+    ] = COLLABORATION,
 ) -> None:
     """Play the story and print it: each request, and beneath it the events it caused, as read from Kafka,
     with what each service did with them and how long every hop took.
@@ -38,8 +42,9 @@ def demo(
     On the running system of this CHOREO_HOME and CHOREO_PORT_BASE; where none runs, on one that is started
     for the purpose and gone afterwards. Exits 1 if the system does not do what the story says.
     """
+    require_style(style)
     screen: Screen = JsonScreen() if as_json else TextScreen()
-    with asked_to_stop(), _a_system(screen) as facts:
+    with asked_to_stop(), _a_system(screen, style) as facts:
         held = asyncio.run(perform(the_story, facts, screen))
     if not held:
         raise typer.Exit(1)
@@ -80,7 +85,9 @@ async def perform(
         async with AsyncExitStack() as stack:
             timeline = Timeline()
             topics = [facts["topic_prefix"] + topic for topic in TOPICS.values()]
-            events = await stack.enter_async_context(EventReader(observer_access(facts), topics))
+            events = None
+            if has_kafka(facts["style"]):
+                events = await stack.enter_async_context(EventReader(observer_access(facts), topics))
             services = {
                 name: await stack.enter_async_context(
                     httpx.AsyncClient(
@@ -93,7 +100,10 @@ async def perform(
                 for name in facts["ports"]
             }
             acts = Acts(Stage(services, events), timeline, facts, screen)
-            screen.legend()
+            if events is None:
+                screen.note(f"Style {facts['style']} keeps no events: what is told of is requests alone.")
+            else:
+                screen.legend()
             await play(acts)
             screen.end(f"The story holds: {acts.held} expectations, {acts.numbers} scenes.", held=True)
             return True
@@ -134,7 +144,8 @@ class Acts:
     async def _show(self, timeout_seconds: float) -> None:
         """`timeout_seconds`: seconds in which every service must have read what is shown."""
         asked = self._timeline.take()
-        flows = {request.flow: self._stage.events.of(request.flow) for request in asked if request.flow}
+        events = self._stage.events
+        flows = {request.flow: events.of(request.flow) for request in asked if request.flow and events}
         told = await self._ways([event for events in flows.values() for event in events], timeout_seconds)
         for request in asked:
             self._screen.request(request)
@@ -178,14 +189,14 @@ class Acts:
 
 
 @contextmanager
-def _a_system(screen: Screen) -> Iterator[Mapping[str, Any]]:
+def _a_system(screen: Screen, style: str) -> Iterator[Mapping[str, Any]]:
     """What run.json says of the system that runs, or of one of our own."""
     facts = running_system(read_settings())
     if facts is not None:
         screen.note(f"Playing on the running system at {facts['urls']['order']}.")
         yield facts
         return
-    with ThrowawaySystem() as system:
+    with ThrowawaySystem(style=style) as system:
         screen.note("No system runs from here: starting one for the purpose.")
         screen.note(f"It was ready after {system.start():.1f} s.")
         yield system.run_file

@@ -12,7 +12,6 @@ from typing import Annotated, Any, TypeVar
 import orjson
 import psycopg
 import typer
-from rich.console import Console
 from rich.progress import track
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -31,7 +30,7 @@ from choreo.errors import Unavailable, UsageError
 from choreo.operations.reading.installation import Installation, find_installation
 from choreo.operations.reading.parked_groups import Group, Queue, grouped
 from choreo.replay.engine.dry_run import Tried, dry_run
-from choreo.replay.engine.sandbox import SideEffect
+from choreo.terminal import Console
 
 T = TypeVar("T")
 
@@ -203,9 +202,6 @@ def _run(work: Callable[[Desk], Awaitable[T]]) -> T:
 
     try:
         return asyncio.run(at_the_desk())
-    except SideEffect as effect:
-        typer.echo(f"choreo: {effect}", err=True)
-        raise typer.Exit(1) from None
     except (SQLAlchemyError, psycopg.Error, OSError) as error:
         reason = str(error).splitlines()[0] or repr(error)
         raise Unavailable(f"A database cannot be used: {reason}; see that the system runs.") from error

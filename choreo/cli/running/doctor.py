@@ -8,11 +8,11 @@ from operator import attrgetter
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from choreo.operations.reading.checkup import Finding, examine
 from choreo.operations.reading.installation import find_installation
+from choreo.terminal import Console
 
 
 def doctor(

@@ -9,6 +9,7 @@ from choreo.operations.acting.reporter import Reporter
 from choreo.operations.acting.system import System
 from choreo.operations.reading.installation import read_settings
 from choreo.operations.replicas import read_counts
+from choreo.styles.composition import STYLES, require_style
 
 
 def up(
@@ -16,6 +17,13 @@ def up(
     brokers: Annotated[
         int | None,
         typer.Option(help="1 or 3, for the first start: the data keeps the number. By default 1."),
+    ] = None,
+    style: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(STYLES),
+            help="How the services are wired; the data keeps it. By default collaboration.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line instead.")] = False,
     replicas: Annotated[
@@ -29,4 +37,6 @@ def up(
     counts = read_counts(replicas)
     if brokers not in (None, 1, 3):
         raise UsageError("choreo up --brokers takes 1 or 3: one node, or as many as it takes to lose one.")
-    System(read_settings(), Reporter(as_json), brokers).run(fresh, counts)
+    if style is not None:
+        require_style(style)
+    System(read_settings(), Reporter(as_json), brokers, style).run(fresh, counts)

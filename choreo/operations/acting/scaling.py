@@ -8,9 +8,10 @@ from choreo.chassis.settings import Settings
 from choreo.embedded.home import Home
 from choreo.embedded.part import AnswersHttp
 from choreo.embedded.ports import require_free
-from choreo.errors import Unavailable
+from choreo.errors import Unavailable, UsageError
 from choreo.operations.reading.installation import running_system
 from choreo.operations.replicas import replicas_of
+from choreo.styles.composition import COLLABORATION, one_process_each
 
 _WITHIN = 60.0
 _LOOK_AGAIN = 0.1
@@ -19,7 +20,10 @@ _LOOK_AGAIN = 0.1
 def scale_to(settings: Settings, wanted: Mapping[str, int]) -> dict[str, int]:
     """How many there were, of the same services. Raises `Unavailable`, also where it takes too long."""
     home = Home(settings)
-    before = _own_ports(home, running_system(settings))
+    running = running_system(settings)
+    before = _own_ports(home, running)
+    if running and running["style"] != COLLABORATION:
+        raise UsageError(one_process_each(running["style"]))
     for replica in replicas_of(wanted):
         if replica.number > len(before[replica.service]):
             require_free(settings.own_port_of(replica.service, replica.number), replica.name)

@@ -1,5 +1,6 @@
 """A system as `choreo up` runs it: everything, in order, until told to stop."""
 
+import json
 import os
 import socket
 import sys
@@ -7,6 +8,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import ClassVar
 from urllib.parse import urlsplit
 
@@ -20,13 +22,14 @@ from choreo.embedded.kafka import Kafka
 from choreo.embedded.part import AnswersHttp, Part, Program, accepts_connections
 from choreo.embedded.ports import LOOPBACK, listen, require_free
 from choreo.embedded.postgres import Postgres
-from choreo.embedded.secrets import write_secret
+from choreo.embedded.secrets import Secrets, write_secret
 from choreo.embedded.supervise import Supervisor
-from choreo.errors import Unavailable
+from choreo.errors import Unavailable, UsageError
 from choreo.operations.acting.databases import external_databases, migrate_external
 from choreo.operations.acting.reporter import Reporter
 from choreo.operations.principals import grants_of_all, topic_names
 from choreo.operations.replicas import Replica, replicas_of
+from choreo.styles.composition import COLLABORATION, COMPOSITIONS, has_kafka, one_process_each
 
 
 @dataclass
@@ -37,6 +40,9 @@ class System:
     report: Reporter
     brokers: int | None = None
     """How many are asked for."""
+    wanted_style: str | None = None
+    """In which it is asked for; otherwise it is that of the data, and at first that of the product."""
+    style: str = COLLABORATION
     parts: dict[str, Part] = field(default_factory=dict)
     replicas: dict[Replica, socket.socket] = field(default_factory=dict)
     """Each with the socket of its own port."""
@@ -51,12 +57,14 @@ class System:
     def run(self, fresh: bool, counts: Mapping[str, int]) -> None:
         """`counts` says of which services there is more than one process."""
         require_installed(*SERVICES)
+        os.umask(0o077)
         databases = external_databases(self.settings)
         self.home = Home(self.settings)
         with self.home.held(), ExitStack() as self.sockets:
             self.home.take_wish()
             if fresh:
                 self.home.forget_data()
+            self.style = self._style(counts)
             self.listening = {
                 service: self.sockets.enter_context(listen(self.settings.port_of(service), service))
                 for service in SERVICES
@@ -75,26 +83,43 @@ class System:
                 self.home.remove_run_file()
         self.report.say("Everything is stopped.")
 
+    def _style(self, counts: Mapping[str, int]) -> str:
+        """Raises `Unavailable` where the data is of another one, `UsageError` for what it cannot have."""
+        there = self.home.style()
+        if there and self.wanted_style not in (None, there):
+            raise Unavailable(
+                f"The data in {self.home.path} is of style {there}, and style {self.wanted_style} cannot "
+                f"take it over: leave --style away, choose another CHOREO_HOME, or start over with --fresh."
+            )
+        style = there or self.wanted_style or COLLABORATION
+        if style != COLLABORATION and any(count > 1 for count in counts.values()):
+            raise UsageError(one_process_each(style))
+        if self.brokers and not has_kafka(style):
+            raise UsageError(f"There are no brokers in style {style}, which starts no Kafka.")
+        return style
+
     def _start_infrastructure(self, system: Supervisor, databases: dict[str, str]) -> None:
         postgres = None if databases else self._postgres()
         mail = None if self.settings.smtp_url else self._mail()
-        nodes = [] if self.settings.kafka_bootstrap_servers else self._kafka()
+        nodes = [] if self.settings.kafka_bootstrap_servers or not has_kafka(self.style) else self._kafka()
         kafka = nodes[0] if nodes else None
         self.smtp_url = self.settings.smtp_url or f"smtp://{LOOPBACK}:{self.settings.port_base + 25}"
         self.bootstrap = kafka.bootstrap if kafka else self.settings.kafka_bootstrap_servers or ""
         if kafka:
             kafka.prepare()
+        self.home.remember_style(self.style)
         system.start(*[part for part in (postgres, mail, *nodes) if part])
         if postgres:
             system.wait(postgres)
         self._migrate(postgres, databases)
         system.wait(*[part for part in (mail, *nodes) if part])
-        admin = kafka.admin if kafka else self.settings.kafka_access()
-        declare_topics(admin, topic_names(self.settings), self.settings.partitions, len(nodes) or -1)
-        if kafka:
-            kafka.admit(grants_of_all(self.settings))
-        for who in (*SERVICES, OBSERVER):
-            self.kafka_access[who] = kafka.user(who) if kafka else self.settings.kafka_access(who)
+        if has_kafka(self.style):
+            admin = kafka.admin if kafka else self.settings.kafka_access()
+            declare_topics(admin, topic_names(self.settings), self.settings.partitions, len(nodes) or -1)
+            if kafka:
+                kafka.admit(grants_of_all(self.settings))
+            for who in (*SERVICES, OBSERVER):
+                self.kafka_access[who] = kafka.user(who) if kafka else self.settings.kafka_access(who)
         self._write_observer_file(postgres)
 
     def _kafka(self) -> list[Kafka]:
@@ -169,7 +194,9 @@ class System:
 
     def command(self, service: str) -> list[str]:
         """What runs this service."""
-        return [sys.executable, "-m", f"{service}_service"]
+        composition = COMPOSITIONS.get(self.style)
+        what = [composition.program, service] if composition else [f"{service}_service"]
+        return [sys.executable, "-m", *what]
 
     def _open(self, replica: Replica) -> None:
         """Its own port; Unavailable if taken."""
@@ -201,7 +228,8 @@ class System:
         others = {f"{service.upper()}_DATABASE_URL" for service in SERVICES} | {"SMTP_URL"}
         inherited = {key: value for key, value in os.environ.items() if key not in others}
         env = {key: value for key, value in inherited.items() if "KAFKA_" not in key} | {
-            **self.kafka_access[name].environment(),
+            **(self.kafka_access[name].environment() if self.kafka_access else {}),
+            **self._credentials(name),
             f"{name.upper()}_DATABASE_URL": self.runtime_urls[name],
             "CHOREO_PORT_BASE": str(self.settings.port_base),
             "CHOREO_HTTP_FD": str(handed_over[0]),
@@ -221,9 +249,21 @@ class System:
         self.parts[replica.name] = service
         return service
 
+    def _credentials(self, service: str) -> dict[str, str]:
+        """With which it calls, and of those that call it no more than it takes to know them."""
+        if self.style not in COMPOSITIONS:
+            return {}
+        known = Secrets(self.home.secrets / "services.json")
+        digests = {name: sha256(known[name].encode()).hexdigest() for name in SERVICES}
+        return {
+            "CHOREO_SERVICE_CREDENTIAL": known[service],
+            "CHOREO_CALLER_DIGESTS": json.dumps(digests),
+        }
+
     def _urls(self) -> dict[str, str]:
         urls = {name: f"http://{LOOPBACK}:{self.settings.port_of(name)}" for name in SERVICES}
-        return urls | {"kafka": self.bootstrap, "mail": self.smtp_url, "logs": str(self.home.logs)}
+        kafka = {"kafka": self.bootstrap} if self.bootstrap else {}
+        return urls | kafka | {"mail": self.smtp_url, "logs": str(self.home.logs)}
 
     def _own_ports(self) -> dict[str, list[int]]:
         """Of each service's processes, in their order."""
@@ -240,13 +280,14 @@ class System:
             if postgres
             else {}
         )
-        kafka = self.kafka_access[OBSERVER].told()
+        kafka = self.kafka_access[OBSERVER].told() if self.kafka_access else None
         write_secret(self.home.observer_file, {"kafka": kafka, "databases": databases})
 
     def _write_run_file(self) -> None:
         self.home.write_run_file(
             {
                 "pid": os.getpid(),
+                "style": self.style,
                 "port_base": self.settings.port_base,
                 "bootstrap": self.bootstrap,
                 "kafka_users": {who: access.username for who, access in self.kafka_access.items()},

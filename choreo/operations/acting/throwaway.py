@@ -22,6 +22,7 @@ from choreo.embedded.postgres import Postgres
 from choreo.embedded.process import Child
 from choreo.embedded.testing import free_port_base
 from choreo.errors import Unavailable
+from choreo.styles.composition import COLLABORATION
 
 _READY_WITHIN = 240.0
 """A first start may download."""
@@ -42,9 +43,11 @@ class ThrowawaySystem:
     should this very process be killed, the system stops and only its directory is left.
     """
 
-    def __init__(self, up: Sequence[str] = ("choreo.cli.main", "up", "--json")) -> None:
+    def __init__(
+        self, up: Sequence[str] = ("choreo.cli.main", "up", "--json"), *, style: str = COLLABORATION
+    ) -> None:
         """`up` is the module that is run, and its arguments."""
-        self._up = up
+        self._up = up if style == COLLABORATION else (*up, "--style", style)
         self.port_base = free_port_base()
         self._child: Child | None = None
 

@@ -28,6 +28,7 @@ from choreo.chassis.transaction.positions import Position, TopicPartition
 from choreo.embedded.ports import LOOPBACK
 from choreo.operations.reading.installation import Installation
 from choreo.operations.replicas import Replica, replicas_of
+from choreo.styles.composition import COLLABORATION, has_kafka, hears_from_kafka
 
 LONG = 60.0
 """Seconds after which what is still unfinished needs a person."""
@@ -67,12 +68,13 @@ async def examine(installation: Installation) -> list[Finding]:
     log: Mapping[TopicPartition, PartitionLog] = {}
     old: Mapping[TopicPartition, int] = {}
     try:
-        log, since, old = await retrying(partial(_ask_kafka, installation.kafka, topics))
-        forgetting, acls = await asyncio.to_thread(_ask_admin, installation.kafka, topics)
-        findings = [
-            *_topics(forgetting, log, since, installation.settings.partitions),
-            *_kafka_grants(acls, installation),
-        ]
+        if has_kafka(installation.style):
+            log, since, old = await retrying(partial(_ask_kafka, installation.kafka, topics))
+            forgetting, acls = await asyncio.to_thread(_ask_admin, installation.kafka, topics)
+            findings = [
+                *_topics(forgetting, log, since, installation.settings.partitions),
+                *_kafka_grants(acls, installation),
+            ]
     except AccessDenied as denied:
         findings.append(Finding("Kafka", "answers", str(denied), "correct them"))
     except LogMismatch as missing:
@@ -91,8 +93,9 @@ async def examine(installation: Installation) -> list[Finding]:
             for replica, port in zip(replicas_of({name: len(ports)}), ports, strict=True):
                 findings.append(await _ready(http, replica, port))
             service = installation.service(name)
-            findings += await _service(service, engine, prefix, log, old, installation.kafka)
-            if log and service.heard_topics(prefix):
+            read = log if hears_from_kafka(installation.style, name) else {}
+            findings += await _service(service, engine, prefix, read, old, installation)
+            if read and service.heard_topics(prefix):
                 findings.append(await _group(installation.kafka, service, prefix))
     return findings
 
@@ -222,7 +225,7 @@ async def _service(
     prefix: str,
     log: Mapping[TopicPartition, PartitionLog],
     old: Mapping[TopicPartition, int],
-    access: KafkaAccess,
+    installation: Installation,
 ) -> list[Finding]:
     name = service.name
     heard = service.heard_topics(prefix)
@@ -235,10 +238,14 @@ async def _service(
     except (SQLAlchemyError, psycopg.Error, OSError) as error:
         reason = str(error).splitlines()[0] or repr(error)
         return [Finding(name, "database", reason, "see that it runs and that its URL is right")]
-    findings = [await _reads(name, topic, log, read, old, access) for topic in heard] if log else []
-    findings.append(
-        _age(name, "unpublished", backlog.unpublished, "see that Kafka runs and what its log says")
-    )
+    findings = [await _reads(name, topic, log, read, old, installation.kafka) for topic in heard if log]
+    if installation.style == COLLABORATION:
+        findings.append(
+            _age(name, "unpublished", backlog.unpublished, "see that Kafka runs and what its log says")
+        )
+    else:
+        cure = "see who does not answer: /health/ready says it, under calls"
+        findings.append(_age(name, "not told everybody", backlog.unpublished, cure))
     if service.waiting:
         what = service.waiting.what
         findings.append(_age(name, f"waiting: {what}", backlog.waiting, "see docs/operations.md, Waiting"))

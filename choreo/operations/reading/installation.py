@@ -13,11 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis.database.connection import make_engine
 from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.kafka.relay import partition_of
 from choreo.chassis.registry import service_of
 from choreo.chassis.service import Service
 from choreo.chassis.settings import OBSERVER, SERVICES, Settings
 from choreo.embedded.home import Home
-from choreo.errors import Unavailable
+from choreo.errors import Incomplete, Unavailable
+from choreo.styles.composition import COLLABORATION, has_kafka
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,25 @@ class Installation:
     owner_urls: Mapping[str, str] = field(default_factory=dict)
     """By service, as the owner of its tables, where that is somebody else."""
 
+    style: str = COLLABORATION
+
     @property
     def kafka(self) -> KafkaAccess:
-        """The observer's."""
+        """The observer's. Raises `Incomplete` where this style has no Kafka."""
+        if not has_kafka(self.style):
+            raise Incomplete(
+                f"Style {self.style} has no Kafka and keeps no events: journals say which facts were heard, "
+                "and not what was in them. `choreo trace` tells what they say."
+            )
         return self.settings.kafka_access(OBSERVER)
 
     def service(self, name: str) -> Service[Any]:
         """As today's code has it."""
         return service_of(name, self.settings)
+
+    def partition_of(self, key: str) -> int:
+        """Tells in which partition of its service's topic the facts of a key lie."""
+        return partition_of(key, self.settings.partitions)
 
     @asynccontextmanager
     async def engines(self) -> AsyncIterator[dict[str, AsyncEngine]]:
@@ -84,7 +97,7 @@ def find_installation() -> Installation:
     settings = read_settings()
     facts = running_system(settings)
     if facts is not None:
-        kafka = observer_access(facts)
+        kafka = observer_access(facts) if has_kafka(facts["style"]) else KafkaAccess("")
         users = {f"{name}_kafka_username": username for name, username in facts["kafka_users"].items()}
         told = users | {
             "kafka_bootstrap_servers": kafka.bootstrap,
@@ -98,7 +111,11 @@ def find_installation() -> Installation:
             "decide_within": facts["decide_within"],
         }
         return Installation(
-            settings.model_copy(update=told), facts["runtime_urls"], facts["own_ports"], facts["owner_urls"]
+            settings.model_copy(update=told),
+            facts["runtime_urls"],
+            facts["own_ports"],
+            facts["owner_urls"],
+            facts["style"],
         )
     urls = {name: settings.database_url_of(name) for name in SERVICES}
     if settings.kafka_bootstrap_servers and all(urls.values()):

@@ -7,10 +7,10 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+from choreo.chassis.source_lines import file_of_module
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.replay.engine.sandbox import no_side_effects
-from choreo.replay.engine.source_lines import file_of_module
 
 Evolve = Callable[[Any, Event[Fact]], Any]
 

@@ -51,7 +51,7 @@ def debug(taken: Taken[Any], stdin: IO[str] | None = None, stdout: IO[str] | Non
         react=decider.react and halted(decider.react),
     )
     try:
-        with no_side_effects():
+        with no_side_effects(by_hand=True):
             replace(taken, service=replace(taken.service, decider=watched)).run()
     except BdbQuit:
         return

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from choreo.chassis.database.connection import Connection
 from choreo.chassis.service import Service
+from choreo.chassis.source_lines import raised_at
 from choreo.chassis.transaction import journal, keys, parked
 from choreo.chassis.transaction.parked import Parked
 from choreo.message.codec import Undecodable
@@ -18,7 +19,6 @@ from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.replay.engine.in_memory_service import Taken
 from choreo.replay.engine.sandbox import run_sandboxed
-from choreo.replay.engine.source_lines import raised_at
 from choreo.replay.engine.walk import Write, writes
 
 

@@ -11,7 +11,9 @@ from choreo.chassis.service import Service
 from choreo.chassis.transaction.state_store import TableMapping
 from choreo.message.codec import Undecodable
 from choreo.message.envelope import Event
-from choreo.replay.engine.walk import Ahead
+from choreo.message.fact import Fact
+from choreo.replay.engine.sandbox import no_side_effects
+from choreo.replay.engine.walk import Ahead, Done
 from choreo.replay.sources.rows import plain, values
 
 
@@ -32,7 +34,7 @@ class Plain(dict[str, Any]):
 class Expression:
     def __init__(self, text: str, option: str) -> None:
         """Raises `BadExpression`."""
-        self.text = text
+        self.text, self._option = text, option
         try:
             self._code: CodeType = compile(text.strip(), option, "eval")
         except SyntaxError as error:
@@ -43,11 +45,18 @@ class Expression:
             raise BadExpression(f"{option} is no Python expression: {error or 'it is too deep'}.") from None
 
     def value(self, names: Mapping[str, Any]) -> Any:
-        """Evaluates the expression. Raises whatever it raises."""
-        return eval(self._code, {**names, "__builtins__": {}})
+        """Evaluates the expression. Raises whatever it raises, and `SideEffect`."""
+        with no_side_effects(self._option):
+            return eval(self._code, {**names, "__builtins__": {}})
 
 
-def names_at(ahead: Ahead) -> dict[str, Any]:
+SURROUNDING = frozenset(
+    {"type", "key", "id", "service", "now", "topic", "partition", "offset", "state", "after", "decided"}
+)
+"""What is known of a step beside the fields of its input."""
+
+
+def names_at(ahead: Ahead, done: Done | None = None) -> dict[str, Any]:
     """Returns every field of the event's or command's data, and what surrounds it."""
     entry, input = ahead.entry, ahead.taken.input
     if isinstance(input, Event):
@@ -68,7 +77,15 @@ def names_at(ahead: Ahead) -> dict[str, Any]:
         "partition": entry.partition,
         "offset": entry.offset,
         "state": state_of(ahead.taken.service, ahead.taken.state),
+        "after": state_of(ahead.taken.service, done.after) if done else None,
+        "decided": [_decided(event) for event in done.events] if done else [],
     }
+
+
+def _decided(event: Event[Fact]) -> Plain:
+    """A fact with its type: `decided[0].type`, `decided[0].balance`."""
+    data = {name: _plain(value) for name, value in event.data.model_dump(mode="json").items()}
+    return Plain(data | {"type": event.type, "id": str(event.id)})
 
 
 def state_of(service: Service[Any], state: Any) -> Plain:

@@ -4,7 +4,7 @@ Each input takes the very step the kernel takes (`choreo/chassis/transaction/ste
 rows the kernel would load.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache
 from typing import Any, Generic, TypeVar
@@ -103,6 +103,22 @@ class InMemoryService(Generic[S]):
         content = input.data if isinstance(input, Event) else input
         state = self.service.store.from_memory(self.memory, key, content)
         return Taken(self.service, input, state, now, self.sequences.get(key, 0))
+
+    def afresh(self, service: Service[S]) -> "InMemoryService[S]":
+        """Returns the same rows and numbers in the hands of a service that was imported anew."""
+        other = InMemoryService(service)
+        other.sequences = self.sequences
+        for old, new in zip(self.service.store.mappings, service.store.mappings, strict=True):
+            for row in self.memory.rows(old).values():
+                other.memory.put(new, new.own(row))
+        return other
+
+    def fold(self, key: str, event: Event[Fact]) -> Taken[S]:
+        """Loads the state that a fact meets, heard or own, from which nothing is decided anew."""
+        decider = replace(self.service.decider, react=None)
+        state = self.service.store.from_memory(self.memory, key, event.data)
+        folding = replace(self.service, decider=decider)
+        return Taken(folding, event, state, event.time, event.applied_sequence - 1)
 
     def keep(self, key: str, taken: Taken[S]) -> list[Put[S]]:
         """Writes what the kernel would write after its last run."""

@@ -1,7 +1,8 @@
 """One service's inputs, taken again in the order of its journal: how state, blame and replay look back.
 
-What is kept is what today's code makes of the recorded inputs. Whether that is what was recorded, is what
-`choreo.replay.verify.verify` finds out; here only what cannot be overlooked is noticed: `Walk.lacks`.
+What is kept is what was *recorded*: the facts that were decided, folded by today's `evolve`. Beside it
+today's code decides each input anew, on the recorded state, so that wherever it would decide otherwise is
+known: `Walk.differs`. `today` keeps what today's code decides instead.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -10,18 +11,21 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from choreo.chassis.service import Service
+from choreo.chassis.source_lines import raised_at
 from choreo.chassis.transaction.state_store import TableMapping
-from choreo.chassis.transaction.step import Outcome
 from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode, type_in
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.replay.engine.cases import case_taken
-from choreo.replay.engine.in_memory_service import InMemoryService, Taken
-from choreo.replay.engine.sandbox import run_sandboxed
-from choreo.replay.engine.source_lines import raised_at
+from choreo.replay.engine.in_memory_service import InMemoryService, Taken, refusal_as_dict
+from choreo.replay.engine.recorded import Differs, NotRecorded, RecordedFacts, differing
+from choreo.replay.engine.sandbox import refuse, run_sandboxed, take
 from choreo.replay.sources.records import Broken, JournalEntry, Source
 
 S = TypeVar("S")
+
+_NEEDS_ALL = "user"
+"""Whether a login is free depends on other keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,8 @@ class Ahead:
 
     entry: JournalEntry
     taken: Taken[Any]
+    facts: tuple[Event[Fact], ...] | None = None
+    """What was decided because of it, as recorded. None: nobody has looked."""
 
     @property
     def at(self) -> str:
@@ -63,8 +69,14 @@ class Write:
 class Done:
     """What came of an input."""
 
-    step: Outcome[Any]
+    events: tuple[Event[Fact], ...]
+    """What was decided: as recorded, or by today's code where that is kept."""
+    refusal: dict[str, Any] | None
+    """As the journal has it."""
     writes: tuple[Write, ...]
+    after: Any
+    """The state after it, with the rows that the last of its facts concerns."""
+    differs: Differs | None = None
 
 
 class Walk(Generic[S]):
@@ -79,16 +91,28 @@ class Walk(Generic[S]):
         service: Service[S],
         key: str | None = None,
         progress: Callable[[int], None] | None = None,
+        *,
+        today: bool = False,
+        compare: bool = True,
     ) -> None:
+        """`today` keeps what today's code decides; with `compare` off, the records are not even looked at."""
         self.service = service
         self.in_memory = InMemoryService(service)
         self.lacks: list[str] = []
         """Why some key is not as it was: sentences."""
+        self.differs: list[Differs] = []
+        """Where today's code decides otherwise than was recorded."""
+        self.printed: dict[str, str] = {}
+        """What handlers print, the last of each place."""
+        self.versions: set[str] = set()
+        """Of the code that decided what is told."""
         self.met = False
         """Something of this key."""
         self._source = source
         self.key = key
         self._progress = progress
+        self._today, self._compare = today, compare
+        self._facts = RecordedFacts()
         self._latest: Ahead | None = None
         self._consumed_types = {fact.__name__.encode() for fact in service.consumes}
         self._excluded_keys: set[str] = set()
@@ -103,6 +127,8 @@ class Walk(Generic[S]):
         """
         read = 0
         try:
+            if self._compare:
+                read = await self._read_facts()
             async with aclosing(self._source.batches()) as batches:  # type: ignore[type-var]
                 async for batch in batches:
                     for item in batch:
@@ -125,18 +151,62 @@ class Walk(Generic[S]):
             self.lacks.append(str(broken))
 
     def take(self, ahead: Ahead) -> Done | None:
-        """Takes the input. Returns None where a handler raises: its key ends there. Raises `SideEffect`."""
+        """Takes the input. Returns None where its key ends, as a handler raises. Raises `SideEffect`."""
         self._latest = ahead
         entry, taken = ahead.entry, ahead.taken
-        outcome = run_sandboxed(taken)
+        self.versions.add(entry.code_version)
+        ran = take(taken)
+        self.printed |= {
+            effect.says: effect.text.strip() for effect in ran.effects if effect.what == "prints"
+        }
+        refuse(ran.effects)
+        outcome = ran.result
+        differs = None if ahead.facts is None else differing(entry, taken, ahead.facts, outcome)
+        if differs:
+            self.differs.append(differs)
+            if not self._today:
+                return self._take_recorded(ahead, differs)
         if isinstance(outcome, Exception):
-            at = f" at {where}" if (where := raised_at(outcome)) else ""
-            self._stop(entry, f"{entry.type} {entry.id} makes today's code raise {outcome!r}{at}")
+            self._stop(entry, f"{entry.type} {entry.id} makes today's code {_raise(outcome)}")
             return None
+        refusal = refusal_as_dict(outcome)
         if entry.outcome == "refused":
-            return Done(outcome, ())
+            return Done(outcome.events, refusal, (), outcome.state, differs)
         self.in_memory.keep(entry.key, taken)
-        return Done(outcome, tuple(writes(taken)))
+        return Done(outcome.events, refusal, tuple(writes(taken)), outcome.state, differs)
+
+    def _take_recorded(self, ahead: Ahead, differs: Differs) -> Done | None:
+        """Folds what was recorded, where today's code decides otherwise."""
+        entry, facts = ahead.entry, ahead.facts or ()
+        heard = ahead.taken.input
+        applied = [heard.applied_as(entry.step)] if isinstance(heard, Event) else []
+        written: list[Write] = []
+        after = ahead.taken.state
+        for event in [*applied, *facts]:
+            folded = self.in_memory.fold(entry.key, event)
+            outcome = run_sandboxed(folded)
+            if isinstance(outcome, Exception):
+                says = f"the recorded {event.type} {event.id} makes today's evolve {_raise(outcome)}"
+                self._stop(entry, says)
+                return None
+            after = outcome.state
+            self.in_memory.keep(entry.key, folded)
+            written += writes(folded)
+        return Done(facts, entry.refusal, tuple(written), after, differs)
+
+    async def _read_facts(self) -> int:
+        """Reads what was decided, before anything is told: see `RecordedFacts`. Returns how much it read."""
+        service, read = self.service.name, 0
+        key = None if service == _NEEDS_ALL else self.key
+        own_topic = next(topic for topic, name in self._source.cut.service_of.items() if name == service)
+        async with aclosing(self._source.batches()) as batches:  # type: ignore[type-var]
+            async for batch in batches:
+                for item in batch:
+                    self._facts.add(item, service, own_topic, key)
+                read += len(batch)
+                if self._progress:
+                    self._progress(read)
+        return read
 
     def _hold(self, record: TopicRecord) -> None:
         type_ = type_in(record.record)
@@ -156,11 +226,12 @@ class Walk(Generic[S]):
         if entry.service != self.service.name or not self._concerns(entry.key):
             return None
         self.met = self.met or entry.key == self.key
+        parked = entry.outcome == "parked"
         if entry.kind == "fact":
             heard = self._held.pop((entry.topic, entry.partition, entry.offset), None)
             if entry.outcome not in ("applied", "parked"):
                 return None
-            if entry.outcome == "parked":
+            if parked:
                 heard = heard or Undecodable(f"{entry.service} hears nothing there today")
             elif not isinstance(heard, Event) or heard.id != entry.id:
                 self._stop(
@@ -184,16 +255,28 @@ class Walk(Generic[S]):
                 f"step {taken.sequence} there: see `choreo verify --service {entry.service}`",
             )
             return None
-        return Ahead(entry, taken)
+        facts: tuple[Event[Fact], ...] | None = () if self._compare and not parked else None
+        if self._compare and entry.outcome == "applied":
+            try:
+                facts = self._facts.led_to(entry, reduced=self._source.cut.reduced)
+            except NotRecorded as missing:
+                self._stop(entry, f"of what {entry.type} {entry.id} led to, {missing}")
+                return None
+        return Ahead(entry, taken, facts)
 
     def _concerns(self, key: str) -> bool:
         if key in self._excluded_keys:
             return False
-        return self.key in (None, key) or self.service.name == "user"
+        return self.key in (None, key) or self.service.name == _NEEDS_ALL
 
     def _stop(self, entry: JournalEntry, why: str) -> None:
         self._excluded_keys.add(entry.key)
         self.lacks.append(f"key {entry.key} stops at {entry.now:%Y-%m-%dT%H:%M:%S.%fZ}: {why}")
+
+
+def _raise(error: Exception) -> str:
+    at = f" at {where}" if (where := raised_at(error)) else ""
+    return f"raise {error!r}{at}"
 
 
 def writes(taken: Taken[Any]) -> Iterator[Write]:

@@ -1,6 +1,6 @@
 """Which input, and which line of evolve, gave each column of a row the value it has: `choreo blame`."""
 
-from collections.abc import AsyncIterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import Table, Uuid
 
 from choreo.chassis.transaction.state_store import TableMapping
+from choreo.replay.engine.deciding_lines import decided_at
 from choreo.replay.engine.walk import Ahead, Walk, Write
 from choreo.replay.history.causes import Cause, cause_of
 from choreo.replay.sources.rows import values
@@ -23,28 +24,36 @@ class Change:
     cause: Cause
     first: bool
     """The row was new."""
+    decided: str = ""
+    """The line of decide that made the fact; empty for a heard one, and where today's code differs."""
 
 
-async def last_changes(walk: Walk[Any], mapping: TableMapping, name: Any) -> dict[str, Change]:
-    """Returns the last change of each column; nothing where the row was never written."""
-    found: dict[str, Change] = {}
-    async for ahead, write in _writes(walk):
-        if write.mapping.field != mapping.field or write.name != name:
-            continue
-        columns = [column.name for column in mapping.table.columns]
-        new = values(mapping.table, write.row)
-        old = values(mapping.table, write.old) if write.old is not None else (None,) * len(columns)
-        for column, was, is_ in zip(columns, old, new, strict=True):
-            if write.old is None or was != is_:
-                found[column] = Change(column, was, is_, cause_of(ahead, write), write.old is None)
+async def changes(walk: Walk[Any], mapping: TableMapping, name: Any) -> list[Change]:
+    """Returns every change of a row's columns, in order; nothing where the row was never written."""
+    found: list[Change] = []
+    async for ahead in walk.inputs():
+        done = walk.take(ahead)
+        for write in done.writes if done else ():
+            if write.mapping.field == mapping.field and write.name == name:
+                found += _changes(ahead, write, differs=bool(done and done.differs))
     return found
 
 
-async def _writes(walk: Walk[Any]) -> AsyncIterator[tuple[Ahead, Write]]:
-    async for ahead in walk.inputs():
-        if done := walk.take(ahead):
-            for write in done.writes:
-                yield ahead, write
+def _changes(ahead: Ahead, write: Write, *, differs: bool) -> Iterator[Change]:
+    table = write.mapping.table
+    new = values(table, write.row)
+    old = values(table, write.old) if write.old is not None else (None,) * len(new)
+    is_own = write.event.id != ahead.entry.id
+    decided = decided_at(ahead.taken, write.event.data) if is_own and not differs else None
+    for column, was, is_ in zip(table.columns, old, new, strict=True):
+        if write.old is None or was != is_:
+            cause = cause_of(ahead, write)
+            yield Change(str(column.name), was, is_, cause, write.old is None, decided or "")
+
+
+def last_of_each(found: Iterable[Change]) -> dict[str, Change]:
+    """Returns the last change of each column."""
+    return {change.column: change for change in found}
 
 
 def name_of_text(table: Table, text: str) -> Any:

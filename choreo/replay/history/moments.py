@@ -7,12 +7,14 @@ whatever lies before it in the journal.
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from choreo.chassis.transaction.step import Outcome
 from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode
+from choreo.message.envelope import Event
+from choreo.message.fact import Fact
 from choreo.replay.sources.records import JournalEntry, Source
 from choreo.replay.sources.rows import plain
 
@@ -40,8 +42,8 @@ class Moment(ABC):
     @abstractmethod
     def includes(self, entry: JournalEntry) -> bool: ...
 
-    def passed(self, entry: JournalEntry, step: Outcome[object]) -> None:  # noqa: B027 - most do not care
-        """Notes that this input was taken, with this result."""
+    def passed(self, entry: JournalEntry, events: Sequence[Event[Fact]]) -> None:  # noqa: B027 - most do not care
+        """Notes that this input was taken, and what was decided in its step."""
 
 
 @dataclass
@@ -95,8 +97,8 @@ class AfterId(_Once):
 
     id: UUID
 
-    def passed(self, entry: JournalEntry, step: Outcome[object]) -> None:
-        own = any(event.id == self.id for event in step.events)
+    def passed(self, entry: JournalEntry, events: Sequence[Event[Fact]]) -> None:
+        own = any(event.id == self.id for event in events)
         self._reached = entry.id == self.id or own
 
     def __str__(self) -> str:
@@ -109,7 +111,7 @@ class AfterPlace(_Once):
     partition: int
     offset: int
 
-    def passed(self, entry: JournalEntry, step: Outcome[object]) -> None:
+    def passed(self, entry: JournalEntry, events: Sequence[Event[Fact]]) -> None:
         place = entry.topic, entry.partition, entry.offset
         self._reached = place == (self.topic, self.partition, self.offset)
 

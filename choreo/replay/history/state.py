@@ -44,7 +44,7 @@ async def tables_at(walk: Walk[Any], *moments: Moment) -> list[Tables]:
                 if done is None:
                     continue
                 for tables in including:
-                    tables.moment.passed(ahead.entry, done.step)
+                    tables.moment.passed(ahead.entry, done.events)
                     for write in done.writes:
                         tables.rows[write.mapping.field, write.name] = write.row, cause_of(ahead, write)
                 if all(tables.moment.over for tables in found):

@@ -19,9 +19,11 @@ from choreo.chassis.service import Service
 from choreo.chassis.settings import TOPICS, Settings
 from choreo.chassis.transaction.positions import Position, TopicPartition
 from choreo.chassis.transaction.state_store import Memory
+from choreo.errors import HandlerMisbehaves
 from choreo.message.codec import Record, TopicRecord, Undecodable, UnknownType, decode, type_in
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
+from choreo.replay.engine.sandbox import no_side_effects
 from choreo.replay.rebuild.apply_order import Unordered, in_steps
 from choreo.replay.sources.live import read_spans
 from choreo.replay.sources.records import Cut, Span
@@ -227,6 +229,8 @@ class History:
                     self._fold(copy, key, facts, snapshot)
                 except Unordered as unordered:
                     copy.incomplete[key] = str(unordered)
+                except HandlerMisbehaves:
+                    raise
                 except Exception as error:
                     copy.incomplete[key] = f"today's code cannot apply its facts: {error!r}"
         return copy
@@ -243,7 +247,8 @@ class History:
         guesses: list[tuple[str, tuple[Any, int, int]]] = []
         for one in applied:
             before = store.from_memory(memory, key, one.event.data)
-            after = service.decider.applied(before, one.event)
+            with no_side_effects():
+                after = service.decider.applied(before, one.event)
             for mapping in store.mappings:
                 added, changed = mapping.differences(before, after)
                 for row in added:

@@ -95,7 +95,7 @@ class Live:
             async for records in log.rest():
                 yield records
         for name in cut.services:
-            yield await self._unpublished(name)
+            yield await unpublished_of(self._conns[name], cut, name)
 
     async def rows(self, service: str, table: Table) -> AsyncIterator[Sequence[tuple[Any, ...]]]:
         columns = ", ".join(f'"{column.name}"' for column in table.columns)
@@ -122,13 +122,6 @@ class Live:
             "snapshots": dict(self._snapshots),
             "cut": cut,
         }
-
-    async def _unpublished(self, service: str) -> list[Item]:
-        rows = await (await self._conns[service].execute(_UNPUBLISHED, _wanted(self.cut))).fetchall()
-        return [
-            OutboxRecord(service, outbox.OutboxRow(UUID(int=0), key, 0, value, headers, datetime.min).record)
-            for key, value, headers in rows
-        ]
 
 
 @asynccontextmanager
@@ -188,6 +181,14 @@ async def join_live(ticket: Mapping[str, Any]) -> AsyncIterator[Live]:
         for service, url in ticket["urls"].items():
             live._conns[service] = await _snapshot(stack, url, ticket["snapshots"][service])
         yield live
+
+
+async def unpublished_of(conn: Connection, cut: Cut, service: str) -> list[OutboxRecord]:
+    rows = await (await conn.execute(_UNPUBLISHED, _wanted(cut))).fetchall()
+    return [
+        OutboxRecord(service, outbox.OutboxRow(UUID(int=0), key, 0, value, headers, datetime.min).record)
+        for key, value, headers in rows
+    ]
 
 
 async def read_spans(access: KafkaAccess, cut: Cut) -> AsyncIterator[Sequence[TopicRecord]]:

@@ -1,11 +1,13 @@
 """One key of one service of a running system: its journal by index, what it heard by offset.
 
-However long the topics are, only the records it heard are fetched. Nothing is written, no consumer group is
-joined, no offset committed.
+What it decided is looked for in the one partition of its key, from the time on at which it was decided. So
+however long the topics are, only what lies there is fetched. Nothing is written, no consumer group is joined,
+no offset committed.
 """
 
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -14,12 +16,12 @@ from sqlalchemy import Table, Uuid
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.log_reader import LogReader, NothingCame
 from choreo.chassis.service import Service
-from choreo.chassis.settings import Settings
+from choreo.chassis.settings import TOPICS, Settings
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.chassis.transaction.state_store import TableMapping
 from choreo.message.codec import TopicRecord
-from choreo.replay.sources.live import _ENTRIES, Connection, _snapshot, trimmed
-from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry
+from choreo.replay.sources.live import _ENTRIES, Connection, _snapshot, trimmed, unpublished_of
+from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, sequence_of
 
 Offset = tuple[str, int, int]
 """Topic, partition, offset."""
@@ -28,6 +30,12 @@ _NEAR = 200
 """So many records are read over rather than sought past."""
 _FETCHED = 64 * 1024
 """Bytes at a time: mostly a single record is wanted."""
+_CLOCKS = timedelta(seconds=1)
+"""Kafka's clock and the services' may differ by so much."""
+_FAR = 20_000
+"""So many records are looked through at most for one that was decided."""
+
+_LAST_STEP = """/* keys.last_step */ SELECT sequence FROM keys WHERE key = %s"""
 
 
 class NoSuchRow(LookupError):
@@ -38,9 +46,17 @@ class OneKey:
     """Use `open_key`."""
 
     def __init__(
-        self, access: KafkaAccess, conn: Connection, service: Service[Any], settings: Settings, key: str
+        self,
+        access: KafkaAccess,
+        conn: Connection,
+        service: Service[Any],
+        settings: Settings,
+        key: str,
+        partition: int,
     ) -> None:
         self.key = key
+        self._own = settings.topic_prefix + TOPICS[service.name], partition
+        self._items: list[Item] = []
         self.cut = Cut(
             {},
             (service.name,),
@@ -54,6 +70,11 @@ class OneKey:
         self._key_columns = {mapping.table.name: mapping.key for mapping in service.store.mappings}
 
     async def batches(self) -> AsyncIterator[Sequence[Item]]:
+        if not self._items:
+            self._items = await self._read()
+        yield self._items
+
+    async def _read(self) -> list[Item]:
         rows = await (await self._conn.execute(_ENTRIES, {"keys": [self.key], "until": None})).fetchall()
         entries = [JournalEntry(self.cut.services[0], *row) for row in rows]
         heard = [
@@ -61,7 +82,24 @@ class OneKey:
             for entry in entries
             if entry.topic is not None and entry.partition is not None and entry.offset is not None
         ]
-        yield [*await records_at(self._access, heard), *entries]
+        unpublished = await unpublished_of(self._conn, self.cut, self.cut.services[0])
+        own = await self._decided(entries, {sequence_of(item.record) for item in unpublished})
+        return [*await records_at(self._access, heard), *own, *entries, *unpublished]
+
+    async def _decided(
+        self, entries: Sequence[JournalEntry], unpublished: Collection[int | None]
+    ) -> list[TopicRecord]:
+        """Finds the records of what was decided: of all steps of the key that are no applied entry's own."""
+        row = await (await self._conn.execute(_LAST_STEP, [self.key])).fetchone()
+        applied = [entry for entry in entries if entry.outcome == "applied"]
+        ends = [*(entry.step_before for entry in applied[1:]), row[0] if row else 0]
+        wanted = {
+            step: entry.now
+            for entry, end in zip(applied, ends, strict=bool(applied))
+            for step in range(entry.step + 1, end + 1)
+            if step not in unpublished
+        }
+        return await _decided(self._access, self._own, self.key.encode(), wanted) if wanted else []
 
     async def rows(self, service: str, table: Table) -> AsyncIterator[Sequence[tuple[Any, ...]]]:
         column = table.columns[self._key_columns[table.name]]
@@ -89,10 +127,13 @@ async def open_key(
     service: Service[Any],
     settings: Settings,
     *,
+    partition_of: Callable[[str], int],
     key: str | None = None,
     row: tuple[TableMapping, Any] | None = None,
 ) -> AsyncIterator[OneKey]:
     """Opens one key. `url` is that of the service's database. Instead of the key, a row may be named.
+
+    `partition_of` tells in which partition the facts of a key lie.
 
     Raises `NoSuchRow`, psycopg.Error; reading raises `Broken` and what is in `LOG_UNREADABLE`.
     """
@@ -101,7 +142,7 @@ async def open_key(
         if row is not None:
             key = await _key_of(conn, *row)
         assert key is not None
-        yield OneKey(access, conn, service, settings, key)
+        yield OneKey(access, conn, service, settings, key, partition_of(key))
 
 
 async def _key_of(conn: Connection, mapping: TableMapping, name: Any) -> str:
@@ -130,6 +171,33 @@ async def records_at(access: KafkaAccess, wanted: Iterable[Offset]) -> list[Topi
             if there := [offset for offset in offsets if earliest <= offset < latest]:
                 found += await _read(reader, place, there)
     return found
+
+
+async def _decided(
+    access: KafkaAccess, place: TopicPartition, key: bytes, wanted: Mapping[int, datetime]
+) -> list[TopicRecord]:
+    """Returns the key's records with these numbers, which are told with the times of decision."""
+    found: dict[int, TopicRecord] = {}
+    async with LogReader(access, fetch_bytes=_FETCHED) as reader:
+        end, next_offset = await reader.latest(place), -_NEAR - 1
+        for number, time in wanted.items():
+            begin = await reader.first_since(place, time - _CLOCKS) if number not in found else None
+            if begin is None:
+                continue
+            if begin > next_offset + _NEAR:
+                reader.assign({place: begin})
+                next_offset = begin
+            while number not in found and next_offset < min(end, begin + _FAR):
+                try:
+                    async for fetched in reader.read_on(place):
+                        next_offset = fetched.next_offset
+                        for record in fetched.records:
+                            sequence = sequence_of(record.record)
+                            if record.record.key == key and sequence is not None:
+                                found.setdefault(sequence, record)
+                except NothingCame as silence:
+                    raise Broken(str(silence)) from None
+    return list(found.values())
 
 
 async def _read(reader: LogReader, place: TopicPartition, offsets: list[int]) -> list[TopicRecord]:

@@ -12,6 +12,7 @@ import zlib
 from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,12 +24,17 @@ from sqlalchemy import Table
 from choreo.chassis.transaction.journal import CODE_VERSION
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.message.codec import Headers, Record, TopicRecord, uuid_of
-from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, OutboxRecord, Source, Span
+from choreo.replay.sources.manifest import Manifest
+from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, OutboxRecord, Source
 from choreo.replay.sources.redaction import Redaction
 from choreo.replay.sources.rows import Digest, canonical, plain
 
 FORMAT = 1
 _BEGINNING = b'{"recording":'
+_LONGEST_LINE_BYTES = 16 * 1024 * 1024
+"""Kafka's records end at a megabyte, and a manifest that names each key of many at a few."""
+_MOST_UNPACKED = 100
+"""Ours unpack to some twenty times their size."""
 _AT_ONCE = 200
 """Items: so few that they stay in the processor's cache until they are replayed."""
 
@@ -85,6 +91,7 @@ class Writer:
         manifest = orjson.dumps(self._manifest(), option=orjson.OPT_APPEND_NEWLINE)
         end = _end(self.contents.counts.total(), manifest, self._sha)
         unfinished = self._path.with_name(f".{self._path.name}.new")
+        _make_private(unfinished)
         with unfinished.open("wb") as out, self._body_path.open("rb") as body:
             out.write(self._packed(manifest))
             shutil.copyfileobj(body, out)
@@ -223,7 +230,14 @@ def _of_record(record: Record) -> dict[str, Any]:
 
 
 def _create(path: Path, named: Path) -> IO[bytes]:
+    _make_private(path)
     return gzip.open(path, "wb", compresslevel=1) if _is_gzip(named) else path.open("wb")  # type: ignore[return-value]
+
+
+def _make_private(path: Path) -> None:
+    """For its owner only, before anything is in it: a recording holds what customers wrote."""
+    path.touch(0o600)
+    path.chmod(0o600)
 
 
 def _is_gzip(path: Path) -> bool:
@@ -249,7 +263,7 @@ class Recording:
             self.manifest: dict[str, Any] = orjson.loads(first)
             if self.manifest.get("recording") != FORMAT:
                 raise NotARecording(f"{path} is of another format than this program reads ({FORMAT}).")
-            self.cut = _cut(self.manifest)
+            self.cut = Manifest.model_validate(self.manifest).cut
         except FileNotFoundError:
             raise NotARecording(f"{path} is not there.") from None
         except (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -293,7 +307,9 @@ class Recording:
                 if number == 1 or line.startswith(b'{"end":'):
                     continue
                 try:
-                    batch.append(_item(orjson.loads(line)))
+                    item = _item(orjson.loads(line))
+                    _check_place(item, self.cut)
+                    batch.append(item)
                 except (ValueError, LookupError, TypeError, AttributeError) as error:
                     yield batch
                     raise Broken(f"{self.path}: line {number} is none of a recording: {error}.") from error
@@ -321,8 +337,31 @@ def _cut_off(line: bytes) -> bool:
     return not line.endswith(b"\n") and (line.startswith(_BEGINNING) or _BEGINNING.startswith(line))
 
 
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if _is_gzip(path) else path.open("rb")  # type: ignore[return-value]
+@contextmanager
+def _open(path: Path) -> Iterator["_Lines"]:
+    with gzip.open(path, "rb") if _is_gzip(path) else path.open("rb") as file:
+        yield _Lines(path, file)  # type: ignore[arg-type]
+
+
+class _Lines:
+    """A file's lines, to a bound: a stranger's takes no more memory than ours. Raises `Broken`."""
+
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        self._path, self._file = path, file
+        self._left = path.stat().st_size * _MOST_UNPACKED + _LONGEST_LINE_BYTES
+
+    def readline(self) -> bytes:
+        line = self._file.readline(_LONGEST_LINE_BYTES + 1)
+        self._left -= len(line)
+        if len(line) > _LONGEST_LINE_BYTES or self._left < 0:
+            raise Broken(
+                f"{self._path} is none of ours: a line has over {_LONGEST_LINE_BYTES} bytes, or it unpacks "
+                f"to over {_MOST_UNPACKED} times its size."
+            )
+        return line
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.readline, b"")
 
 
 def size_of(source: Source) -> int:
@@ -330,23 +369,6 @@ def size_of(source: Source) -> int:
     if isinstance(source, Recording):
         return sum(source.manifest["counts"].values())
     return 2 * sum(span.end - span.first for span in source.cut.spans.values())
-
-
-def _cut(manifest: Mapping[str, Any]) -> Cut:
-    return Cut(
-        spans={
-            (told["topic"], told["partition"]): Span(told["first"], told["settled"], told["last"] + 1)
-            for told in manifest["partitions"]
-        },
-        services=tuple(manifest["services"]),
-        topic_prefix=manifest["topic_prefix"],
-        currency=manifest["currency"],
-        decide_within=manifest["decide_within"],
-        keys=None if manifest["keys"] is None else frozenset(manifest["keys"]),
-        until=manifest["until"] and datetime.fromisoformat(manifest["until"]),
-        redacted=manifest["redacted"],
-        reduced=manifest.get("reduced", False),
-    )
 
 
 def _item(told: Mapping[str, Any]) -> Item:
@@ -381,6 +403,15 @@ def _item(told: Mapping[str, Any]) -> Item:
         _record(told),
         told.get("from", -1),
     )
+
+
+def _check_place(item: Item, cut: Cut) -> None:
+    """Raises ValueError where the manifest knows nothing of where it comes from."""
+    if isinstance(item, TopicRecord):
+        if (item.topic, item.partition) not in cut.spans or type(item.offset) is not int:
+            raise ValueError("its place is none of the manifest's")
+    elif item.service not in cut.services:
+        raise ValueError("its service is none of the manifest's")
 
 
 def _record(told: Mapping[str, Any]) -> Record:

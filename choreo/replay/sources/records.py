@@ -113,6 +113,14 @@ class Broken(Exception):
     """The stream does not hold what it says. The message is a sentence; what came before it is good."""
 
 
+def sequence_of(record: Record) -> int | None:
+    """Returns the number that an event says its key had at its source; None where it says none."""
+    for name, value in record.headers:
+        if name == "ce_sequence":
+            return int(value) if value is not None and value.isdigit() else None
+    return None
+
+
 async def lacking(source: "Source", service: str) -> dict[str, str]:
     """Returns, by key of which a journal has nothing left, the sentence that says so."""
     return {

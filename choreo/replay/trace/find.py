@@ -71,7 +71,7 @@ SELECT event_id, key, partition, value, headers, decided_at FROM outbox WHERE ke
 
 
 async def find(
-    access: KafkaAccess,
+    access: KafkaAccess | None,
     urls: Mapping[str, str],
     topic_prefix: str,
     partition_of: Callable[[str], int],
@@ -81,6 +81,7 @@ async def find(
 ) -> Material | None:
     """Looks in the running system: of a user, for the `limit` newest flows. Returns None for an unknown id.
 
+    Without Kafka there are no events, and all there is to tell is what the journals hold.
     `progress` hears how much is looked up, and of how much: what each input heard, and what it decided.
     Raises psycopg.Error, `Broken` and what is in `LOG_UNREADABLE`.
     """
@@ -94,6 +95,11 @@ async def find(
             return None
         flows |= await _of_the_same_orders(conns["order"], flows)
         journals = {name: await journal_of(conn, name, [], flows) for name, conn in conns.items()}
+        if access is None:
+            now = clock.now()
+            return Material(
+                flows=flows, events=(), journals=journals, now=now, left_out=left_out, events_are_kept=False
+            )
         entries = [(name, entry) for name, journal in journals.items() for entry in journal.entries]
         keys = sorted({entry.key for _, entry in entries})
         unpublished = [fact for conn in conns.values() for fact in await _outbox(conn, keys)]
@@ -174,6 +180,7 @@ class _Log:
     ) -> None:
         self._reader = reader
         self._prefix, self._partition_of = prefix, partition_of
+        self._topics = {prefix + topic for topic in TOPICS.values()}
         self._keys = {key.encode() for key in keys}
         self._found: dict[tuple[str, int, int], PublishedEvent] = {}
         self._steps: set[tuple[str, str, int]] = set()
@@ -186,7 +193,9 @@ class _Log:
         """Finds whatever somebody heard, and on the way what lies near it, such as its repetition."""
         wanted: dict[TopicPartition, set[int]] = {}
         for entry in entries:
-            if entry.topic is not None and entry.partition is not None and entry.offset is not None:
+            if entry.topic not in self._topics:
+                continue  # it was brought by a call, and lies where its own service put it
+            if entry.partition is not None and entry.offset is not None:
                 wanted.setdefault((entry.topic, entry.partition), set()).add(entry.offset)
         done = 0
         for place, offsets in wanted.items():

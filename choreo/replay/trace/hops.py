@@ -17,6 +17,7 @@ HOPS = {
     "transaction": "from the decision to its commit",
     "outbox": "from the commit until the event lies in Kafka",
     "broker": "from there until another service has it",
+    "call": "from the decision until another service has it, where that is called",
     "consumer": "an event in the service, until a transaction takes it",
     "waited": "for what else was needed, such as the mail server's answer",
 }
@@ -128,19 +129,20 @@ def _origin(event: PublishedEvent, journal: Journal, entry: JournalRow | None) -
 def _hearing(
     service: str, event: PublishedEvent, journal: Journal, entry: JournalRow | None, leads_to: tuple[str, ...]
 ) -> Hearing:
-    match journal.has_read(event):
-        case None:
+    if entry is not None and entry.topic != event.topic:
+        came = _hop("call", event.at, entry.received_at)
+    else:
+        match journal.has_read(event):
+            case None:
+                return Hearing(service, event.offset, "skipped")
+            case False:
+                return Hearing(service, event.offset, "unread")
+        if entry is None:
             return Hearing(service, event.offset, "skipped")
-        case False:
-            return Hearing(service, event.offset, "unread")
-    if entry is None:
-        return Hearing(service, event.offset, "skipped")
-    if (entry.topic, entry.partition, entry.offset) != (event.topic, event.partition, event.offset):
-        return Hearing(service, event.offset, "duplicate")
-    hops = [
-        _hop("broker", event.appended_at, entry.received_at),
-        _hop("consumer", entry.received_at, entry.decided_at),
-    ]
+        if (entry.partition, entry.offset) != (event.partition, event.offset):
+            return Hearing(service, event.offset, "duplicate")
+        came = _hop("broker", event.appended_at, entry.received_at)
+    hops = [came, _hop("consumer", entry.received_at, entry.decided_at)]
     if entry.outcome != "dropped":  # then the commit is that of giving it up, long after
         hops.append(_hop("transaction", entry.decided_at, entry.committed_at))
     outcome = "waiting" if event.id in journal.waiting else entry.outcome

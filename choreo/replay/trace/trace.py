@@ -74,6 +74,8 @@ class Material:
     now: datetime
     left_out: int = 0
     """So many more flows there are, all older."""
+    events_are_kept: bool = True
+    """Else there are journals alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,8 @@ class Tree:
     """Whose request it was."""
     nodes: tuple[Node, ...] = ()
     gaps: tuple[Gap, ...] = field(default=())
+    journaled: tuple[tuple[str, JournalRow], ...] = ()
+    """By service what it was told and asked besides, in order; only where no events are kept."""
 
     def everything(self) -> Iterator[tuple[int, Node]]:
         """Yields each node with its depth, before what follows from it."""
@@ -182,7 +186,9 @@ class _Flow:
         lost = {entry.id for _, entry in entries} & set(self._material.lost) - self._ids
         gaps = self._unpublished(None) + tuple(_lost(of) for of, entry in entries if entry.id in lost)
         nodes = tuple(self._node(event) for event in top)
-        return Tree(self._flow, key, self._began, asked, service, nodes, gaps)
+        rest = [entry for entry in entries if entry[1].id != self._flow]
+        journaled = () if self._material.events_are_kept else sorted(rest, key=lambda one: one[1].decided_at)
+        return Tree(self._flow, key, self._began, asked, service, nodes, gaps, tuple(journaled))
 
     def _node(self, event: PublishedEvent) -> Node:
         way = self._told[event.id]

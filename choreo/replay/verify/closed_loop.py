@@ -29,10 +29,13 @@ async def closed_loop(
     source: Source,
     services: Mapping[str, Service[Any]],
     progress: Callable[[str, int, int], None] | None = None,
+    *,
+    reads: bool = False,
 ) -> Tally:
     """Closes the loop of these services, whose journals must be in the source.
 
-    `progress` is told what is done, how much of it, and of how much (0: nobody knows).
+    `reads`: where a handler reads clock, chance or environment is found, too. `progress` is told what is
+    done, how much of it, and of how much (0: nobody knows).
     """
     tell = progress or (lambda what, done, of: None)
     with no_collector():
@@ -41,7 +44,7 @@ async def closed_loop(
         tally.findings = [Finding("incomplete", "", lacks) for lacks in found.lacks]
         if found.lacks:
             return tally
-        simulation = Simulation(services, some_keys=source.cut.keys is not None)
+        simulation = Simulation(services, some_keys=source.cut.keys is not None, reads=reads)
         simulation.run_those_that_hear_nobody(found.keys)
         for number, key in enumerate(found.keys.values()):
             if key.name not in simulation.torn:

@@ -105,7 +105,7 @@ async def _writers(
     columns = {one.mine.at: one.column for one in differing if one.mine and one.mine.at}
     if not columns:
         return found
-    walk = Walk(source, service)
+    walk = Walk(source, service, today=True, compare=False)
     async for ahead in walk.inputs():
         done = walk.take(ahead)
         for write in done.writes if done else ():

@@ -7,11 +7,14 @@ from typing import Any
 
 import orjson
 
+from choreo.chassis.transaction.step import Outcome
 from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
+from choreo.replay.engine.deciding_lines import decided_through
 from choreo.replay.engine.in_memory_service import Taken
-from choreo.replay.engine.source_lines import decided_at
+from choreo.replay.engine.recorded import is_same
+from choreo.replay.engine.sandbox import Effect, take
 from choreo.replay.engine.walk import Ahead
 from choreo.replay.sources.records import JournalEntry, OutboxRecord
 from choreo.replay.sources.rows import plain
@@ -131,7 +134,7 @@ class DecisionComparison:
 
     def _compare(self, decided: Decided, published: Published) -> bool:
         """Tells whether they are the same, or their key is excluded; if not, that is a finding."""
-        if decided.event.key in self._tally.excluded_keys or _same(decided.event, published.event):
+        if decided.event.key in self._tally.excluded_keys or is_same(decided.event, published.event):
             return True
         self._tally.diverges(_different(decided, published))
         return False
@@ -168,18 +171,6 @@ class DecisionComparison:
             return _of_published("closure", service, f"{told} was decided by nobody", published)
         says = f"the journal of {service} is missing: {told} has no cause"
         return _of_published("incomplete", service, says, published)
-
-
-def _same(one: Event[Fact], other: Event[Fact]) -> bool:
-    """Tells whether both are the same record, however many versions ago it was written."""
-    return (
-        one.id == other.id
-        and one.time == other.time
-        and one.data == other.data
-        and one.causation_id == other.causation_id
-        and one.correlation_id == other.correlation_id
-        and one.trace_id == other.trace_id
-    )
 
 
 # -- findings ----------------------------------------------------------------------------------------
@@ -231,15 +222,19 @@ def _of_input(
     kind: Kind, input: Ahead, says: str, fact: Fact | None, expected: Any = None, got: Any = None
 ) -> Finding:
     """Adds the line that gave this fact, or without a fact, that of the last answer."""
-    handler = decided_at(input.taken, fact) or ""
-    return of_entry(kind, input.entry, says, handler, expected, got, _digest(input.taken))
+    lines = decided_through(input.taken, fact)
+    return of_entry(kind, input.entry, says, lines, expected, got, _digest(input.taken))
+
+
+def of_effect(entry: JournalEntry, effect: Effect) -> Finding:
+    return of_entry("effect", entry, effect.says, effect.lines, got=effect.text.strip() or None)
 
 
 def of_entry(
     kind: Kind,
     entry: JournalEntry,
     says: str,
-    handler: str = "",
+    lines: Sequence[str] = (),
     expected: Any = None,
     got: Any = None,
     step: str = "",
@@ -253,9 +248,10 @@ def of_entry(
         entry.type,
         entry.at,
         plain(entry.now),
-        handler,
+        lines[-1] if lines else "",
         expected=expected,
         got=got,
+        lines=tuple(lines),
         step=step,
     )
 
@@ -274,5 +270,6 @@ def event_as_dict(event: Event[Fact]) -> dict[str, Any]:
 
 def _digest(taken: Taken[Any]) -> str:
     """Hashes all that today's code decides for this input, in order."""
-    events = [event_as_dict(event) for event in taken.run().events]
+    outcome = take(taken).result
+    events = [event_as_dict(event) for event in outcome.events] if isinstance(outcome, Outcome) else []
     return blake2b(orjson.dumps(events), digest_size=16).hexdigest()

@@ -3,11 +3,12 @@
 import tomllib
 from collections import Counter
 from dataclasses import dataclass, field, fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 from zlib import crc32
 
-Kind = Literal["step", "closure", "state", "incomplete"]
+Kind = Literal["step", "closure", "state", "effect", "incomplete"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +17,8 @@ class Finding:
 
     kind: Kind
     """step: another decision; closure: a record nobody decided or a decision on no topic; state: another row;
-    incomplete: something is missing, so that nothing can be said."""
+    effect: a handler tried to reach outside, or printed; incomplete: something is missing, so that nothing
+    can be said."""
     service: str
     says: str
     key: str = ""
@@ -36,12 +38,16 @@ class Finding:
     """As recorded."""
     got: Any = None
     """As today's code has it."""
+    lines: tuple[str, ...] = ()
+    """File and line of each own frame, from the handler to the place."""
     step: str = ""
     """A digest of all that today's code decides for this input: what a second run has to agree with."""
 
     @property
     def identity(self) -> tuple[str, ...]:
         """What a second run has to find as well."""
+        if self.kind == "effect":
+            return (self.kind, self.service, self.says)
         return (self.kind, self.service, self.key, self.event, self.table, self.column)
 
 
@@ -61,11 +67,19 @@ class ServiceTally(Tally):
     sample: float = 1.0
     """Only this share of the keys is looked at."""
     excluded_keys: set[str] = field(default_factory=set)
+    _effects: set[tuple[str, ...]] = field(default_factory=set)
 
     def includes(self, key: str) -> bool:
         if key in self.excluded_keys:
             return False
         return self.sample >= 1 or crc32(key.encode()) < self.sample * 2**32
+
+    def has_effect(self, finding: Finding) -> None:
+        """Adds it once for each place; how often there was one is counted."""
+        self.counts["effects"] += 1
+        if finding.identity not in self._effects:
+            self._effects.add(finding.identity)
+            self.findings.append(finding)
 
     def diverges(self, finding: Finding) -> None:
         self.findings.append(finding)
@@ -86,12 +100,35 @@ class Allowance:
     """Of the input or record."""
     table: str = ""
     column: str = ""
+    handler: str = ""
+    """A line that it comes through, as verify prints it."""
+    event: str = ""
+    """The id of the input or record, or of the fact that wrote a row."""
+    events: tuple[str, ...] = ()
+    """Any one of these."""
+    since: datetime | None = None
+    until: datetime | None = None
+    """Decided then; what has no time, as a row, is not meant."""
+    at_most: int = 1000
+    """So many; whatever is more is found."""
 
     def allows(self, finding: Finding) -> bool:
-        named = ("service", "type", "table", "column")
-        return finding.kind != "incomplete" and all(
-            getattr(self, name) in ("", getattr(finding, name)) for name in named
+        named = ("service", "type", "table", "column", "event")
+        return (
+            finding.kind != "incomplete"
+            and all(getattr(self, name) in ("", getattr(finding, name)) for name in named)
+            and (not self.events or finding.event in self.events)
+            and self.handler in ("", finding.handler, *finding.lines)
+            and self._is_in_time(finding.time)
         )
+
+    def _is_in_time(self, text: str) -> bool:
+        if self.since is None and self.until is None:
+            return True
+        if not text:
+            return False
+        time = datetime.fromisoformat(text)
+        return (self.since is None or self.since <= time) and (self.until is None or time <= self.until)
 
 
 def read_allowances(path: Path) -> list[Allowance]:
@@ -119,8 +156,31 @@ def _allowance(path: Path, number: int, change: Any) -> Allowance:
         raise WrongAllowance(
             f"{where}: {', '.join(sorted(unknown))} is not known; choose from {', '.join(sorted(known))}."
         )
-    if wrong := [name for name, value in change.items() if not (isinstance(value, str) and value.strip())]:
-        raise WrongAllowance(f"{where}: {', '.join(sorted(wrong))} must be text, and not empty.")
-    if "reason" not in change or len(change) < 2:
-        raise WrongAllowance(f"{where}: give a reason and at least one of service, type, table and column.")
-    return Allowance(**change)
+    if wrong := sorted(name for name, value in change.items() if not _is_right(name, value)):
+        must = _MUST_BE.get(wrong[0], "text, and not empty")
+        raise WrongAllowance(f"{where}: {', '.join(wrong)} must be {must}.")
+    if "reason" not in change or not set(change) - {"reason", "at_most"}:
+        raise WrongAllowance(
+            f"{where}: give a reason and at least one of service, type, table, column, handler, event, "
+            "events, since and until."
+        )
+    return Allowance(**change | {"events": tuple(change.get("events", ()))})
+
+
+_MUST_BE = {
+    "at_most": "a number above 0",
+    "since": "a time with its zone",
+    "until": "a time with its zone",
+    "events": "a list of texts",
+}
+
+
+def _is_right(name: str, value: object) -> bool:
+    match name:
+        case "at_most":
+            return type(value) is int and value > 0
+        case "since" | "until":
+            return isinstance(value, datetime) and value.tzinfo is not None
+        case "events":
+            return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
+    return isinstance(value, str) and bool(value.strip())

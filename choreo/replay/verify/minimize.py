@@ -161,7 +161,8 @@ class _Search:
         """Tells whether the one divergence is there, nothing else, and nothing is missing."""
         self.tries += 1
         reduced = _reduced(self._cut, self._service.name, inputs)
-        findings = (await verify(reduced, {self._service.name: self._service})).findings
+        tally = await verify(reduced, {self._service.name: self._service})
+        findings = [finding for finding in tally.findings if finding.kind != "effect"]
         same = [_same(finding, self._finding) for finding in findings]
         if not findings or not all(same) or await _met(reduced, self._service, self._finding) != self.met:
             return False
@@ -180,7 +181,7 @@ def _same(one: Finding, other: Finding) -> bool:
 
 async def _met(source: Source, service: Service[Any], finding: Finding) -> object:
     """Returns the state that the input meets; None where today's code does not come to it."""
-    walk = Walk(source, service, finding.key)
+    walk = Walk(source, service, finding.key, today=True, compare=False)
     async with aclosing(walk.inputs()) as inputs:  # type: ignore[type-var]
         async for ahead in inputs:
             if str(ahead.entry.id) == finding.event:

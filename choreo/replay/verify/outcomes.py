@@ -5,6 +5,7 @@ facts; whether those are the rows that there were, their digest tells.
 """
 
 from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from choreo.message.catalog import FACT_OF_TYPE
 from choreo.replay.engine.cases import case_of
 from choreo.replay.engine.in_memory_service import InMemoryService, Taken
 from choreo.replay.engine.row_origin import InMemoryServiceWithOrigins
+from choreo.replay.engine.sandbox import watched
 from choreo.replay.sources.by_key import Key
 from choreo.replay.sources.records import Source
 from choreo.replay.sources.rows import Digest, canonical, plain, values
@@ -84,12 +86,12 @@ class _Folded:
         for step in sorted(steps):
             event = steps[step].applied_as(step)
             state = service.store.from_memory(in_memory.memory, key.name, event.data)
-            try:
-                trail = [(event, service.decider.applied(state, event))]
-            except Exception as error:
+            ran = watched(partial(service.decider.applied, state, event))
+            if isinstance(error := ran.result, Exception):
                 self.broken.add(key.name)
                 says = f"how {key.name} ended cannot be told: today's evolve raises {error!r} at the recorded"
                 return Finding("incomplete", service.name, f"{says} {event.type} {event.id}", key.name)
+            trail = [(event, ran.result)]
             in_memory.keep(key.name, Taken(service, event, state, event.time, step - 1, trail))
         return None
 

@@ -2,6 +2,7 @@
 
 import time
 from asyncio import Task
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -22,7 +23,8 @@ from choreo.replay.verify.verify import verify
 class Report:
     findings: list[Finding] = field(default_factory=list)
     unstable: list[Finding] = field(default_factory=list)
-    """Those of which the second run found something else, or nothing; or which it alone found."""
+    """Those of which the second run found something else, or nothing; or which it alone found. Before them,
+    what handlers tried to do outside."""
     allowed: list[tuple[Finding, Allowance]] = field(default_factory=list)
     idle: list[Allowance] = field(default_factory=list)
     """Those that match nothing."""
@@ -46,9 +48,11 @@ class Report:
     def allow(self, allowances: Sequence[Allowance]) -> None:
         """Takes what was meant out of the findings."""
         left = []
+        let_through: Counter[int] = Counter()
         for finding in self.findings:
             meant = next((one for one in allowances if one.allows(finding)), None)
-            if meant:
+            if meant and let_through[id(meant)] < meant.at_most:
+                let_through[id(meant)] += 1
                 self.allowed.append((finding, meant))
             else:
                 left.append(finding)
@@ -58,6 +62,10 @@ class Report:
 
     def compare(self, second: Iterable[Finding]) -> None:
         """With what a second run over the same stream found."""
+        second = list(second)
+        effects = {one.identity: one for one in [*self.findings, *second] if one.kind == "effect"}
+        self.findings = [finding for finding in self.findings if finding.kind != "effect"]
+        second = [finding for finding in second if finding.kind != "effect"]
         mine = {finding.identity: finding for finding in self.findings}
         other = {finding.identity: finding for finding in second}
         self.unstable = [
@@ -66,6 +74,7 @@ class Report:
             if identity not in mine or identity not in other or not _agree(mine[identity], other[identity])
         ]
         unstable = {finding.identity for finding in self.unstable}
+        self.unstable = [*effects.values(), *self.unstable]
         self.findings = [finding for finding in self.findings if finding.identity not in unstable]
 
 

@@ -1,13 +1,14 @@
 """The same replay a second time, in a process where everything that must not matter is different.
 
-Another hash seed, another time zone, and a later moment by the clock. What it finds is what the first found,
-or the code does not agree with itself.
+Another hash seed, time zone, locale and user, keys in another order, sets the other way round, and now and
+then the services imported anew, so that whatever a module remembered is gone. What it finds is what the first
+found, or the code does not agree with itself. It also looks where handlers read clock, chance or environment.
 """
 
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from importlib import import_module
@@ -17,16 +18,27 @@ from typing import Any
 import orjson
 
 from choreo.chassis.registry import services
+from choreo.chassis.service import Service
+from choreo.chassis.settings import SERVICES
 from choreo.replay.sources.live import join_live
-from choreo.replay.sources.recording import Recording
+from choreo.replay.sources.recording import Recording, size_of
 from choreo.replay.sources.records import Source
 from choreo.replay.verify.closed_loop import closed_loop
 from choreo.replay.verify.findings import Finding
 from choreo.replay.verify.simulation import Difference
-from choreo.replay.verify.verify import verify
+from choreo.replay.verify.verify import Second, verify
 
 _SEEDS = ("1", "2")
-_ZONE = "Pacific/Kiritimati"
+_PARTS = 5
+"""Between them services are imported anew."""
+_OTHERWISE = {
+    "TZ": "Pacific/Kiritimati",
+    "LANG": "tr_TR.UTF-8",
+    "LANGUAGE": "tr",
+    "LC_ALL": "tr_TR.UTF-8",
+    "USER": "somebody",
+    "LOGNAME": "somebody",
+}
 
 
 class SecondRunDied(Exception):
@@ -54,7 +66,7 @@ async def second_run(
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=os.environ | {"PYTHONHASHSEED": seed, "TZ": _ZONE},
+        env=os.environ | _OTHERWISE | {"PYTHONHASHSEED": seed},
     )
     order = {"ticket": source.ticket(), "services": names, "sample": sample, "preload": preload}
     order["closed_loop"] = in_closed_loop
@@ -74,13 +86,14 @@ async def _findings(process: asyncio.subprocess.Process, order: bytes) -> list[F
     if process.returncode:
         last = err.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
         raise SecondRunDied(f"The second replay died: {last[0]}")
-    return [(Difference if "origin" in told else Finding)(**told) for told in orjson.loads(out)]
+    found = orjson.loads(out)
+    for told in found:
+        told["lines"] = tuple(told["lines"])
+    return [(Difference if "origin" in told else Finding)(**told) for told in found]
 
 
 async def main(order: dict[str, Any]) -> list[Finding]:
-    for name in order["preload"]:
-        module, _, function = name.partition(":")
-        getattr(import_module(module), function)()
+    _preload(order)
     ticket = order["ticket"]
     if "recording" in ticket:
         return await _verify(Recording(Path(ticket["recording"])), order)
@@ -89,13 +102,58 @@ async def main(order: dict[str, Any]) -> list[Finding]:
 
 
 async def _verify(source: Source, order: dict[str, Any]) -> list[Finding]:
-    known = services(source.cut.settings)
-    chosen = {name: known[name] for name in order["services"]}
+    def chosen() -> dict[str, Service[Any]]:
+        known = services(source.cut.settings)
+        _turn_sets_round()
+        return {name: known[name] for name in order["services"]}
+
+    def import_anew() -> dict[str, Service[Any]]:
+        preloaded = tuple(name.partition(":")[0] for name in order["preload"])
+        for module in [name for name in sys.modules if _is_service(name) or name in preloaded]:
+            del sys.modules[module]
+        _preload(order)
+        return chosen()
+
     if order["closed_loop"]:
-        return (await closed_loop(source, chosen)).findings
-    return (await verify(source, chosen, sample=order["sample"])).findings
+        return (await closed_loop(source, chosen(), reads=True)).findings
+    total = size_of(source)
+    second = Second({part * total // _PARTS for part in range(1, _PARTS)}, import_anew)
+    return (await verify(source, chosen(), sample=order["sample"], second=second)).findings
+
+
+def _preload(order: dict[str, Any]) -> None:
+    for name in order["preload"]:
+        module, _, function = name.partition(":")
+        getattr(import_module(module), function)()
+
+
+def _is_service(module: str) -> bool:
+    return module.partition(".")[0] in {f"{name}_service" for name in SERVICES}
+
+
+class _AnySet(type):
+    def __instancecheck__(cls, value: object) -> bool:
+        return isinstance(value, set)
+
+
+class _TurnedRound(set[Any], metaclass=_AnySet):
+    """A set whose members come in the opposite order: chance alone leaves that of two as it was, mostly."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(list(super().__iter__())[::-1])
+
+
+def _turn_sets_round() -> None:
+    """For those that a service makes by calling `set`."""
+    for name, module in list(sys.modules.items()):
+        if _is_service(name):
+            module.__dict__["set"] = _TurnedRound
 
 
 if __name__ == "__main__":
+    # What anybody prints goes beside the answer, whichever way it takes.
+    answer = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
     found = asyncio.run(main(orjson.loads(sys.stdin.buffer.read())))
-    sys.stdout.buffer.write(orjson.dumps([asdict(finding) for finding in found], default=str))
+    answer.write(orjson.dumps([asdict(finding) for finding in found], default=str))
+    answer.close()

@@ -19,12 +19,13 @@ from random import Random
 from typing import Any
 
 from choreo.chassis.service import Service
+from choreo.chassis.source_lines import raised_at
 from choreo.chassis.transaction.state_store import TableMapping
+from choreo.errors import HandlerMisbehaves
 from choreo.message.codec import TopicRecord
 from choreo.replay.engine.cases import case_of, case_taken
 from choreo.replay.engine.in_memory_service import InMemoryService, Row
-from choreo.replay.engine.sandbox import SideEffect, no_side_effects
-from choreo.replay.engine.source_lines import raised_at
+from choreo.replay.engine.sandbox import no_side_effects
 from choreo.replay.engine.walk import Ahead, Walk
 from choreo.replay.sources.recording import size_of
 from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, OfRecordsAlone, Source, lacking
@@ -104,7 +105,8 @@ async def shuffle(source: Source, services: Mapping[str, Service[Any]], shuffles
         part = f"part {number} of {len(groups)}"
         gathered = await _gathered(source, services, group, tally, partial(tell, f"reading {part}"))
         for done, (name, key) in enumerate(group, start=1):
-            walk = Walk(_OfKey(source.cut, gathered.pop((name, key))), services[name], key)
+            of_key = _OfKey(source.cut, gathered.pop((name, key)))
+            walk = Walk(of_key, services[name], key, today=True, compare=False)
             async with aclosing(walk.inputs()) as inputs:  # type: ignore[type-var]
                 taken = [ahead async for ahead in inputs if walk.take(ahead)]
             if walk.lacks:
@@ -249,7 +251,7 @@ class _Replay:
                 with no_side_effects():
                     for what, came in self._take(in_memory, gap):
                         outcome[number, what] = came
-            except SideEffect:
+            except HandlerMisbehaves:
                 raise
             except Exception as error:
                 outcome[number, "a handler"] = f"raises {error!r} at {raised_at(error)}"

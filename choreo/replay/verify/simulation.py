@@ -8,15 +8,17 @@ from typing import Any, TypedDict
 from uuid import UUID
 
 from choreo.chassis.service import Service
+from choreo.chassis.source_lines import raised_at
 from choreo.chassis.transaction.step import Outcome
 from choreo.message.codec import decode, encode
 from choreo.message.decider import Command
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
+from choreo.replay.engine.deciding_lines import decided_at
+from choreo.replay.engine.hidden_inputs import Sample
 from choreo.replay.engine.in_memory_service import InMemoryService, Taken, refusal_as_dict
 from choreo.replay.engine.row_origin import InMemoryServiceWithOrigins
-from choreo.replay.engine.sandbox import SideEffect, run_sandboxed
-from choreo.replay.engine.source_lines import decided_at, raised_at
+from choreo.replay.engine.sandbox import take
 from choreo.replay.sources.by_key import Input, Key, Torn
 from choreo.replay.sources.records import JournalEntry
 from choreo.replay.sources.rows import plain
@@ -56,8 +58,10 @@ Ran = tuple[Taken[Any], Outcome[Any] | Exception]
 class Simulation:
     """The services in memory, in a closed loop: each hears what the others decide."""
 
-    def __init__(self, services: Mapping[str, Service[Any]], *, some_keys: bool = False) -> None:
-        """`some_keys` says that the source has not all keys that there are."""
+    def __init__(
+        self, services: Mapping[str, Service[Any]], *, some_keys: bool = False, reads: bool = False
+    ) -> None:
+        """`some_keys` says that the source has not all keys that there are; `reads` is `take`'s."""
         self.services = {name: InMemoryServiceWithOrigins(service) for name, service in services.items()}
         self.counts: Counter[str] = Counter()
         self.findings: list[Finding] = []
@@ -66,7 +70,9 @@ class Simulation:
         self.origins: dict[tuple[str, str], Origin] = {}
         """By service and key, where it goes another way."""
         self.ran: dict[UUID, Ran] = {}
+        self._effects: set[tuple[str, ...]] = set()
         self._some_keys = some_keys
+        self._sample = Sample() if reads else None
         self._hearers = {
             fact: [name for name, service in services.items() if fact in service.consumes]
             for fact in set(chain.from_iterable(service.consumes for service in services.values()))
@@ -89,7 +95,7 @@ class Simulation:
         except (LookupError, ValueError):
             return  # it is told in its place
         taken = in_memory.take(entry.key, command, entry.now)
-        step = _run(taken)
+        step = self.run(entry.service, entry.id, entry.type, taken)
         if self._some_keys and entry.outcome == "refused" and isinstance(step, Outcome) and not step.refusal:
             says = f"why {entry.type} {entry.id} was refused is not in a recording of some keys"
             self.tear(entry.key, says)
@@ -97,6 +103,18 @@ class Simulation:
         self.ran[entry.id] = taken, step
         if isinstance(step, Outcome) and not step.refusal:
             in_memory.keep(entry.key, taken)
+
+    def run(self, name: str, id: UUID, type_: str, taken: Taken[Any]) -> Outcome[Any] | Exception:
+        """Takes a step. What a handler tries to do outside is a finding, and what it raises is returned."""
+        ran = take(taken, reads=self._sample is not None and self._sample.takes((name, type_)))
+        for effect in ran.effects:
+            self.counts["effects"] += 1
+            place = effect.lines[-1] if effect.lines else ""
+            finding = Finding("effect", name, effect.says, "", str(id), type_, handler=place)
+            if finding.identity not in self._effects:
+                self._effects.add(finding.identity)
+                self.findings.append(replace(finding, got=effect.text.strip() or None, lines=effect.lines))
+        return ran.result
 
     def tear(self, key: str, why: str) -> None:
         self.torn.add(key)
@@ -201,7 +219,7 @@ class _KeySimulation:
         in_memory, key = self._simulation.services[name], self._key
         if ran is None:
             taken = in_memory.take(key.name, asked, input.now)
-            step = _run(taken)
+            step = self._simulation.run(name, input.id, input.type, taken)
         else:
             taken, step = ran
         heard: dict[UUID, Event[Fact]] = {}
@@ -331,14 +349,6 @@ class _KeySimulation:
         counts["facts gone"] += sum(id not in decided for id in recorded)
         counts["facts other"] += sum(decided.get(id, fact) is not fact for id, fact in recorded.items())
         counts["facts new"] += sum(id not in self._key.facts for id in decided)
-
-
-def _run(taken: Taken[Any]) -> Outcome[Any] | Exception:
-    """Takes a step. What a handler tries to do outside is returned like whatever else it raises."""
-    try:
-        return run_sandboxed(taken)
-    except SideEffect as effect:
-        return effect
 
 
 def _named(in_memory: InMemoryService[Any], command: Command) -> Iterator[Any]:

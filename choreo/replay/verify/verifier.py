@@ -4,36 +4,45 @@ from collections.abc import Mapping
 from typing import Any
 
 from choreo.chassis.service import Service
+from choreo.chassis.source_lines import raised_through
 from choreo.chassis.transaction.step import Outcome
 from choreo.message.codec import TopicRecord
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
+from choreo.replay.engine.deciding_lines import decided_through
+from choreo.replay.engine.hidden_inputs import Sample
 from choreo.replay.engine.in_memory_service import InMemoryService, refusal_as_dict
-from choreo.replay.engine.source_lines import decided_at, raised_at
+from choreo.replay.engine.sandbox import SideEffect, take
 from choreo.replay.engine.walk import Ahead
 from choreo.replay.sources.records import Cut, JournalEntry
-from choreo.replay.verify.decisions import DecisionComparison, of_entry
+from choreo.replay.verify.decisions import DecisionComparison, of_effect, of_entry
 from choreo.replay.verify.findings import Finding, ServiceTally
 
-_ALWAYS_WHOLE = "user"
+ALWAYS_WHOLE = "user"
 """Whether a login is free depends on other keys: of this service a sample takes all."""
 
 
 class Verifier:
     """Is handed what one service heard, and its journal; hands what is decided to the comparison."""
 
-    def __init__(self, service: Service[Any], cut: Cut, sample: float) -> None:
+    def __init__(self, service: Service[Any], cut: Cut, sample: float, *, reads: bool = False) -> None:
+        """`reads`: where a handler reads clock, chance or environment is found, too."""
         self.in_memory = InMemoryService(service)
         self.consumes = frozenset(service.consumes)
         self.sources = service.sources
         self.tally = ServiceTally(
-            service=service.name, sample=1.0 if service.name == _ALWAYS_WHOLE else sample
+            service=service.name, sample=1.0 if service.name == ALWAYS_WHOLE else sample
         )
         self.decisions = DecisionComparison(self.tally)
         self._name = service.name
         self._reduced = cut.reduced
+        self._sample = Sample() if reads else None
         self._heard: dict[tuple[str | None, int | None, int | None], Event[Fact]] = {}
         """Events that no entry has asked for yet, by topic, partition and offset."""
+
+    def go_on_with(self, service: Service[Any]) -> None:
+        """Hands its rows to the same service, imported anew: what it remembered beside them is gone."""
+        self.in_memory = self.in_memory.afresh(service)
 
     def add_lacking(self, keys: Mapping[str, str]) -> None:
         """Notes keys of which the journal lacks something, with the sentence that says so."""
@@ -71,14 +80,18 @@ class Verifier:
         if taken.sequence != entry.step_before:
             self.decisions.add_contradiction(entry)
             return
-        try:
-            outcome = taken.run()
-        except Exception as error:
-            says = f"{entry.type} {entry.id} raises {type(error).__name__}: {error}"
-            handler = raised_at(error) or ""
-            self.tally.diverges(of_entry("step", entry, says, handler, got=repr(error)))
-            return
-        self._keep(Ahead(entry, taken), outcome)
+        kind = entry.type, entry.outcome, (entry.refusal or {}).get("type")
+        ran = take(taken, reads=self._sample is not None and self._sample.takes(kind))
+        for effect in ran.effects:
+            self.tally.has_effect(of_effect(entry, effect))
+        if isinstance(ran.result, SideEffect):
+            self.tally.excluded_keys.add(entry.key)  # nobody knows what would have come of it
+        elif isinstance(ran.result, Exception):
+            says = f"{entry.type} {entry.id} raises {type(ran.result).__name__}: {ran.result}"
+            lines, got = raised_through(ran.result), repr(ran.result)
+            self.tally.diverges(of_entry("step", entry, says, lines, got=got))
+        else:
+            self._keep(Ahead(entry, taken), ran.result)
 
     def _keep(self, input: Ahead, outcome: Outcome[Any]) -> None:
         entry = input.entry
@@ -88,8 +101,8 @@ class Verifier:
         refusal = refusal_as_dict(outcome)
         if refusal != entry.refusal:
             says = f"{entry.type} {entry.id} is answered differently"
-            handler = decided_at(input.taken, None) or ""
-            self.tally.diverges(of_entry("step", entry, says, handler, expected=entry.refusal, got=refusal))
+            lines = decided_through(input.taken, None)
+            self.tally.diverges(of_entry("step", entry, says, lines, expected=entry.refusal, got=refusal))
             return
         if entry.outcome != "refused":
             self.in_memory.keep(entry.key, input.taken)

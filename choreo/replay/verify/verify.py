@@ -4,7 +4,9 @@ Read it in this order: here the stream is handed out, `Verifier` replays a servi
 `DecisionComparison` holds its decisions against its topic, `compare_rows` its rows against the tables.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from choreo.chassis.service import Service
@@ -15,7 +17,7 @@ from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, Sourc
 from choreo.replay.verify.compare_rows import compare_rows
 from choreo.replay.verify.decisions import Published
 from choreo.replay.verify.findings import Finding, Tally
-from choreo.replay.verify.verifier import Verifier
+from choreo.replay.verify.verifier import ALWAYS_WHOLE, Verifier
 
 
 async def verify(
@@ -24,10 +26,16 @@ async def verify(
     *,
     sample: float = 1.0,
     progress: Callable[[int], None] | None = None,
+    second: "Second | None" = None,
 ) -> Tally:
-    """Verifies these services; the source must have their journals. `sample` is a share of the keys."""
+    """Verifies these services; the source must have their journals. `sample` is a share of the keys.
+
+    `second`: the same once more, where all that must not matter is otherwise.
+    """
     cut = source.cut
-    verifiers = {name: Verifier(service, cut, sample) for name, service in services.items()}
+    verifiers = {
+        name: Verifier(service, cut, sample, reads=second is not None) for name, service in services.items()
+    }
     stream = _Stream(cut, verifiers)
     whole = Tally()
     for name, verifier in verifiers.items():
@@ -37,8 +45,12 @@ async def verify(
     try:
         with no_collector():
             async for batch in source.batches():
-                stream.take(batch)
-                read += len(batch)
+                for part in second.parts(batch, read) if second else (batch,):
+                    stream.take(_other_keys_first(part) if second else part)
+                    read += len(part)
+                    if second and read in second.places:
+                        for name, service in second.import_anew().items():
+                            verifiers[name].go_on_with(service)
                 if progress:
                     progress(read)
     except Broken as error:
@@ -54,6 +66,39 @@ async def verify(
     whole.findings.sort(key=lambda finding: finding.time)
     whole.counts["items"] = read
     return whole
+
+
+@dataclass(frozen=True)
+class Second:
+    """How a second replay differs: keys come in another order, and services are imported anew on the way."""
+
+    places: Collection[int]
+    """After so many items."""
+    import_anew: Callable[[], Mapping[str, Service[Any]]]
+
+    def parts(self, items: Sequence[Item], read: int) -> Iterator[Sequence[Item]]:
+        """Cuts what follows on so many items at those places."""
+        cuts = [place - read for place in sorted(self.places) if 0 < place - read < len(items)]
+        for begin, end in pairwise([0, *cuts, len(items)]):
+            yield items[begin:end]
+
+
+def _other_keys_first(items: Sequence[Item]) -> list[Item]:
+    """Changes the order of keys, and nothing that a service could have a right to.
+
+    Whether a login is free depends on other keys, so what knows of such things stays as it is.
+    """
+    records = [item for item in items if not isinstance(item, JournalEntry)]
+    entries = [item for item in items if isinstance(item, JournalEntry)]
+    return [
+        *records,
+        *(entry for entry in entries if entry.service == ALWAYS_WHOLE),
+        *sorted(
+            (entry for entry in entries if entry.service != ALWAYS_WHOLE),
+            key=lambda entry: entry.key,
+            reverse=True,
+        ),
+    ]
 
 
 class _Stream:

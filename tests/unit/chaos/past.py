@@ -24,6 +24,7 @@ _READ_BY = {
 _HEARD_BY = {
     "UserRegistered": ("billing", "notification"),
     "SigningKeyPublished": ("order", "billing", "notification"),
+    "SessionsEnded": ("order", "billing", "notification"),
     "OrderCreated": ("billing",),
     "PaymentConfirmed": ("order", "notification"),
     "PaymentRejected": ("order", "notification"),
@@ -77,6 +78,14 @@ class Past:
         self.publish("SigningKeyPublished", kid, kid=kid, public_jwk=jwk, not_after=end.isoformat())
         for service in SERVICES:
             self.add(service, "signing_keys", kid=kid, public_jwk=jwk, not_after=end)
+
+    def end_sessions(self, user: str) -> None:
+        ended = START + timedelta(seconds=len(self.records))
+        self.publish("SessionsEnded", user, user_id=user, not_before=ended.isoformat())
+        for service in SERVICES:
+            kept = [row for row in self.tables[service].get("sessions_ended", []) if row["user_id"] != user]
+            self.tables[service]["sessions_ended"] = kept
+            self.add(service, "sessions_ended", user_id=user, not_before=ended)
 
     def register(self, login: str) -> str:
         """The user's id."""
@@ -368,7 +377,7 @@ def with_data(record: Record, **data: Any) -> Record:
 
 
 def _source_of(type: str) -> str:
-    if type in ("UserRegistered", "SigningKeyPublished"):
+    if type in ("UserRegistered", "SigningKeyPublished", "SessionsEnded"):
         return "user"
     return {"Or": "order", "No": "notification"}.get(type[:2], "billing")
 

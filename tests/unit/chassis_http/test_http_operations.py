@@ -1,6 +1,7 @@
 import asyncio
 import json
 import logging
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -111,7 +112,21 @@ async def test_the_document_is_valid_and_says_what_is_checked(toy: Any, client: 
     assert document["components"]["schemas"]["NewThing"]["additionalProperties"] is False
     assert "HTTPValidationError" not in document["components"]["schemas"]
     assert "404" in document["paths"]["/things/{thing_id}"]["get"]["responses"]
-    assert (await client.get("/docs")).status_code == 200
+
+
+async def test_the_page_for_people_asks_nobody_else_for_anything(client: httpx.AsyncClient) -> None:
+    page = await client.get("/docs")
+    assert page.status_code == 200
+    policy = page.headers["content-security-policy"]
+    assert "//" not in policy and "default-src 'self'" in policy
+    named = re.findall(r"""(?:src|href|url)[=:] ?['"]([^'"]+)""", page.text)
+    assert len(named) == 4
+    for path in named:
+        assert path.startswith("/") and not path.startswith("//")
+        answer = await client.get(path)
+        assert answer.status_code == 200 and answer.content
+    for outside in ("/../../core.py", "/%2e%2e/core.py", "/", ""):
+        assert (await client.get(f"/docs/assets{outside}")).status_code == 404
 
 
 @pytest.fixture

@@ -230,6 +230,56 @@ async def test_what_is_no_http_is_told_so_as_a_problem(toy: Any, connect: Connec
     assert b" 405 " in await is_closed(peer)
 
 
+FORM = b"grant_type=password&username=ada&password=b"
+HIDDEN = b"GET /things HTTP/1.1\r\nHost: toy\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Content-Length: %d\r\nTransfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: chunked\r\nContent-Length: %d\r\n",
+        b"Content-Length: %d\r\nContent-Length: 5\r\n",
+        b"Content-Length: +%d\r\n",
+        b"Content-Length: %d, %d\r\n",
+        b"Content-Length : %d\r\n",
+        b"Transfer-Encoding: chunked, identity\r\nX: %d\r\n",
+        b"Transfer-Encoding: xchunked\r\nContent-Length: %d\r\n",
+        b"X: 1\nContent-Length: %d\r\n",
+        b" Content-Length: %d\r\n",
+        b"Content-Length: %d\r\n folded: 1\r\n",
+    ],
+)
+async def test_no_request_is_hidden_in_anothers_body(toy: Any, connect: Connect, head: bytes) -> None:
+    """Whatever two servers could read in two ways ends the connection, or is read in one."""
+    peer = await connect()
+    length = (len(HIDDEN),) * head.count(b"%d")
+    body = b"0\r\n\r\n" if b": chunked" in head else b""
+    peer[1].write(b"POST /login HTTP/1.1\r\nHost: toy\r\n" + head % length + b"\r\n" + body + HIDDEN)
+    peer[1].write_eof()
+    said = await is_closed(peer)
+    assert said.count(b"HTTP/1.1 ") <= 1, said
+    assert b" 2" not in said[:12], said
+
+
+@pytest.mark.parametrize("size", [b"-1", b"0x5", b"5 ;", b"FFFFFFFFFFFFFFFFF", b"5\n", b"", b"+5"])
+async def test_a_chunk_has_a_size_or_the_connection_ends(toy: Any, connect: Connect, size: bytes) -> None:
+    peer = await connect()
+    peer[1].write(
+        b"POST /login HTTP/1.1\r\nHost: toy\r\nTransfer-Encoding: chunked\r\n\r\n" + size + b"\r\nabcde\r\n"
+    )
+    peer[1].write(b"0\r\n\r\n" + GET)
+    peer[1].write_eof()
+    assert b" 200 " not in await is_closed(peer)
+
+
+async def test_a_thousand_requests_in_one_breath_are_answered_in_order(connect: Connect) -> None:
+    peer = await connect()
+    peer[1].write(GET * 999 + HALF + b"Connection: close\r\n\r\n")
+    said = await is_closed(peer)
+    assert said.count(b"HTTP/1.1 200 OK") == 1000
+
+
 async def test_head_of_a_stream_ends(toy: Any, connect: Connect) -> None:
     peer = await connect()
     peer[1].write(b"HEAD /half HTTP/1.1\r\nHost: toy\r\n\r\n" + GET)

@@ -1,0 +1,71 @@
+"""The first line of a recording, which says what the file holds. It may come from anybody."""
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from choreo.chassis.settings import SERVICES, TOPICS
+from choreo.replay.sources.records import Cut, Span
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class _Told(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
+class _Partition(_Told):
+    topic: str
+    partition: Annotated[int, Field(ge=0, lt=2**31)]
+    first: Count
+    settled: Count
+    last: Annotated[int, Field(ge=-1, lt=2**63)]
+
+
+class Manifest(_Told):
+    """Raises ValueError, as pydantic does, where one of these is not what `record` would have written."""
+
+    services: list[str]
+    topic_prefix: str
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+    decide_within: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    keys: list[str] | None
+    until: str | None
+    redacted: bool
+    reduced: bool = False
+    partitions: list[_Partition]
+    counts: dict[str, Count]
+    rows: dict[str, dict[str, str]]
+
+    @field_validator("services")
+    @classmethod
+    def _are_known(cls, services: list[str]) -> list[str]:
+        if unknown := set(services) - set(SERVICES):
+            raise ValueError(f"nobody knows a service {min(unknown)}")
+        return services
+
+    @field_validator("partitions")
+    @classmethod
+    def _are_ours(cls, partitions: list[_Partition], told: ValidationInfo) -> list[_Partition]:
+        ours = {told.data.get("topic_prefix", "") + topic for topic in TOPICS.values()}
+        if foreign := {partition.topic for partition in partitions} - ours:
+            raise ValueError(f"no service writes to the topic {min(foreign)}")
+        return partitions
+
+    @property
+    def cut(self) -> Cut:
+        return Cut(
+            spans={
+                (told.topic, told.partition): Span(told.first, told.settled, told.last + 1)
+                for told in self.partitions
+            },
+            services=tuple(self.services),
+            topic_prefix=self.topic_prefix,
+            currency=self.currency,
+            decide_within=self.decide_within,
+            keys=None if self.keys is None else frozenset(self.keys),
+            until=datetime.fromisoformat(self.until) if self.until else None,
+            redacted=self.redacted,
+            reduced=self.reduced,
+        )

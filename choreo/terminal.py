@@ -1,0 +1,51 @@
+"""What is printed is text: whatever a stranger wrote into an order or an event commands no terminal.
+
+Control characters, and those that turn the direction of what follows, are shown as JSON has them: `\\u001b`.
+"""
+
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any, TextIO
+
+from rich import console
+from rich.segment import Segment
+
+_COMMANDS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""All but tab and line feed."""
+
+
+def harmless(text: str) -> str:
+    return _COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+class Console(console.Console):
+    """Rich's, whose own commands reach the terminal, and nobody else's."""
+
+    def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(harmless(segment.text), segment.style)
+
+
+class _Printed:
+    """A stream on which nothing but text gets out. A `Console` writes to the stream itself."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.rich_proxied_file = stream
+
+    def write(self, text: str) -> int:
+        return self.rich_proxied_file.write(harmless(text))
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.rich_proxied_file, name)
+
+
+def print_text_alone() -> None:
+    """For this process's standard output and standard error, from now on."""
+    sys.stdout, sys.stderr = _Printed(sys.stdout), _Printed(sys.stderr)

@@ -1,0 +1,160 @@
+"""Whatever a handler tries, a replay has no effect, says where, and goes on or ends with a sentence."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from choreo.chassis import registry
+from choreo.cli.main import app
+from choreo.errors import HandlerMisbehaves, Unavailable
+from choreo.replay.engine import sandbox
+from choreo.replay.sources.recording import Recording
+from choreo.replay.verify.report import Report, closed_loop_report, report_on
+from tests.replay import plants
+from tests.replay.constructed import NAMES, a_story
+
+ROOT = Path(__file__).parents[2]
+HERE = "tests/replay/plants.py"
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return a_story().recorded(tmp_path_factory.mktemp("recorded") / "story.ndjson")
+
+
+def verified(file: Path, plant: Callable[..., None]) -> Report:
+    return asyncio.run(report_on(Recording(file), NAMES, preload=[f"{plants.__name__}:{plant.__name__}"]))
+
+
+def test_what_a_handler_tries_and_hides_is_found_and_has_not_happened(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plants.everything_that_is_refused(monkeypatch.setattr)
+    plants.TOUCHED.unlink(missing_ok=True)
+    report = verified(file, plants.everything_that_is_refused)
+    says = "\n".join(finding.says for finding in report.unstable)
+    for what in ("open a socket", "write the file", "start a process", "start a thread"):
+        assert re.search(rf"{HERE}:\d+ tries to {what}.*, called from {HERE}:\d+", says), says
+    assert {finding.kind for finding in report.unstable} == {"effect"}
+    assert (report.exit_code, report.findings) == (2, [])
+    assert not plants.TOUCHED.exists()
+    assert report.unstable[0].lines[0].startswith("billing_service/decide.py:")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["state", "billing", "FILE", "--at", "2040-01-01T00:00:00Z"],
+        ["replay", "FILE", "--service", "billing"],
+        ["minimize", "FILE"],
+        ["verify", "FILE", "--shuffle", "2"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:1] + arguments[2:3]),
+)
+def test_no_other_verb_has_an_effect_either(
+    file: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plants.everything_that_is_refused(monkeypatch.setattr)
+    plants.TOUCHED.unlink(missing_ok=True)
+    try:
+        app([str(file) if word == "FILE" else word for word in arguments], standalone_mode=False)
+        told = capsys.readouterr().out
+    except HandlerMisbehaves as error:
+        told = str(error)
+    assert (f"{HERE}:" in told and "tries to open a socket" in told) or "no order matters" in told
+    assert not plants.TOUCHED.exists()
+
+
+def test_a_closed_loop_has_no_effect_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    plants.everything_that_is_refused(monkeypatch.setattr)
+    plants.TOUCHED.unlink(missing_ok=True)
+    recording = Recording(ROOT / "events" / "recordings" / "every-fact-1.ndjson")
+    preload = [f"{plants.__name__}:everything_that_is_refused"]
+    report = asyncio.run(closed_loop_report(recording, preload=preload))
+    assert report.exit_code == 2 and "tries to open a socket" in report.unstable[0].says
+    assert not plants.TOUCHED.exists()
+
+
+def test_what_a_handler_prints_is_kept_apart(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plants.a_print(monkeypatch.setattr)
+    report = verified(file, plants.a_print)
+    assert "so far" not in capfd.readouterr().out
+    (found,) = report.unstable
+    assert (found.kind, found.got) == ("effect", "so far 0")
+    assert re.fullmatch(rf"{HERE}:\d+ prints, called from billing_service/decide.py:\d+", found.says)
+    app(["state", "billing", str(file), "--at", "2040-01-01T00:00:00Z", "--json"], standalone_mode=False)
+    told = json.loads(capfd.readouterr().out.replace("and beside all streams", ""))
+    assert list(told["printed"].values()) == ["so far 0"]
+
+
+@pytest.mark.parametrize(
+    ("plant", "error"), [(plants.an_exit, "SystemExit"), (plants.no_bottom, "Recursion")]
+)
+def test_a_handler_that_leaves_or_finds_no_bottom_is_named(
+    file: Path, plant: Callable[..., None], error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch.setattr)
+    report = verified(file, plant)
+    (first, *_) = report.findings
+    assert (report.exit_code, first.kind, first.type) == (1, "step", "Deposit")
+    assert error in first.says and first.handler.startswith(HERE)
+
+
+def test_a_handler_that_comes_to_no_end_is_named(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plants.no_end(monkeypatch.setattr)
+    monkeypatch.setattr(sandbox, "STEP_SECONDS", 0.2)
+    begin = time.monotonic()
+    with pytest.raises(HandlerMisbehaves, match=rf"^Deposit .* is still running after .* at {HERE}:\d+\.$"):
+        verified(file, plants.no_end)
+    assert time.monotonic() - begin < 5
+
+
+def test_control_c_ends_it_at_once(file: Path) -> None:
+    program = (
+        "import sys\n"
+        "from tests.replay import plants\n"
+        "from choreo.cli import main\n"
+        "import billing_service.decide\n"
+        "plants.no_end()\n"
+        "right = billing_service.decide._deposited\n"
+        "def wrong(*asked):\n"
+        "    sys.__stderr__.write('in it\\n'); sys.__stderr__.flush()\n"
+        "    return right(*asked)\n"
+        "billing_service.decide._deposited = wrong\n"
+        "main.main()\n"
+    )
+    command = [sys.executable, "-c", program, "state", "billing", str(file), "--at", "2040-01-01T00:00:00Z"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True) as process:
+        assert process.stderr is not None and process.stderr.readline() == "in it\n"
+        process.send_signal(signal.SIGINT)
+        begin = time.monotonic()
+        assert process.wait(5) == 130
+        assert time.monotonic() - begin < 3
+        assert "Traceback" not in process.stderr.read()
+
+
+def test_a_service_that_does_not_compile_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bakery_service").mkdir()
+    (tmp_path / "bakery_service" / "service.py").write_text("def service(:\n")
+    (tmp_path / "bakery_service" / "other.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        Unavailable, match=r"^bakery_service.service cannot .*: invalid syntax at .*service.py:1\.$"
+    ):
+        registry.room_of("bakery", "service")
+    with pytest.raises(Unavailable, match=r"ZeroDivisionError\('division by zero'\) at .*other.py:1\.$"):
+        registry.room_of("bakery", "other")
