@@ -12,7 +12,15 @@ from typing import Any
 
 import orjson
 import psycopg
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
 from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.string import TextLoader
@@ -35,17 +43,17 @@ def collect(facts: Mapping[str, Any], requests: Sequence[Request]) -> History:
     """`facts` are those of run.json. Raises psycopg.Error, KafkaException or TimeoutError."""
     tables = {service: _tables(url) for service, url in facts["owner_urls"].items()}
     ends = end_offsets(facts)
-    records = _records(facts, ends)
+    records, read = read_topics(facts, ends)
     mails = [_mail(file) for file in (Path(facts["maildir"]) / "new").glob("*")]
-    return History(records, ends, tables, requests, mails)
+    return History(records, ends, tables, requests, mails, read)
 
 
 @cache
 def _mail(file: Path) -> tuple[str, str]:
     """Message-ID and recipient. A file of a Maildir never changes, and to read thousands takes seconds."""
     with file.open("rb") as content:
-        headers = BytesHeaderParser().parse(content)
-    return headers["Message-ID"], headers["To"]
+        headers = dict(BytesHeaderParser().parse(content).raw_items())
+    return headers["Message-ID"], headers["To"].encode(errors="surrogateescape").decode()
 
 
 def keep(history: History, directory: Path) -> None:
@@ -68,31 +76,40 @@ def _text(value: object) -> str:
 
 def end_offsets(facts: Mapping[str, Any]) -> dict[Place, int]:
     """Of all partitions of all topics, which are named without their prefix. Raises KafkaException."""
-    prefix: str = facts["topic_prefix"]
-    places = [(prefix + topic, number) for topic in TOPICS.values() for number in range(facts["partitions"])]
-    consumer = Consumer(
-        observer_access(facts).confluent() | {"group.id": "nobody", "enable.auto.commit": False}
-    )
+    consumer = observing(facts)
     try:
-        asked = [TopicPartition(*place, OFFSET_END) for place in places]
-        found = consumer.offsets_for_times(asked, timeout=_KAFKA_TIMEOUT_SECONDS)
+        return ends_by(consumer, facts, _KAFKA_TIMEOUT_SECONDS)
     finally:
         consumer.close()
+
+
+def ends_by(consumer: Consumer, facts: Mapping[str, Any], timeout_seconds: float) -> dict[Place, int]:
+    """The same, asked by a client that is there."""
+    prefix: str = facts["topic_prefix"]
+    places = [(prefix + topic, number) for topic in TOPICS.values() for number in range(facts["partitions"])]
+    asked = [TopicPartition(*place, OFFSET_END) for place in places]
+    found = consumer.offsets_for_times(asked, timeout=timeout_seconds)
     for at in found:
         if at.error:
             raise KafkaException(at.error)
     return {(at.topic.removeprefix(prefix), at.partition): at.offset for at in found}
 
 
-def _records(facts: Mapping[str, Any], ends: Mapping[Place, int]) -> list[Record]:
-    """Every record from the first offset up to these."""
-    consumer = Consumer(
+def observing(facts: Mapping[str, Any]) -> Consumer:
+    """A client that joins no group. It has to be closed."""
+    return Consumer(
         {
             **observer_access(facts).confluent(),
-            "group.id": "evidence",  # the client wants a name; who assigns himself joins no group
+            "group.id": "nobody",  # the client wants a name; who assigns himself joins no group
             "enable.auto.commit": False,
+            "enable.partition.eof": True,
         }
     )
+
+
+def read_topics(facts: Mapping[str, Any], ends: Mapping[Place, int]) -> tuple[list[Record], dict[Place, int]]:
+    """Every record from the first offset up to these, and where the reading of each partition ended."""
+    consumer = observing(facts)
     try:
         consumer.list_topics(timeout=_KAFKA_TIMEOUT_SECONDS)  # else it would ask only half a second later
         consumer.assign([_at(facts, place, OFFSET_BEGINNING) for place, end in ends.items() if end])
@@ -101,21 +118,28 @@ def _records(facts: Mapping[str, Any], ends: Mapping[Place, int]) -> list[Record
         consumer.close()
 
 
-def _read(consumer: Consumer, prefix_length: int, ends: Mapping[Place, int]) -> list[Record]:
-    unread = {place for place, end in ends.items() if end}
+def _read(
+    consumer: Consumer, prefix_length: int, ends: Mapping[Place, int]
+) -> tuple[list[Record], dict[Place, int]]:
+    """A partition may end with offsets that have no record, as the markers of transactions: Kafka says that
+    it is read to its end.
+    """
+    read = {place: 0 for place, end in ends.items() if end}
     records: list[Record] = []
     deadline = time.monotonic() + _KAFKA_TIMEOUT_SECONDS
-    while unread:
+    while any(next_offset < ends[place] for place, next_offset in read.items()):
         for message in consumer.consume(_AT_ONCE, timeout=0.05):
+            place = message.topic()[prefix_length:], message.partition()
+            if message.error() and message.error().code() == KafkaError._PARTITION_EOF:
+                read[place] = min(message.offset(), ends[place])
+                continue
             record = _record(message, prefix_length)
-            place = record.topic, record.partition
             if record.offset < ends[place]:
                 records.append(record)
-            if record.offset + 1 >= ends[place]:
-                unread.discard(place)
+            read[place] = min(record.offset + 1, ends[place])
         if time.monotonic() > deadline:
-            raise TimeoutError(f"not to be read to their ends: {sorted(unread)}")
-    return records
+            raise TimeoutError(f"not to be read to their ends: {read}")
+    return records, read
 
 
 def _record(message: Message, prefix_length: int) -> Record:

@@ -68,3 +68,7 @@ class History:
     requests: Sequence[Request]
     mails: Sequence[tuple[str, str]] = field(default=())
     """Of each delivered mail: Message-ID and recipient."""
+    read: Mapping[Place, int] = field(default_factory=dict)
+    """Where the reading of `records` ended, where that is behind the last of them: what comes between is the
+    marker of a transaction, or was aborted.
+    """

@@ -31,6 +31,8 @@ _IMPATIENT = 0.05
 """This share of the requests is never repeated."""
 _TOO_DEAR = 0.1
 """This share of the orders costs more than anybody has."""
+_BEYOND_ASCII = 0.2
+"""This share of the customers has an address that not every mail server takes."""
 _RECENT = 30
 """So many customers, those who came last, pay in and order."""
 _BASKETS = (1, 1, 1, 3)
@@ -147,6 +149,8 @@ class Load:
     async def _register(self) -> None:
         login = f"chaos-{self._seed}-{next(self._numbers)}"
         body = registration(login)
+        if self._chance.random() < _BEYOND_ASCII:
+            body["email"] = f"jörg-{body['email']}"
         request = self._begin("register", login, None, 0)
         met = await self._ask(request, lambda: self._http.post(f"{self._urls['user']}/users", json=body))
         # The login is this request's alone. If it is taken, an earlier attempt was carried out.

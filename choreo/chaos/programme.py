@@ -1,13 +1,14 @@
-"""The reliability programme: every fault, one after another, on a real system under load."""
+"""The reliability programme: fault after fault, on real systems under load."""
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from choreo.chaos import evidence
-from choreo.chaos.faults import Fault
+from choreo.chaos.faults.fault import Fault
 from choreo.chaos.screens import Screen
 from choreo.chaos.trial import Outcome, Trial
 from choreo.embedded.home import Home
@@ -17,10 +18,11 @@ from choreo.progress import Progress
 
 UP = ("choreo.chaos.up",)
 """What runs a system whose services have failpoints."""
+_THREE_BROKERS = ("choreo.cli.main", "up", "--json", "--brokers", "3")
 
 
 def run(faults: Sequence[Fault], runs: int, seed: int, screen: Screen, *, keep: bool) -> bool:
-    """Whether every promise was kept. Each run has a system, and a seed, of its own.
+    """Whether every promise was kept. Each run has systems, and a seed, of its own.
 
     Raises `Unavailable` where a system cannot be started at all.
     """
@@ -29,30 +31,42 @@ def run(faults: Sequence[Fault], runs: int, seed: int, screen: Screen, *, keep: 
     try:
         for number in range(runs):
             screen.run(number + 1, runs, seed + number)
-            outcomes += _one_run(faults, seed + number, screen, progress, keep=keep)
+            for together in _systems(faults):
+                outcomes += _one_system(together, seed + number, screen, progress, keep=keep)
     finally:
         progress.done()
     screen.totals(runs, outcomes)
     return not any(outcome.violations for outcome in outcomes)
 
 
-def _one_run(
+def _systems(faults: Sequence[Fault]) -> Iterator[Sequence[Fault]]:
+    """Which of them share a system."""
+    judged = [fault for fault in faults if fault.judged]
+    for brokers in sorted({fault.brokers for fault in judged}):
+        yield [fault for fault in judged if fault.brokers == brokers]
+    yield from ([fault] for fault in faults if not fault.judged)
+
+
+def _one_system(
     faults: Sequence[Fault], seed: int, screen: Screen, progress: "_Remaining", *, keep: bool
 ) -> list[Outcome]:
     """Ends early where a fault could not be put right: what follows would only show it again."""
     outcomes: list[Outcome] = []
     progress.stage("starting a system")
-    with ThrowawaySystem(UP) as system:
+    with ThrowawaySystem(UP if faults[0].brokers == 1 else _THREE_BROKERS) as system:
         system.start()
         trial = Trial(system, seed)
         held = False
         try:
             for fault in faults:
                 progress.next(fault.sentence)
-                outcomes.append(trial.put_through(fault))
+                outcome = trial.put_through(fault)
+                if fault is faults[-1] and fault.judged:
+                    outcome = replace(outcome, violations=(*outcome.violations, *trial.ask_doctor()))
+                outcomes.append(outcome)
                 progress.done()
-                screen.outcome(outcomes[-1])
-                if outcomes[-1].gave_up:
+                screen.outcome(outcome)
+                if outcome.gave_up:
                     break
             held = not trial.violations
         finally:

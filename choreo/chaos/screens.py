@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from choreo.chaos.faults import Fault
+from choreo.chaos.faults.fault import Fault
 from choreo.chaos.trial import Outcome
 from choreo.terminal import Console
 

@@ -1,5 +1,7 @@
 """One system, put through one fault after another under load, and judged by its whole history after each."""
 
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,10 +13,11 @@ from confluent_kafka import KafkaException
 
 from choreo.chaos import evidence
 from choreo.chaos.drain import drain
-from choreo.chaos.faults import RECOVERY_TIMEOUT_SECONDS, Fault, NotInTime
+from choreo.chaos.faults.fault import RECOVERY_TIMEOUT_SECONDS, Fault, NotInTime
 from choreo.chaos.history import History, Request
 from choreo.chaos.judge import Violation, judge, repeats
 from choreo.chaos.load import Load, Rates
+from choreo.chaos.watch import Watch
 from choreo.embedded.part import AnswersHttp
 from choreo.errors import Unavailable
 from choreo.operations.acting.throwaway import ThrowawaySystem
@@ -45,6 +48,10 @@ class Outcome:
     """The fault could not be put right: what follows would only show it again."""
 
 
+class _LoadDropped(Exception):
+    """Nobody waits for the answers to what customers ask just now: there may never be any."""
+
+
 class Trial:
     def __init__(self, system: ThrowawaySystem, seed: int, rates: Rates | None = None) -> None:
         """The system runs already, and nobody else uses it."""
@@ -54,6 +61,7 @@ class Trial:
         """As it was last judged."""
         self._load = Load(system.run_file["urls"], seed, self.journal, rates)
         self._repeats = repeats(self.history)
+        self._watch = Watch(lambda: system.run_file)
         self._chance = Random(seed)
         self.violations: set[Violation] = set()
         """All that were found so far."""
@@ -61,15 +69,20 @@ class Trial:
     def put_through(self, fault: Fault) -> Outcome:
         """Strikes under load, lets everything come to rest, and judges all there is since the beginning."""
         before, repeats_before = self.history, self._repeats
-        since, not_in_time = self._strike(fault)
-        # What was asked for since then is handled as fast as it came: its time counts from the last of it.
-        undone = drain(self.system.run_file, time.monotonic() + RECOVERY_TIMEOUT_SECONDS)
+        undone: list[str] = []
+        with self._watch.running():
+            since, not_in_time = self._strike(fault)
+            if fault.judged:
+                # What was asked for since then is handled as fast as it came: its time counts from the last.
+                undone = drain(self.system.run_file, time.monotonic() + RECOVERY_TIMEOUT_SECONDS)
         recovery = time.monotonic() - since
         unread = self._collect()
         self._repeats = repeats(self.history)
         requests = self.history.requests[len(before.requests) :]
         found = [Violation("I7", told) for told in (*not_in_time, *undone, *unread)]
-        found += [*_refusals(requests), *judge(self.history)]
+        found += [Violation("ready", told) for told in self._watch.told]
+        if fault.judged:
+            found += [*_refusals(requests), *judge(self.history)]
         new = tuple(violation for violation in found if violation not in self.violations)
         self.violations.update(new)
         return Outcome(
@@ -84,6 +97,14 @@ class Trial:
             gave_up=bool(not_in_time or unread),
         )
 
+    def ask_doctor(self) -> list[Violation]:
+        """What needs a person now that everything is over: nothing should."""
+        command = [sys.executable, "-m", "choreo.cli.main", "doctor"]
+        doctor = subprocess.run(command, env=self.system.environment, capture_output=True, text=True)
+        found = [Violation("doctor", doctor.stdout + doctor.stderr)] if doctor.returncode else []
+        self.violations.update(found)
+        return found
+
     def _strike(self, fault: Fault) -> tuple[float, list[str]]:
         """Since when (monotonic) nothing is in the way any more, and what did not happen in time."""
         since = time.monotonic()
@@ -91,8 +112,12 @@ class Trial:
             with self._load.running():
                 self._requests_end(_BEFORE)
                 since = fault.strike(self.system, self._chance)
+                if not fault.judged:
+                    raise _LoadDropped
                 self._services_are_ready(since + RECOVERY_TIMEOUT_SECONDS)
                 self._requests_end(_AFTERWARDS)
+        except _LoadDropped:
+            pass
         except (NotInTime, Unavailable) as error:
             return since, [str(error)]
         return since, []

@@ -1,4 +1,6 @@
-"""`choreo up` as it is, but for services that have failpoints: `python -m choreo.chaos.up`."""
+"""`choreo up` as it is, but for services that have failpoints and a mail server with moods:
+`python -m choreo.chaos.up`.
+"""
 
 import sys
 
@@ -9,6 +11,8 @@ from choreo.operations.reading.installation import read_settings
 
 
 class Endangered(System):
+    mail_server = "choreo.chaos.mail"
+
     def command(self, service: str) -> list[str]:
         return [sys.executable, "-m", "choreo.chaos.service", service]
 

@@ -7,22 +7,29 @@ import argparse
 import asyncio
 import email.policy
 import signal
+from collections.abc import Callable
 from email.message import EmailMessage
 from pathlib import Path
 
 from aiosmtpd.handlers import Mailbox
 from aiosmtpd.smtp import SMTP
 
+Session = Callable[[Path], SMTP]
+"""Makes the server's side of a connection, for this Maildir."""
 
-async def serve(host: str, port: int, maildir: Path) -> None:
+
+def session(maildir: Path) -> SMTP:
+    return SMTP(Mailbox(maildir), enable_SMTPUTF8=True, loop=asyncio.get_running_loop())
+
+
+async def serve(host: str, port: int, maildir: Path, session: Session) -> None:
     """Until SIGTERM or SIGINT. A message is on disk before it is acknowledged."""
     maildir.parent.mkdir(parents=True, exist_ok=True)
-    inbox = Mailbox(maildir)
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
-    server = await loop.create_server(lambda: SMTP(inbox, enable_SMTPUTF8=True, loop=loop), host, port)
+    server = await loop.create_server(lambda: session(maildir), host, port)
     await stopped.wait()
     server.close()
 
@@ -33,10 +40,14 @@ def read_maildir(maildir: Path) -> list[EmailMessage]:
     return [email.message_from_bytes(file.read_bytes(), policy=email.policy.default) for file in files]
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m choreo.embedded.mail", description=serve.__doc__)
+def main(session: Session = session) -> None:
+    parser = argparse.ArgumentParser(description=serve.__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--maildir", type=Path, required=True)
     arguments = parser.parse_args()
-    asyncio.run(serve(arguments.host, arguments.port, arguments.maildir))
+    asyncio.run(serve(arguments.host, arguments.port, arguments.maildir, session))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """Three brokers: one of them may die under load."""
 
-from choreo.chaos.faults import leader_killed
+from choreo.chaos.faults.clean import leader_killed
 from choreo.chaos.programme import keep_evidence
 from choreo.chaos.trial import Trial
 from choreo.operations.acting.throwaway import ThrowawaySystem

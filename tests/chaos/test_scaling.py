@@ -11,7 +11,7 @@ from threading import Event, Semaphore
 
 import pytest
 
-from choreo.chaos.faults import killed
+from choreo.chaos.faults.clean import killed
 from choreo.chaos.programme import keep_evidence
 from choreo.chaos.trial import Trial
 from choreo.chassis.settings import SERVICES

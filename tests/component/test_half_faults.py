@@ -239,6 +239,25 @@ async def test_a_locked_key_holds_up_itself_and_its_partition_and_the_holder_is_
     assert parked(watched.database) == []
 
 
+async def test_however_much_waits_behind_locked_keys_there_is_room_for_the_others(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each partition is paused by itself once it does not get on."""
+    monkeypatch.setattr("choreo.chassis.transaction.kernel.QUEUE_SOFT_LIMIT", 4)
+    ada, eve = uuid4(), uuid4()
+    users = await watched.reader("user-events")
+    orders, others = await watched.reader("order-events", 0), await watched.reader("order-events", 1)
+    await users.hear(registered(ada), registered(eve))
+    async with held(watched.database.owner_url, "SELECT 1 FROM keys WHERE key = %s FOR UPDATE", str(ada)):
+        behind = [orders.put(an_event(ordered(ada, 1))) for _ in range(8)]
+        await watched.says(str(ada))
+        await others.hear(ordered(eve, 1))
+        await asyncio.wait_for(watched.kernel.room(), 2.0)
+        assert not any(one.done() for one in behind)
+    await asyncio.gather(*behind)
+    await watched.gets_on()
+
+
 async def test_a_locked_position_holds_up_its_partition_alone(watched: Watched) -> None:
     ada = uuid4()
     users = await watched.reader("user-events")

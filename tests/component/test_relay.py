@@ -4,8 +4,9 @@ import asyncio
 import os
 import re
 import signal
+import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -505,6 +506,29 @@ async def test_a_topic_that_grew_keeps_its_keys_where_they_are(post: Post) -> No
         await relay.probe()
         assert post.job.state.ready
     assert_first_occurrences_in_order(await post.arrived(), decided)
+
+
+async def test_facts_of_partitions_that_are_used_no_more_are_named_and_the_others_go_out(post: Post) -> None:
+    """CHOREO_PARTITIONS was lowered while some were unpublished."""
+    used, no_more = users_of_two_partitions()
+    if partition_of(str(used), PARTITIONS) > partition_of(str(no_more), PARTITIONS):
+        used, no_more = no_more, used
+    await post.decide([used, no_more], 1)
+    stray = partition_of(str(no_more), PARTITIONS)
+    async with running(post.relay(partitions=stray)):
+        await post.says(f"partition {stray}: CHOREO_PARTITIONS is {stray}: set it to what it was")
+        await post.emptied(stray)
+    async with running(post.relay()):
+        await post.emptied()
+        assert post.job.state.ready
+
+
+async def test_a_host_that_is_silent_keeps_nobody_from_the_others(post: Post) -> None:
+    """Frozen, it takes connections and says nothing. Which one is asked first is chance."""
+    with ExitStack() as silent:
+        sockets = [silent.enter_context(socket.create_server((LOOPBACK, 0))) for _ in range(3)]
+        hosts = [f"{LOOPBACK}:{one.getsockname()[1]}" for one in sockets]
+        await post.relay(bootstrap=",".join([*hosts, post.access.bootstrap])).probe()
 
 
 async def takes_at_most(post: Post, size: int) -> None:

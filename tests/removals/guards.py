@@ -24,7 +24,7 @@ from choreo.chassis.http import routes
 from choreo.chassis.kafka import consumer, faust_internals
 from choreo.chassis.kafka.catch_up import CatchUp
 from choreo.chassis.kafka.consumer import Consumer
-from choreo.chassis.kafka.handover import Handover
+from choreo.chassis.kafka.handover import Handover, Unread
 from choreo.chassis.kafka.relay import Relay, _Shard
 from choreo.chassis.kafka.topic_log import compare_last_read
 from choreo.chassis.transaction import journal, keys, outbox, parked, step
@@ -186,6 +186,11 @@ def what_was_aborted_is_read(patch: Patch) -> None:
         return made
 
     patch.setattr(faust_internals._ConsumerThread, "_create_worker_consumer", read_all)
+
+
+def nobody_watches_the_session(patch: Patch) -> None:
+    """A session that reads nothing is trusted to read on some day."""
+    patch.setattr(Unread, "look", lambda self, known, there, group: 0)
 
 
 def command_ids_are_random(patch: Patch) -> None:
@@ -537,6 +542,11 @@ _ALL = (
         what_was_aborted_is_read,
         f"{POSITIONS}::test_offsets_without_a_record_are_passed_and_what_was_aborted_is_not_applied"
         "[with a marker]",
+    ),
+    Guard(
+        "reading-watched",
+        nobody_watches_the_session,
+        f"{CONSUMER}::test_who_has_left_the_group_for_want_of_a_fetch_comes_back",
     ),
     Guard(
         "command-id",

@@ -28,6 +28,7 @@ OVERRIDDEN = [
     ("faust_internals._ConsumerThread", "_fetch_records"),
     ("faust_internals._Consumer", "_new_consumer_thread"),
     ("faust_internals._Consumer", "seek_to_committed"),
+    ("faust_internals._Consumer", "on_buffer_drop"),
     ("faust_internals._Consumer", "ack"),
     ("faust_internals._Consumer", "_new_offset"),
     ("faust_internals._Consumer", "_add_gap"),
@@ -72,7 +73,9 @@ def test_it_is_called_where_it_is_expected_to_be(caller: type, called: str) -> N
     assert called in inspect.getsource(caller), f"{caller.__name__} calls no {called} any more"
 
 
-@pytest.mark.parametrize("name", ["_acked", "_unacked_messages", "flow_active"])
+@pytest.mark.parametrize(
+    "name", ["_acked", "_unacked_messages", "_paused_partitions", "_buffered_partitions", "flow_active"]
+)
 def test_a_consumer_of_faust_has_what_is_used_of_it(name: str) -> None:
     assert name in inspect.getsource(Consumer), f"Faust's Consumer.{name} is gone"
 

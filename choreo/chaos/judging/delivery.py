@@ -31,13 +31,14 @@ def is_complete(case: Case) -> Iterator[str]:
 
 def _records_reach_the_ends(case: Case) -> Iterator[str]:
     """Else there is something the judge was not shown, or something that is gone."""
-    shown: dict[Place, int] = {}
+    shown: dict[Place, int] = dict(case.history.read)
     for record in case.history.records:
-        shown[record.topic, record.partition] = record.offset + 1
+        place = record.topic, record.partition
+        shown[place] = max(record.offset + 1, shown.get(place, 0))
     for place in sorted(case.history.ends.keys() | shown.keys()):
         end, last = case.history.ends.get(place, 0), shown.get(place, 0)
         if end != last:
-            yield f"{place[0]}[{place[1]}] ends at {end}, and its records at {last}"
+            yield f"{place[0]}[{place[1]}] ends at {end}, and was read to {last}"
 
 
 def _has_read_everything(case: Case, service: str) -> Iterator[str]:

@@ -6,6 +6,7 @@ are in `choreo/chassis/kafka/protocol.py`. librdkafka's admin client (2.16) know
 whole process where the cluster names no broker or the leader of a partition changes under its question.
 """
 
+import asyncio
 from base64 import b64encode
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ EARLIEST, LATEST = -2, -1
 """Of a partition, instead of a time."""
 
 _TIMEOUT_MS = 5000
+_NEXT_HOST_AFTER_SECONDS = 0.3
+"""One that is silent may be frozen: then the next is tried as well."""
 _REPLICATED_WITHIN_MS = 4000
 """A leader that waits for its followers says so before we lose patience with it."""
 _ALL_REPLICAS = -1
@@ -279,18 +282,31 @@ class Cluster:
         """The first that answers, and from then on the same."""
         if self._first:
             return await self._connected(self._first)
-        troubles: list[Exception] = []
-        for host, port, _ in collect_hosts(self._bootstrap):
-            try:
-                connection = await self._connected((host, port))
-            except SaslAuthenticationFailed:
-                raise
-            except (KafkaError, OSError) as error:
-                troubles.append(error)
-            else:
-                self._first = host, port
-                return connection
-        raise troubles[-1]
+        hosts: list[Address] = [(host, port) for host, port, _ in collect_hosts(self._bootstrap)]
+        asked: dict[asyncio.Future[Any], Address] = {}
+        trouble: Exception = BrokerNotAvailableError("no host is named")
+        try:
+            while hosts or asked:
+                if hosts:
+                    host = hosts.pop()
+                    asked[asyncio.ensure_future(self._connected(host))] = host
+                seconds = _NEXT_HOST_AFTER_SECONDS if hosts else None
+                answered, _ = await asyncio.wait(asked, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+                for done in answered:
+                    host = asked.pop(done)
+                    try:
+                        connection = done.result()
+                    except SaslAuthenticationFailed:
+                        raise
+                    except (KafkaError, OSError) as error:
+                        trouble = error
+                    else:
+                        self._first = host
+                        return connection
+            raise trouble
+        finally:
+            for left in asked:
+                left.cancel()
 
     async def _connected(self, at: Address) -> Any:
         if at not in self._connections or not self._connections[at].connected():

@@ -132,6 +132,8 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         if not self.consumer.flow_active:
             return {}
         wanted = [aiokafka.TopicPartition(*tp) for tp in active_partitions]
+        if not wanted:
+            return {}  # the last was paused just now; for aiokafka none would mean all
         try:
             fetched = await consumer.getmany(*wanted, timeout_ms=timeout * 1000, max_records=max_records)
         except (NoOffsetForPartitionError, OffsetOutOfRangeError):
@@ -168,6 +170,13 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         wanted = {tp: offsets[tp.topic, tp.partition] for tp in assignment}
         await self.seek_wait(wanted)
         return wanted
+
+    def on_buffer_drop(self, tp: TP) -> None:
+        """Faust would fetch on of one that is paused, once what it had of it is taken."""
+        if tp in self._paused_partitions:
+            self._buffered_partitions.discard(tp)
+        else:
+            super().on_buffer_drop(tp)
 
     # A partition's chunks are finished in their order: the last one says how far all is finished.
 

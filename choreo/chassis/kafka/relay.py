@@ -72,6 +72,7 @@ class Relay:
         self._owner = uuid4()
         self._shards: dict[int, _Shard] = {}
         self._unowned: list[int] = []
+        self._strays: list[int] = []
         self._woken = asyncio.Event()
         self._decided = False
         self._looked_at = 0.0
@@ -176,6 +177,7 @@ class Relay:
             [partition for partition, shard in self._shards.items() if shard.ours_until < self._looked_at]
         )
         self._unowned = await outbox.unowned(conn, self._partitions, LEASE)
+        self._strays = await outbox.strays(conn, len(self._partitions))
         waiting = await outbox.count(conn, self._shards)
         if waiting:
             self._job.has(waiting)
@@ -194,6 +196,11 @@ class Relay:
                 causes[shard.trouble].append(partition)
         if self._unowned:
             causes["nobody can take the lease, whose row somebody else has locked"] += self._unowned
+        if self._strays:
+            strange = (
+                f"CHOREO_PARTITIONS is {len(self._partitions)}: set it to what it was when these were decided"
+            )
+            causes[strange] += self._strays
         if causes:
             told = "; ".join(f"partition {', '.join(map(str, them))}: {why}" for why, them in causes.items())
             self._job.held_up(f"facts wait in the outbox: {told}")

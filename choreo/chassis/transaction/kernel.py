@@ -54,7 +54,9 @@ S = TypeVar("S")
 BATCH = 500
 """At most so many inputs share a transaction."""
 QUEUE_SOFT_LIMIT = 4 * BATCH
-"""A reader of a topic stops to wait when so many inputs are queued."""
+"""A reader of a topic stops to wait when so many inputs are queued. Those held back do not count: of each
+partition there are only so many, since it is paused.
+"""
 QUEUE_HARD_LIMIT = 2 * QUEUE_SOFT_LIMIT
 """With so many queued, no new command is let in: it would be answered too late."""
 ANSWER_TIMEOUT_SECONDS = 5.0
@@ -159,7 +161,7 @@ class Kernel(Generic[S]):
     def _put(self, input: Input) -> None:
         self._queue.append(input)
         self._arrived.set()
-        if self._backlog >= QUEUE_SOFT_LIMIT:
+        if len(self._queue) >= QUEUE_SOFT_LIMIT:
             self._room.clear()
         self._job.has(self._backlog)
 
@@ -196,7 +198,7 @@ class Kernel(Generic[S]):
                 taken |= input.keys
                 if several:
                     shared |= input.keys
-        if self._backlog < QUEUE_SOFT_LIMIT:
+        if len(self._queue) < QUEUE_SOFT_LIMIT:
             self._room.set()
         return batch
 

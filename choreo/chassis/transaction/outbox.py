@@ -38,6 +38,9 @@ SELECT partition, min(decided_at) FROM outbox GROUP BY partition"""
 _COUNT = """/* outbox.count: how many facts of these partitions are unpublished */
 SELECT count(*) FROM outbox WHERE partition = ANY(%b::int[])"""
 
+_STRAYS = """/* outbox.strays: partitions that nobody publishes */
+SELECT DISTINCT partition FROM outbox WHERE partition >= %s ORDER BY partition"""
+
 _CONTAINS = """/* outbox.contains: is this fact still unpublished */
 SELECT EXISTS (SELECT FROM outbox WHERE event_id = %s)"""
 
@@ -118,6 +121,12 @@ async def unpublished_since(conn: Connection) -> dict[int, datetime]:
 async def count(conn: Connection, partitions: Collection[int]) -> int:
     row = await (await conn.execute(_COUNT, [list(partitions)])).fetchone()
     return row[0] if row else 0
+
+
+async def strays(conn: Connection, partitions: int) -> list[int]:
+    """Those of unpublished facts that are none of so many."""
+    rows = await (await conn.execute(_STRAYS, [partitions])).fetchall()
+    return [partition for (partition,) in rows]
 
 
 async def contains(conn: Connection, event_id: UUID) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 from choreo.chassis.database.migrate import migrate
@@ -50,6 +51,8 @@ class System:
     kafka_access: dict[str, KafkaAccess] = field(default_factory=dict)
     bootstrap: str = ""
     smtp_url: str = ""
+    mail_server: ClassVar[str] = "choreo.embedded.mail"
+    """The module that is run."""
 
     def run(self, fresh: bool, counts: Mapping[str, int]) -> None:
         """`counts` says of which services there is more than one process."""
@@ -170,7 +173,7 @@ class System:
         arguments = ["--host", LOOPBACK, "--port", str(port), "--maildir", str(self.home.maildir)]
         mail = Program(
             "mail",
-            [sys.executable, "-m", "choreo.embedded.mail", *arguments],
+            [sys.executable, "-m", self.mail_server, *arguments],
             log=self.home.logs / "mail.log",
             probe=lambda: accepts_connections(port),
         )

@@ -569,6 +569,15 @@ def test_records_that_were_not_shown_break_i7(past: Story) -> None:
     assert broken(past) == {"I7"}
 
 
+def test_a_partition_may_end_with_offsets_that_have_no_record(past: Story) -> None:
+    """As behind a transaction: Kafka says that it was read to its end."""
+    past.ends["order-events", 0] += 2
+    past.tables["billing"]["positions"][2]["next_offset"] += 2
+    end = past.ends["order-events", 0]
+    assert judge(replace(past.history(), read={("order-events", 0): end})) == []
+    assert judge(replace(past.history(), read={("order-events", 0): end - 1}))
+
+
 GARBAGE: dict[str, Callable[[Record], Record]] = {
     "no value": lambda record: replace(record, value=None),
     "no JSON": lambda record: replace(record, value=b"\xff"),

@@ -1,39 +1,40 @@
-"""What is done to the system. Each fault has a name, a sentence, and a moment when it is over.
-
-A fault strikes from the main thread while the load runs in another. It waits for signals wherever there are
-any: a failpoint's file that is gone, a member that Kafka no longer counts, a part that has another pid.
-"""
+"""Parts that are killed, stopped and cut off, and processes that come and go."""
 
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import zip_longest
 from random import Random
-from typing import Any
 
 import psycopg
 from confluent_kafka.admin import AdminClient
 
 from choreo.chaos.failpoints import MOMENTS, Moment, file_of
+from choreo.chaos.faults.fault import (
+    CAUGHT_UP_WITHIN_SECONDS,
+    RECOVERY_TIMEOUT_SECONDS,
+    Fault,
+    NotInTime,
+    all_in_sync,
+    leaders,
+    pid_of,
+    replaced,
+    suspended,
+    until,
+)
 from choreo.chassis.database.connection import session
-from choreo.chassis.settings import SERVICES, TOPICS, Settings
+from choreo.chassis.settings import SERVICES, Settings
 from choreo.embedded.part import AnswersHttp, Program
 from choreo.embedded.testing import free_port_base
 from choreo.operations.acting.scaling import scale_to
 from choreo.operations.acting.throwaway import ThrowawaySystem
 from choreo.operations.reading.installation import observer_access
 
-RECOVERY_TIMEOUT_SECONDS = 30.0
-"""Seconds after a fault within which all must be well again. That much is promised."""
-
 _REACHED_WITHIN = 20.0
 _EXPELLED_WITHIN = 20.0
-_CAUGHT_UP_WITHIN = 60.0
-_LOOK_AGAIN = 0.05
 _BROKER_STOPPED_SECONDS = 15.0
 _BROKER_AWAY_SECONDS = 1.0
 _TOGETHER_SECONDS = 1.0
@@ -46,29 +47,6 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"""
 
 
-class NotInTime(Exception):
-    """What had to happen did not. The message says what that was."""
-
-
-Strike = Callable[[ThrowawaySystem, Random], float]
-"""Does harm, and leaves off. Returns the moment (monotonic) since when nothing is in the way any more.
-
-What was killed is there again by then; where that is everything, it has said that it is ready.
-Raises `NotInTime` or `Unavailable`.
-"""
-
-
-@dataclass(frozen=True)
-class Fault:
-    name: str
-    sentence: str
-    strike: Strike
-    kills: int = 0
-    stops: int = 0
-    repeats: bool = False
-    """Whether records are published again for certain."""
-
-
 def killed_at(service: str, moment: Moment) -> Fault:
     when = {
         "inside": "in the middle of a transaction's writes",
@@ -78,15 +56,15 @@ def killed_at(service: str, moment: Moment) -> Fault:
     }
 
     def strike(system: ThrowawaySystem, chance: Random) -> float:
-        before = _pid(system, service)
+        before = pid_of(system, service)
         armed = file_of(system.home, service, moment)
         armed.parent.mkdir(exist_ok=True)
         armed.touch()
         try:
-            _until(lambda: not armed.exists(), _REACHED_WITHIN, f"{service} did not reach {moment!r}")
+            until(lambda: not armed.exists(), _REACHED_WITHIN, f"{service} did not reach {moment!r}")
         finally:
             armed.unlink(missing_ok=True)
-        return _replaced(system, service, before)
+        return replaced(system, service, before)
 
     sentence = f"the {service} service is SIGKILLed {when[moment]}"
     again = moment == "acknowledged"
@@ -96,9 +74,9 @@ def killed_at(service: str, moment: Moment) -> Fault:
 def killed(part: str, by: signal.Signals = signal.SIGKILL) -> Fault:
     def strike(system: ThrowawaySystem, chance: Random) -> float:
         time.sleep(chance.random())
-        before = _pid(system, part)
+        before = pid_of(system, part)
         os.kill(before, by)
-        return _replaced(system, part, before)
+        return replaced(system, part, before)
 
     return Fault(f"kill-{part}", f"{part} gets {by.name} at any moment", strike, kills=1)
 
@@ -108,8 +86,8 @@ def stopped(service: str) -> Fault:
         members = _members(system, service)
         if not members:
             raise NotInTime(f"{service} is in no group")
-        with _suspended(_pid(system, service)):
-            _until(
+        with suspended(pid_of(system, service)):
+            until(
                 lambda: not members & _members(system, service),
                 _EXPELLED_WITHIN,
                 f"{service} was not expelled",
@@ -124,12 +102,12 @@ def broker_killed(service: str) -> Fault:
     """What is decided while the broker is away lies in the outbox and nowhere else; then its service dies."""
 
     def strike(system: ThrowawaySystem, chance: Random) -> float:
-        broker, process = _pid(system, "kafka"), _pid(system, service)
+        broker, process = pid_of(system, "kafka"), pid_of(system, service)
         os.kill(broker, signal.SIGKILL)
         time.sleep(_BROKER_AWAY_SECONDS)
         os.kill(process, signal.SIGKILL)
-        since = _replaced(system, service, process)
-        _replaced(system, "kafka", broker)
+        since = replaced(system, service, process)
+        replaced(system, "kafka", broker)
         return since
 
     return Fault(
@@ -139,7 +117,7 @@ def broker_killed(service: str) -> Fault:
 
 def broker_stopped() -> Fault:
     def strike(system: ThrowawaySystem, chance: Random) -> float:
-        with _suspended(_pid(system, "kafka")):
+        with suspended(pid_of(system, "kafka")):
             time.sleep(_BROKER_STOPPED_SECONDS)
         return time.monotonic()
 
@@ -152,15 +130,15 @@ def leader_killed() -> Fault:
 
     def strike(system: ThrowawaySystem, chance: Random) -> float:
         time.sleep(chance.random())
-        part = f"kafka-{min(_leaders(system))}"
-        before = _pid(system, part)
+        part = f"kafka-{min(leaders(system))}"
+        before = pid_of(system, part)
         os.kill(before, signal.SIGKILL)
-        _replaced(system, part, before)
-        _until(lambda: _all_in_sync(system), _CAUGHT_UP_WITHIN, f"{part} did not catch up")
+        replaced(system, part, before)
+        until(lambda: all_in_sync(system), CAUGHT_UP_WITHIN_SECONDS, f"{part} did not catch up")
         return time.monotonic()
 
     sentence = "the broker that leads some partitions gets SIGKILL, is started again and catches up"
-    return Fault("kill-leader", sentence, strike, kills=1)
+    return Fault("kill-leader", sentence, strike, kills=1, brokers=3)
 
 
 def disconnected() -> Fault:
@@ -193,9 +171,9 @@ def zombie(service: str) -> Fault:
     """Who was stopped wakes up in the belief that the partitions are still its own."""
 
     def strike(system: ThrowawaySystem, chance: Random) -> float:
-        with _suspended(_pid(system, service)), _second_process(system, service) as second:
+        with suspended(pid_of(system, service)), _second_process(system, service) as second:
             time.sleep(_TOGETHER_SECONDS)
-            os.kill(_pid(system, service), signal.SIGCONT)
+            os.kill(pid_of(system, service), signal.SIGCONT)
             time.sleep(_TOGETHER_SECONDS)
             second.stop()
         return time.monotonic()
@@ -263,37 +241,6 @@ FAULTS: tuple[Fault, ...] = tuple(
 )
 
 
-# What strikes have in common.
-
-
-def _pid(system: ThrowawaySystem, part: str) -> int:
-    return int(system.run_file["pids"][part])
-
-
-def _until(happened: Callable[[], bool], seconds: float, otherwise: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        if time.monotonic() > deadline:
-            raise NotInTime(f"{otherwise} within {seconds:.0f} s")
-        time.sleep(_LOOK_AGAIN)
-
-
-def _replaced(system: ThrowawaySystem, part: str, before: int) -> float:
-    """Returns the moment it was called, once the part is there again: a process that is dead harms nobody."""
-    since = time.monotonic()
-    _until(lambda: _pid(system, part) != before, RECOVERY_TIMEOUT_SECONDS, f"{part} was not there again")
-    return since
-
-
-@contextmanager
-def _suspended(pid: int) -> Iterator[None]:
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
 def _members(system: ThrowawaySystem, service: str) -> set[str]:
     """Whom Kafka counts as members of the service's group."""
     facts = system.run_file
@@ -301,24 +248,6 @@ def _members(system: ThrowawaySystem, service: str) -> set[str]:
     admin = AdminClient(observer_access(facts).confluent())
     described = admin.describe_consumer_groups([group])[group].result(RECOVERY_TIMEOUT_SECONDS)
     return {member.member_id for member in described.members}
-
-
-def _partitions(system: ThrowawaySystem) -> list[Any]:
-    """Of all topics of the system, as Kafka describes them now."""
-    facts = system.run_file
-    told = (
-        AdminClient(observer_access(facts).confluent()).list_topics(timeout=RECOVERY_TIMEOUT_SECONDS).topics
-    )
-    topics = [told[facts["topic_prefix"] + topic] for topic in TOPICS.values()]
-    return [partition for topic in topics for partition in topic.partitions.values()]
-
-
-def _leaders(system: ThrowawaySystem) -> set[int]:
-    return {partition.leader for partition in _partitions(system)}
-
-
-def _all_in_sync(system: ThrowawaySystem) -> bool:
-    return all(len(partition.isrs) == len(partition.replicas) for partition in _partitions(system))
 
 
 @contextmanager

@@ -1,0 +1,98 @@
+"""How a partition's facts become batches, whatever their sizes and whatever Kafka takes. Kafka is played."""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, cast
+from uuid import uuid4
+
+import pytest
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.record import MemoryRecords
+from hypothesis import given
+from hypothesis import strategies as st
+
+from choreo.chassis import clock
+from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.kafka.cluster import Metadata, Topic
+from choreo.chassis.kafka.partition_producer import PartitionProducer
+from choreo.chassis.transaction.outbox import OutboxRow
+
+TOPIC = "topic"
+OVERHEAD = 200
+"""A batch of one record is at most so much larger than its value."""
+
+
+@dataclass
+class Cluster:
+    """Takes batches up to a size."""
+
+    partitions: int = 1
+    takes: int = 10**6
+    taken: list[bytes] = field(default_factory=list)
+    """The values, in their order."""
+
+    async def new_producer_id(self) -> tuple[int, int]:
+        return 1, 0
+
+    async def metadata(self, topics: Iterable[str]) -> Metadata:
+        leaders = dict.fromkeys(range(self.partitions), 1)
+        return Metadata("cluster", {1: ("host", 9092)}, {TOPIC: Topic("id", leaders, leaders, {"WRITE"})})
+
+    async def produce(self, leader: Any, topic: str, partition: int, batch: bytes) -> None:
+        if len(batch) > self.takes:
+            raise MessageSizeTooLargeError(len(batch))
+        records = MemoryRecords(batch)
+        while records.has_next():
+            self.taken += [bytes(record.value) for record in records.next_batch()]
+
+    def close(self) -> None: ...
+
+
+def producer(cluster: Cluster, partitions: int = 1) -> PartitionProducer:
+    made = PartitionProducer(KafkaAccess("host:9092"), TOPIC, 0, partitions)
+    made._cluster = cast(Any, cluster)
+    return made
+
+
+def rows_of(values: Iterable[bytes]) -> list[OutboxRow]:
+    return [OutboxRow(uuid4(), "ada", 0, value, b"[]", clock.now(), at) for at, value in enumerate(values)]
+
+
+async def send_all(sender: PartitionProducer, rows: list[OutboxRow]) -> None:
+    while rows:
+        sent = await sender.send(rows)
+        assert sent >= 1
+        rows = rows[sent:]
+
+
+@given(sizes=st.lists(st.integers(0, 3000), min_size=1, max_size=40), spare=st.integers(0, 4000))
+def test_every_fact_goes_out_once_and_in_order_however_little_kafka_takes(
+    sizes: list[int], spare: int
+) -> None:
+    """As long as it takes the largest alone."""
+    values = [b"%d:" % number + b"x" * size for number, size in enumerate(sizes)]
+    cluster = Cluster(takes=max(map(len, values)) + OVERHEAD + spare)
+    asyncio.run(send_all(producer(cluster), rows_of(values)))
+    assert cluster.taken == values
+
+
+@given(size=st.integers(1000, 3000), before=st.integers(0, 5))
+def test_a_fact_that_is_too_large_is_told_and_what_comes_before_it_goes_out(size: int, before: int) -> None:
+    values = [b"%d" % number for number in range(before)]
+    cluster = Cluster(takes=900)
+    with pytest.raises(MessageSizeTooLargeError):
+        asyncio.run(send_all(producer(cluster), rows_of([*values, b"x" * size, b"behind it"])))
+    assert cluster.taken == values
+
+
+@given(used=st.integers(1, 20), there=st.integers(1, 20))
+def test_a_topic_may_have_more_partitions_than_keys_use_and_never_fewer(used: int, there: int) -> None:
+    cluster = Cluster(partitions=there)
+    sending = producer(cluster, used).send(rows_of([b"fact"]))
+    if there < used:
+        with pytest.raises(KafkaError, match=f"CHOREO_PARTITIONS says {used}"):
+            asyncio.run(sending)
+    else:
+        asyncio.run(sending)
+    assert cluster.taken == ([] if there < used else [b"fact"])
