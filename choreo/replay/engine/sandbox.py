@@ -43,7 +43,7 @@ _ATTEMPTS = {
     "os.spawn": "start a process",
     "os.fork": "start a process",
     "os.kill": "send a signal",
-    "_thread.start_new_thread": "start a thread",
+    "_thread.start_": "start a thread",
     "ctypes.dlopen": "load a library",
     "sqlite3.connect": "open a database",
     "os.remove": "remove a file",
