@@ -3,6 +3,7 @@
 Control characters, and those that turn the direction of what follows, are shown as JSON has them: `\\u001b`.
 """
 
+import io
 import re
 import sys
 from collections.abc import Iterable
@@ -46,6 +47,18 @@ class _Printed:
         return getattr(self.rich_proxied_file, name)
 
 
+class _Unread(io.FileIO):
+    """A pipe that nobody may read any more, as in `choreo verify | head`: what does not fit is dropped."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return len(data)
+
+
 def print_text_alone() -> None:
-    """For this process's standard output and standard error, from now on."""
-    sys.stdout, sys.stderr = _Printed(sys.stdout), _Printed(sys.stderr)
+    """For this process's standard output and standard error, from now on. A pipe's end ends nothing."""
+    buffer = io.BufferedWriter(_Unread(sys.stdout.fileno(), "w", closefd=False))
+    out = io.TextIOWrapper(buffer, sys.stdout.encoding, sys.stdout.errors, line_buffering=sys.stdout.isatty())
+    sys.stdout, sys.stderr = _Printed(out), _Printed(sys.stderr)

@@ -28,7 +28,7 @@ def build(settings: Settings, runtime_of: type[Runtime[Orders]] = Runtime) -> tu
         deadline(settings),
         runtime.partition_of,
         runtime.health.job("admission"),
-        unpublished_since=runtime.unpublished_since,
+        runtime.unpublished_since,
     )
     runtime.watch("timers", expiry.run)
     runtime.watch("admission", admission.run)

@@ -82,6 +82,10 @@ class Undecodable(ValueError):
     """These bytes are no event; the message says which part and why."""
 
 
+class UnknownVersion(Undecodable):
+    """An event of a version that this program does not know, or cannot lift: whoever wrote it can read it."""
+
+
 class UnknownType(ValueError):
     """An event of a type this program has never heard of. Readers skip it and count it."""
 
@@ -195,7 +199,7 @@ def _data(type_: str, dataschema: str, value: bytes | None) -> Fact:
         place = "/".join(map(str, first["loc"]))[:80] or "the whole value"
         raise Undecodable(f"the data of this {type_} is wrong at {place}: {first['msg']}") from None
     except (LookupError, TypeError, ValueError, AttributeError):
-        raise Undecodable(f"the data of this {type_} cannot be lifted from version {version}") from None
+        raise UnknownVersion(f"the data of this {type_} cannot be lifted from version {version}") from None
 
 
 def _version(type_: str, dataschema: str, known: int) -> int:
@@ -203,7 +207,7 @@ def _version(type_: str, dataschema: str, known: int) -> int:
     if prefix != f"urn:choreo:{type_}" or not re.fullmatch("[0-9]{1,9}", version):
         raise Undecodable(f"ce_dataschema is not urn:choreo:{type_}:<version>")
     if int(version) > known:
-        raise Undecodable(f"{type_} is of version {int(version)}, and this program knows up to {known}")
+        raise UnknownVersion(f"{type_} is of version {int(version)}, and this program knows up to {known}")
     return int(version)
 
 

@@ -24,7 +24,9 @@ from choreo.replay.verify.verify import verify
 _TEST = '''\
 """{about}.
 
-Written by `choreo minimize`. It fails until the recorded inputs lead to what was recorded again.
+Written by `choreo minimize`. It asserts what was *recorded*: it fails until the recorded inputs lead to that
+again. Whether that was right it does not know. After a change of the code that was not meant to change
+anything, keep it; of a bug as old as the recording it says the opposite of what should be.
 """
 
 import asyncio

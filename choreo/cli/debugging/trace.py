@@ -38,12 +38,14 @@ def trace(
     file: Annotated[Path | None, typer.Argument(help="A recording; without it, the running system.")] = None,
     format: Annotated[Format, typer.Option(help="How to print it.")] = Format.tree,
     limit: Annotated[int, typer.Option(min=1, help="Of a user, so many flows: the newest.")] = 20,
+    in_json: Annotated[bool, typer.Option("--json", help="As --format json.")] = False,
 ) -> None:
     """Show what followed from what: each event, what every service did with it, and what is missing.
 
     Reads only, and joins no consumer group. Exits 1 if nobody knows the id. See docs/trace.md.
     """
     id = _normal(id)
+    format = Format.json if in_json else format
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it has to say is raised as well
     try:
         found, left_out = (
@@ -110,7 +112,8 @@ def _consumed_types(settings: Settings) -> dict[str, set[str]]:
 
 
 def _normal(id: str) -> str:
-    """Writes an id as the system does, however it was typed."""
+    """Writes an id as the system does, however it was typed or pasted."""
+    id = id.strip()
     try:
         return str(UUID(id))
     except ValueError:

@@ -156,7 +156,7 @@ def as_json(id: str, trees: Sequence[Tree], left_out: int) -> str:
 
 def _flow(tree: Tree) -> dict[str, Any]:
     asked = tree.asked
-    told: dict[str, Any] = {
+    return {
         "flow": tree.flow,
         "key": tree.key,
         "began_at": clock(tree.began_at.timestamp()),
@@ -169,9 +169,7 @@ def _flow(tree: Tree) -> dict[str, Any]:
         },
         "missing": [asdict(gap) for gap in tree.gaps],
         "events": [_node(node) for node in tree.nodes],
-    }
-    if tree.journaled:
-        told["journaled"] = [
+        "journaled": [
             {
                 "service": service,
                 "type": entry.type,
@@ -180,8 +178,8 @@ def _flow(tree: Tree) -> dict[str, Any]:
                 "after_ms": round(_after_ms(tree, entry), 3),
             }
             for service, entry in tree.journaled
-        ]
-    return told
+        ],
+    }
 
 
 def _node(node: Node) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """`choreo verify`: whether today's code decides what was decided, row by row and record by record."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -20,9 +22,10 @@ from choreo.cli.debugging.verify_formats import (
     report_as_junit,
 )
 from choreo.errors import Unavailable, UsageError
+from choreo.replay.history.moments import AtTime, NoMoment, moment_of
 from choreo.replay.sources.recording import NotARecording
-from choreo.replay.sources.records import Broken
-from choreo.replay.verify.findings import Allowance, Finding, WrongAllowance, read_allowances
+from choreo.replay.sources.records import Broken, Source
+from choreo.replay.verify.findings import Finding, WrongAllowance, read_allowances
 from choreo.replay.verify.report import Report, closed_loop_report, report_on
 from choreo.replay.verify.second_run import SecondRunDied
 
@@ -30,6 +33,10 @@ from choreo.replay.verify.second_run import SecondRunDied
 def verify(
     file: Annotated[Path | None, typer.Argument(help="A recording; without it, the running system.")] = None,
     service: Annotated[str | None, typer.Option(help="Only this service: user, order, ...")] = None,
+    key: Annotated[str | None, typer.Option(help="Tell only what is about this key (the user id).")] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Tell only what was decided since: a time, or -5m.")
+    ] = None,
     sample: Annotated[float, typer.Option(min=0.0, max=1.0, help="Only this share of the keys.")] = 1.0,
     allow: Annotated[Path | None, typer.Option(help="Intended changes, as TOML: see docs/replay.md.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write the result there as JUnit XML, too.")] = None,
@@ -51,22 +58,26 @@ def verify(
     """
     if service not in (None, *SERVICES):
         raise UsageError(f"There is no service {service}: choose from {', '.join(SERVICES)}.")
-    if closed_loop and (service or sample < 1):
+    if closed_loop and (service or sample < 1 or key or since):
         raise UsageError(
-            "--closed-loop lets all services hear what each decides: leave out --service and --sample, "
+            "--closed-loop lets all services hear what each decides: leave out --service and the like, "
             "or verify one service or a sample without --closed-loop."
         )
-    names = SERVICES if service is None else (service,)
+    names = None if service is None else (service,)
     if shuffles is not None:
-        if sample < 1 or allow or junit or closed_loop:
+        if sample < 1 or allow or junit or closed_loop or key or since:
             raise UsageError("--shuffle goes with --service and --json only: it compares no record.")
-        shuffle(file, names, shuffles, as_json=as_json)
+        shuffle(file, names or SERVICES, shuffles, as_json=as_json)
     try:
         allowances = read_allowances(allow) if allow else []
-        report = asyncio.run(_report(file, names, sample, allowances, closed_loop))
+        verifying = partial(
+            report_on, names=names, sample=sample, key=key, since=_time(since), allowances=allowances
+        )
+        looping = partial(closed_loop_report, allowances=allowances)
+        report = asyncio.run(_report(file, looping if closed_loop else verifying))
     except Broken as broken:
         report = Report([Finding("incomplete", "", str(broken))])
-    except (WrongAllowance, NotARecording) as wrong:
+    except (WrongAllowance, NotARecording, NoMoment) as wrong:
         raise UsageError(str(wrong)) from None
     except (psycopg.Error, *LOG_UNREADABLE, SecondRunDied, OSError) as error:
         raise Unavailable(f"Nothing can be verified: {str(error).splitlines()[0]}") from error
@@ -83,10 +94,16 @@ def verify(
     raise typer.Exit(report.exit_code)
 
 
-async def _report(
-    file: Path | None, names: Sequence[str], sample: float, allowances: Sequence[Allowance], closed_loop: bool
-) -> Report:
+def _time(text: str | None) -> datetime | None:
+    """Reads a time as somebody writes it. Raises `NoMoment`."""
+    if text is None:
+        return None
+    moment = moment_of(text, datetime.now(UTC))
+    if not isinstance(moment, AtTime):
+        raise NoMoment(f"--since takes a time (2030-01-31T09:00:00Z, or -5m), not {text}.")
+    return moment.time
+
+
+async def _report(file: Path | None, look: Callable[[Source], Awaitable[Report]]) -> Report:
     async with whole(file) as source:
-        if closed_loop:
-            return await closed_loop_report(source, allowances=allowances)
-        return await report_on(source, names, sample=sample, allowances=allowances)
+        return await look(source)

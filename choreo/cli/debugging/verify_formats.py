@@ -31,6 +31,8 @@ def print_report(report: Report, file: Path | None) -> None:
     items = report.counts.get("items", 0)
     rate = f", {items / report.seconds:.0f}/s" if report.seconds else ""
     print(f"{report.verdict}: {items} items in {report.seconds:.1f} s{rate}")
+    for name in report.absent:
+        print(f"  {name} is not in it: it is younger than this recording, or was left out")
     kinds = ("inputs", "steps", "decisions", "records", "rows")
     print(f"  {'':<12}" + "".join(f"{kind:>12}" for kind in kinds))
     for name in SERVICES:
@@ -142,6 +144,7 @@ def _as_json(report: Report, more: Callable[[Finding], dict[str, Any]]) -> str:
         "not_deterministic": [asdict(finding) for finding in report.unstable],
         "allowed": [asdict(finding) | {"reason": meant.reason} for finding, meant in report.allowed],
         "allowed_without_a_match": [asdict(allowance) for allowance in report.idle],
+        "not_recorded": report.absent,
         "counts": report.counts,
         "seconds": report.seconds,
     }

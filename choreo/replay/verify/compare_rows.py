@@ -9,6 +9,9 @@ from sqlalchemy import Table
 from choreo.chassis.database.tables import keys as keys_table
 from choreo.chassis.service import Service
 from choreo.chassis.transaction.state_store import TableMapping
+from choreo.message.envelope import Event
+from choreo.message.fact import Fact
+from choreo.replay.engine.cases import case_of
 from choreo.replay.engine.in_memory_service import InMemoryService, Row
 from choreo.replay.engine.walk import Walk, Write
 from choreo.replay.sources.records import Source
@@ -94,24 +97,50 @@ def _compare_row(
     return _Differing(table, next(str(one.name) for one, was, is_ in compared if was != is_), live, mine)
 
 
+@dataclass(slots=True)
+class _Wrote:
+    """The fact from which a row follows as it is today."""
+
+    event: Event[Fact]
+    case: str
+    """File and line in evolve."""
+    left_by: Event[Fact] | None = None
+    """The last fact after it that names the row, and leaves all of it as it is."""
+    left_at: str = ""
+
+
 async def _writers(
     source: Source, service: Service[Any], differing: Sequence[_Differing]
-) -> dict[Row, Write]:
+) -> dict[Row, _Wrote]:
     """Returns what gave the differing columns their values; of a row that should not be, what made it.
 
     Rows seldom differ: for those that do, everything is replayed once more.
     """
-    found: dict[Row, Write] = {}
+    found: dict[Row, _Wrote] = {}
     columns = {one.mine.at: one.column for one in differing if one.mine and one.mine.at}
     if not columns:
         return found
+    # What a key has one of, any fact of the key concerns: there, to leave it as it is says nothing.
+    single = {mapping.field for mapping in service.store.mappings if mapping.single}
+    named = {str(row[1]): row for row in columns if row[0] not in single}
     walk = Walk(source, service, today=True, compare=False)
     async for ahead in walk.inputs():
         done = walk.take(ahead)
-        for write in done.writes if done else ():
-            at = write.mapping.field, write.name
-            if at in columns and _changes(write, columns[at]):
-                found[at] = write
+        if done is None:
+            continue
+        for event, _ in ahead.taken.trail:
+            of_event = [write for write in done.writes if write.event is event]
+            written = {(write.mapping.field, write.name): write for write in of_event}
+            for at, write in written.items():
+                if at in columns and _changes(write, columns[at]):
+                    found[at] = _Wrote(event, write.case)
+                elif at in found:
+                    found[at].left_by = None
+            for value in event.data.model_dump(mode="json").values():
+                row = named.get(str(value))
+                if row in found and row not in written:
+                    evolve = service.decider.evolve_of(type(event.data))
+                    found[row].left_by, found[row].left_at = event, case_of(evolve, event.type)
     return found
 
 
@@ -123,7 +152,7 @@ def _changes(write: Write, column: str) -> bool:
 
 
 def _row_differs(
-    service: Service[Any], tally: ServiceTally, differing: _Differing, writer: Write | None
+    service: Service[Any], tally: ServiceTally, differing: _Differing, writer: _Wrote | None
 ) -> None:
     table, column, live, mine = differing.table, differing.column, differing.live, differing.mine
     columns = [str(column.name) for column in table.columns]
@@ -151,17 +180,21 @@ def _row_differs(
     else:
         says = f"{table.name} {name} has another {column}"
         expected, got = {column: expected[column]}, {column: got[column]}
-    if writer:
-        says += f"; last written by {writer.event.type} {writer.event.id}"
+    event, handler = (writer.event, writer.case) if writer else (None, "")
+    if event:
+        says += f"; last written by {event.type} {event.id}"
+    if writer and writer.left_by:
+        event, handler = writer.left_by, writer.left_at
+        says += f"; {event.type} {event.id} is about it, and leaves it as it is"
     tally.findings.append(
         Finding(
             "state",
             tally.service,
             says,
             key,
-            str(writer.event.id) if writer else "",
-            writer.event.type if writer else "",
-            handler=writer.case if writer else "",
+            str(event.id) if event else "",
+            event.type if event else "",
+            handler=handler,
             table=table.name,
             column=column,
             expected=expected,

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from choreo.chassis.transaction.step import Outcome
-from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode
+from choreo.message.codec import TopicRecord, Undecodable, UnknownType, UnknownVersion, decode
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.replay.engine.deciding_lines import decided_through
@@ -91,7 +91,12 @@ class DecisionComparison:
             decided = self._decided.pop((event.key, event.sequence))
             self._compare(decided, Published(event, "the outbox", settled=False))
 
-    def add_undecodable(self, record: TopicRecord, error: str) -> None:
+    def add_undecodable(self, record: TopicRecord, error: UnknownType | Undecodable) -> None:
+        if isinstance(error, UnknownVersion):
+            key = (record.record.key or b"").decode(errors="replace")
+            says = f"{record.at} cannot be read by today's code: {error}"
+            self._tally.diverges(Finding("incomplete", self._tally.service, says, key, at=record.at))
+            return
         says = f"{record.at} was decided by nobody: {error}"
         self._tally.findings.append(Finding("closure", self._tally.service, says, at=record.at))
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 
 from choreo.chassis.registry import services
@@ -30,6 +31,8 @@ class Report:
     """Those that match nothing."""
     counts: dict[str, int] = field(default_factory=dict)
     """What was looked at."""
+    absent: tuple[str, ...] = ()
+    """Services of which the source has no journal: they are younger than it, or were left out."""
     seconds: float = 0.0
 
     @property
@@ -60,6 +63,18 @@ class Report:
         used = {id(allowance) for _, allowance in self.allowed}
         self.idle = [allowance for allowance in allowances if id(allowance) not in used]
 
+    def narrow(self, key: str | None, since: datetime | None) -> None:
+        """Leaves what is about this key, and what was decided since then. A row has no time: it stays."""
+
+        def is_wanted(finding: Finding) -> bool:
+            if finding.kind == "effect" or not finding.key:
+                return True
+            late = not (since and finding.time) or datetime.fromisoformat(finding.time) >= since
+            return key in (None, finding.key) and late
+
+        self.findings = [finding for finding in self.findings if is_wanted(finding)]
+        self.unstable = [finding for finding in self.unstable if is_wanted(finding)]
+
     def compare(self, second: Iterable[Finding]) -> None:
         """With what a second run over the same stream found."""
         second = list(second)
@@ -84,13 +99,19 @@ def _agree(one: Finding, other: Finding) -> bool:
 
 async def report_on(
     source: Source,
-    names: Sequence[str] = SERVICES,
+    names: Sequence[str] | None = None,
     *,
     sample: float = 1.0,
+    key: str | None = None,
+    since: datetime | None = None,
     allowances: Sequence[Allowance] = (),
     preload: Sequence[str] = (),
 ) -> Report:
-    """Verifies these services. The second process first calls `preload`, as module:function."""
+    """Verifies these services, or all that the source has; of what is found, only what is about this key and
+    this time is told. The second process first calls `preload`, as module:function.
+    """
+    absent = tuple(name for name in SERVICES if name not in source.cut.services) if names is None else ()
+    names = source.cut.services if names is None else names
     missing = [name for name in names if name not in source.cut.services]
     lacks = [Finding("incomplete", name, f"the journal of {name} is not recorded") for name in missing]
     known, total = services(source.cut.settings), size_of(source)
@@ -102,7 +123,11 @@ async def report_on(
         )
 
     second = second_run(source, list(chosen), sample, preload)
-    return await _report(replay, second, lacks, allowances)
+    report = await _report(replay, second, lacks)
+    report.absent = absent
+    report.narrow(key, since)
+    report.allow(allowances)
+    return report
 
 
 async def closed_loop_report(
@@ -113,14 +138,15 @@ async def closed_loop_report(
         return Report([Finding("incomplete", "", why) for why in lacks])
     replay = partial(closed_loop, source, services(source.cut.settings))
     second = second_run(source, SERVICES, 1.0, preload, in_closed_loop=True)
-    return await _report(replay, second, [], allowances)
+    report = await _report(replay, second, [])
+    report.allow(allowances)
+    return report
 
 
 async def _report(
     replay: Callable[[Tell], Awaitable[Tally]],
     second: AbstractAsyncContextManager["Task[list[Finding]]"],
     lacks: Sequence[Finding],
-    allowances: Sequence[Allowance],
 ) -> Report:
     """`lacks` is what both runs would find missing before they begin."""
     report, since = Report(), time.monotonic()
@@ -131,7 +157,6 @@ async def _report(
             report.findings = [*lacks, *tally.findings]
             report.compare([*await found, *lacks])
     report.counts = dict(tally.counts)
-    report.allow(allowances)
     return report
 
 

@@ -142,7 +142,7 @@ class _Stream:
             event = decode(record.record)
         except (UnknownType, Undecodable) as error:
             if owner is not None:
-                owner.decisions.add_undecodable(record, str(error))
+                owner.decisions.add_undecodable(record, error)
             return
         for hearer in hearers:
             if type(event.data) in hearer.consumes:
