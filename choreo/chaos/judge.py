@@ -34,7 +34,7 @@ PROMISES: Mapping[str, Callable[[Case], Iterator[str]]] = {
 @dataclass(frozen=True, slots=True)
 class Violation:
     promise: str
-    """I1 to I8."""
+    """I1 to I8, or in a word what else was promised."""
     text: str
     """A sentence with ids and figures."""
 

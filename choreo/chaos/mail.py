@@ -10,7 +10,9 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from choreo.embedded.mail import main
 
 Mood = Literal["ascii", "refuses"]
-"""`ascii`: a server without SMTPUTF8. `refuses`: it takes nothing for the address that the file names."""
+"""`ascii`: a server without SMTPUTF8. `refuses`: it takes nothing for the address in the file, which is that
+of the first mail it gets in this mood.
+"""
 
 
 def mood_of(maildir: Path, mood: Mood) -> Path:
@@ -22,12 +24,12 @@ class _Moody(Mailbox):  # type: ignore[misc]
     async def handle_RCPT(
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
-        try:
-            refused = mood_of(Path(self.mail_dir), "refuses").read_text()
-        except FileNotFoundError:
-            refused = ""
-        if address == refused:
-            return "550 5.1.1 there is nobody of this name"
+        file = mood_of(Path(self.mail_dir), "refuses")
+        if file.exists():
+            if not (refused := file.read_text()):
+                file.write_text(refused := address)
+            if address == refused:
+                return "550 5.1.1 there is nobody of this name"
         envelope.rcpt_tos.append(address)
         envelope.rcpt_options.extend(options)
         return "250 OK"

@@ -3,9 +3,10 @@
 What there is to do is asked of the databases and of Kafka. Besides, each job is taken at its own word.
 """
 
+import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from threading import Event
 from typing import Any
 
@@ -71,10 +72,12 @@ class _Eyes(ExitStack):
         self._kafka: Consumer | None = None
         self._ends: Mapping[Place, int] = {}
         self._stored: dict[str, ToDo] = {}
+        self._sessions: dict[str, psycopg.Connection[tuple[Any, ...]]] = {}
 
     def look(self, facts: Facts | None) -> Look:
+        at = time.monotonic()
         if facts is None:
-            return Look(frozenset(), {})
+            return Look(at, frozenset(), {})
         ready, work = set(), {}
         for service, ports in facts["own_ports"].items():
             jobs = [self._jobs(port) for port in ports]
@@ -88,10 +91,12 @@ class _Eyes(ExitStack):
             self._kafka = self._kafka or self._observer(facts)
             self._ends = ends_by(self._kafka, facts, _TIMEOUT_SECONDS)
         for service, url in facts["owner_urls"].items():
-            with suppress(psycopg.Error):
+            try:
                 self._stored[service] = self._read(service, url, facts)
+            except psycopg.Error:
+                self._sessions.pop(service, None)
             work |= self._stored.get(service, {})
-        return Look(frozenset(ready), work)
+        return Look(at, frozenset(ready), work)
 
     def _observer(self, facts: Facts) -> Consumer:
         consumer = observing(facts)
@@ -107,15 +112,17 @@ class _Eyes(ExitStack):
         return dict(answer.json()["jobs"]) if answer.status_code == 200 else None
 
     def _read(self, service: str, url: str, facts: Facts) -> ToDo:
+        if service not in self._sessions:
+            conn = psycopg.connect(**session(url, connect_timeout=2), autocommit=True)
+            self._sessions[service] = self.enter_context(closing(conn))
         work: ToDo = {}
-        prefix = facts["topic_prefix"]
-        with psycopg.connect(**session(url, connect_timeout=2), autocommit=True) as conn:
-            for topic, partition, next_offset in conn.execute(_POSITIONS).fetchall():
-                if next_offset < self._ends.get((topic.removeprefix(prefix), partition), 0):
-                    work[service, f"unread records of {topic}[{partition}]"] = next_offset
-            for partition, position in conn.execute(_UNPUBLISHED).fetchall():
-                work[service, f"unpublished facts of partition {partition}"] = position
-            if service == "notification":
-                for (settled,) in conn.execute(_MAILS).fetchall():
-                    work[service, "pending mails"] = settled
+        prefix, conn = facts["topic_prefix"], self._sessions[service]
+        for topic, partition, next_offset in conn.execute(_POSITIONS).fetchall():
+            if next_offset < self._ends.get((topic.removeprefix(prefix), partition), 0):
+                work[service, f"unread records of {topic}[{partition}]"] = next_offset
+        for partition, position in conn.execute(_UNPUBLISHED).fetchall():
+            work[service, f"unpublished facts of partition {partition}"] = position
+        if service == "notification":
+            for (settled,) in conn.execute(_MAILS).fetchall():
+                work[service, "pending mails"] = settled
         return work

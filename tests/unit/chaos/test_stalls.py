@@ -4,21 +4,33 @@ from collections.abc import Hashable, Mapping
 
 import pytest
 
-from choreo.chaos.judging.stalls import LOOKS, Look, Stalls, Work
+from choreo.chaos.judging.stalls import STALLED_SECONDS, Look, Stalls, Work
 
 UNREAD: Work = ("billing", "unread records")
 MAILS: Work = ("notification", "pending mails")
+SECONDS = int(STALLED_SECONDS)
+
+Seen = tuple[str, Mapping[Work, Hashable]]
+"""Which services said that they are ready, and what there was to do."""
+STILL: Seen = ("billing", {UNREAD: 7})
 
 
-def told(*looks: tuple[str, Mapping[Work, Hashable]]) -> list[str]:
-    """What is said of looks in which these services said that they are ready, and had this to do."""
+def told(*looks: Seen, every: float = 1.0) -> list[str]:
+    """What is said of these looks, of which there is one every so many seconds."""
     stalls = Stalls()
-    return [text for ready, work in looks for text in stalls.judge(Look(frozenset(ready.split()), work))]
+    return [
+        text
+        for number, (ready, work) in enumerate(looks)
+        for text in stalls.judge(Look(1000 + number * every, frozenset(ready.split()), work))
+    ]
 
 
-def test_work_that_stays_as_it_is_while_its_service_is_ready_is_told_once() -> None:
-    (said,) = told(*[("billing", {UNREAD: 7})] * (2 * LOOKS))
-    assert said == f"billing said for {LOOKS} s that it is ready, and did not get on with unread records"
+@pytest.mark.parametrize("every", [0.5, 1.0, 3.0])
+def test_work_that_stays_as_it_is_while_its_service_is_ready_is_told_once(every: float) -> None:
+    """However often one looks."""
+    looks = [STILL] * int(2 * SECONDS / every + 1)
+    (said,) = told(*looks, every=every)
+    assert said == f"billing said for {SECONDS} s that it is ready, and did not get on with unread records"
 
 
 @pytest.mark.parametrize(
@@ -31,13 +43,16 @@ def test_work_that_stays_as_it_is_while_its_service_is_ready_is_told_once() -> N
     ],
     ids=["it got on", "it was done", "another is ready", "it said that it is not"],
 )
-def test_a_stall_begins_anew(between: tuple[str, Mapping[Work, Hashable]]) -> None:
-    still = ("billing", {UNREAD: 7})
-    assert told(*[still] * (LOOKS - 1), between, *[still] * (LOOKS - 1)) == []
-    assert len(told(*[still] * (LOOKS - 1), between, *[still] * LOOKS)) == 1
+def test_a_stall_begins_anew(between: Seen) -> None:
+    assert told(*[STILL] * SECONDS, between, *[STILL] * SECONDS) == []
+    assert len(told(*[STILL] * SECONDS, between, *[STILL] * (SECONDS + 1))) == 1
 
 
 def test_each_kind_of_work_is_looked_at_by_itself() -> None:
-    looks = [("billing notification", {UNREAD: 7, MAILS: number}) for number in range(2 * LOOKS)]
+    looks = [("billing notification", {UNREAD: 7, MAILS: number}) for number in range(2 * SECONDS)]
     (said,) = told(*looks)
     assert "billing" in said
+
+
+def test_who_did_not_look_says_nothing() -> None:
+    assert told(*[STILL] * 10, every=11.0) == []
