@@ -29,16 +29,19 @@ class Wires(httpx.AsyncBaseTransport):
         """Somebody called."""
         self.is_silent = False
         """What comes is taken, carried out, and never answered."""
+        self.swallows = False
+        """What comes is taken, and that is all."""
         self.refuses = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if self.refuses or self._service not in self._shop.apps:
             raise httpx.ConnectError("nobody listens there")
-        app = self._shop.apps[self._service]
-        answer = await httpx.ASGITransport(app).handle_async_request(request)
-        await answer.aread()
-        if request.content not in (b"", b"{}"):
+        if self.swallows:
             self.reached.set()
+            await asyncio.Event().wait()
+        answer = await httpx.ASGITransport(self._shop.apps[self._service]).handle_async_request(request)
+        await answer.aread()
+        self.reached.set()
         if self.is_silent:
             await asyncio.Event().wait()
         return answer

@@ -138,15 +138,17 @@ async def test_with_notification_away_orders_go_on_and_mails_wait(wired: Wired) 
 async def test_a_caller_that_is_killed_between_two_calls_finishes_after_its_restart(wired: Wired) -> None:
     """In style http between billing and notification; else between billing and its own word of the answer."""
     ada = await wired.shop.customer("400.00")
-    last = "notification" if wired.style == "http" else "billing"
-    wired.wires[last].is_silent = True
-    wired.wires[last].reached.clear()
+    last = wired.wires["notification" if wired.style == "http" else "billing"]
+    last.swallows, last.is_silent = wired.style == "http", wired.style != "http"
+    last.reached.clear()
     ordering = asyncio.ensure_future(ada.order("100.00"))
-    await wired.wires[last].reached.wait()
+    await last.reached.wait()
     await eventually(ada.account, lambda answer: answer.json()["balance"] == "300.00")
     ordering.cancel()
     await wired.shop.stop("order")
-    wired.wires[last].is_silent = False
+    if wired.style == "http":
+        assert await ada.notifications() == []
+    last.swallows = last.is_silent = False
     await wired.shop.start("order")
     ada = replace(ada, services=wired.shop.clients)
     (order,) = await ada.orders()
