@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import billing_service.decide
@@ -333,3 +333,15 @@ def the_order_of_a_set_of_two(setattr: SetAttr = builtins.setattr) -> None:
         return right(replace(command, amount=command.amount + first), account)
 
     setattr(billing_service.decide, "_deposited", wrong)
+
+
+def a_state_changed_in_place(setattr: SetAttr = builtins.setattr) -> None:
+    import billing_service.service as service
+    from billing_service.evolve import evolve
+
+    def wrong(state: Billing, event: Event[Any]) -> Billing:
+        if isinstance(event.data, MoneyDeposited):
+            cast(dict[Any, Any], state.ledger)["seen", "before"] = event.id
+        return evolve(state, event)
+
+    setattr(service, "evolve", wrong)

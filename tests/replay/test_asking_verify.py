@@ -115,4 +115,13 @@ def test_a_pipe_that_ends_ends_nothing(file: Path) -> None:
     command = f"{sys.executable} -m choreo.cli.main verify {file} --json | true; exit ${{PIPESTATUS[0]}}"
     here = os.environ | {"PYTHONPATH": str(ROOT)}
     ended = subprocess.run(["bash", "-c", command], cwd=ROOT, env=here, capture_output=True, text=True)
-    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (ended.returncode, "Traceback" in ended.stderr) == (0, False), ended.stderr
+
+
+@pytest.mark.parametrize("text", ["billing-events[0]@1", " billing-events[0]@1 "])
+def test_a_place_in_a_topic_is_an_id_to_trace(text: str, file: Path, capsys: Out) -> None:
+    shop = a_story()
+    assert not app(["trace", text, str(file), "--json"], standalone_mode=False)
+    told = json.loads(capsys.readouterr().out)
+    assert str(shop.topics["billing"][1].correlation_id) in {flow["flow"] for flow in told["flows"]}
+    assert app(["trace", "billing-events[0]@999", str(file)], standalone_mode=False) == 1

@@ -21,7 +21,7 @@ from choreo.cli.debugging import replay_source
 from choreo.cli.debugging import trace as trace_verb
 from choreo.cli.main import app
 from choreo.embedded.kafka import Kafka
-from choreo.errors import Incomplete, Unavailable, UsageError
+from choreo.errors import HandlerMisbehaves, Incomplete, Unavailable, UsageError
 from choreo.message.codec import Headers, Record, TopicRecord
 from choreo.replay.sources.recording import _LONGEST_LINE_BYTES, Recording, Writer, _end
 from choreo.replay.sources.records import Item, Span
@@ -46,7 +46,7 @@ def called(capsys: Out, *arguments: str) -> tuple[int, str]:
     capsys.readouterr()
     try:
         code = app(list(arguments), standalone_mode=False) or 0
-    except (UsageError, Incomplete, Unavailable) as error:
+    except (UsageError, HandlerMisbehaves, Incomplete, Unavailable) as error:
         code, sentence = error.exit_code, str(error)
     else:
         sentence = ""
@@ -175,7 +175,7 @@ def test_a_version_that_no_upcaster_lifts_is_missing(tmp_path: Path, capsys: Out
             else None
         ),
     )
-    expected = {"verify": 1, "replay": 3, "state": 3, "blame": 3, "trace": 0, "minimize": 1}
+    expected = {"verify": 3, "replay": 3, "state": 3, "blame": 3, "trace": 0, "minimize": 3}
     for verb, arguments in verbs(path).items():
         code, told = called(capsys, *arguments)
         assert code == expected[verb], (verb, told)

@@ -63,6 +63,16 @@ def test_what_only_another_process_shows_is_not_deterministic(
     assert (report.exit_code, first.service, first.type) == (2, "billing", "Deposit")
 
 
+def test_a_state_that_is_changed_in_place_is_named_with_the_line(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plants.a_state_changed_in_place(monkeypatch.setattr)
+    found = verified(file, plants.a_state_changed_in_place).unstable[0]
+    assert re.fullmatch(rf"{HERE}:(\d+) changes ledger of the state it was given in place", found.says)
+    number = int(found.handler.rpartition(":")[2])
+    assert '["seen", "before"]' in Path(plants.__file__).read_text().splitlines()[number - 1]
+
+
 def test_a_shop_that_depends_on_nothing_matches(file: Path) -> None:
     report = asyncio.run(report_on(Recording(file), NAMES))
     assert (report.exit_code, report.unstable, report.findings) == (0, [], [])

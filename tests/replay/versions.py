@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -16,20 +16,9 @@ from choreo.message.catalog import FACT_OF_TYPE, SOURCE_OF_TYPE
 from choreo.message.codec import Record, encode
 from choreo.message.decider import Command
 from choreo.message.envelope import Event
-from choreo.message.fact import Amount, Fact
 from choreo.message.upcast import UPCASTERS
 from tests.component.alone import an_event
-
-
-class GoodwillGranted(Fact):
-    """Version 1 had whole `euros` in the place of `amount`."""
-
-    __module__ = "events.order"
-    VERSION: ClassVar[int] = 2
-    SUBJECT: ClassVar[str] = "user_id"
-
-    user_id: UUID
-    amount: Amount
+from tests.replay.goodwill import GoodwillGranted
 
 
 def introduce(patch: pytest.MonkeyPatch | None = None) -> None:

@@ -33,3 +33,33 @@ def test_what_was_looked_at_is_a_line_for_each_service(capsys: pytest.CaptureFix
         ["user", "0", "2", "0", "0", "0"],
         ["billing", "7", "0", "0", "0", "15"],
     ]
+
+
+def otherwise(number: int, **data: int) -> Finding:
+    was = {"amount": 820, "payment_id": 7}
+    return Finding(
+        "step",
+        "billing",
+        f"OrderCancelled {number} leads to another PaymentRefunded",
+        f"key-{number}",
+        f"e-{number}",
+        "OrderCancelled",
+        handler="decide.py:60",
+        expected={"id": f"id-{number}", "data": was},
+        got={"id": f"id-{number}", "data": was | data},
+    )
+
+
+def test_of_two_facts_only_what_differs_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = told(Report([otherwise(1, amount=816)]), capsys)
+    assert ["recorded", '{"data":', '{"amount":', "820}}"] in lines
+    assert ["replayed", '{"data":', '{"amount":', "816}}"] in lines
+
+
+def test_what_is_alike_is_summed_up_with_one_example(capsys: pytest.CaptureFixture[str]) -> None:
+    alike = [otherwise(number, amount=900 + number) for number in range(61)]
+    another = otherwise(61, payment_id=5)
+    lines = told(Report([*alike, another]), capsys)
+    assert ["alike", "60", "more,", "of", "61", "keys", "in", "all:", "--json", "prints", "them"] in lines
+    shown = [line[2:4] for line in lines if line[0] == "billing:"]
+    assert shown == [["OrderCancelled", "0"], ["OrderCancelled", "61"]]

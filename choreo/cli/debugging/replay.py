@@ -27,6 +27,7 @@ from choreo.cli.debugging.row_formats import (
     differs_as_dict,
     print_today,
     shown,
+    telling,
 )
 from choreo.errors import UsageError
 from choreo.message.envelope import Event
@@ -301,7 +302,8 @@ class Printer:
             return
         for event in came.events:
             line = "" if came.differs else _source_line(ahead, event.data)
-            self._paper.line(f"    → {event.type} {event.id}  {line}".rstrip(), "green")
+            told = "  ".join(filter(None, (str(event.id), telling(event.data), line)))
+            self._paper.line(f"    → {event.type} {told}", "green")
         if came.refusal is not None:
             numbers = ", ".join(f"{name}={value}" for name, value in came.refusal.items() if name != "type")
             line = "" if came.differs else _source_line(ahead, None)

@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from choreo.chassis.transaction.journal import CODE_VERSION
 from choreo.chassis.transaction.state_store import TableMapping
+from choreo.message.fact import Fact
 from choreo.replay.engine.expressions import name_as_text
 from choreo.replay.engine.recorded import Differs
 from choreo.replay.engine.walk import Walk, Write
@@ -17,6 +18,7 @@ from choreo.replay.sources.rows import plain
 from choreo.terminal import Console
 
 _WIDTH = 100
+_SHORT = 40
 
 
 class Paper:
@@ -72,6 +74,12 @@ class Paper:
                 case "changed":
                     told.append((column, f"{shown(old)} → {shown(new)}"))
         self.columns(told)
+
+
+def telling(fact: Fact) -> str:
+    """Writes the short fields of a fact that are no ids: amounts, reasons, kinds."""
+    told = {name: value for name, value in fact if isinstance(value, str | int | bool)}
+    return ", ".join(f"{name} {shown(value)}" for name, value in told.items() if len(str(value)) <= _SHORT)
 
 
 def shown(value: Any) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -16,12 +17,16 @@ from choreo.chassis.registry import services
 from choreo.chassis.settings import Settings
 from choreo.cli.debugging.trace_formats import as_json, as_mermaid, print_table, print_trees
 from choreo.errors import Incomplete, Unavailable, UsageError
+from choreo.message.codec import TopicRecord
 from choreo.operations.reading.installation import Installation, find_installation
 from choreo.progress import telling
+from choreo.replay.history.moments import place_of
+from choreo.replay.sources.one_key import records_at
 from choreo.replay.sources.recording import NotARecording, Recording
 from choreo.replay.sources.records import Broken
 from choreo.replay.trace.find import find
 from choreo.replay.trace.find_recorded import find_recorded
+from choreo.replay.trace.published_events import event_in
 from choreo.replay.trace.trace import Material, Tree, trees
 from choreo.styles.composition import has_kafka
 
@@ -78,6 +83,9 @@ def trace(
 async def live(installation: Installation, id: str, limit: int = 20) -> tuple[list[Tree], int]:
     """Returns the trees, oldest first, and how many flows were left out."""
     settings = installation.settings
+    if place := place_of(id, settings.topic_prefix):
+        found = await records_at(installation.kafka, [(place.topic, place.partition, place.offset)])
+        id = _flow_of(found) or id
     with telling() as tell:
         material = await find(
             installation.kafka if has_kafka(installation.style) else None,
@@ -94,11 +102,21 @@ async def live(installation: Installation, id: str, limit: int = 20) -> tuple[li
 def _recorded(file: Path, id: str, limit: int) -> tuple[list[Tree], int]:
     recording = Recording(file)
     settings = recording.cut.settings
+    if place := place_of(id, settings.topic_prefix):
+        items = (item for batch in recording.read() for item in batch)
+        there = [item for item in items if isinstance(item, TopicRecord) and item.at == str(place)]
+        id = _flow_of(there) or id
     with telling() as tell:
         material = find_recorded(
             recording, id, limit, _consumed_types(settings), lambda done, total: tell("reading", done, total)
         )
     return _trees(material, settings)
+
+
+def _flow_of(records: Sequence[TopicRecord]) -> str | None:
+    """Returns the flow of the event that lies there; None where none does."""
+    events = [event for record in records if (event := event_in(record))]
+    return str(events[0].flow) if events else None
 
 
 def _trees(material: Material | None, settings: Settings) -> tuple[list[Tree], int]:

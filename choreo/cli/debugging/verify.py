@@ -60,8 +60,8 @@ def verify(
         raise UsageError(f"There is no service {service}: choose from {', '.join(SERVICES)}.")
     if closed_loop and (service or sample < 1 or key or since):
         raise UsageError(
-            "--closed-loop lets all services hear what each decides: leave out --service and the like, "
-            "or verify one service or a sample without --closed-loop."
+            "--closed-loop lets all services hear what each decides: leave out --service and --sample, --key "
+            "and --since, or verify one service or a sample without --closed-loop."
         )
     names = None if service is None else (service,)
     if shuffles is not None:

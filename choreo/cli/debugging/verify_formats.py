@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -21,12 +21,17 @@ _OUTCOMES = ("users", "accounts", "orders", "notifications")
 
 
 def print_report(report: Report, file: Path | None) -> None:
-    for finding in [*report.unstable, *report.findings][:_SHOWN]:
-        print_finding(finding, "not deterministic" if finding in report.unstable else finding.kind)
-        if finding.service:
-            print(f"  again     {_again(finding, file)}")
-    if (more := len(report.unstable) + len(report.findings) - _SHOWN) > 0:
-        print(f"... and {more} more: --json prints all")
+    unstable = {id(finding) for finding in report.unstable}
+    kinds_of_it = _alike([*report.unstable, *report.findings])
+    for first, *others in kinds_of_it[:_SHOWN]:
+        print_finding(first, "not deterministic" if id(first) in unstable else first.kind)
+        if others:
+            keys = len({finding.key for finding in (first, *others)})
+            print(f"  alike     {len(others)} more, of {keys} keys in all: --json prints them")
+        if first.service:
+            print(f"  again     {_again(first, file)}")
+    if (more := len(kinds_of_it) - _SHOWN) > 0:
+        print(f"... and {more} more kinds: --json prints all")
     _print_allowed(report)
     items = report.counts.get("items", 0)
     rate = f", {items / report.seconds:.0f}/s" if report.seconds else ""
@@ -41,6 +46,35 @@ def print_report(report: Report, file: Path | None) -> None:
             print(f"  {name:<12}" + "".join(f"{count or 0:>12}" for count in counts))
 
 
+def _alike(findings: Sequence[Finding]) -> list[list[Finding]]:
+    """Puts together what came through the same line and differs in the same things, the earliest first."""
+    found: dict[Any, list[Finding]] = {}
+    for finding in findings:
+        differing = _names(_differing(finding.expected, finding.got))
+        kind = finding.kind, finding.service, finding.type, finding.handler or finding.says
+        found.setdefault((*kind, finding.table, finding.column, differing), []).append(finding)
+    return list(found.values())
+
+
+def _differing(expected: Any, got: Any) -> tuple[Any, Any]:
+    """Leaves out what is the same on both sides."""
+    if not (isinstance(expected, dict) and isinstance(got, dict)):
+        return expected, got
+    names = [name for name in {**expected, **got} if expected.get(name) != got.get(name)]
+    pairs = {name: _differing(expected.get(name), got.get(name)) for name in names}
+    return tuple({name: pair[side] for name, pair in pairs.items()} for side in (0, 1))  # type: ignore[return-value]
+
+
+def _names(pair: tuple[Any, Any]) -> tuple[str, ...]:
+    """Returns the names of what differs, as paths; none where one side is no object."""
+    expected, got = pair
+    if not (isinstance(expected, dict) and isinstance(got, dict)):
+        return ()
+    return tuple(
+        "/".join((name, *below)) for name in expected for below in [_names((expected[name], got[name]))]
+    )
+
+
 def print_finding(finding: Finding, kind: str) -> None:
     print(f"{finding.service or 'stream'}: {kind}: {finding.says}")
     _print_whereabouts(finding)
@@ -48,8 +82,9 @@ def print_finding(finding: Finding, kind: str) -> None:
         if finding.got:
             print(f"  output    {json.dumps(finding.got)}")
     elif finding.expected is not None or finding.got is not None:
-        print(f"  recorded  {json.dumps(finding.expected)}")
-        print(f"  replayed  {json.dumps(finding.got)}")
+        expected, got = _differing(finding.expected, finding.got)
+        print(f"  recorded  {json.dumps(expected)}")
+        print(f"  replayed  {json.dumps(got)}")
 
 
 def _print_whereabouts(finding: Finding) -> None:

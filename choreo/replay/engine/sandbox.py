@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import FrameType
@@ -22,6 +23,7 @@ from choreo.chassis.source_lines import lines_to
 from choreo.chassis.transaction.step import Outcome
 from choreo.errors import HandlerMisbehaves
 from choreo.message.envelope import Event
+from choreo.replay.engine.changed_in_place import changed_fields, place_of_change
 from choreo.replay.engine.hidden_inputs import watching_reads
 from choreo.replay.engine.in_memory_service import S, Taken
 
@@ -41,7 +43,7 @@ _ATTEMPTS = {
     "os.spawn": "start a process",
     "os.fork": "start a process",
     "os.kill": "send a signal",
-    "_thread.start_new_thread": "start a thread",
+    "_thread.start_": "start a thread",
     "ctypes.dlopen": "load a library",
     "sqlite3.connect": "open a database",
     "os.remove": "remove a file",
@@ -224,13 +226,20 @@ def watched(run: Callable[[], T]) -> Ran[T]:
 
 
 def take(taken: Taken[S], *, reads: bool = False) -> Ran[Outcome[S]]:
-    """Takes a step. `reads`: what it reads of clock, chance and environment is an effect, too.
+    """Takes a step. `reads`: what it reads of clock, chance and environment is an effect, too, and what it
+    changes of the state in place.
 
     Raises `StillRunning`, which names the input.
     """
     run = partial(watching_reads, taken.run, _watch.read) if reads else taken.run
+    before = deepcopy(taken.state) if reads else None
     try:
-        return watched(run)
+        ran = watched(run)
+        if reads and (changed := changed_fields(before, taken.state)):
+            place = watched(partial(place_of_change, taken, before)).result
+            what = f"changes {' and '.join(changed)} of the state it was given in place"
+            ran.effects.append(Effect(what, place if isinstance(place, tuple) else ()))
+        return ran
     except StillRunning as error:
         raise StillRunning(f"{_named(taken)} is {error}.") from None
 

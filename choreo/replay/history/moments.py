@@ -123,9 +123,8 @@ def moment_of(text: str, now: datetime, prefix: str = "") -> Moment:
     """Reads a moment. `prefix` is that of all topics, and may be left out. Raises `NoMoment`."""
     if found := _AGO.fullmatch(text):
         return AtTime(now - timedelta(seconds=int(found[1]) * _SECONDS[found[2]]))
-    if found := _PLACE.fullmatch(text):
-        topic = found[1] if found[1].startswith(prefix) else prefix + found[1]
-        return AfterPlace(topic, int(found[2]), int(found[3]))
+    if place := place_of(text, prefix):
+        return place
     try:
         return AfterId(UUID(text))
     except ValueError:
@@ -140,6 +139,15 @@ def moment_of(text: str, now: datetime, prefix: str = "") -> Moment:
             "command, or a place (order-events[0]@17)."
         )
     return AtTime(time)
+
+
+def place_of(text: str, prefix: str = "") -> AfterPlace | None:
+    """Reads a place in a topic; None where the text is none."""
+    found = _PLACE.fullmatch(text)
+    if found is None:
+        return None
+    topic = found[1] if found[1].startswith(prefix) else prefix + found[1]
+    return AfterPlace(topic, int(found[2]), int(found[3]))
 
 
 async def settled(moment: Moment, source: Source, service: str) -> Moment:

@@ -1,5 +1,6 @@
 """The whole of a verification: replayed here and in a second process, less what somebody meant to change."""
 
+import asyncio
 import time
 from asyncio import Task
 from collections import Counter
@@ -18,6 +19,9 @@ from choreo.replay.verify.closed_loop import closed_loop
 from choreo.replay.verify.findings import Allowance, Finding, Tally
 from choreo.replay.verify.second_run import second_run
 from choreo.replay.verify.verify import verify
+
+_LOOK_SECONDS = 2.0
+"""Nobody waits longer without a word."""
 
 
 @dataclass
@@ -155,7 +159,10 @@ async def _report(
             tally = await replay(tell)
             report.seconds = time.monotonic() - since
             report.findings = [*lacks, *tally.findings]
-            report.compare([*await found, *lacks])
+            while not found.done():
+                tell("waiting for the second replay", 0, 0)
+                await asyncio.wait([found], timeout=_LOOK_SECONDS)
+            report.compare([*found.result(), *lacks])
     report.counts = dict(tally.counts)
     return report
 
