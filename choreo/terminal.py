@@ -59,6 +59,13 @@ class _Unread(io.FileIO):
 
 def print_text_alone() -> None:
     """For this process's standard output and standard error, from now on. A pipe's end ends nothing."""
-    buffer = io.BufferedWriter(_Unread(sys.stdout.fileno(), "w", closefd=False))
-    out = io.TextIOWrapper(buffer, sys.stdout.encoding, sys.stdout.errors, line_buffering=sys.stdout.isatty())
-    sys.stdout, sys.stderr = _Printed(out), _Printed(sys.stderr)
+    sys.stdout, sys.stderr = _Printed(_unread(sys.stdout)), _Printed(sys.stderr)
+
+
+def _unread(stream: TextIO) -> TextIO:
+    try:
+        file = _Unread(stream.fileno(), "w", closefd=False)
+    except io.UnsupportedOperation:
+        return stream  # it is kept in memory: there is no pipe
+    buffer = io.BufferedWriter(file)
+    return io.TextIOWrapper(buffer, stream.encoding, stream.errors, line_buffering=stream.isatty())

@@ -442,9 +442,9 @@ def test_half_a_loop_is_a_usage_error(recording: Recording, with_it: list[str]) 
 
 def test_the_command_prints_how_much_it_looked_at(recording: Recording) -> None:
     result = CliRunner().invoke(app, ["verify", str(recording.path), "--closed-loop"])
-    assert result.exit_code == 0 and result.output.startswith("match: ")
+    assert result.exit_code == 0 and result.stdout.startswith("match: ")
     told = json.loads(
-        CliRunner().invoke(app, ["verify", str(recording.path), "--closed-loop", "--json"]).output
+        CliRunner().invoke(app, ["verify", str(recording.path), "--closed-loop", "--json"]).stdout
     )
     assert (told["verdict"], told["findings"]) == ("match", [])
     assert told["counts"]["orders"] > 8
