@@ -149,10 +149,8 @@ def what_was_read_is_not_compared(patch: Patch) -> None:
 
 
 def new_leaders_are_not_noticed(patch: Patch) -> None:
-    """Whether the log was cut is looked at when a service first begins to read, and not again.
-
-    Neither when the group is divided anew: that may happen at any time where a broker was away.
-    """
+    """Whether the log was cut is looked at when a service first begins to read, and not again."""
+    # Neither when the group is divided anew: that may happen at any time where a broker was away.
     begun: set[str] = set()
 
     async def nothing(*args: Any) -> None: ...
