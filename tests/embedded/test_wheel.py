@@ -31,6 +31,7 @@ TRIED: dict[str, tuple[Sequence[str], str]] = {
     "bench": (("--only", "startup"), NO_SHOP),
     "bench-peers": ((), "The peers are not part of an installed choreo"),
     "styles": (("--outages",), NO_SHOP),
+    "audit": ((), "requirements.lock is not here"),
     "chaos": ((), NO_SHOP),
     "doctor": ((), NO_SHOP),
     "docs": ((), NO_SHOP),
