@@ -1,7 +1,9 @@
 """Topics are declared once, from the catalogue of events, and never change their shape afterwards."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import ConfigResource, OffsetSpec, ResourceType
@@ -11,6 +13,8 @@ from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.admin.client import Admin, RequestFailed, administering
 from choreo.chassis.kafka.grants import AccessDenied
 from choreo.errors import Unavailable
+
+T = TypeVar("T")
 
 FOREVER = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}
 
@@ -93,11 +97,24 @@ def _holds_records(admin: Admin, topic: str, partitions: Iterable[int]) -> bool:
 
 
 def _check_retention(admin: Admin, topics: list[str]) -> None:
-    for topic, wrong in forgetting_settings(admin, topics).items():
+    for topic, wrong in _once_known(partial(forgetting_settings, admin, topics)).items():
         if wrong:
             has = ", ".join(f"{key}={value}" for key, value in wrong.items())
             cure = ", ".join(f"{key}={value}" for key, value in FOREVER.items())
             raise Unavailable(f"Topic {topic} has {has} and would forget facts: set {cure} on it.")
+
+
+def _once_known(ask: Callable[[], T]) -> T:
+    """What is asked of one broker about topics that another one just made."""
+    deadline = time.monotonic() + _TIMEOUT
+    while True:
+        try:
+            return ask()
+        except KafkaException as error:
+            code = error.args[0].code()
+            if code != KafkaError.UNKNOWN_TOPIC_OR_PART or time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
 
 
 def forgetting_settings(
