@@ -106,7 +106,20 @@ def edit(url: str, statement: str) -> int:
 
 # -- looking -----------------------------------------------------------------------------------------
 
-ACTING = {"bench-peers", "up", "scale", "migrate", "provision", "demo", "bench", "chaos", "keys", "docs"}
+ACTING = {
+    "audit",
+    "styles",
+    "bench-peers",
+    "up",
+    "scale",
+    "migrate",
+    "provision",
+    "demo",
+    "bench",
+    "chaos",
+    "keys",
+    "docs",
+}
 """Verbs that are to do something."""
 LOOKING = {
     "trace {order}": 0,
