@@ -6,10 +6,12 @@ found, or the code does not agree with itself. It also looks where handlers read
 """
 
 import asyncio
+import locale
 import os
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -66,7 +68,7 @@ async def second_run(
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=os.environ | _OTHERWISE | {"PYTHONHASHSEED": seed},
+        env=os.environ | {"PYTHONHASHSEED": seed},
     )
     order = {"ticket": source.ticket(), "services": names, "sample": sample, "preload": preload}
     order["closed_loop"] = in_closed_loop
@@ -92,7 +94,18 @@ async def _findings(process: asyncio.subprocess.Process, order: bytes) -> list[F
     return [(Difference if "origin" in told else Finding)(**told) for told in found]
 
 
+def _live_elsewhere() -> None:
+    """From now on. An interpreter that began in a locale it has not got could not read where packages are, if
+    that is below a directory with a letter beyond ASCII in its name.
+    """
+    os.environ.update(_OTHERWISE)
+    time.tzset()
+    with suppress(locale.Error):
+        locale.setlocale(locale.LC_ALL, "")
+
+
 async def main(order: dict[str, Any]) -> list[Finding]:
+    _live_elsewhere()
     _preload(order)
     ticket = order["ticket"]
     if "recording" in ticket:
