@@ -94,7 +94,7 @@ async def test_a_trace_tells_what_followed_and_what_is_missing_and_changes_nothi
     trees, _ = await live(shop.installation, parked)
     assert gaps(trees) == [("billing", "parked", PAID)]
     (gap,) = next(nodes(trees)).gaps
-    assert gap.says.startswith("ZeroDivisionError: a bug (test_trace.py:")
+    assert gap.says.startswith("ZeroDivisionError: a bug (tests/choreography/test_trace.py:")
     trees, _ = await live(shop.installation, queued)
     assert gaps(trees) == [("billing", "queued", PAID)]
 

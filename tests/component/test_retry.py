@@ -137,7 +137,7 @@ async def test_a_retry_goes_up_to_the_first_that_fails_again(billing: Replicas) 
     assert balance(billing.database, ada) == 0
     head, behind = await desk.parked()
     assert (head.reason, head.error, behind.reason) == ("handler", "ZeroDivisionError: a bug", "queued")
-    assert head.place and head.place.startswith("test_kernel.py:")
+    assert head.place and head.place.startswith("tests/component/test_kernel.py:")
     assert outcomes(await desk.retry(ada)) == [("OrderCreated", "applied")] * 2
 
 
