@@ -24,8 +24,8 @@ from choreo.replay.sources.records import Broken, JournalEntry, Source
 
 S = TypeVar("S")
 
-_NEEDS_ALL = "user"
-"""Whether a login is free depends on other keys."""
+ALWAYS_WHOLE = "user"
+"""Whether a login is free depends on other keys: of this service all are taken, whatever is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +197,8 @@ class Walk(Generic[S]):
     async def _read_facts(self) -> int:
         """Reads what was decided, before anything is told: see `RecordedFacts`. Returns how much it read."""
         service, read = self.service.name, 0
-        key = None if service == _NEEDS_ALL else self.key
-        own_topic = next(topic for topic, name in self._source.cut.service_of.items() if name == service)
+        key = None if service == ALWAYS_WHOLE else self.key
+        own_topic = self._source.cut.topic_of(service)
         async with aclosing(self._source.batches()) as batches:  # type: ignore[type-var]
             async for batch in batches:
                 for item in batch:
@@ -267,7 +267,7 @@ class Walk(Generic[S]):
     def _concerns(self, key: str) -> bool:
         if key in self._excluded_keys:
             return False
-        return self.key in (None, key) or self.service.name == _NEEDS_ALL
+        return self.key in (None, key) or self.service.name == ALWAYS_WHOLE
 
     def _stop(self, entry: JournalEntry, why: str) -> None:
         self._excluded_keys.add(entry.key)

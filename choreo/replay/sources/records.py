@@ -106,7 +106,10 @@ class Cut:
     @property
     def service_of(self) -> Mapping[str, str]:
         """By topic."""
-        return {self.topic_prefix + topic: service for service, topic in TOPICS.items()}
+        return {self.topic_of(service): service for service in TOPICS}
+
+    def topic_of(self, service: str) -> str:
+        return self.topic_prefix + TOPICS[service]
 
 
 class Broken(Exception):

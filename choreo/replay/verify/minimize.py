@@ -211,7 +211,7 @@ async def _inputs(recording: Recording, service: str, key: str | None) -> list[I
 
     What it parked or dropped had no effect. Raises `Broken`.
     """
-    topic = next(topic for topic, name in recording.cut.service_of.items() if name == service)
+    topic = recording.cut.topic_of(service)
     heard: dict[tuple[str | None, int | None, int | None], tuple[int, TopicRecord]] = {}
     decided: list[tuple[int, Item]] = []
     by_key: dict[str, list[Input]] = {}

@@ -13,13 +13,10 @@ from choreo.replay.engine.deciding_lines import decided_through
 from choreo.replay.engine.hidden_inputs import Sample
 from choreo.replay.engine.in_memory_service import InMemoryService, refusal_as_dict
 from choreo.replay.engine.sandbox import SideEffect, take
-from choreo.replay.engine.walk import Ahead
+from choreo.replay.engine.walk import ALWAYS_WHOLE, Ahead
 from choreo.replay.sources.records import Cut, JournalEntry
 from choreo.replay.verify.decisions import DecisionComparison, of_effect, of_entry
 from choreo.replay.verify.findings import Finding, ServiceTally
-
-ALWAYS_WHOLE = "user"
-"""Whether a login is free depends on other keys: of this service a sample takes all."""
 
 
 class Verifier:

@@ -13,11 +13,12 @@ from choreo.chassis.service import Service
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode
 from choreo.replay.engine.collector import no_collector
+from choreo.replay.engine.walk import ALWAYS_WHOLE
 from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, Source, lacking
 from choreo.replay.verify.compare_rows import compare_rows
 from choreo.replay.verify.decisions import Published
 from choreo.replay.verify.findings import Finding, Tally
-from choreo.replay.verify.verifier import ALWAYS_WHOLE, Verifier
+from choreo.replay.verify.verifier import Verifier
 
 
 async def verify(
