@@ -11,8 +11,7 @@ from pydantic import SecretStr
 
 from choreo.chassis.runtime import Runtime
 from choreo.chassis.settings import SERVICES, Settings
-from choreo.styles.composition import COLLABORATION
-from choreo.styles.http.api import digest_of
+from choreo.styles.composition import COLLABORATION, digest_of
 from choreo.styles.http.runtime import CallSettings, HttpRuntime
 from choreo.styles.notifications.runtime import NotifyingRuntime
 from tests.shop import BUILDS, Shop

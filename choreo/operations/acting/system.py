@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import ClassVar
 from urllib.parse import urlsplit
 
@@ -29,7 +28,7 @@ from choreo.operations.acting.databases import external_databases, migrate_exter
 from choreo.operations.acting.reporter import Reporter
 from choreo.operations.principals import grants_of_all, topic_names
 from choreo.operations.replicas import Replica, replicas_of
-from choreo.styles.composition import COLLABORATION, COMPOSITIONS, has_kafka, one_process_each
+from choreo.styles.composition import COLLABORATION, COMPOSITIONS, digest_of, has_kafka, one_process_each
 
 
 @dataclass
@@ -254,7 +253,7 @@ class System:
         if self.style not in COMPOSITIONS:
             return {}
         known = Secrets(self.home.secrets / "services.json")
-        digests = {name: sha256(known[name].encode()).hexdigest() for name in SERVICES}
+        digests = {name: digest_of(known[name]) for name in SERVICES}
         return {
             "CHOREO_SERVICE_CREDENTIAL": known[service],
             "CHOREO_CALLER_DIGESTS": json.dumps(digests),

@@ -1,6 +1,5 @@
 """What services ask each other, with a credential of theirs. No client is let in, and no document tells."""
 
-import hashlib
 import hmac
 from collections.abc import Collection, Mapping
 from uuid import UUID
@@ -11,6 +10,7 @@ from choreo.chassis.http.answer import Answer
 from choreo.chassis.http.body import Body
 from choreo.chassis.http.problems import malformed, unauthorized
 from choreo.chassis.http.routes import Router
+from choreo.styles.composition import digest_of
 from choreo.styles.http.callee import FACTS_PATH, SETTLED_PATH
 from choreo.styles.http.calls import Calls
 from choreo.styles.http.door import Door
@@ -75,7 +75,3 @@ def router(door: Door, calls: Calls, credentials: Mapping[str, str]) -> Router:
         return Answer.json(200, {})
 
     return routes
-
-
-def digest_of(credential: str) -> str:
-    return hashlib.sha256(credential.encode()).hexdigest()

@@ -31,22 +31,38 @@ class CalleeAway(Exception):
     """It does not answer, or not with what was asked for. What it was told it may have taken."""
 
 
-class Callee:
-    """Every call may be repeated: what it brings has ids, and the callee knows those it has seen."""
+class Reached:
+    """Somebody who is told, and for a moment is not asked again where there was no answer."""
 
-    def __init__(self, name: str, http: httpx.AsyncClient, credential: str) -> None:
-        """`http` knows where it is."""
-        self.name = name
+    def __init__(self) -> None:
         self.trouble: str | None = None
-        """Why the last call failed."""
-        self._http = http
-        self._headers = {"Authorization": f"Bearer {credential}", "Content-Type": "application/json"}
+        """Why the last attempt failed."""
         self._away_until = 0.0
-        self._turns = asyncio.Semaphore(_AT_ONCE)
 
     @property
     def is_away(self) -> bool:
         return time.monotonic() < self._away_until
+
+    def _require(self) -> None:
+        if self.is_away:
+            raise CalleeAway(self.trouble)
+
+    def _away(self, trouble: str) -> CalleeAway:
+        """To be raised."""
+        self._away_until, self.trouble = time.monotonic() + AWAY_SECONDS, trouble
+        return CalleeAway(trouble)
+
+
+class Callee(Reached):
+    """Every call may be repeated: what it brings has ids, and the callee knows those it has seen."""
+
+    def __init__(self, name: str, http: httpx.AsyncClient, credential: str) -> None:
+        """`http` knows where it is."""
+        super().__init__()
+        self.name = name
+        self._http = http
+        self._headers = {"Authorization": f"Bearer {credential}", "Content-Type": "application/json"}
+        self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def tell(
         self, key: str, facts: Sequence[OutboxRow], after: UUID | None = None
@@ -67,17 +83,15 @@ class Callee:
     async def _post(self, path: str, content: dict[str, Any]) -> Any:
         body = orjson.dumps(content)
         async with self._turns:
-            if self.is_away:
-                raise CalleeAway(self.trouble)
+            self._require()
             try:
                 async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
                     answer = await self._answer(path, body)
                 if answer.status_code != 200:
                     raise CalleeAway(f"it answered {answer.status_code}")
             except (CalleeAway, TimeoutError, httpx.HTTPError) as error:
-                self._away_until = time.monotonic() + AWAY_SECONDS
-                self.trouble = f"{self.name} cannot be called: {str(error) or type(error).__name__}"
-                raise CalleeAway(self.trouble) from error
+                reason = str(error) or type(error).__name__
+                raise self._away(f"{self.name} cannot be called: {reason}") from error
         self.trouble = None
         return orjson.loads(answer.content)
 

@@ -1,7 +1,6 @@
 """A topic as one more who is told: of one key after the other, in order, and what is repeated is the same."""
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
@@ -10,28 +9,23 @@ from choreo.chassis.kafka.partition_producer import PartitionProducer
 from choreo.chassis.kafka.topic_log import describe
 from choreo.chassis.observe.health import NotReady
 from choreo.chassis.transaction.outbox import OutboxRow
-from choreo.styles.http.callee import AWAY_SECONDS, CalleeAway
+from choreo.styles.http.callee import Reached
 
 _PROBE_TIMEOUT_SECONDS = 1.5
 
 
-class Topic:
+class Topic(Reached):
     name = "kafka"
 
     def __init__(
         self, access: KafkaAccess, topic: str, partition_of: Callable[[str], int], partitions: int
     ) -> None:
-        self.trouble: str | None = None
+        super().__init__()
         self._access = access
         self._topic = topic
         self._partition_of = partition_of
         self._producers = [PartitionProducer(access, topic, one, partitions) for one in range(partitions)]
         self._turns = [asyncio.Lock() for _ in range(partitions)]
-        self._away_until = 0.0
-
-    @property
-    def is_away(self) -> bool:
-        return time.monotonic() < self._away_until
 
     async def tell(
         self, key: str, facts: Sequence[OutboxRow], after: UUID | None = None
@@ -40,14 +34,12 @@ class Topic:
         partition = self._partition_of(key)
         async with self._turns[partition]:
             while facts:
-                if self.is_away:
-                    raise CalleeAway(self.trouble)
+                self._require()
                 try:
                     facts = facts[await self._producers[partition].send(facts) :]
                 except Exception as error:
-                    self._away_until = time.monotonic() + AWAY_SECONDS
-                    self.trouble = f"Kafka takes nothing for {self._topic}: {str(error) or repr(error)}"
-                    raise CalleeAway(self.trouble) from error
+                    reason = str(error) or repr(error)
+                    raise self._away(f"Kafka takes nothing for {self._topic}: {reason}") from error
                 self.trouble = None
         return ()
 
