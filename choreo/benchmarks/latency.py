@@ -70,11 +70,11 @@ async def latency(
         RATE,
         len(placed),
         accepted=quantiles([order.accepted - order.scheduled for order in placed]),
-        taken=quantiles(_delays(placed, journals.when_committed("order", flows, ["PlaceOrder"]))),
-        paid=quantiles(_delays(placed, journals.when_committed("billing", flows, ["OrderCreated"]))),
-        decided=quantiles(_delays(placed, journals.when_committed("order", flows))),
-        notified=quantiles(_delays(placed, journals.when_committed("notification", flows))),
-        sample_notified=quantiles(_delays(sampled, by_journal)),
+        taken=quantiles(delays(placed, journals.when_committed("order", flows, ["PlaceOrder"]))),
+        paid=quantiles(delays(placed, journals.when_committed("billing", flows, ["OrderCreated"]))),
+        decided=quantiles(delays(placed, journals.when_committed("order", flows))),
+        notified=quantiles(delays(placed, journals.when_committed("notification", flows))),
+        sample_notified=quantiles(delays(sampled, by_journal)),
         sample_seen=quantiles(seen),
     )
 
@@ -148,7 +148,7 @@ async def _seen(order: Placed, port: int) -> float:
             await asyncio.sleep(_LOOK_AGAIN)
 
 
-def _delays(placed: Sequence[Placed], when: Mapping[UUID, float]) -> list[float]:
+def delays(placed: Sequence[Placed], when: Mapping[UUID, float]) -> list[float]:
     """Raises LookupError if one of the orders was lost."""
     return [when[order.flow] - order.scheduled for order in placed]
 

@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from uuid import UUID
 
-from choreo.benchmarks.latency import Quantiles, quantiles
+from choreo.benchmarks.latency import Quantiles, delays, quantiles
 from choreo.benchmarks.load import Placed, open_loop, schedule
 from choreo.benchmarks.observe import Applied, Journals
 from choreo.benchmarks.sustained import sustained
@@ -80,7 +79,7 @@ async def _round(style: str, seconds: float, progress: Progress) -> Round:
         pids = {**facts["pids"], "supervisor": system.supervisor_pid, "load generator": os.getpid()}
         found = await sustained(makers, ports, pids, journals, seconds, progress)
         flows = [order.flow for order in placed]
-        until = partial(_delays, placed)
+        until = partial(delays, placed)
         return Round(
             answered=quantiles([order.accepted - order.scheduled for order in placed]),
             decided=quantiles(until(journals.when_committed("order", flows))),
@@ -107,11 +106,6 @@ async def _place(makers: Sequence[OrderMaker], ports: Mapping[str, int], seconds
             await asyncio.sleep(_LOOK_AGAIN)
         one.close()
     return orders
-
-
-def _delays(placed: Sequence[Placed], when: Mapping[UUID, float]) -> list[float]:
-    """Raises LookupError if one of the orders was lost."""
-    return [when[order.flow] - order.scheduled for order in placed]
 
 
 def _medians(found: Sequence[Round]) -> Style:
