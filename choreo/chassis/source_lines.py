@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import packages_distributions, requires
 from itertools import groupby
@@ -57,9 +57,15 @@ def _is_own(module: str) -> bool:
     package = module.partition(".")[0]
     if package in _OTHERS or any(fact.__module__ == module for fact in FACT_OF_TYPE.values()):
         return False
-    distributions = packages_distributions().get(package, [])
+    distributions = _distributions(tuple(sys.path)).get(package, [])
     needed = [one for name in distributions for one in requires(name) or ()]
     return not distributions or any(re.match("choreo[-_]kafka", one) for one in needed)
+
+
+@cache
+def _distributions(path: tuple[str, ...]) -> Mapping[str, Sequence[str]]:
+    """By package, on this path. Reads what says so of everything installed: once is enough."""
+    return packages_distributions()
 
 
 def source_line(frame: FrameType, line: int) -> str:
