@@ -53,7 +53,7 @@ class Part(ABC):
 
     def pause(self) -> None:
         """SIGSTOP: connections stay open and nobody answers."""
-        self.running.send(signal.SIGSTOP)
+        self.running.pause()
 
     def resume(self) -> None:
         self.running.send(signal.SIGCONT)

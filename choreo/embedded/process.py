@@ -67,6 +67,12 @@ class Child:
         """Send a signal to the process itself. Nothing happens if it has ended."""
         self._popen.send_signal(number)
 
+    def pause(self) -> None:
+        """SIGSTOP; on Linux returns once it has stopped, for its threads run on for a moment."""
+        self.send(signal.SIGSTOP)
+        if sys.platform == "linux" and self.alive():
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
     def kill(self, timeout: float = 10) -> None:
         """SIGKILL to the whole group; returns once the process is gone.
 

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def server() -> Iterator[Postgres]:
     """Roles are a server's, so this one is not shared."""
+    roles = [f"{name.upper()}_{whose}_PASSWORD" for name in SERVICES for whose in ("DATABASE", "OWNER")]
     with postgres_for_tests() as postgres:
         subprocess.run(
             [
@@ -29,7 +30,7 @@ def server() -> Iterator[Postgres]:
                 ROOT / "deploy" / "databases.sql",
                 postgres.admin_url,
             ],
-            env=os.environ | {"SERVICES_PASSWORD": "it's a secret"},
+            env=os.environ | dict.fromkeys(roles, "it's a secret"),
             check=True,
         )
         yield postgres
