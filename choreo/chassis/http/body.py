@@ -28,6 +28,8 @@ from choreo.chassis.http.problems import (
 
 LIMIT = 64 * 1024
 _MOST_DRAINED = 16 * LIMIT
+_MOST_PARTS = 1_000
+"""Of a body: a description has up to 500 commas, and all 64 KiB as commas cost a hundred times a request."""
 JSON_TYPE = b"application/json"
 FORM_TYPE = b"application/x-www-form-urlencoded"
 
@@ -101,6 +103,8 @@ def check_content_type(headers: Headers, expected: bytes) -> None:
 
 def parse_json(raw: bytes) -> object:
     """JSON as in RFC 8259, and no more: no NaN, no second key of a name, no encoding but UTF-8."""
+    if sum(map(raw.count, (b",", b"[", b"{"))) > _MOST_PARTS:
+        raise malformed("malformed_body", f"The body has over {_MOST_PARTS} commas and brackets.")
     try:
         return _decoder.decode(raw.decode())
     except UnicodeDecodeError:
@@ -133,7 +137,13 @@ def parse_form(raw: bytes) -> object:
     try:
         text = raw.decode()
         # No fields at all are a form, too.
-        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text), errors="strict")
+        pairs = parse_qsl(
+            text,
+            keep_blank_values=True,
+            strict_parsing=bool(text),
+            errors="strict",
+            max_num_fields=_MOST_PARTS,
+        )
     except ValueError:
         raise malformed("malformed_body", "The body is not a form in UTF-8.") from None
     if len(dict(pairs)) != len(pairs):
@@ -149,7 +159,8 @@ def validate(model: type[AnyBody], value: object) -> AnyBody:
             return model.model_validate(value)
         except ValidationError as error:
             details = error.errors(include_url=False, include_input=False, include_context=False)
-            faults = [Fault.at(_pointer(detail["loc"]), _say(detail)) for detail in details]
+            told = details[:MOST_ERRORS_TOLD]
+            faults = [Fault.at(_pointer(detail["loc"]), _say(detail)) for detail in told]
     raise invalid(*faults)
 
 
