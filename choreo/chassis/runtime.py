@@ -84,7 +84,7 @@ _PROBLEMS = {
     OperationalError: _AWAY,
     InterfaceError: _AWAY,
     PoolTimeout: _AWAY,
-    TooManyBefore: unavailable("Other requests of yours come first; try again soon."),
+    TooManyBefore: unavailable("Too many are read at once; try again soon."),
     KeyReused: Problem(
         422, "idempotency_key_reused", "This Idempotency-Key stands for a request with another body."
     ),

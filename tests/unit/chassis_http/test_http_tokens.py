@@ -257,6 +257,9 @@ async def test_memory_is_bounded(toy: Any) -> None:
     assert len(toy.keys.asked_for) == 3
     await verifier.principal(first)
     assert len(toy.keys.asked_for) == 4
+    for spelling in (b"bearer", b"BEARER  ", b"Bearer "):
+        await verifier.principal(first.replace(b"Bearer", spelling) + b"  ")
+    assert len(toy.keys.asked_for) == 4, "nobody fills it with spellings of one token"
 
 
 async def test_a_public_key_holds_no_secret(toy: Any) -> None:
