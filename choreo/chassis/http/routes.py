@@ -300,7 +300,8 @@ class Route(APIRoute):
         content: object = None
         if self._model:
             body.check_content_type(headers, body.FORM_TYPE if self._form else body.JSON_TYPE)  # 415
-            content = body.parse_form(raw) if self._form else body.parse_json(raw)  # 400
+            most_parts = getattr(self._model, "most_parts", body.MOST_PARTS)
+            content = body.parse_form(raw) if self._form else body.parse_json(raw, most_parts)  # 400
         idempotency_key = _idempotency_key(headers) if self._keyed else ""  # 400
         flow: UUID | None = None
         seconds = 0
