@@ -169,6 +169,27 @@ async def test_nobody_reads_a_head_without_end(toy: Any, connect: Connect, begin
     assert closed(toy) == {"size": 1}
 
 
+async def test_of_many_headers_few_are_read(
+    toy: Any, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = 0
+
+    def counted(self: BoundedProtocol, name: bytes, value: bytes) -> None:
+        nonlocal read
+        read += 1
+        on_header(self, name, value)
+
+    on_header = BoundedProtocol.on_header
+    monkeypatch.setattr(BoundedProtocol, "on_header", counted)
+    peer = await connect()
+    status, body = await answer(peer, HALF + b"a: b\r\n" * 20_000 + b"\r\n")
+    assert (status, b"headers_too_large" in body) == (431, True)
+    await is_closed(peer)
+    assert (closed(toy), read) == ({"size": 1}, protocol.MOST_HEADERS + 1)
+    assert (await answer(await connect(), HALF + b"a: b\r\n" * 150 + b"\r\n"))[0] == 431
+    assert closed(toy) == {"size": 1}
+
+
 async def test_a_head_a_little_too_large_is_told_so_and_a_large_body_is_no_head(
     toy: Any, connect: Connect
 ) -> None:
