@@ -22,13 +22,12 @@ from choreo.cli.debugging.replay_source import (
 from choreo.cli.debugging.row_formats import Paper, cause_as_dict, print_today, shown, today_as_dict
 from choreo.errors import Incomplete, UsageError
 from choreo.operations.reading.installation import find_installation
-from choreo.replay.engine.expressions import name_as_text
 from choreo.replay.engine.in_memory_service import InMemoryService
 from choreo.replay.history.blame import Change, changes, last_of_each, name_of_text
 from choreo.replay.history.causes import Cause
 from choreo.replay.sources.one_key import NoSuchRow, OneKey, open_key
 from choreo.replay.sources.records import Source
-from choreo.replay.sources.rows import name_in, plain
+from choreo.replay.sources.rows import name_as_text, name_in, plain
 
 
 def blame(

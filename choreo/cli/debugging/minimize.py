@@ -118,7 +118,7 @@ def _first(findings: list[Finding]) -> Finding:
     broken = next((finding for finding in findings if not finding.service), None)
     if broken:
         raise Incomplete(broken.says)
-    told = next((one for one in findings if one.kind != "incomplete" and one.event and one.key), None)
+    told = next((one for one in findings if one.kind != "incomplete" and one.key and one.time), None)
     if told:
         return told
     changed = next((one for one in findings if one.kind != "incomplete"), None)

@@ -38,7 +38,6 @@ from choreo.replay.engine.expressions import (
     SURROUNDING,
     BadExpression,
     Expression,
-    name_as_text,
     names_at,
     row_of,
     state_of,
@@ -48,7 +47,7 @@ from choreo.replay.engine.recorded import Differs
 from choreo.replay.engine.sandbox import SideEffect, no_side_effects, run_sandboxed
 from choreo.replay.engine.walk import Ahead, Done, Walk
 from choreo.replay.history.moments import End, Moment
-from choreo.replay.sources.rows import plain
+from choreo.replay.sources.rows import name_as_text, plain
 
 _SHOWN = 20
 """Rows of a table."""

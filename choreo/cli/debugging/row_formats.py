@@ -9,12 +9,11 @@ from rich.markup import escape
 from choreo.chassis.transaction.journal import CODE_VERSION
 from choreo.chassis.transaction.state_store import TableMapping
 from choreo.message.fact import Fact
-from choreo.replay.engine.expressions import name_as_text
 from choreo.replay.engine.recorded import Differs
 from choreo.replay.engine.walk import Walk, Write
 from choreo.replay.history.causes import Cause
 from choreo.replay.history.state import Difference, difference_made_by
-from choreo.replay.sources.rows import plain
+from choreo.replay.sources.rows import name_as_text, plain
 from choreo.terminal import Console
 
 _WIDTH = 100

@@ -14,7 +14,7 @@ from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.replay.engine.sandbox import no_side_effects
 from choreo.replay.engine.walk import Ahead, Done
-from choreo.replay.sources.rows import plain, values
+from choreo.replay.sources.rows import name_as_text, plain, values
 
 
 class BadExpression(ValueError):
@@ -105,11 +105,6 @@ def state_of(service: Service[Any], state: Any) -> Plain:
 def row_of(mapping: TableMapping, row: Any) -> Plain:
     told = zip((column.name for column in mapping.table.columns), values(mapping.table, row), strict=True)
     return Plain({name: _plain(plain(value)) for name, value in told})
-
-
-def name_as_text(name: Any) -> str:
-    """Writes a primary key as text; a composite one is `a,b`."""
-    return ",".join(str(plain(part)) for part in (name if isinstance(name, tuple) else (name,)))
 
 
 def _plain(value: Any) -> Any:

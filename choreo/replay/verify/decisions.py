@@ -14,6 +14,7 @@ from choreo.message.fact import Fact
 from choreo.replay.engine.deciding_lines import decided_through
 from choreo.replay.engine.in_memory_service import Taken
 from choreo.replay.engine.recorded import is_same
+from choreo.replay.engine.row_digests import Otherwise
 from choreo.replay.engine.sandbox import Effect, take
 from choreo.replay.engine.walk import Ahead
 from choreo.replay.sources.records import JournalEntry, OutboxRecord
@@ -233,6 +234,26 @@ def _of_input(
 
 def of_effect(entry: JournalEntry, effect: Effect) -> Finding:
     return of_entry("effect", entry, effect.says, effect.lines, got=effect.text.strip() or None)
+
+
+def of_row(entry: JournalEntry, row: Otherwise) -> Finding:
+    """Names the fact whose effect is another one, which is the input or follows from it."""
+    return Finding(
+        "state",
+        entry.service,
+        row.says,
+        entry.key,
+        str(row.event.id),
+        row.event.type,
+        entry.at if row.event.id == entry.id else "",
+        plain(entry.now),
+        row.case,
+        row.table,
+        row.column,
+        row.recorded,
+        row.today,
+        (row.case,),
+    )
 
 
 def of_entry(

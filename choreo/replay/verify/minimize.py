@@ -184,9 +184,10 @@ async def _met(source: Source, service: Service[Any], finding: Finding) -> objec
     walk = Walk(source, service, finding.key, today=True, compare=False)
     async with aclosing(walk.inputs()) as inputs:  # type: ignore[type-var]
         async for ahead in inputs:
-            if str(ahead.entry.id) == finding.event:
+            done = walk.take(ahead)
+            led_to = [str(event.id) for event in done.events] if done else []
+            if finding.event in (str(ahead.entry.id), *led_to):
                 return ahead.taken.state
-            walk.take(ahead)
     return None
 
 
