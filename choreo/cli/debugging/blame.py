@@ -19,7 +19,7 @@ from choreo.cli.debugging.replay_source import (
     recording_of,
     walking,
 )
-from choreo.cli.debugging.row_formats import Paper, cause_as_dict, print_today, shown, today_as_dict
+from choreo.cli.debugging.row_formats import Paper, cause_as_dict, print_today, shown, today_as_dict, when
 from choreo.errors import Incomplete, UsageError
 from choreo.operations.reading.installation import find_installation
 from choreo.replay.engine.in_memory_service import InMemoryService
@@ -200,6 +200,7 @@ def _change_as_dict(change: Change) -> dict[str, Any]:
         "new": plain(change.new),
         "decided": change.decided or None,
         "handler": change.cause.handler,
+        "data": change.fact.model_dump(mode="json"),
     }
 
 
@@ -213,8 +214,7 @@ def _print_history(name: str, table: str, row: Any, found: list[Change]) -> None
         if changed[0].first:
             told = [", ".join(f"{one.column} {shown(one.new)}" for one in changed)]
         for what in told:
-            line = changed[0].decided or cause.handler
-            paper.line(f"{plain(cause.time)}  {cause.fact} {str(cause.fact_id)[:8]}  {what}  {line}")
+            paper.line(f"{when(cause, changed[0].fact)}  {what}  {changed[0].line}")
 
 
 def _print(name: str, table: str, row: Any, changes: list[Change], file: Path | None) -> None:
