@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -170,7 +169,7 @@ def _as_dict(minimum: Minimum | None, commands: list[str]) -> dict[str, Any]:
     inputs = minimum.reduced.inputs
     return {
         "diverges": True,
-        "finding": asdict(minimum.finding),
+        "finding": minimum.finding.as_dict(),
         "inputs": [
             {"id": str(one.entry.id), "type": one.entry.type, "at": one.entry.at or None} for one in inputs
         ],

@@ -90,6 +90,7 @@ def print_finding(finding: Finding, kind: str) -> None:
 def _print_whereabouts(finding: Finding) -> None:
     whereabouts = {
         "handler": " → ".join(finding.lines) or finding.handler,
+        "parts": finding.parts,
         "at": finding.at,
         "key": finding.key,
     }
@@ -175,9 +176,9 @@ def _as_json(report: Report, more: Callable[[Finding], dict[str, Any]]) -> str:
     """`more` is said of each finding beside its fields. The shape is in docs/replay.md."""
     whole = {
         "verdict": report.verdict,
-        "findings": [asdict(finding) | more(finding) for finding in report.findings],
-        "not_deterministic": [asdict(finding) for finding in report.unstable],
-        "allowed": [asdict(finding) | {"reason": meant.reason} for finding, meant in report.allowed],
+        "findings": [finding.as_dict() | more(finding) for finding in report.findings],
+        "not_deterministic": [finding.as_dict() for finding in report.unstable],
+        "allowed": [finding.as_dict() | {"reason": meant.reason} for finding, meant in report.allowed],
         "allowed_without_a_match": [asdict(allowance) for allowance in report.idle],
         "not_recorded": report.absent,
         "counts": report.counts,

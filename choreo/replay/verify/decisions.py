@@ -1,7 +1,7 @@
 """What today's code decides, held against the service's own topic and outbox, by key and sequence."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -11,7 +11,7 @@ from choreo.chassis.transaction.step import Outcome
 from choreo.message.codec import TopicRecord, Undecodable, UnknownType, UnknownVersion, decode
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
-from choreo.replay.engine.deciding_lines import decided_through
+from choreo.replay.engine.deciding_lines import decided_through, path_of
 from choreo.replay.engine.in_memory_service import Taken
 from choreo.replay.engine.recorded import is_same
 from choreo.replay.engine.row_digests import Otherwise
@@ -229,7 +229,8 @@ def _of_input(
 ) -> Finding:
     """Adds the line that gave this fact, or without a fact, that of the last answer."""
     lines = decided_through(input.taken, fact)
-    return of_entry(kind, input.entry, says, lines, expected, got, _digest(input.taken))
+    finding = of_entry(kind, input.entry, says, lines, expected, got, _digest(input.taken))
+    return replace(finding, path=path_of(input.taken))
 
 
 def of_effect(entry: JournalEntry, effect: Effect) -> Finding:

@@ -1,6 +1,7 @@
 """One service's journal, replayed by today's code: what each input leads to, is compared as it comes."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from choreo.chassis.service import Service
@@ -9,7 +10,7 @@ from choreo.chassis.transaction.step import Outcome
 from choreo.message.codec import TopicRecord
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
-from choreo.replay.engine.deciding_lines import decided_through
+from choreo.replay.engine.deciding_lines import decided_through, path_of
 from choreo.replay.engine.hidden_inputs import Sample
 from choreo.replay.engine.in_memory_service import InMemoryService, Put, refusal_as_dict
 from choreo.replay.engine.row_digests import digest_of_facts, digest_of_rows, first_otherwise, wrote_in
@@ -97,7 +98,7 @@ class Verifier:
         elif isinstance(ran.result, Exception):
             says = f"{entry.type} {entry.id} raises {type(ran.result).__name__}: {ran.result}"
             lines, got = raised_through(ran.result), repr(ran.result)
-            self.tally.diverges(of_entry("step", entry, says, lines, got=got))
+            self.tally.diverges(replace(of_entry("step", entry, says, lines, got=got), path=path_of(taken)))
         else:
             self._keep(Ahead(entry, taken), ran.result)
 
@@ -110,7 +111,8 @@ class Verifier:
         if refusal != entry.refusal:
             says = f"{entry.type} {entry.id} is answered differently"
             lines = decided_through(input.taken, None)
-            self.tally.diverges(of_entry("step", entry, says, lines, expected=entry.refusal, got=refusal))
+            finding = of_entry("step", entry, says, lines, expected=entry.refusal, got=refusal)
+            self.tally.diverges(replace(finding, path=path_of(input.taken)))
             return
         if entry.outcome != "refused":
             puts = self.in_memory.keep(entry.key, input.taken)
