@@ -183,6 +183,7 @@ def _as_dict(name: str, table: str, row: Any, changes: list[Change], file: Path 
                 "added": change.first,
                 "cause": cause_as_dict(change.cause),
                 "decided": change.decided or None,
+                "written": change.written,
                 "see": _commands(name, change.cause, file),
             }
             for change in changes
@@ -227,7 +228,7 @@ def _print(name: str, table: str, row: Any, changes: list[Change], file: Path | 
     ):
         paper.line(f"{cause.fact} {cause.fact_id}  {plain(cause.time)}", "cyan")
         chosen = list(group)
-        paper.line(f"  {' → '.join(filter(None, (chosen[0].decided, cause.handler)))}")
+        paper.line(f"  {' → '.join(filter(None, (chosen[0].decided, *chosen[0].written)))}")
         if cause.fact_id != cause.id:
             paper.line(f"  because of {cause.type} {cause.id} {cause.at}".rstrip())
         elif cause.at:

@@ -15,7 +15,7 @@ from sqlalchemy import Table
 from choreo.chassis.transaction.state_store import TableMapping
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
-from choreo.replay.engine.cases import case_taken
+from choreo.replay.engine.cases import case_taken, written_through
 from choreo.replay.engine.in_memory_service import Put, Taken
 from choreo.replay.sources.records import Broken, Values, Wrote
 from choreo.replay.sources.rows import canonical, name_as_text, plain, short, values
@@ -78,8 +78,8 @@ class Otherwise:
 
     event: Event[Fact]
     """The fact, heard or own."""
-    case: str
-    """File and line in evolve."""
+    lines: tuple[str, ...]
+    """File and line of each own frame, from evolve to where the row is made; or of the case that does not."""
     table: str
     column: str
     """The first that is otherwise."""
@@ -148,7 +148,7 @@ def _otherwise(
         evolve = taken.service.decider.evolve_of(type(event.data))
         return Otherwise(
             event,
-            case_taken(evolve, before, event),
+            written_through(evolve, before, event, put[2]) if put else (case_taken(evolve, before, event),),
             table,
             column,
             says,

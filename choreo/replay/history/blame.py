@@ -13,6 +13,7 @@ from sqlalchemy import Table, Uuid
 
 from choreo.chassis.transaction.state_store import TableMapping
 from choreo.message.fact import Fact
+from choreo.replay.engine.cases import written_through
 from choreo.replay.engine.deciding_lines import decided_at
 from choreo.replay.engine.walk import Ahead, Walk, Write
 from choreo.replay.history.causes import Cause, cause_of
@@ -31,13 +32,15 @@ class Change:
     first: bool
     """The row was new."""
     fact: Fact
-    decided: str = ""
+    decided: str
     """The line of decide that made the fact; empty for a heard one, and where today's code differs."""
+    written: tuple[str, ...]
+    """The lines from evolve to where it made the row."""
 
     @property
     def line(self) -> str:
         """Where it was decided, or else where it was written."""
-        return self.decided or self.cause.handler
+        return self.decided or self.written[-1]
 
 
 async def changes(walk: Walk[Any], mapping: TableMapping, name: Any) -> list[Change]:
@@ -56,10 +59,13 @@ def _changes(ahead: Ahead, write: Write, *, differs: bool) -> Iterator[Change]:
     new = values(table, write.row)
     old = values(table, write.old) if write.old is not None else (None,) * len(new)
     decided = "" if differs else _decided(ahead, write)
+    evolve = ahead.taken.service.decider.evolve_of(type(write.event.data))
+    written = written_through(evolve, write.before, write.event, write.row)
     for column, was, is_ in zip(table.columns, old, new, strict=True):
         if write.old is None or was != is_:
             cause = cause_of(ahead, write)
-            yield Change(str(column.name), was, is_, cause, write.old is None, write.event.data, decided)
+            is_new, fact = write.old is None, write.event.data
+            yield Change(str(column.name), was, is_, cause, is_new, fact, decided, written)
 
 
 def _decided(ahead: Ahead, write: Write) -> str:

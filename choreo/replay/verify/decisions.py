@@ -248,12 +248,12 @@ def of_row(entry: JournalEntry, row: Otherwise) -> Finding:
         row.event.type,
         entry.at if row.event.id == entry.id else "",
         plain(entry.now),
-        row.case,
+        row.lines[-1],
         row.table,
         row.column,
         row.recorded,
         row.today,
-        (row.case,),
+        row.lines,
     )
 
 
