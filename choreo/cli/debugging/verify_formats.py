@@ -75,7 +75,7 @@ def _names(pair: tuple[Any, Any]) -> tuple[str, ...]:
     )
 
 
-def print_finding(finding: Finding, kind: str) -> None:
+def print_finding(finding: Finding, kind: str, sides: tuple[str, str] = ("recorded", "replayed")) -> None:
     print(f"{finding.service or 'stream'}: {kind}: {finding.says}")
     _print_whereabouts(finding)
     if finding.kind == "effect":
@@ -83,8 +83,8 @@ def print_finding(finding: Finding, kind: str) -> None:
             print(f"  output    {json.dumps(finding.got)}")
     elif finding.expected is not None or finding.got is not None:
         expected, got = _differing(finding.expected, finding.got)
-        print(f"  recorded  {json.dumps(expected)}")
-        print(f"  replayed  {json.dumps(got)}")
+        for side, value in zip(sides, (expected, got), strict=True):
+            print(f"  {side:<9} {json.dumps(value)}")
 
 
 def _print_whereabouts(finding: Finding) -> None:

@@ -82,6 +82,11 @@ def names_at(ahead: Ahead, done: Done | None = None) -> dict[str, Any]:
     }
 
 
+def names_of_fact(ahead: Ahead, done: Done, event: Event[Fact]) -> dict[str, Any]:
+    """Returns the same with every field of one of the facts that were decided, over those of the input."""
+    return names_at(ahead, done) | _decided(event)
+
+
 def _decided(event: Event[Fact]) -> Plain:
     """A fact with its type: `decided[0].type`, `decided[0].balance`."""
     data = {name: _plain(value) for name, value in event.data.model_dump(mode="json").items()}
