@@ -107,7 +107,7 @@ def test_of_a_bug_that_is_mended_the_recorded_fact_is_found_and_the_test_passes(
     written = tmp_path / "test_refund.py"
     file = lived(rounded_refunds, tmp_path)
     assert choreo("minimize", file, "--expect", PAID_BACK, "--pytest", written) == 1
-    assert "That was recorded; today's code does what is expected." in capsys.readouterr().out
+    assert "That was recorded, and today's code does not show it." in capsys.readouterr().out
     assert set(run_tests(written).values()) == {True}
     rounded_refunds(again := pytest.MonkeyPatch())
     assert set(run_tests(written).values()) == {False}
@@ -180,3 +180,14 @@ def test_an_order_that_is_not_the_latest_is_named_by_its_number(monkeypatch: pyt
     assert told._steps == ["order(5)", "order(6)", "cancel(1)", "cancel()"]
     told.given(*steps[4])
     assert told._unknown == ["Parcel"]
+
+
+def test_a_fact_that_today_is_not_decided_at_all_keeps_the_state_that_it_was_decided_on(
+    tmp_path: Path, capsys: Out
+) -> None:
+    file = lived(rounded_refunds, tmp_path)
+    with pytest.MonkeyPatch.context() as now:
+        no_refunds(now)
+        assert choreo("minimize", file, "--expect", PAID_BACK, "--json") == 1
+    told = json.loads(capsys.readouterr().out)
+    assert not told["violated_today"] and len(told["inputs"]) == 5

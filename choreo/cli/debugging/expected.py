@@ -21,7 +21,7 @@ from choreo.replay.engine.walk import Walk
 from choreo.replay.history.expectations import Expectation, Judged
 from choreo.replay.sources.recording import Recording
 from choreo.replay.sources.records import Source
-from choreo.replay.sources.rows import plain
+from choreo.replay.verify.decisions import of_entry
 from choreo.replay.verify.findings import Finding
 from choreo.replay.verify.minimize import Minimum, minimize
 
@@ -66,8 +66,9 @@ class Expected:
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it, beside what is told of the smallest recording."""
-        words = self.words.line if isinstance(self.words, Words) else None
-        return {"expected": self.expectation.text, "violated_today": self.today, "words": words}
+        line, why = (self.words.line, None) if isinstance(self.words, Words) else (None, self.words)
+        told = {"expected": self.expectation.text, "violated_today": self.today}
+        return told | {"words": line, "not_in_words": why}
 
     def test(self) -> str:
         """Writes a test, which needs the recording beside it."""
@@ -123,7 +124,7 @@ def _owner(type_: str, name: str | None, known: Mapping[str, Service[Any]]) -> s
         asked = [one for one, service in known.items() if type_ in map(_name, service.commands)]
         name = SOURCE_OF_TYPE.get(type_) or next(iter(asked), None)
     if name is None or name not in known:
-        raise UsageError(f"Nobody decides or is asked {type_}: choose a type of {', '.join(known)}.")
+        raise UsageError(f"Nobody decides or is asked {type_}: no service here has such a fact or command.")
     return name
 
 
@@ -133,10 +134,11 @@ async def _first(
     """Returns the first that violates the expectation, by today's code or as recorded."""
     seen = 0
     walk = Walk(source, service, today=today, compare=not today)
-    async for judged in expectation.judge(walk):
-        seen += 1
-        if not judged.holds:
-            return judged
+    async with aclosing(expectation.judge(walk)) as found:  # type: ignore[type-var]
+        async for judged in found:
+            seen += 1
+            if not judged.holds:
+                return judged
     if walk.lacks and not today:
         raise Incomplete(f"{service.name}: {walk.lacks[0]}.")
     if not (seen or today):
@@ -148,21 +150,8 @@ async def _first(
 def _finding(judged: Judged, expectation: Expectation) -> Finding:
     entry = judged.ahead.entry
     what = "" if judged.fact is None else f" leads to a {judged.type} that"
-    lines = judged.lines
-    return Finding(
-        "step",
-        entry.service,
-        f"{entry.type} {entry.id}{what} is not as expected: {expectation.text}",
-        entry.key,
-        str(entry.id),
-        entry.type,
-        entry.at,
-        plain(entry.now),
-        lines[-1] if lines else "",
-        expected=dict(judged.should_be) or None,
-        got=dict(judged.is_) or None,
-        lines=lines,
-    )
+    says = f"{entry.type} {entry.id}{what} is not as expected: {expectation.text}"
+    return of_entry("step", entry, says, judged.lines, judged.should_be or None, judged.is_ or None)
 
 
 async def _at(source: Source, service: Service[Any], expectation: Expectation, violated: Judged) -> object:
@@ -172,10 +161,10 @@ async def _at(source: Source, service: Service[Any], expectation: Expectation, v
     async with aclosing(walk.inputs()) as inputs:  # type: ignore[type-var]
         async for ahead in inputs:
             done = walk.take(ahead)
-            if ahead.entry.id == entry.id:
-                judged = expectation.judged_of(ahead, done) if done else ()
+            if ahead.entry.id == entry.id and done:
+                judged = expectation.judged_of(ahead, done)
                 verdicts = [(one.id, one.holds, one.should_be, one.is_) for one in judged]
-                return verdicts, None if violated.fact else ahead.taken.state
+                return verdicts, None if violated.fact and verdicts else ahead.taken.state
     return None
 
 

@@ -11,6 +11,7 @@ import typer
 
 from choreo.chassis.registry import services
 from choreo.cli.debugging.expected import Expected, Words, expected
+from choreo.cli.debugging.replay_source import check_service
 from choreo.cli.debugging.verify_formats import print_finding
 from choreo.errors import HandlerMisbehaves, Incomplete, Unavailable, UsageError
 from choreo.progress import telling
@@ -78,6 +79,10 @@ def minimize(
     """
     if test and test.suffix != ".py":
         raise UsageError(f"{test} is no name of a test: it must end in .py.")
+    if service is not None and expect is None:
+        raise UsageError("--service goes with --expect: otherwise it is the service that diverges.")
+    if service is not None:
+        check_service(service)
     files = [path for path in (out, test and test.with_suffix(".ndjson")) if path]
     if any(path.resolve() == file.resolve() for path in files):
         raise UsageError(f"{file} would be overwritten: choose another name.")
@@ -199,7 +204,7 @@ def _print(minimum: Minimum, wish: Expected | None, commands: list[str], seconds
     if wish:
         print(wish.words.line if isinstance(wish.words, Words) else f"not in words: {wish.words}")
         if not wish.today:
-            print("That was recorded; today's code does what is expected.")
+            print("That was recorded, and today's code does not show it.")
     for command in commands:
         print(command)
 

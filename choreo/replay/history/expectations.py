@@ -7,7 +7,7 @@ fact holds.
 
 import ast
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -66,16 +66,20 @@ class Expectation:
                 for judged in self.judged_of(ahead, done) if done else ():
                     yield judged
 
-    def judged_of(self, ahead: Ahead, done: Done) -> Iterator[Judged]:
+    def judged_of(self, ahead: Ahead, done: Done) -> list[Judged]:
+        """Judges the input, if it is of the type, and each of its facts that is."""
+        found = []
         if ahead.entry.type == self.type:
-            yield from self._looked_at(ahead, str(ahead.entry.id), None, names_at(ahead, done))
-        for event in done.events:
-            if event.type == self.type:
-                yield from self._looked_at(
-                    ahead, str(event.id), event.data, names_of_fact(ahead, done, event)
-                )
+            found.append(self._judge(ahead, str(ahead.entry.id), None, names_at(ahead, done)))
+        found += [
+            self._judge(ahead, str(event.id), event.data, names_of_fact(ahead, done, event))
+            for event in done.events
+            if event.type == self.type
+        ]
+        return [judged for judged in found if judged]
 
-    def _looked_at(self, ahead: Ahead, id: str, fact: Fact | None, names: dict[str, Any]) -> Iterator[Judged]:
+    def _judge(self, ahead: Ahead, id: str, fact: Fact | None, names: dict[str, Any]) -> Judged | None:
+        """Returns None where it cannot be evaluated, and notes why."""
         try:
             holds = bool(self._expression.value(names))
             should_be = self._should_be(fact, names)
@@ -83,8 +87,8 @@ class Expectation:
             raise
         except Exception as error:
             self.errors[f"{type(error).__name__}: {error}"] += 1
-            return
-        yield Judged(holds, id, self.type, ahead, fact, should_be)
+            return None
+        return Judged(holds, id, self.type, ahead, fact, should_be)
 
     def _should_be(self, fact: Fact | None, names: dict[str, Any]) -> dict[str, Any]:
         """Evaluates what the expression says a field of the fact is equal to."""
