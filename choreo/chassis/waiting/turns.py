@@ -84,8 +84,8 @@ class Pace:
     client has ready at once, on however many connections, is not done in one go before anybody else's.
     """
 
-    def __init__(self) -> None:
-        self._left = BEGUN_IN_A_ROUND
+    def __init__(self, in_a_round: int = BEGUN_IN_A_ROUND) -> None:
+        self._most = self._left = in_a_round
         self._line = _Line()
 
     async def begin(self, whose: str) -> None:
@@ -96,11 +96,11 @@ class Pace:
             await self._line.stand(whose)
 
     def _takes_one(self) -> None:
-        if self._left == BEGUN_IN_A_ROUND:
+        if self._left == self._most:
             asyncio.get_running_loop().call_soon(self._next_round)
         self._left -= 1
 
     def _next_round(self) -> None:
-        self._left = BEGUN_IN_A_ROUND
+        self._left = self._most
         while self._left and self._line.give():
             self._takes_one()
