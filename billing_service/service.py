@@ -21,4 +21,4 @@ def decider(settings: Settings) -> Decider[Billing]:
 
 def service(settings: Settings) -> Service[Billing]:
     waiting = Waiting("orders without an account", WITHOUT_ACCOUNT)
-    return Service(decider(settings), STORE, types_of(Consumed), types_of(Commands), waiting)
+    return Service(decider(settings), STORE, types_of(Consumed), types_of(Commands), waiting, port_offset=3)

@@ -18,4 +18,4 @@ def decider() -> Decider[Notifications]:
 
 def service(settings: Settings) -> Service[Notifications]:
     waiting = Waiting("mails to be sent", PENDING)
-    return Service(decider(), STORE, types_of(Consumed), types_of(Commands), waiting)
+    return Service(decider(), STORE, types_of(Consumed), types_of(Commands), waiting, port_offset=4)

@@ -25,4 +25,4 @@ def deadline(settings: Settings) -> timedelta:
 
 def service(settings: Settings) -> Service[Orders]:
     waiting = Waiting("undecided orders", UNDECIDED)
-    return Service(decider(settings), STORE, types_of(Consumed), types_of(Commands), waiting)
+    return Service(decider(settings), STORE, types_of(Consumed), types_of(Commands), waiting, port_offset=2)

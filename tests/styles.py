@@ -10,10 +10,11 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 
 from choreo.chassis.runtime import Runtime
-from choreo.chassis.settings import SERVICES, Settings
+from choreo.chassis.settings import Settings
 from choreo.styles.composition import COLLABORATION, digest_of
 from choreo.styles.http.runtime import CallSettings, HttpRuntime
 from choreo.styles.notifications.runtime import NotifyingRuntime
+from tests.services import SERVICES
 from tests.shop import BUILDS, Shop
 
 RUNTIMES: dict[str, type[HttpRuntime[Any]]] = {"http": HttpRuntime, "notifications": NotifyingRuntime}

@@ -20,4 +20,6 @@ def decider() -> Decider[Users]:
 
 
 def service(settings: Settings) -> Service[Users]:
-    return Service(decider(), STORE, commands=types_of(Commands), checks=(NAMES,), signer=Signer)
+    return Service(
+        decider(), STORE, commands=types_of(Commands), checks=(NAMES,), signer=Signer, port_offset=1
+    )

@@ -47,15 +47,16 @@ from choreo.chassis.observe.meter import Meter
 from choreo.chassis.observe.metrics import Metrics
 from choreo.chassis.observe.watchdog import cancel, watched
 from choreo.chassis.open_files import allow_many
+from choreo.chassis.registry import own_port_of, port_of
 from choreo.chassis.service import Service
-from choreo.chassis.settings import TOPICS, Settings
+from choreo.chassis.settings import Settings
 from choreo.chassis.transaction import journal, outbox
 from choreo.chassis.transaction.inputs import Failed, KeyReused, Overloaded, Respond, SideWrite, Unavailable
 from choreo.chassis.transaction.kernel import Kernel
 from choreo.chassis.transaction.store import PostgresStore
 from choreo.chassis.waiting.commit_notifications import CommitNotifications
 from choreo.chassis.waiting.waiters import Waiters
-from choreo.message.catalog import SOURCE_OF_TYPE
+from choreo.message.catalog import SOURCE_OF_TYPE, topic_of
 from choreo.message.decider import Command
 from choreo.message.fact import Fact
 from choreo.message.signing_key import SigningKeyPublished
@@ -100,7 +101,7 @@ class Runtime(Generic[S]):
         self.service = service.name
         self._waiting = service.waiting
         self.settings = settings
-        url = _required(settings.database_url_of(self.service))
+        url = _required(settings.database_urls.get(self.service))
         self.engine = make_engine(url, pool_size=_CONNECTIONS)
         self._kernel_engine = make_engine(url, pool_size=_KERNEL_CONNECTIONS)
         self.health = Health()
@@ -176,7 +177,7 @@ class Runtime(Generic[S]):
         self.watch("consumer", consumer.run)
 
     def topic_of(self, service: str) -> str:
-        return self.settings.topic_prefix + TOPICS[service]
+        return self.settings.topic_prefix + topic_of(service)
 
     def watch(self, name: str, run: Job) -> None:
         """Runs it beside the kernel, and begins it anew where its job of this name does not get on."""
@@ -310,7 +311,7 @@ def serve(name: str, build: Callable[[Settings], tuple[Runtime[Any], FastAPI]]) 
 def _require_sessions(name: str, settings: Settings) -> None:
     """Ends the process where the database is behind a pool. One that is away may come back."""
     try:
-        reason = unusable(_required(settings.database_url_of(name)))
+        reason = unusable(_required(settings.database_urls.get(name)))
     except psycopg.Error as error:
         reason = str(error) if "startup parameter" in str(error) else None
     if reason:
@@ -321,8 +322,8 @@ async def _serve(
     name: str, build: Callable[[Settings], tuple[Runtime[Any], FastAPI]], settings: Settings
 ) -> bool:
     runtime, app = build(settings)
-    shared = _listening(name, settings, settings.port_of(name), settings.http_fd)
-    own = _listening(name, settings, settings.own_port_of(name), settings.own_http_fd)
+    shared = _listening(name, settings, port_of(name, settings), settings.http_fd)
+    own = _listening(name, settings, own_port_of(name, settings), settings.own_http_fd)
     connections = Connections(settings.connections, runtime.metrics.registry)
     config = uvicorn.Config(
         operations_alone(app, own.getsockname()[1]),
@@ -379,7 +380,7 @@ class _Server(uvicorn.Server):
 def _by_topic(prefix: str, consumed: Iterable[type[Fact]]) -> FactsByTopic:
     topics: dict[str, frozenset[type[Fact]]] = {}
     for fact in consumed:
-        topic = prefix + TOPICS[SOURCE_OF_TYPE[fact.__name__]]
+        topic = prefix + topic_of(SOURCE_OF_TYPE[fact.__name__])
         topics[topic] = topics.get(topic, frozenset()) | {fact}
     return topics
 

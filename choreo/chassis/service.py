@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis.kafka.grants import Grant, reading, writing
-from choreo.chassis.settings import TOPICS
 from choreo.chassis.shared_state import WithSharedState
 from choreo.chassis.transaction.state_store import ReplayableStore
 from choreo.chassis.transaction.step import Decider
-from choreo.message.catalog import SOURCE_OF_TYPE
+from choreo.message.catalog import SOURCE_OF_TYPE, topic_of
 from choreo.message.decider import Command
 from choreo.message.fact import Fact
 from choreo.message.state import SHARED_FACTS
@@ -80,6 +79,8 @@ class Service(Generic[S]):
     signer: "SignerOf[S] | None" = None
     """Of the one service that signs the tokens which all verify."""
     checks: tuple[Check, ...] = ()
+    port_offset: int = 0
+    """From the port base, 1 to 24: its own among the installed services."""
 
     @property
     def name(self) -> str:
@@ -101,7 +102,7 @@ class Service(Generic[S]):
         return frozenset(SOURCE_OF_TYPE[fact.__name__] for fact in self.consumes)
 
     def heard_topics(self, prefix: str) -> list[str]:
-        return sorted(prefix + TOPICS[source] for source in self.sources)
+        return sorted(prefix + topic_of(source) for source in self.sources)
 
     def group(self, prefix: str) -> str:
         return f"{prefix}{self.name}-service"
@@ -109,4 +110,6 @@ class Service(Generic[S]):
     def grants(self, prefix: str) -> frozenset[Grant]:
         """What Kafka must let it do, and no more than that."""
         heard = self.heard_topics(prefix)
-        return writing(prefix + TOPICS[self.name]) | (reading(heard, self.group(prefix)) if heard else set())
+        return writing(prefix + topic_of(self.name)) | (
+            reading(heard, self.group(prefix)) if heard else set()
+        )

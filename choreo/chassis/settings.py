@@ -1,5 +1,8 @@
 """Every setting a process reads from its environment, in one place."""
 
+import os
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,12 +12,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from choreo.chassis.http.client_address import networks
 from choreo.chassis.kafka.access import KafkaAccess
 
-SERVICES = ("user", "order", "billing", "notification")
-"""Their place in this tuple, counted from 1, is their port's offset from the port base."""
-
-TOPICS = {service: f"{service}-events" for service in SERVICES}
-"""By the service that alone writes them; without the installation's prefix."""
-
 OBSERVER = "observer"
 """Who may see everything in Kafka and change nothing."""
 
@@ -22,6 +19,16 @@ OBSERVER = "observer"
 def _plain(name: str) -> AliasChoices:
     """A variable without the CHOREO_ prefix, because other tools know it by this name."""
     return AliasChoices(name)
+
+
+def _by_service(variable: str) -> dict[str, str]:
+    """What is in `USER_DATABASE_URL`, `ORDER_DATABASE_URL` and so on, whichever services there are."""
+    ending = f"_{variable}"
+    return {
+        name.removesuffix(ending).lower(): value
+        for name, value in os.environ.items()
+        if name.endswith(ending) and value
+    }
 
 
 class Settings(BaseSettings):
@@ -47,27 +54,16 @@ class Settings(BaseSettings):
     kafka_ca_file: Path | None = Field(None, validation_alias=_plain("KAFKA_CA_FILE"))
     kafka_username: str | None = Field(None, validation_alias=_plain("KAFKA_USERNAME"))
     kafka_password: SecretStr | None = Field(None, validation_alias=_plain("KAFKA_PASSWORD"))
-    user_kafka_username: str | None = Field(None, validation_alias=_plain("USER_KAFKA_USERNAME"))
-    user_kafka_password: SecretStr | None = Field(None, validation_alias=_plain("USER_KAFKA_PASSWORD"))
-    order_kafka_username: str | None = Field(None, validation_alias=_plain("ORDER_KAFKA_USERNAME"))
-    order_kafka_password: SecretStr | None = Field(None, validation_alias=_plain("ORDER_KAFKA_PASSWORD"))
-    billing_kafka_username: str | None = Field(None, validation_alias=_plain("BILLING_KAFKA_USERNAME"))
-    billing_kafka_password: SecretStr | None = Field(None, validation_alias=_plain("BILLING_KAFKA_PASSWORD"))
-    notification_kafka_username: str | None = Field(
-        None, validation_alias=_plain("NOTIFICATION_KAFKA_USERNAME")
+    kafka_usernames: Mapping[str, str] = Field(
+        default_factory=partial(_by_service, "KAFKA_USERNAME"), description="by service, and the observer's"
     )
-    notification_kafka_password: SecretStr | None = Field(
-        None, validation_alias=_plain("NOTIFICATION_KAFKA_PASSWORD")
-    )
-    observer_kafka_username: str | None = Field(None, validation_alias=_plain("OBSERVER_KAFKA_USERNAME"))
-    observer_kafka_password: SecretStr | None = Field(
-        None, validation_alias=_plain("OBSERVER_KAFKA_PASSWORD")
+    kafka_passwords: Mapping[str, SecretStr] = Field(
+        default_factory=lambda: {who: SecretStr(told) for who, told in _by_service("KAFKA_PASSWORD").items()}
     )
     smtp_url: str | None = Field(None, validation_alias=_plain("SMTP_URL"))
-    user_database_url: str | None = Field(None, validation_alias=_plain("USER_DATABASE_URL"))
-    order_database_url: str | None = Field(None, validation_alias=_plain("ORDER_DATABASE_URL"))
-    billing_database_url: str | None = Field(None, validation_alias=_plain("BILLING_DATABASE_URL"))
-    notification_database_url: str | None = Field(None, validation_alias=_plain("NOTIFICATION_DATABASE_URL"))
+    database_urls: Mapping[str, str] = Field(
+        default_factory=partial(_by_service, "DATABASE_URL"), description="by service"
+    )
     hosts: str = Field("localhost,127.0.0.1,[::1]", description="names the services answer to")
     connections: int = Field(4096, ge=10, description="to one process; beyond, an idle one is closed")
     trusted_proxies: Annotated[str, AfterValidator(networks)] = Field(
@@ -78,21 +74,9 @@ class Settings(BaseSettings):
     own_http_fd: int | None = Field(None, description="the same, for this process's own port")
     log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
 
-    def port_of(self, service: str) -> int:
-        return self.port_base + 1 + SERVICES.index(service)
-
-    def own_port_of(self, service: str, replica: int = 1) -> int:
-        """Where the n-th process of a service, counted from 1, answers for itself."""
-        return self.port_of(service) + 100 * replica
-
-    def database_url_of(self, service: str) -> str | None:
-        url: str | None = getattr(self, f"{service}_database_url")
-        return url
-
     def kafka_access(self, who: str | None = None) -> KafkaAccess:
         """A service's, or the observer's; without a name of its own, or for nobody, the common one."""
-        username: str | None = getattr(self, f"{who}_kafka_username") if who else None
-        password: SecretStr | None = getattr(self, f"{who}_kafka_password") if who else None
+        username, password = self.kafka_usernames.get(who or ""), self.kafka_passwords.get(who or "")
         if username is None:
             username, password = self.kafka_username, self.kafka_password
         return KafkaAccess(

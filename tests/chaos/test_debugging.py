@@ -21,13 +21,13 @@ from choreo.chaos.drain import drain
 from choreo.chaos.history import History
 from choreo.chaos.judge import judge
 from choreo.chaos.load import Load, Rates
-from choreo.chassis.settings import SERVICES
 from choreo.cli.main import app
 from choreo.message.codec import TopicRecord
 from choreo.operations.acting.throwaway import ThrowawaySystem
 from choreo.replay.sources.recording import Recording, Writer
 from choreo.replay.sources.records import Item
 from tests.e2e.outside import Shop, until
+from tests.services import SERVICES
 
 ROOT = Path(__file__).parents[2]
 REPLICAS = "order=2,billing=2"

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from choreo.chassis.settings import SERVICES
 from choreo.demo.client import Customer
 from order_service import expiry
 from tests.choreography.ending import ending, introduce, settled, stranger
 from tests.law import breaches
+from tests.services import SERVICES
 from tests.shop import Shop
 
 

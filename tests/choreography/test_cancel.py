@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 import pytest
 
 from choreo.chassis.kafka.catch_up import CatchUp
-from choreo.chassis.settings import SERVICES
 from choreo.demo.client import Customer
 from order_service.expiry import Expiry
 from tests.brokers import Broker
 from tests.choreography.ending import ending, introduce, published, settled, stranger
 from tests.law import breaches
+from tests.services import SERVICES
 from tests.shop import PATIENCE, Shop, eventually
 
 

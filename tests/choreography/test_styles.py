@@ -9,7 +9,6 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from choreo.chassis.settings import SERVICES
 from choreo.demo.client import Customer
 from choreo.embedded.mail import read_maildir
 from choreo.embedded.ports import free_ports
@@ -17,6 +16,7 @@ from choreo.styles.composition import COMPOSITIONS
 from choreo.styles.http import callee, calls
 from choreo.styles.http.callee import Callee, CalleeAway
 from tests.choreography.test_money import assert_money_is_conserved
+from tests.services import SERVICES
 from tests.shop import Shop, eventually
 from tests.styles import Wires, wire
 

@@ -18,7 +18,7 @@ from choreo.chassis import clock
 from choreo.chassis.database.connection import raw_connection
 from choreo.chassis.http import auth
 from choreo.chassis.runtime import Runtime
-from choreo.chassis.settings import TOPICS, Settings
+from choreo.chassis.settings import Settings
 from choreo.chassis.transaction import positions
 from choreo.chassis.transaction.inputs import FactTypes, Heard, read
 from choreo.chassis.transaction.kernel import Kernel
@@ -31,6 +31,7 @@ from choreo.message.codec import Record, decode, encode
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.message.signing_key import SigningKeyPublished
+from tests.services import TOPICS
 from tests.shop import BUILDS, PATIENCE
 
 NEVER = datetime(2100, 1, 1, tzinfo=UTC)
@@ -199,9 +200,11 @@ async def alone(
 async def a_process(service: str, database: Database, *, consuming: bool = False) -> AsyncIterator[Alone]:
     """One of perhaps several on this database, at once or one after the other."""
     (closed_port,) = free_ports(1)
-    urls: dict[str, Any] = {f"{service}_database_url": database.runtime_url}
     settings = Settings(
-        kafka_bootstrap_servers=f"127.0.0.1:{closed_port}", smtp_url=None, partitions=3, **urls
+        kafka_bootstrap_servers=f"127.0.0.1:{closed_port}",
+        smtp_url=None,
+        partitions=3,
+        database_urls={service: database.runtime_url},
     )
     runtime, app = BUILDS[service](settings)
     if not consuming:

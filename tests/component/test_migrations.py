@@ -13,9 +13,9 @@ from sqlalchemy.engine import Connection
 
 from choreo.chassis.database import tables as chassis_tables
 from choreo.chassis.database.migrate import migrate
-from choreo.chassis.settings import SERVICES
 from choreo.embedded.postgres import Postgres
 from tests.component.alone import Database, a_database, alone
+from tests.services import SERVICES
 
 _LEG = """INSERT INTO ledger (entry_id, side, user_id, kind, amount, balance, at, step)
 VALUES (gen_random_uuid(), 'customer', gen_random_uuid(), 'deposit', 1, 1, now(), 1)"""

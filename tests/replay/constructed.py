@@ -12,7 +12,7 @@ from sqlalchemy import Table
 from choreo.chassis.database.tables import keys
 from choreo.chassis.registry import services
 from choreo.chassis.service import Service as Described
-from choreo.chassis.settings import TOPICS, Settings
+from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.step import Decider
 from choreo.message.codec import TopicRecord, encode
 from choreo.message.decider import Command, Refusal
@@ -21,6 +21,7 @@ from choreo.message.fact import Fact
 from choreo.replay.sources.recording import Writer
 from choreo.replay.sources.records import Cut, Item, JournalEntry, OutboxRecord, Span
 from choreo.replay.sources.rows import values
+from tests.services import TOPICS
 from tests.unit.choreography import DEADLINE, DECIDERS, Choreography, Service
 from tests.unit.facts import ADA
 

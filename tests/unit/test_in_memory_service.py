@@ -9,12 +9,13 @@ import pytest
 
 from choreo.chassis.database.tables import NOT_REPLAYED, signing_keys
 from choreo.chassis.registry import services
-from choreo.chassis.settings import SERVICES, Settings
+from choreo.chassis.settings import Settings
 from choreo.message.catalog import published_by
 from choreo.message.decider import Command, types_of
 from choreo.message.signing_key import SigningKeyPublished
 from choreo.message.state import SHARED_FACTS
 from choreo.replay.engine.in_memory_service import InMemoryService
+from tests.services import SERVICES
 from tests.unit.spec import START, event
 
 

@@ -9,6 +9,7 @@ from alembic.config import Config
 from psycopg import sql
 
 from choreo.chassis.database.connection import session
+from choreo.chassis.installed import package_of
 
 _FOLDER = Path(__file__).parent / "migrations"
 
@@ -34,7 +35,7 @@ def migrate(
 
 def _migrations(service: str) -> Path:
     """Of its package, wherever that is installed."""
-    folders = [Path(folder) / "migrations" for folder in import_module(f"{service}_service").__path__]
+    folders = [Path(folder) / "migrations" for folder in import_module(package_of(service)).__path__]
     return next(folder for folder in folders if folder.is_dir())
 
 

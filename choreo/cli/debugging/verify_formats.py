@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from choreo.chassis.settings import SERVICES
+from choreo.chassis.registry import service_names
 from choreo.replay.verify.findings import Finding
 from choreo.replay.verify.report import Report
 from choreo.replay.verify.simulation import Difference
@@ -40,7 +40,7 @@ def print_report(report: Report, file: Path | None) -> None:
         print(f"  {name} is not in it: it is younger than this recording, or was left out")
     kinds = ("inputs", "steps", "decisions", "records", "rows")
     print(f"  {'':<12}" + "".join(f"{kind:>12}" for kind in kinds))
-    for name in SERVICES:
+    for name in service_names():
         counts = [report.counts.get(f"{name} {kind}") for kind in kinds]
         if any(count is not None for count in counts):
             print(f"  {name:<12}" + "".join(f"{count or 0:>12}" for count in counts))
@@ -201,7 +201,7 @@ def report_as_junit(report: Report) -> bytes:
     """Writes a test case for each service and kind of comparison."""
     suite = ElementTree.Element("testsuite", name="choreo verify", time=f"{report.seconds:.3f}")
     failed = 0
-    for service in ("", *SERVICES):
+    for service in ("", *service_names()):
         for kind in ("step", "closure", "state", "incomplete"):
             found = [one for one in report.findings if (one.service, one.kind) == (service, kind)]
             unstable = [one for one in report.unstable if (one.service, one.kind) == (service, kind)]

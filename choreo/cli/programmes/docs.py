@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from choreo.chassis.registry import examples, room_of
-from choreo.chassis.settings import SERVICES, Settings
+from choreo.chassis.installed import room_of
+from choreo.chassis.registry import examples, port_of, service_names, service_of
+from choreo.chassis.settings import Settings
 from choreo.cli.programmes.asyncapi import asyncapi_of
 from choreo.message.catalog import FACT_OF_TYPE
 from choreo.message.schema import path_of, store
@@ -40,14 +41,13 @@ def documents() -> dict[str, str]:
     """By file name. The same code gives the same text."""
     settings, told = _nowhere(), examples()
     found: dict[str, Any] = {}
-    for service in SERVICES:
-        composition = room_of(service, "app")
-        _, app = composition.build(settings)
-        url = f"http://127.0.0.1:{settings.port_of(service)}"
+    for service in service_names():
+        _, app = room_of(service, "app").build(settings)
+        url = f"http://127.0.0.1:{port_of(service, settings)}"
         servers = [{"url": url, "description": "As `choreo up` starts it."}]
         found[f"{service}.openapi.json"] = app.openapi() | {"servers": servers}
         found[f"{service}.asyncapi.json"] = asyncapi_of(
-            composition.service(settings), settings.partitions, told
+            service_of(service, settings), settings.partitions, told
         )
     return {name: json.dumps(document, indent=2) + "\n" for name, document in found.items()}
 
@@ -59,7 +59,10 @@ def _stored(name: str) -> str | None:
 
 def _nowhere() -> Settings:
     """The defaults, whatever the environment says, and parts that nobody connects to."""
-    away: dict[str, Any] = {f"{service}_database_url": "postgresql://nowhere" for service in SERVICES}
     return Settings.model_construct(
-        **away, kafka_bootstrap_servers="nowhere:9092", smtp_url="smtp://nowhere:25"
+        database_urls=dict.fromkeys(service_names(), "postgresql://nowhere"),
+        kafka_usernames={},
+        kafka_passwords={},
+        kafka_bootstrap_servers="nowhere:9092",
+        smtp_url="smtp://nowhere:25",
     )

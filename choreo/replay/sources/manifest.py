@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from choreo.chassis.settings import SERVICES, TOPICS
+from choreo.chassis.registry import all_topics, service_names
 from choreo.replay.sources.records import Cut, Span
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -41,14 +41,14 @@ class Manifest(_Told):
     @field_validator("services")
     @classmethod
     def _are_known(cls, services: list[str]) -> list[str]:
-        if unknown := set(services) - set(SERVICES):
+        if unknown := set(services) - set(service_names()):
             raise ValueError(f"nobody knows a service {min(unknown)}")
         return services
 
     @field_validator("partitions")
     @classmethod
     def _are_ours(cls, partitions: list[_Partition], told: ValidationInfo) -> list[_Partition]:
-        ours = {told.data.get("topic_prefix", "") + topic for topic in TOPICS.values()}
+        ours = set(all_topics(told.data.get("topic_prefix", "")))
         if foreign := {partition.topic for partition in partitions} - ours:
             raise ValueError(f"no service writes to the topic {min(foreign)}")
         return partitions

@@ -13,8 +13,10 @@ from uuid import UUID
 
 from sqlalchemy import Table
 
-from choreo.chassis.settings import TOPICS, Settings
+from choreo.chassis.registry import service_names
+from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.positions import TopicPartition
+from choreo.message.catalog import topic_of
 from choreo.message.codec import Record, TopicRecord
 
 
@@ -106,10 +108,10 @@ class Cut:
     @property
     def service_of(self) -> Mapping[str, str]:
         """By topic."""
-        return {self.topic_of(service): service for service in TOPICS}
+        return {self.topic_of(service): service for service in service_names()}
 
     def topic_of(self, service: str) -> str:
-        return self.topic_prefix + TOPICS[service]
+        return self.topic_prefix + topic_of(service)
 
 
 class Broken(Exception):

@@ -17,9 +17,10 @@ from choreo.chassis import clock
 from choreo.chassis.database.connection import Connection
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.log_reader import LogReader, NothingCame
-from choreo.chassis.settings import TOPICS
+from choreo.chassis.registry import all_topics
 from choreo.chassis.transaction import outbox
 from choreo.chassis.transaction.positions import TopicPartition
+from choreo.message.catalog import topic_of
 from choreo.message.codec import TopicRecord, decode
 from choreo.replay.sources.records import Broken
 from choreo.replay.trace.journals import JournalRow, journal_of, open_session
@@ -180,7 +181,7 @@ class _Log:
     ) -> None:
         self._reader = reader
         self._prefix, self._partition_of = prefix, partition_of
-        self._topics = {prefix + topic for topic in TOPICS.values()}
+        self._topics = set(all_topics(prefix))
         self._keys = {key.encode() for key in keys}
         self._found: dict[tuple[str, int, int], PublishedEvent] = {}
         self._steps: set[tuple[str, str, int]] = set()
@@ -217,7 +218,7 @@ class _Log:
         missing = {(service, entry.key, step) for step in steps} - known
         if not missing:
             return True
-        place = self._prefix + TOPICS[service], self._partition_of(entry.key)
+        place = self._prefix + topic_of(service), self._partition_of(entry.key)
         begin = await self._reader.first_since(place, entry.decided_at - _CLOCKS)
         end = await self._reader.latest(place)
         if begin is None:

@@ -15,8 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from choreo.chassis.database.connection import Connection
 from choreo.chassis.http.answer import Answer
 from choreo.chassis.http.routes import Router
+from choreo.chassis.installed import room_of
 from choreo.chassis.kafka.catch_up import CatchUp
-from choreo.chassis.registry import room_of, services
+from choreo.chassis.registry import port_of, services
 from choreo.chassis.runtime import Runtime, serve
 from choreo.chassis.service import Service
 from choreo.chassis.settings import Settings
@@ -73,7 +74,7 @@ class HttpRuntime(Runtime[S]):
         return CallSettings()  # from the environment
 
     def client(self, callee: str) -> httpx.AsyncClient:
-        url = f"http://127.0.0.1:{self.settings.port_of(callee)}"
+        url = f"http://127.0.0.1:{port_of(callee, self.settings)}"
         return httpx.AsyncClient(base_url=url, timeout=CALL_TIMEOUT_SECONDS, trust_env=False)
 
     def topics(self) -> Sequence[Recipient]:
