@@ -2,6 +2,8 @@
 
 from functools import partial
 
+from pydantic import Field
+
 from billing_service.commands import Commands
 from billing_service.decide import SERVICE, decide
 from billing_service.evolve import Consumed, evolve
@@ -10,15 +12,28 @@ from billing_service.react import react
 from billing_service.state import Billing
 from billing_service.store import STORE
 from choreo.chassis.service import Service, Waiting
-from choreo.chassis.settings import Settings
+from choreo.chassis.settings import OwnSettings, Settings
 from choreo.chassis.transaction.step import Decider
 from choreo.message.decider import types_of
 
 
+class BillingSettings(OwnSettings):
+    currency: str = Field("EUR", pattern=r"^[A-Z]{3}$")
+
+
 def decider(settings: Settings) -> Decider[Billing]:
-    return Decider(SERVICE, partial(decide, currency=settings.currency), evolve, react)
+    currency = settings.own_of(SERVICE, BillingSettings).currency
+    return Decider(SERVICE, partial(decide, currency=currency), evolve, react)
 
 
 def service(settings: Settings) -> Service[Billing]:
     waiting = Waiting("orders without an account", WITHOUT_ACCOUNT)
-    return Service(decider(settings), STORE, types_of(Consumed), types_of(Commands), waiting, port_offset=3)
+    return Service(
+        decider(settings),
+        STORE,
+        types_of(Consumed),
+        types_of(Commands),
+        waiting,
+        settings=settings.own_of(SERVICE, BillingSettings),
+        port_offset=3,
+    )

@@ -3,8 +3,10 @@
 from datetime import timedelta
 from functools import partial
 
+from pydantic import Field
+
 from choreo.chassis.service import Service, Waiting
-from choreo.chassis.settings import Settings
+from choreo.chassis.settings import OwnSettings, Settings
 from choreo.chassis.transaction.step import Decider
 from choreo.message.decider import types_of
 from order_service.commands import Commands
@@ -15,14 +17,28 @@ from order_service.state import Orders
 from order_service.store import STORE
 
 
+class OrderSettings(OwnSettings):
+    decide_within: float = Field(
+        30, ge=0.01, allow_inf_nan=False, description="seconds an order may stay undecided"
+    )
+
+
 def decider(settings: Settings) -> Decider[Orders]:
     return Decider(SERVICE, partial(decide, deadline=deadline(settings)), evolve)
 
 
 def deadline(settings: Settings) -> timedelta:
-    return timedelta(seconds=settings.decide_within)
+    return timedelta(seconds=settings.own_of(SERVICE, OrderSettings).decide_within)
 
 
 def service(settings: Settings) -> Service[Orders]:
     waiting = Waiting("undecided orders", UNDECIDED)
-    return Service(decider(settings), STORE, types_of(Consumed), types_of(Commands), waiting, port_offset=2)
+    return Service(
+        decider(settings),
+        STORE,
+        types_of(Consumed),
+        types_of(Commands),
+        waiting,
+        settings=settings.own_of(SERVICE, OrderSettings),
+        port_offset=2,
+    )

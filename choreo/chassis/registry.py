@@ -60,6 +60,12 @@ def services(settings: Settings) -> dict[str, Service[Any]]:
     return {name: service_of(name, settings) for name in service_names()}
 
 
+def own_settings(settings: Settings) -> dict[str, dict[str, Any]]:
+    """What each service's decisions depend on, beside what it is asked and hears; of those that have any."""
+    told = {name: service.settings.model_dump(mode="json") for name, service in services(settings).items()}
+    return {name: own for name, own in told.items() if own}
+
+
 def port_of(service: str, settings: Settings) -> int:
     """All its processes share it."""
     return settings.port_base + service_of(service, settings).port_offset

@@ -22,6 +22,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from choreo import errors
 from choreo.chassis import clock
 from choreo.chassis.backlog import read_backlog
 from choreo.chassis.database.connection import Connection, make_engine, raw_connection, unusable
@@ -47,7 +48,7 @@ from choreo.chassis.observe.meter import Meter
 from choreo.chassis.observe.metrics import Metrics
 from choreo.chassis.observe.watchdog import cancel, watched
 from choreo.chassis.open_files import allow_many
-from choreo.chassis.registry import own_port_of, port_of
+from choreo.chassis.registry import own_port_of, port_of, service_of
 from choreo.chassis.service import Service
 from choreo.chassis.settings import Settings
 from choreo.chassis.transaction import journal, outbox
@@ -297,9 +298,12 @@ def serve(name: str, build: Callable[[Settings], tuple[Runtime[Any], FastAPI]]) 
     ignore_libpq_variables()
     try:
         settings = Settings()
+        service_of(name, settings)
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         sys.exit(f"{name}: the setting {first['loc'][0]} is wrong: {first['msg']}")
+    except errors.Unavailable as error:
+        sys.exit(f"{name}: {error}")
     log.configure(name, settings.log_level)
     _require_sessions(name, settings)
     allow_many()

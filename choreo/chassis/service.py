@@ -1,7 +1,7 @@
 """What makes a service: everything the chassis has to be told, and nothing that runs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis.kafka.grants import Grant, reading, writing
+from choreo.chassis.settings import OwnSettings
 from choreo.chassis.shared_state import WithSharedState
 from choreo.chassis.transaction.state_store import ReplayableStore
 from choreo.chassis.transaction.step import Decider
@@ -79,6 +80,8 @@ class Service(Generic[S]):
     signer: "SignerOf[S] | None" = None
     """Of the one service that signs the tokens which all verify."""
     checks: tuple[Check, ...] = ()
+    settings: OwnSettings = field(default_factory=OwnSettings)
+    """Its own, as it was told them."""
     port_offset: int = 0
     """From the port base, 1 to 24: its own among the installed services."""
 

@@ -4,16 +4,34 @@ import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, AliasChoices, Field, SecretStr
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from choreo.chassis.http.client_address import networks
 from choreo.chassis.kafka.access import KafkaAccess
+from choreo.errors import Unavailable
 
 OBSERVER = "observer"
 """Who may see everything in Kafka and change nothing."""
+
+
+class OwnSettings(BaseModel):
+    """A service's own. `decide_within` of the order service is read from `ORDER_DECIDE_WITHIN`, or from
+    `CHOREO_DECIDE_WITHIN`, which is for every service that has such a setting.
+
+    What decisions depend on stands in every recording, so it is no secret.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Own = TypeVar("Own", bound=OwnSettings)
+
+
+def unusable(variable: str, why: str) -> Unavailable:
+    return Unavailable(f"{variable} is not usable: {why.lower()}; correct it or unset it.")
 
 
 def _plain(name: str) -> AliasChoices:
@@ -31,6 +49,12 @@ def _by_service(variable: str) -> dict[str, str]:
     }
 
 
+def _own_variables(service: str, model: type[OwnSettings]) -> dict[str, str]:
+    """The service's own name wins over what is for all."""
+    fields = {f"{who}_{field}".upper(): field for who in ("choreo", service) for field in model.model_fields}
+    return {field: os.environ[name] for name, field in fields.items() if os.environ.get(name)}
+
+
 class Settings(BaseSettings):
     """One installation. A field `port_base` is read from `CHOREO_PORT_BASE`, and so on."""
 
@@ -40,8 +64,6 @@ class Settings(BaseSettings):
 
     port_base: int = Field(8000, ge=1024, le=60000)
     home: Path | None = None
-    currency: str = Field("EUR", pattern=r"^[A-Z]{3}$")
-    decide_within: float = Field(30, ge=0.01, description="seconds an order may stay undecided")
     partitions: int = Field(12, ge=1, le=1000, description="per topic; fixed once topics exist")
     topic_prefix: str = Field("", description="keeps tests on one broker apart")
     kafka_bootstrap_servers: str | None = Field(None, validation_alias=_plain("KAFKA_BOOTSTRAP_SERVERS"))
@@ -72,7 +94,20 @@ class Settings(BaseSettings):
     http_host: str = Field("127.0.0.1", description="where a service listens that was handed no socket")
     http_fd: int | None = Field(None, description="a listening socket handed over by the supervisor")
     own_http_fd: int | None = Field(None, description="the same, for this process's own port")
+    own: Mapping[str, Mapping[str, Any]] = Field(
+        {}, description="by service: its own settings, where the environment does not say them"
+    )
     log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
+
+    def own_of(self, service: str, model: type[Own]) -> Own:
+        """A service's own settings. Raises `Unavailable`, naming the variable, where one cannot be used."""
+        told = self.own.get(service)
+        try:
+            return model.model_validate(_own_variables(service, model) if told is None else told)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            variables = [f"{who}_{first['loc'][0]}".upper() for who in (service, "choreo")]
+            raise unusable(next(filter(os.environ.get, variables), variables[0]), first["msg"]) from None
 
     def kafka_access(self, who: str | None = None) -> KafkaAccess:
         """A service's, or the observer's; without a name of its own, or for nobody, the common one."""

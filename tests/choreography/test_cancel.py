@@ -42,7 +42,7 @@ async def assert_lawful(shop: Shop) -> None:
 
 def with_deadline(shop: Shop, seconds: float) -> None:
     """For whatever is started from now on."""
-    shop.settings = shop.settings.model_copy(update={"decide_within": seconds})
+    shop.settings = shop.settings.model_copy(update={"own": {"order": {"decide_within": seconds}}})
 
 
 async def test_a_paid_order_that_is_cancelled_is_refunded(shop: Shop) -> None:

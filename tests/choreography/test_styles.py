@@ -210,7 +210,7 @@ async def test_what_nobody_decided_in_time_expires_though_billing_is_away_and_no
     closed_shop: Shop,
 ) -> None:
     wires = wire(closed_shop, "http")
-    closed_shop.settings = closed_shop.settings.model_copy(update={"decide_within": 1.0})
+    closed_shop.settings = closed_shop.settings.model_copy(update={"own": {"order": {"decide_within": 1.0}}})
     await closed_shop.start(*SERVICES)
     wired = Wired(closed_shop, "http", wires)
     ada = await closed_shop.customer("400.00")

@@ -26,7 +26,8 @@ from tests.unit.choreography import DEADLINE, DECIDERS, Choreography, Service
 from tests.unit.facts import ADA
 
 NAMES = ("order", "billing", "notification")
-_DESCRIBED = services(Settings(currency="EUR", decide_within=DEADLINE))
+OWN: dict[str, dict[str, Any]] = {"order": {"decide_within": DEADLINE}, "billing": {"currency": "EUR"}}
+_DESCRIBED = services(Settings(own=OWN))
 
 
 @dataclass
@@ -113,7 +114,7 @@ class Constructed(Choreography):
     def cut(self) -> Cut:
         ends = {TOPICS[name]: len(records) for name, records in self.topics.items()}
         spans = {(topic, 0): Span(0, end, end) for topic, end in ends.items()}
-        return Cut(spans, NAMES, "", "EUR", DEADLINE)
+        return Cut(spans, NAMES, "", OWN)
 
     def items(self) -> Iterator[Item]:
         for name, records in self.topics.items():

@@ -125,3 +125,21 @@ def test_what_is_a_services_own_is_read_from_variables_that_begin_with_its_name(
     monkeypatch.setenv("SHIPPING_DATABASE_URL", "postgresql://somewhere")
     monkeypatch.setenv("BILLING_DATABASE_URL", "")
     assert Settings().database_urls == {"shipping": "postgresql://somewhere"}
+
+
+def test_a_services_own_settings_come_from_its_variables_or_those_for_all_or_from_what_it_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CHOREO_DECIDE_WITHIN", "7")
+    assert registry.own_settings(Settings()) == {
+        "order": {"decide_within": 7.0},
+        "billing": {"currency": "EUR"},
+    }
+    monkeypatch.setenv("ORDER_DECIDE_WITHIN", "8")
+    assert registry.own_settings(Settings())["order"] == {"decide_within": 8.0}
+    told = Settings(own={"order": {"decide_within": 9}})
+    assert registry.own_settings(told)["order"] == {"decide_within": 9.0}
+    for variable in ("CHOREO_CURRENCY", "BILLING_CURRENCY"):
+        monkeypatch.setenv(variable, "shells")
+        with pytest.raises(Unavailable, match=rf"^{variable} is not usable: .*; correct it or unset it\.$"):
+            registry.service_of("billing", Settings())

@@ -256,11 +256,12 @@ def _members(system: ThrowawaySystem, service: str) -> set[str]:
 def _second_process(system: ThrowawaySystem, service: str) -> Iterator[Program]:
     """From when it is ready. However the block is left, it is gone."""
     facts, port_base = system.run_file, free_port_base()
+    own = facts["settings"].get(service, {})
     env = os.environ | {
         "CHOREO_PORT_BASE": str(port_base),
         "CHOREO_TOPIC_PREFIX": facts["topic_prefix"],
         "CHOREO_PARTITIONS": str(facts["partitions"]),
-        "CHOREO_CURRENCY": facts["currency"],
+        **{f"{service}_{field}".upper(): str(told) for field, told in own.items()},
         **system.kafka_access(service).environment(),
         f"{service.upper()}_DATABASE_URL": facts["runtime_urls"][service],
         "SMTP_URL": facts["smtp_url"],

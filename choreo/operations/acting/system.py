@@ -15,7 +15,7 @@ from choreo.chassis.database.migrate import migrate
 from choreo.chassis.installed import package_of
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.admin.topics import declare_topics
-from choreo.chassis.registry import own_port_of, port_of, service_names
+from choreo.chassis.registry import own_port_of, own_settings, port_of, service_names
 from choreo.chassis.settings import OBSERVER, Settings
 from choreo.embedded.home import Home, cache_directory
 from choreo.embedded.kafka import Kafka
@@ -294,8 +294,7 @@ class System:
                 "observer": str(self.home.observer_file),
                 "topic_prefix": self.settings.topic_prefix,
                 "partitions": self.settings.partitions,
-                "decide_within": self.settings.decide_within,
-                "currency": self.settings.currency,
+                "settings": own_settings(self.settings),
                 "owner_urls": self.owner_urls,
                 "runtime_urls": self.runtime_urls,
                 "smtp_url": self.smtp_url,

@@ -16,7 +16,7 @@ from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.relay import partition_of
 from choreo.chassis.registry import service_names, service_of
 from choreo.chassis.service import Service
-from choreo.chassis.settings import OBSERVER, Settings
+from choreo.chassis.settings import OBSERVER, Settings, unusable
 from choreo.embedded.home import Home
 from choreo.errors import Incomplete, Unavailable
 from choreo.styles.composition import COLLABORATION, has_kafka
@@ -86,10 +86,9 @@ def read_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        why = first["msg"].lower()
         field = str(first["loc"][0])
         variable = field if field.isupper() else f"CHOREO_{field.upper()}"
-        raise Unavailable(f"{variable} is not usable: {why}; correct it or unset it.") from None
+        raise unusable(variable, first["msg"]) from None
 
 
 def find_installation() -> Installation:
@@ -108,8 +107,7 @@ def find_installation() -> Installation:
             "kafka_passwords": passwords,
             "topic_prefix": facts["topic_prefix"],
             "partitions": facts["partitions"],
-            "currency": facts["currency"],
-            "decide_within": facts["decide_within"],
+            "own": facts["settings"],
         }
         return Installation(
             settings.model_copy(update=told),

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.topic_log import LogMismatch, PartitionLog, compare
-from choreo.chassis.registry import all_topics
+from choreo.chassis.registry import all_topics, own_settings
 from choreo.chassis.service import Service
 from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.positions import Position, TopicPartition
@@ -132,8 +132,7 @@ class Topics:
             spans,
             (),
             settings.topic_prefix,
-            settings.currency,
-            settings.decide_within,
+            own_settings(settings),
             None if keys is None else frozenset(keys),
         )
 

@@ -22,7 +22,7 @@ from choreo.chassis.database.connection import session
 from choreo.chassis.database.tables import keys
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.log_reader import Fetched, LogReader, NothingCame, describe_retrying
-from choreo.chassis.registry import all_topics
+from choreo.chassis.registry import all_topics, own_settings
 from choreo.chassis.settings import Settings
 from choreo.chassis.transaction import outbox
 from choreo.chassis.transaction.positions import TopicPartition
@@ -159,8 +159,7 @@ async def open_live(
             spans,
             tuple(urls),
             settings.topic_prefix,
-            settings.currency,
-            settings.decide_within,
+            own_settings(settings),
             selected,
             until,
         )

@@ -1,11 +1,13 @@
 """The first line of a recording, which says what the file holds. It may come from anybody."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from choreo.chassis.registry import all_topics, service_names
+from choreo.chassis.registry import all_topics, own_settings, service_names, service_of
+from choreo.chassis.settings import Settings
+from choreo.errors import Unavailable
 from choreo.replay.sources.records import Cut, Span
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -28,8 +30,8 @@ class Manifest(_Told):
 
     services: list[str]
     topic_prefix: str
-    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
-    decide_within: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    settings: dict[str, dict[str, Any]]
+    """By service, its own."""
     keys: list[str] | None
     until: str | None
     redacted: bool
@@ -37,6 +39,28 @@ class Manifest(_Told):
     partitions: list[_Partition]
     counts: dict[str, Count]
     rows: dict[str, dict[str, str]]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_today(cls, told: Any) -> Any:
+        """Recordings of before have all services' settings beside everything else."""
+        if not isinstance(told, dict) or "settings" in told:
+            return told
+        known = own_settings(Settings.model_construct())
+        own = {
+            name: {field: told[field] for field in there if field in told} for name, there in known.items()
+        }
+        return told | {"settings": own}
+
+    @field_validator("settings")
+    @classmethod
+    def _are_usable(cls, own: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name in own:
+            try:
+                service_of(name, Settings.model_construct(own=own))
+            except Unavailable as error:
+                raise ValueError(str(error)) from error
+        return own
 
     @field_validator("services")
     @classmethod
@@ -62,8 +86,7 @@ class Manifest(_Told):
             },
             services=tuple(self.services),
             topic_prefix=self.topic_prefix,
-            currency=self.currency,
-            decide_within=self.decide_within,
+            own_settings=self.settings,
             keys=None if self.keys is None else frozenset(self.keys),
             until=datetime.fromisoformat(self.until) if self.until else None,
             redacted=self.redacted,

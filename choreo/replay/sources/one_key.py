@@ -15,6 +15,7 @@ from sqlalchemy import Table, Uuid
 
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.log_reader import LogReader, NothingCame
+from choreo.chassis.registry import own_settings
 from choreo.chassis.service import Service
 from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.positions import TopicPartition
@@ -62,8 +63,7 @@ class OneKey:
             {},
             (service.name,),
             settings.topic_prefix,
-            settings.currency,
-            settings.decide_within,
+            own_settings(settings),
             keys=frozenset({key}),
         )
         self._access = access

@@ -84,8 +84,8 @@ class Cut:
     services: tuple[str, ...]
     """Whose journals are in it."""
     topic_prefix: str
-    currency: str
-    decide_within: float
+    own_settings: Mapping[str, Mapping[str, Any]]
+    """By service: see `OwnSettings`."""
     keys: frozenset[str] | None = None
     """Only these keys, each from its beginning; None: all of them."""
     until: datetime | None = None
@@ -101,9 +101,7 @@ class Cut:
     @property
     def settings(self) -> Settings:
         """What of an installation's settings decisions depend on."""
-        return Settings(
-            currency=self.currency, decide_within=self.decide_within, topic_prefix=self.topic_prefix
-        )
+        return Settings(own=self.own_settings, topic_prefix=self.topic_prefix)
 
     @property
     def service_of(self) -> Mapping[str, str]:
