@@ -5,7 +5,7 @@ from functools import partial
 
 from pydantic import Field
 
-from choreo.chassis.service import Service, Waiting
+from choreo.chassis.service import End, Service, Waiting
 from choreo.chassis.settings import OwnSettings, Settings
 from choreo.chassis.transaction.step import Decider
 from choreo.message.decider import types_of
@@ -13,8 +13,12 @@ from order_service.commands import Commands
 from order_service.decide import SERVICE, decide
 from order_service.evolve import Consumed, evolve
 from order_service.queries import UNDECIDED
-from order_service.state import Orders
+from order_service.state import Order, Orders
 from order_service.store import STORE
+
+
+def _value(order: Order) -> str:
+    return f"{order.status} ({order.reason})" if order.reason else order.status
 
 
 class OrderSettings(OwnSettings):
@@ -39,6 +43,7 @@ def service(settings: Settings) -> Service[Orders]:
         types_of(Consumed),
         types_of(Commands),
         waiting,
+        ends={"orders": End(("status", "reason"), lambda order: f"order {order.id}", _value)},
         settings=settings.own_of(SERVICE, OrderSettings),
         port_offset=2,
     )

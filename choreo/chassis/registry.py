@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from choreo.chassis.installed import entry_point, imported, named, package_of
-from choreo.chassis.service import Service
+from choreo.chassis.service import Follow, Service
 from choreo.chassis.settings import Settings
 from choreo.errors import Unavailable
 from choreo.message.catalog import FACT_OF_TYPE, topic_of
@@ -25,10 +25,9 @@ def service_names() -> tuple[str, ...]:
         raise Unavailable(
             "There is no service here: install one beside choreo, or run this where it can be imported."
         )
-    defaults = Settings.model_construct()
     at: dict[int, list[str]] = {}
     for name in found:
-        at.setdefault(service_of(name, defaults).port_offset, []).append(name)
+        at.setdefault(service_of(name, Settings.model_construct()).port_offset, []).append(name)
     for offset, there in at.items():
         if offset not in _PORT_OFFSETS or len(there) > 1:
             raise Unavailable(
@@ -64,6 +63,20 @@ def own_settings(settings: Settings) -> dict[str, dict[str, Any]]:
     """What each service's decisions depend on, beside what it is asked and hears; of those that have any."""
     told = {name: service.settings.model_dump(mode="json") for name, service in services(settings).items()}
     return {name: own for name, own in told.items() if own}
+
+
+def descriptions() -> dict[str, Service[Any]]:
+    """All of them, for what is the same whatever the settings are."""
+    return services(Settings.model_construct())
+
+
+def follows() -> dict[tuple[str, str], Follow]:
+    """By service and the type of what it hears."""
+    return {
+        (name, follow.heard.__name__): follow
+        for name, service in descriptions().items()
+        for follow in service.follows
+    }
 
 
 def port_of(service: str, settings: Settings) -> int:

@@ -1,10 +1,10 @@
 """What makes a service: everything the chassis has to be told, and nothing that runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -32,6 +32,45 @@ class Waiting:
     """In the plural, as a person would say it."""
     query: str
     """Gives one row: how many, and since when the oldest."""
+    of_events: str = ""
+    """Gives those that lack a prerequisite of the events whose ids it is given; empty: none can."""
+
+
+@dataclass(frozen=True)
+class End:
+    """What somebody outside sees of a table's rows: for "what if", which compares how it ends."""
+
+    columns: tuple[str, ...]
+    name: Callable[[Any], str] | None = None
+    """What a row is called; as any other, where nothing is said."""
+    value: Callable[[Any], str] | None = None
+    """What it comes to, where that is all there is to say."""
+    shows: str = ""
+    """The column that is shown where a row differs; empty: the sentence says it all."""
+
+
+@dataclass(frozen=True)
+class Follow:
+    """What a service decides sooner or later because of a fact it hears: any one of these."""
+
+    heard: type[Fact]
+    one_of: tuple[type[Fact], ...]
+    about: str = ""
+    """The field of both that says what they are about, where another input may lead to it."""
+    rules_out: Mapping[type[Fact], type[Fact]] = field(default_factory=dict)
+    """By what was decided about it: what cannot follow any more."""
+    must: Callable[[Mapping[str, Any]], bool] = lambda data: True
+    """Whether anything has to follow from a fact with these data."""
+    waits: str = ""
+    """For what, where that may not be there yet."""
+    waits_for: type[Fact] | None = None
+    """The fact because of which what has waited is decided."""
+    later: str = ""
+    """How it stands meanwhile, where it is not decided in the transaction that hears it."""
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        return tuple(fact.__name__ for fact in self.one_of)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +119,13 @@ class Service(Generic[S]):
     signer: "SignerOf[S] | None" = None
     """Of the one service that signs the tokens which all verify."""
     checks: tuple[Check, ...] = ()
+    follows: tuple[Follow, ...] = ()
+    ends: Mapping[str, End] = field(default_factory=dict)
+    """By table. Rows of others follow from the facts."""
+    needs_all_keys: bool = False
+    """What it decides about a key depends on others, so no replay may leave any out."""
+    sends_mail: bool = False
+    """It is told where the mail server is, and nobody else is."""
     settings: OwnSettings = field(default_factory=OwnSettings)
     """Its own, as it was told them."""
     port_offset: int = 0

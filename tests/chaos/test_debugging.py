@@ -156,7 +156,7 @@ def at_rest(system: ThrowawaySystem) -> tuple[History, str]:
         order = ada.order("1.00", wait=0).json()["id"]
         ada.cancel(order)
         until(journals.parked, lambda count: count == 2)
-    until(lambda: drain(facts, 0.0), lambda undone: undone == ["billing: 2 events are parked"])
+    until(lambda: drain(facts, 0.0), lambda undone: undone == ["billing: 2 parked events"])
     return evidence.collect(facts, ()), order
 
 

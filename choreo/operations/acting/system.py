@@ -15,7 +15,7 @@ from choreo.chassis.database.migrate import migrate
 from choreo.chassis.installed import package_of
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.admin.topics import declare_topics
-from choreo.chassis.registry import own_port_of, own_settings, port_of, service_names
+from choreo.chassis.registry import own_port_of, own_settings, port_of, service_names, service_of
 from choreo.chassis.settings import OBSERVER, Settings
 from choreo.embedded.home import Home, cache_directory
 from choreo.embedded.kafka import Kafka
@@ -236,7 +236,7 @@ class System:
             "CHOREO_OWN_HTTP_FD": str(handed_over[1]),
             "PYTHONUNBUFFERED": "1",
         }
-        if name == "notification":
+        if service_of(name, self.settings).sends_mail:
             env["SMTP_URL"] = self.smtp_url
         service = Program(
             replica.name,

@@ -17,7 +17,7 @@ from choreo.chassis import clock
 from choreo.chassis.database.connection import Connection
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.log_reader import LogReader, NothingCame
-from choreo.chassis.registry import all_topics
+from choreo.chassis.registry import all_topics, follows
 from choreo.chassis.transaction import outbox
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.message.catalog import topic_of
@@ -63,9 +63,9 @@ _FLOWS_OF_ORDERS = """/* trace.flows_of_orders: whoever placed or cancelled them
 SELECT DISTINCT correlation_id FROM journal
 WHERE key = ANY(%(keys)b::text[]) AND kind = 'command' AND command->>'order_id' = ANY(%(orders)b::text[])"""
 
-_REGISTRATIONS = """/* trace.registrations: they decide what waited for an account */
+_CAME = """/* trace.came: what decided what had waited for it */
 SELECT correlation_id FROM journal
-WHERE key = ANY(%(keys)b::text[]) AND type = 'UserRegistered' AND outcome = 'applied'"""
+WHERE key = ANY(%(keys)b::text[]) AND type = %(type)s AND outcome = 'applied'"""
 
 _UNPUBLISHED = """/* trace.unpublished */
 SELECT event_id, key, partition, value, headers, decided_at FROM outbox WHERE key = ANY(%(keys)b::text[])"""
@@ -112,11 +112,11 @@ async def find(
                 progress(done, 2 * len(entries))
                 if not await log.has_all_of(service, entry, unpublished):
                     lost.add(entry.id)
-            # They may have waited for an account, and what was decided then nobody may have heard yet.
-            if undecided(log.of(flows)):
-                registered = await _column(conns["billing"], _REGISTRATIONS, keys=keys)
-                for entry in (await journal_of(conns["billing"], "billing", [], registered)).entries:
-                    await log.has_all_of("billing", entry, unpublished)
+            # They may have waited, as for an account, and what was decided then nobody may have heard yet.
+            for service, type in _came_for(undecided(log.of(flows))):
+                came = await _column(conns[service], _CAME, keys=keys, type=type)
+                for entry in (await journal_of(conns[service], service, [], came)).entries:
+                    await log.has_all_of(service, entry, unpublished)
             events = log.of(flows)
         return Material(
             flows=flows,
@@ -154,6 +154,13 @@ async def _newest(conns: Mapping[str, Connection], key: str, limit: int) -> tupl
             began[flow] = min(at, began.get(flow, at))
     newest = sorted(began, key=lambda flow: began[flow], reverse=True)[:limit]
     return set(newest), len(began) - len(newest)
+
+
+def _came_for(waiting: Mapping[str, Collection[UUID]]) -> Iterable[tuple[str, str]]:
+    """Yields by service the type of the fact for which these have waited."""
+    for (service, _), follow in follows().items():
+        if follow.waits_for and waiting.get(service):
+            yield service, follow.waits_for.__name__
 
 
 async def _of_the_same_orders(conn: Connection, flows: Collection[UUID]) -> set[UUID]:

@@ -13,7 +13,7 @@ from choreo.replay.engine.deciding_lines import decided_through
 from choreo.replay.engine.hidden_inputs import Sample
 from choreo.replay.engine.in_memory_service import InMemoryService, refusal_as_dict
 from choreo.replay.engine.sandbox import SideEffect, take
-from choreo.replay.engine.walk import ALWAYS_WHOLE, Ahead
+from choreo.replay.engine.walk import Ahead
 from choreo.replay.sources.records import Cut, JournalEntry
 from choreo.replay.verify.decisions import DecisionComparison, of_effect, of_entry
 from choreo.replay.verify.findings import Finding, ServiceTally
@@ -27,9 +27,7 @@ class Verifier:
         self.in_memory = InMemoryService(service)
         self.consumes = frozenset(service.consumes)
         self.sources = service.sources
-        self.tally = ServiceTally(
-            service=service.name, sample=1.0 if service.name == ALWAYS_WHOLE else sample
-        )
+        self.tally = ServiceTally(service=service.name, sample=1.0 if service.needs_all_keys else sample)
         self.decisions = DecisionComparison(self.tally)
         self._name = service.name
         self._reduced = cut.reduced
