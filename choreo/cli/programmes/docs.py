@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from choreo.chassis.agreement import disagreements
 from choreo.chassis.installed import room_of
-from choreo.chassis.registry import examples, port_of, service_names, service_of
+from choreo.chassis.registry import examples, port_of, service_names, service_of, services
 from choreo.chassis.settings import Settings
 from choreo.cli.programmes.asyncapi import asyncapi_of
 from choreo.message.catalog import FACT_OF_TYPE
@@ -22,6 +23,12 @@ def docs(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if a file is stale.")] = False,
 ) -> None:
     """Write each service's OpenAPI and AsyncAPI document into docs/api, from the code. Starts nothing."""
+    settings, there = _nowhere(), examples()
+    told = [one for service in services(settings).values() for one in disagreements(service, there)]
+    for sentence in told:
+        print(sentence)
+    if told:
+        raise typer.Exit(STALE)
     stale = {name: text for name, text in documents().items() if text != _stored(name)}
     new = [] if check else [path_of(fact).name for fact in FACT_OF_TYPE.values() if store(fact)]
     for name in new:

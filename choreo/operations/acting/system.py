@@ -11,11 +11,19 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 from urllib.parse import urlsplit
 
+from choreo.chassis.agreement import require_agreement
 from choreo.chassis.database.migrate import migrate
 from choreo.chassis.installed import package_of
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.admin.topics import declare_topics
-from choreo.chassis.registry import own_port_of, own_settings, port_of, service_names, service_of
+from choreo.chassis.registry import (
+    descriptions,
+    own_port_of,
+    own_settings,
+    port_of,
+    service_names,
+    service_of,
+)
 from choreo.chassis.settings import OBSERVER, Settings
 from choreo.embedded.home import Home, cache_directory
 from choreo.embedded.kafka import Kafka
@@ -56,7 +64,7 @@ class System:
 
     def run(self, fresh: bool, counts: Mapping[str, int]) -> None:
         """`counts` says of which services there is more than one process."""
-        service_names()  # or say what is missing
+        require_agreement(descriptions().values())
         os.umask(0o077)
         databases = external_databases(self.settings)
         self.home = Home(self.settings)
