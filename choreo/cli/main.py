@@ -32,6 +32,7 @@ VERBS = {
     "styles": "programmes",
     "doctor": "running",
     "docs": "programmes",
+    "migration": "programmes",
     "trace": "debugging",
     "record": "debugging",
     "verify": "debugging",

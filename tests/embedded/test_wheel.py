@@ -35,6 +35,7 @@ TRIED: dict[str, tuple[Sequence[str], str]] = {
     "chaos": ((), NO_SHOP),
     "doctor": ((), NO_SHOP),
     "docs": ((), NO_SHOP),
+    "migration": (("billing",), NO_SHOP),
     "trace": ((SOMEBODY, str(RECORDING)), NO_SHOP),
     "record": (("-o", "shop.ndjson"), NO_SHOP),
     "verify": ((str(RECORDING),), NO_SHOP),

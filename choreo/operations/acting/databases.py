@@ -3,6 +3,7 @@
 import psycopg
 from sqlalchemy.exc import SQLAlchemyError
 
+from choreo.chassis.database.comparison import require_tables
 from choreo.chassis.database.connection import unusable
 from choreo.chassis.database.migrate import migrate
 from choreo.chassis.installed import package_of
@@ -28,6 +29,7 @@ def migrate_external(service: str, url: str, runtime_role: str | None = None) ->
         if reason := unusable(url):
             raise Unavailable(f"{service.upper()}_DATABASE_URL cannot be used: {reason}; name the server.")
         migrate(service, url, runtime_role)
+        require_tables(service, url)
     except (SQLAlchemyError, psycopg.Error) as error:
         said = str(error).splitlines()[0]
         reason = said.partition(") ")[2] or said or type(error).__name__

@@ -12,6 +12,7 @@ from typing import ClassVar
 from urllib.parse import urlsplit
 
 from choreo.chassis.agreement import require_agreement
+from choreo.chassis.database.comparison import require_tables
 from choreo.chassis.database.migrate import migrate
 from choreo.chassis.installed import package_of
 from choreo.chassis.kafka.access import KafkaAccess
@@ -194,6 +195,7 @@ class System:
             if postgres:
                 owner_url, runtime_url = postgres.create_service(service)
                 migrate(service, owner_url, service, OBSERVER)
+                require_tables(service, owner_url)
             else:
                 owner_url = runtime_url = databases[service]
                 migrate_external(service, owner_url)
