@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.walls import packages
+
 ROOT = Path(__file__).parents[2]
-SERVICES = ("user_service", "order_service", "billing_service", "notification_service")
+SERVICES = packages()
 ROOMS = ("commands", "state", "decide", "evolve", "react")
 
 PURE = [
