@@ -15,9 +15,8 @@ from aiosmtpd.smtp import SMTP
 from fastapi import FastAPI
 from pydantic import SecretStr
 
-from choreo.chassis.installed import room_of
 from choreo.chassis.kafka.admin.topics import declare_topics
-from choreo.chassis.runtime import Runtime
+from choreo.chassis.runtime import Runtime, build_of
 from choreo.chassis.settings import OBSERVER, Settings
 from choreo.demo.client import Customer
 from choreo.embedded.kafka import Kafka
@@ -29,7 +28,7 @@ from tests.services import SERVICES
 
 T = TypeVar("T")
 
-BUILDS: dict[str, Callable[..., Any]] = {name: room_of(name, "app").build for name in SERVICES}
+BUILDS: dict[str, Callable[..., Any]] = {name: build_of(name) for name in SERVICES}
 PATIENCE = 20.0
 PARTITIONS = 3
 

@@ -1,4 +1,4 @@
-"""`python -m tests.walls`: the import contracts of pyproject.toml, held for whatever services are in this tree."""
+"""`python -m tests.walls`: holds the import contracts of pyproject.toml for the services of this tree."""
 
 import subprocess
 import sys

@@ -31,7 +31,10 @@ def disagreements(service: Service[Any], examples: Collection[str] | None = None
         for fact in published_by(service.name)
         if examples is not None and fact.__name__ not in examples
     ]
-    told += [f"there is no example of {type}: add one to the story in events/examples.py" for type in lacking]
+    told += [
+        f"there is no example of {type}: name one in service.py (examples), or in events/examples.py"
+        for type in lacking
+    ]
     return [f"{service.name}: {sentence}." for sentence in told]
 
 

@@ -1,5 +1,6 @@
 """The services as today's code describes them, and the facts that come with them."""
 
+from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -10,7 +11,7 @@ from choreo.chassis.service import Follow, Service
 from choreo.chassis.settings import Settings
 from choreo.errors import Unavailable
 from choreo.message.catalog import FACT_OF_TYPE, topic_of
-from choreo.message.envelope import Event
+from choreo.message.envelope import Event, derived_id
 from choreo.message.fact import Fact
 
 _PORT_OFFSETS = {*range(1, 25)} - {5}
@@ -96,8 +97,25 @@ def load_facts() -> None:
 
 
 def examples() -> dict[str, Event[Fact]]:
-    """By type: from the module `examples` beside the facts, where there is one."""
+    """By type: from the story in the module `examples` beside the facts, or as their service describes it."""
     load_facts()
     packages = sorted({fact.__module__.rpartition(".")[0] for fact in FACT_OF_TYPE.values()})
     told = [import_module(f"{name}.examples") for name in packages if find_spec(f"{name}.examples")]
-    return {event.type: event for module in told for event in module.story()}
+    alone = [_as_event(name, fact) for name, there in descriptions().items() for fact in there.examples]
+    return {event.type: event for event in (*alone, *(event for module in told for event in module.story()))}
+
+
+def _as_event(service: str, fact: Fact) -> Event[Fact]:
+    """At the root of a flow of its own; the same each time, so that documents do not change."""
+    id = derived_id("example", type(fact).__name__)
+    return Event(
+        id=id,
+        source=service,
+        time=datetime(2026, 11, 23, 12, tzinfo=UTC),
+        key=fact.key,
+        sequence=1,
+        correlation_id=id,
+        causation_id=None,
+        trace_id=id.hex,
+        data=fact,
+    )

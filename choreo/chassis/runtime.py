@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
@@ -37,6 +38,7 @@ from choreo.chassis.http.problems import Problem, internal_error, unavailable
 from choreo.chassis.http.protocol import BoundedProtocol, Connections
 from choreo.chassis.http.routes import Router
 from choreo.chassis.http.signing_keys import HeardKeys
+from choreo.chassis.installed import package_of, room_of
 from choreo.chassis.kafka.catch_up import CatchUp
 from choreo.chassis.kafka.consumer import Consumer
 from choreo.chassis.kafka.grants import reading
@@ -294,7 +296,22 @@ class Runtime(Generic[S]):
             await asyncio.sleep(_MEASURE_SECONDS)
 
 
-def serve(name: str, build: Callable[[Settings], tuple[Runtime[Any], FastAPI]]) -> None:
+Build = Callable[[Settings], tuple[Runtime[Any], FastAPI]]
+
+
+def build_of(name: str, runtime_of: type[Runtime[Any]] = Runtime) -> Build:
+    """What puts a service together: its `app.py`, where something runs beside the kernel, or this."""
+    if find_spec(f"{package_of(name)}.app"):
+        return partial(room_of(name, "app").build, runtime_of=runtime_of)
+
+    def build(settings: Settings) -> tuple[Runtime[Any], FastAPI]:
+        runtime = runtime_of(service_of(name, settings), settings)
+        return runtime, runtime.app(room_of(name, "api").router(runtime))
+
+    return build
+
+
+def serve(name: str, build: Build | None = None) -> None:
     """Runs a service until it is told to stop. Exits 1 where a job died: the supervisor starts it anew."""
     ignore_libpq_variables()
     try:
@@ -309,7 +326,7 @@ def serve(name: str, build: Callable[[Settings], tuple[Runtime[Any], FastAPI]]) 
     _require_sessions(name, settings)
     allow_many()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        if not runner.run(_serve(name, build, settings)):
+        if not runner.run(_serve(name, build or build_of(name), settings)):
             sys.exit(1)
 
 
@@ -323,9 +340,7 @@ def _require_sessions(name: str, settings: Settings) -> None:
         sys.exit(f"{name}: {name.upper()}_DATABASE_URL cannot be used: {reason}")
 
 
-async def _serve(
-    name: str, build: Callable[[Settings], tuple[Runtime[Any], FastAPI]], settings: Settings
-) -> bool:
+async def _serve(name: str, build: Build, settings: Settings) -> bool:
     runtime, app = build(settings)
     shared = _listening(name, settings, port_of(name, settings), settings.http_fd)
     own = _listening(name, settings, own_port_of(name, settings), settings.own_http_fd)

@@ -119,6 +119,8 @@ class Service(Generic[S]):
     signer: "SignerOf[S] | None" = None
     """Of the one service that signs the tokens which all verify."""
     checks: tuple[Check, ...] = ()
+    examples: tuple[Fact, ...] = ()
+    """One of each fact that it decides, for the documents, where no story has one."""
     follows: tuple[Follow, ...] = ()
     ends: Mapping[str, End] = field(default_factory=dict)
     """By table. Rows of others follow from the facts."""

@@ -78,7 +78,8 @@ def test_a_command_that_is_not_taken_and_one_that_nobody_asks_for(service: Servi
 def test_a_fact_without_an_example(service: Service[Any]) -> None:
     there = examples().keys() - {"PaymentConfirmed"}
     assert disagreements(service, there) == [
-        "billing: there is no example of PaymentConfirmed: add one to the story in events/examples.py."
+        "billing: there is no example of PaymentConfirmed: name one in service.py (examples), or in "
+        "events/examples.py."
     ]
 
 

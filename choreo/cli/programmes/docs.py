@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from choreo.chassis.agreement import disagreements
-from choreo.chassis.installed import room_of
 from choreo.chassis.registry import examples, port_of, service_names, service_of, services
+from choreo.chassis.runtime import build_of
 from choreo.chassis.settings import Settings
 from choreo.cli.programmes.asyncapi import asyncapi_of
 from choreo.message.catalog import FACT_OF_TYPE
@@ -49,7 +49,7 @@ def documents() -> dict[str, str]:
     settings, told = _nowhere(), examples()
     found: dict[str, Any] = {}
     for service in service_names():
-        _, app = room_of(service, "app").build(settings)
+        _, app = build_of(service)(settings)
         url = f"http://127.0.0.1:{port_of(service, settings)}"
         servers = [{"url": url, "description": "As `choreo up` starts it."}]
         found[f"{service}.openapi.json"] = app.openapi() | {"servers": servers}
