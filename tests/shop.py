@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 
 from choreo.chassis.kafka.admin.topics import declare_topics
+from choreo.chassis.registry import service_names
 from choreo.chassis.runtime import Runtime, build_of
 from choreo.chassis.settings import OBSERVER, Settings
 from choreo.demo.client import Customer
@@ -135,11 +136,11 @@ async def a_shop(
     name = f"t{uuid4().hex[:10]}"
     owner_urls: dict[str, str] = {}
     runtime_urls: dict[str, str] = {}
-    for service in SERVICES:
+    for service in service_names():
         urls = postgres.create_service(service, database=f"{name}_{service}", template=templates[service])
         owner_urls[service], runtime_urls[service] = urls
     mail_server, smtp_url = await _mail_server(maildir)
-    users = {who: kafka.user(who) for who in (*SERVICES, OBSERVER)}
+    users = {who: kafka.user(who) for who in (*service_names(), OBSERVER)}
     settings = Settings(
         kafka_bootstrap_servers=kafka.bootstrap,
         kafka_security_protocol=kafka.admin.protocol,
@@ -154,13 +155,13 @@ async def a_shop(
     if isinstance(kafka, Kafka):  # one in Docker lets everybody do everything
         await asyncio.to_thread(kafka.admit, grants_of_all(settings))
     shop = Shop(settings, kafka, owner_urls, maildir)
-    shop.observer_urls = {service: postgres.observer_url(f"{name}_{service}") for service in SERVICES}
+    shop.observer_urls = {service: postgres.observer_url(f"{name}_{service}") for service in service_names()}
     try:
         yield shop
     finally:
         await shop.stop()
         mail_server.close()
-        for service in SERVICES:
+        for service in service_names():
             postgres.drop_database(f"{name}_{service}")
 
 

@@ -14,7 +14,7 @@ from choreo.message.catalog import FACT_OF_TYPE, topic_of
 from choreo.message.envelope import Event, derived_id
 from choreo.message.fact import Fact
 
-_PORT_OFFSETS = {*range(1, 25)} - {5}
+_PORT_OFFSETS: frozenset[int] = frozenset(range(1, 25)) - {5}
 """25 is the mail's, and 5 is kept for the console."""
 
 
@@ -36,6 +36,12 @@ def service_names() -> tuple[str, ...]:
                 f"of 1 to 24 but 5; port_offset={min(_PORT_OFFSETS - at.keys())} in its service.py is free."
             )
     return tuple(name for _, (name,) in sorted(at.items()))
+
+
+def free_port_offset() -> int:
+    """For a further service."""
+    taken = {service.port_offset for service in descriptions().values()}
+    return min(offset for offset in _PORT_OFFSETS if offset not in taken)
 
 
 def all_topics(prefix: str = "") -> list[str]:

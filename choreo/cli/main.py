@@ -33,6 +33,7 @@ VERBS = {
     "doctor": "running",
     "docs": "programmes",
     "migration": "programmes",
+    "new": "programmes",
     "trace": "debugging",
     "record": "debugging",
     "verify": "debugging",

@@ -26,12 +26,11 @@ from choreo.chassis.transaction.positions import Position
 from choreo.demo.client import Customer
 from choreo.embedded.ports import free_ports
 from choreo.embedded.postgres import Postgres
-from choreo.message.catalog import SOURCE_OF_TYPE
+from choreo.message.catalog import SOURCE_OF_TYPE, topic_of
 from choreo.message.codec import Record, decode, encode
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.message.signing_key import SigningKeyPublished
-from tests.services import TOPICS
 from tests.shop import BUILDS, PATIENCE
 
 NEVER = datetime(2100, 1, 1, tzinfo=UTC)
@@ -180,7 +179,7 @@ class Alone:
         return Customer({self.service: self.http}, id, f"ada-{id.hex[:8]}", token)
 
     async def _reader(self, fact: Fact) -> Reader:
-        topic = TOPICS[SOURCE_OF_TYPE[type(fact).__name__]]
+        topic = topic_of(SOURCE_OF_TYPE[type(fact).__name__])
         if topic not in self._readers:
             self._readers[topic] = await Reader(self.runtime.kernel, topic).begin(self.runtime.engine)
         return self._readers[topic]
