@@ -36,6 +36,7 @@ TRIED: dict[str, tuple[Sequence[str], str]] = {
     "doctor": ((), NO_SHOP),
     "docs": ((), NO_SHOP),
     "migration": (("billing",), NO_SHOP),
+    "new": (("points",), "pyproject.toml and events/ are not in"),
     "trace": ((SOMEBODY, str(RECORDING)), NO_SHOP),
     "record": (("-o", "shop.ndjson"), NO_SHOP),
     "verify": ((str(RECORDING),), NO_SHOP),

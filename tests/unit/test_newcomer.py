@@ -9,7 +9,7 @@ import pytest
 import events
 from choreo.chassis.agreement import disagreements
 from choreo.chassis.registry import descriptions, examples
-from choreo.errors import UsageError
+from choreo.errors import Unavailable, UsageError
 from choreo.message.catalog import FACT_OF_TYPE, SOURCE_OF_TYPE
 from choreo.operations.acting.newcomer import write_service
 from tests.installing import forget, installed_beside
@@ -106,5 +106,5 @@ def test_a_service_that_was_begun_is_not_written_over(tree: Path) -> None:
 
 
 def test_it_is_run_where_the_project_lies(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="has no pyproject"):
+    with pytest.raises(Unavailable, match=r"^pyproject.toml and events/ are not in"):
         write_service("shipping", tmp_path)

@@ -55,7 +55,7 @@ def statements(service: str, connection: Connection) -> str:
     )
     for operation in _each(wanted):
         Operations(offline).invoke(operation)
-    return "\n".join(line for line in told.getvalue().splitlines() if line)
+    return "\n".join(line.rstrip() for line in told.getvalue().splitlines() if line.strip())
 
 
 def _context(connection: Connection) -> MigrationContext:

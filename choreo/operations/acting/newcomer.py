@@ -27,10 +27,10 @@ _HEADER = f'[project.entry-points."{GROUP}"]'
 
 
 def write_service(name: str, root: Path) -> list[Path]:
-    """Returns the files that are new. Raises `UsageError` for a name or a place that will not do."""
+    """Returns the files that are new. Raises `UsageError` for a name that will not do."""
     project = root / "pyproject.toml"
     if not project.exists() or not (root / "events").is_dir():
-        raise UsageError(f"{root} has no pyproject.toml and events/: run it where the shop's own lie.")
+        raise Unavailable(f"pyproject.toml and events/ are not in {root}: run this where the shop's lie.")
     _require_usable(name, root)
     offset = free_port_offset()
     written = []
