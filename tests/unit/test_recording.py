@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from choreo.message.codec import Record, TopicRecord
 from choreo.replay.sources.manifest import Manifest
 from choreo.replay.sources.recording import NotARecording, Recording, Writer, _end
-from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, OutboxRecord, Span
+from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, OutboxRecord, Span, Wrote
 from choreo.replay.sources.redaction import Redaction
 
 TOPIC = "p-billing-events"
@@ -43,6 +43,7 @@ entries = st.builds(
     now=moments,
     received_at=st.none() | moments,
     code_version=text,
+    wrote=st.none() | st.builds(Wrote, text, text, st.lists(st.lists(text | st.integers(0, 9)), max_size=2)),
 )
 others = st.lists(entries | st.builds(OutboxRecord, st.just("billing"), records), max_size=10)
 
@@ -62,6 +63,15 @@ def test_a_recording_is_for_its_owner_alone(tmp_path: Path) -> None:
     for name in ("a.ndjson", "a.ndjson.gz"):
         written(tmp_path / name, [])
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("what", ["part", "new"])
+def test_a_recording_is_not_written_through_a_link(tmp_path: Path, what: str) -> None:
+    (precious := tmp_path / "precious").write_text("ours")
+    for name in ("a.ndjson", "a.ndjson.gz"):
+        (tmp_path / f".{name}.{what}").symlink_to(precious)
+        assert read(written(tmp_path / name, [a_record(0)])) == [a_record(0)]
+    assert precious.read_text() == "ours"
 
 
 def read(recording: Recording) -> list[Item]:

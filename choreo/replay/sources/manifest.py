@@ -25,6 +25,11 @@ class _Partition(_Told):
     last: Annotated[int, Field(ge=-1, lt=2**63)]
 
 
+class _Row(_Told):
+    name: str
+    values: list[Any] | None
+
+
 class Manifest(_Told):
     """Raises ValueError, as pydantic does, where one of these is not what `record` would have written."""
 
@@ -39,6 +44,8 @@ class Manifest(_Told):
     partitions: list[_Partition]
     counts: dict[str, Count]
     rows: dict[str, dict[str, str]]
+    columns: dict[str, dict[str, list[str]]] = {}
+    edited: dict[str, dict[str, list[_Row]]] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -91,4 +98,5 @@ class Manifest(_Told):
             until=datetime.fromisoformat(self.until) if self.until else None,
             redacted=self.redacted,
             reduced=self.reduced,
+            columns=self.columns,
         )

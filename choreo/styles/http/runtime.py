@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar, TypeVar
 
-import httpx
+import httpx2
 from fastapi import FastAPI
 from pydantic import BaseModel, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -71,9 +71,9 @@ class HttpRuntime(Runtime[S]):
     def told(self) -> CallSettings:
         return CallSettings()  # from the environment
 
-    def client(self, callee: str) -> httpx.AsyncClient:
+    def client(self, callee: str) -> httpx2.AsyncClient:
         url = f"http://127.0.0.1:{port_of(callee, self.settings)}"
-        return httpx.AsyncClient(base_url=url, timeout=CALL_TIMEOUT_SECONDS, trust_env=False)
+        return httpx2.AsyncClient(base_url=url, timeout=CALL_TIMEOUT_SECONDS, trust_env=False)
 
     def topics(self) -> Sequence[Recipient]:
         """Where facts go beside those that are called."""

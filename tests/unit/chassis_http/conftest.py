@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
-import httpx
+import httpx2
 import pytest
 import pytest_asyncio
 from fastapi import FastAPI
@@ -34,6 +34,7 @@ from choreo.chassis.http.routes import (
 )
 from choreo.chassis.observe.health import Health
 from choreo.chassis.observe.metrics import Metrics
+from choreo.chassis.waiting.turns import Turns
 
 NOW = 1_800_000_000.0
 
@@ -110,6 +111,7 @@ class Toy:
             [self._endpoints(), self._open_endpoints()],
             verifier=self.verifier,
             flow_applied=lambda *asked: self._flow_applied(*asked),
+            turns=Turns(),
             health=self.health,
             metrics=self.metrics,
             hosts=["toy"],
@@ -123,9 +125,9 @@ class Toy:
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token()}", "Idempotency-Key": "k"}
 
-    def client(self) -> httpx.AsyncClient:
-        transport = httpx.ASGITransport(self.app)
-        return httpx.AsyncClient(transport=transport, base_url="http://toy")
+    def client(self) -> httpx2.AsyncClient:
+        transport = httpx2.ASGITransport(self.app)
+        return httpx2.AsyncClient(transport=transport, base_url="http://toy")
 
     async def _flow_applied(self, user_id: UUID, flow: UUID, seconds: int) -> bool:
         self.calls.append({"user_id": user_id, "flow": flow, "wait": seconds})
@@ -196,7 +198,7 @@ async def toy() -> Toy:
 
 
 @pytest_asyncio.fixture
-async def client(toy: Toy) -> AsyncIterator[httpx.AsyncClient]:
+async def client(toy: Toy) -> AsyncIterator[httpx2.AsyncClient]:
     async with toy.client() as client:
         yield client
 

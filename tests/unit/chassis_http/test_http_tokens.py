@@ -3,7 +3,7 @@ import base64
 import json
 from typing import Any
 
-import httpx
+import httpx2
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -31,7 +31,15 @@ def signed(toy: Any, kid: Any = "first", **changes: Any) -> str:
     return jwt.encode(claims(toy, **changes), key, algorithm="EdDSA", headers={"kid": kid})
 
 
-async def status_with(client: httpx.AsyncClient, token: str) -> int:
+def hand_made(header: Any, content: Any, key: auth.Jwk) -> str:
+    """Signed as it should be, whatever it holds."""
+    parts = [json.dumps(part).encode() for part in (header, content)]
+    signed = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
+    signature = Ed25519PrivateKey.from_private_bytes(base64url_decode(key["d"])).sign(signed)
+    return (signed + b"." + base64.urlsafe_b64encode(signature).rstrip(b"=")).decode()
+
+
+async def status_with(client: httpx2.AsyncClient, token: str) -> int:
     answer = await client.get("/things", headers={"Authorization": f"Bearer {token}"})
     if answer.status_code == 401:
         assert answer.headers["www-authenticate"].startswith("Bearer")
@@ -39,7 +47,7 @@ async def status_with(client: httpx.AsyncClient, token: str) -> int:
     return answer.status_code
 
 
-async def test_a_signed_token_is_good_for_its_lifetime(toy: Any, client: httpx.AsyncClient) -> None:
+async def test_a_signed_token_is_good_for_its_lifetime(toy: Any, client: httpx2.AsyncClient) -> None:
     token = toy.token()
     assert await status_with(client, token) == 200
     toy.now += auth.LIFETIME + auth.LEEWAY - 1
@@ -74,16 +82,13 @@ async def test_a_signed_token_is_good_for_its_lifetime(toy: Any, client: httpx.A
         {"sub": 5},
     ],
 )
-async def test_bad_claims(toy: Any, client: httpx.AsyncClient, changes: dict[str, Any]) -> None:
+async def test_bad_claims(toy: Any, client: httpx2.AsyncClient, changes: dict[str, Any]) -> None:
     assert await status_with(client, signed(toy)) == 200
-    header, _, _ = signed(toy).split(".")
-    body = base64.urlsafe_b64encode(json.dumps(claims(toy, **changes)).encode()).decode().rstrip("=")
-    key = Ed25519PrivateKey.from_private_bytes(base64url_decode(toy.key["d"]))
-    signature = base64.urlsafe_b64encode(key.sign(f"{header}.{body}".encode())).decode().rstrip("=")
-    assert await status_with(client, f"{header}.{body}.{signature}") == 401
+    header = {"alg": "EdDSA", "kid": "first", "typ": "JWT"}
+    assert await status_with(client, hand_made(header, claims(toy, **changes), toy.key)) == 401
 
 
-async def test_only_our_algorithm(toy: Any, client: httpx.AsyncClient) -> None:
+async def test_only_our_algorithm(toy: Any, client: httpx2.AsyncClient) -> None:
     public = auth.public_part(toy.key)["x"]
     forgeries: list[tuple[str, Any]] = [
         ("none", None),
@@ -95,21 +100,83 @@ async def test_only_our_algorithm(toy: Any, client: httpx.AsyncClient) -> None:
         assert await status_with(client, token) == 401
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"jwk": "own"},
+        {"jku": "http://127.0.0.1:1/jwks.json"},
+        {"x5u": "http://127.0.0.1:1/cert.pem"},
+        {"x5c": ["own"]},
+        {"kid": "first\0"},
+        {"kid": "../first"},
+        {"kid": ["first"]},
+        {"kid": {"first": "first"}},
+        {"alg": "eddsa"},
+        {"alg": "Ed25519"},
+        {"alg": ["EdDSA"]},
+        {"alg": None},
+    ],
+    ids=str,
+)
+async def test_a_token_does_not_say_how_it_is_verified(
+    toy: Any, client: httpx2.AsyncClient, more: dict[str, Any]
+) -> None:
+    stranger = auth.generate_key("first")
+    public = dict(auth.public_part(stranger))
+    header = {"alg": "EdDSA", "kid": "first", "typ": "JWT", **more}
+    if "jwk" in more:
+        header["jwk"] = public
+    if "x5c" in more:
+        header["x5c"] = [public["x"]]
+    assert await status_with(client, hand_made(header, claims(toy), stranger)) == 401
+    if "kid" in more or "alg" in more:
+        assert await status_with(client, hand_made(header, claims(toy), toy.key)) == 401
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"crit": ["exp"]}, {"crit": []}, {"crit": ["b64"], "b64": False}, {"crit": "b64"}],
+    ids=str,
+)
+async def test_what_a_token_calls_critical_is_none_of_ours(
+    toy: Any, client: httpx2.AsyncClient, more: dict[str, Any]
+) -> None:
+    header = {"alg": "EdDSA", "kid": "first"}
+    assert await status_with(client, hand_made(header, claims(toy), toy.key)) == 200
+    assert await status_with(client, hand_made(header | more, claims(toy), toy.key)) == 401
+
+
+async def test_a_token_in_a_token_is_none(toy: Any, client: httpx2.AsyncClient) -> None:
+    head, body, signature = signed(toy).split(".")
+    header = {"alg": "EdDSA", "kid": "first", "cty": "JWT"}
+    for inner in (signed(toy), [claims(toy)], {"jwt": signed(toy)}, None, 1):
+        assert await status_with(client, hand_made(header, inner, toy.key)) == 401
+    for odd in (
+        f"{head}.{body}",
+        f"{head}.{body}.{signature}.",
+        f".{head}.{body}.{signature}",
+        f"{head}.{body}.{signature}.{signature}",
+        f"{head}.{body}.{signature}{signature}",
+        f"{head}=.{body}.{signature[:-1]}",
+    ):
+        assert await status_with(client, odd) == 401
+
+
 @pytest.mark.parametrize("part", [0, 1])
-async def test_hostile_json_inside_a_token(toy: Any, client: httpx.AsyncClient, part: int) -> None:
+async def test_hostile_json_inside_a_token(toy: Any, client: httpx2.AsyncClient, part: int) -> None:
     for text in (b"[" * 2900, b'{"kid":' * 400, b"1" * 2900, b"\xff", b'{"alg": "EdDSA", "kid": NaN}'):
         parts = signed(toy).split(".")
         parts[part] = base64.urlsafe_b64encode(text).decode().rstrip("=")
         assert await status_with(client, ".".join(parts)) == 401
 
 
-async def test_another_key_under_a_known_name(toy: Any, client: httpx.AsyncClient) -> None:
+async def test_another_key_under_a_known_name(toy: Any, client: httpx2.AsyncClient) -> None:
     stranger = auth.generate_key("first")
     assert await status_with(client, auth.sign(stranger, toy.user_id, now=toy.now)) == 401
 
 
 @pytest.mark.parametrize("kid", ["", "x" * 200, "a b", "'; --", 5, None])
-async def test_malformed_key_ids_are_not_looked_up(toy: Any, client: httpx.AsyncClient, kid: Any) -> None:
+async def test_malformed_key_ids_are_not_looked_up(toy: Any, client: httpx2.AsyncClient, kid: Any) -> None:
     header = base64.urlsafe_b64encode(json.dumps({"alg": "EdDSA", "kid": kid}).encode()).decode().rstrip("=")
     _, body, signature = signed(toy).split(".")
     assert await status_with(client, f"{header}.{body}.{signature}") == 401
@@ -130,19 +197,19 @@ async def test_malformed_key_ids_are_not_looked_up(toy: Any, client: httpx.Async
         "é",
     ],
 )
-async def test_what_is_no_token(client: httpx.AsyncClient, authorization: str) -> None:
+async def test_what_is_no_token(client: httpx2.AsyncClient, authorization: str) -> None:
     answer = await client.get("/things", headers={b"Authorization": authorization.encode()})
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
-async def test_two_authorization_headers_are_none(toy: Any, client: httpx.AsyncClient) -> None:
+async def test_two_authorization_headers_are_none(toy: Any, client: httpx2.AsyncClient) -> None:
     header = ("Authorization", f"Bearer {toy.token()}")
     assert (await client.get("/things", headers=[header])).status_code == 200
     assert (await client.get("/things", headers=[header, header])).status_code == 401
 
 
-async def test_an_unknown_key_is_a_401_or_a_503_if_news_is_late(toy: Any, client: httpx.AsyncClient) -> None:
+async def test_an_unknown_key_is_a_401_or_a_503_if_news_is_late(toy: Any, client: httpx2.AsyncClient) -> None:
     token = auth.sign(auth.generate_key("second"), toy.user_id, now=toy.now)
     assert await status_with(client, token) == 401
     toy.keys.late = True
@@ -165,7 +232,7 @@ async def test_an_unknown_key_is_a_401_or_a_503_if_news_is_late(toy: Any, client
     ],
 )
 async def test_a_published_key_that_is_none_verifies_nothing(
-    toy: Any, client: httpx.AsyncClient, jwk: dict[str, str]
+    toy: Any, client: httpx2.AsyncClient, jwk: dict[str, str]
 ) -> None:
     whole = auth.public_part(toy.key)
     toy.keys.keys["first"] = {**whole, **jwk} if {"x", "crv"} & jwk.keys() else jwk
@@ -190,6 +257,9 @@ async def test_memory_is_bounded(toy: Any) -> None:
     assert len(toy.keys.asked_for) == 3
     await verifier.principal(first)
     assert len(toy.keys.asked_for) == 4
+    for spelling in (b"bearer", b"BEARER  ", b"Bearer "):
+        await verifier.principal(first.replace(b"Bearer", spelling) + b"  ")
+    assert len(toy.keys.asked_for) == 4, "nobody fills it with spellings of one token"
 
 
 async def test_a_public_key_holds_no_secret(toy: Any) -> None:
