@@ -13,6 +13,9 @@ from notification_service.tables import notifications
 PENDING = """/* notifications.pending: how many mails are to be sent, and since when the oldest */
 SELECT count(*), min(created_at) FROM notifications WHERE status = 'pending'"""
 
+BY_ID = """/* notifications.by_id */
+SELECT id, user_id::text, correlation_id FROM notifications WHERE id BETWEEN %(first)s AND %(last)s"""
+
 
 async def notification_of(engine: AsyncEngine, user_id: UUID, notification_id: UUID) -> Row[Any] | None:
     """None for a notification that is not there, or not this user's."""

@@ -3,14 +3,14 @@
 from datetime import timedelta
 from functools import partial
 
-from choreo.chassis.service import Service, Waiting
+from choreo.chassis.service import Id, Service, Waiting
 from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.step import Decider
 from choreo.message.decider import types_of
 from order_service.commands import Commands
 from order_service.decide import SERVICE, decide
 from order_service.evolve import Consumed, evolve
-from order_service.queries import UNDECIDED
+from order_service.queries import BY_ID, UNDECIDED
 from order_service.state import Orders
 from order_service.store import STORE
 
@@ -25,4 +25,6 @@ def deadline(settings: Settings) -> timedelta:
 
 def service(settings: Settings) -> Service[Orders]:
     waiting = Waiting("undecided orders", UNDECIDED)
-    return Service(decider(settings), STORE, types_of(Consumed), types_of(Commands), waiting)
+    return Service(
+        decider(settings), STORE, types_of(Consumed), types_of(Commands), waiting, ids=(Id("order", BY_ID),)
+    )

@@ -16,6 +16,7 @@ from choreo.cli.debugging.replay_source import (
     check_reached,
     check_service,
     described,
+    key_of,
     moment_in,
     opened,
     reading,
@@ -57,7 +58,7 @@ _SHOWN = 20
 def replay(
     source: Annotated[str, typer.Argument(metavar="FILE|live", help="A recording, or the running system.")],
     service: Annotated[str, typer.Option(help="user, order, billing or notification.")],
-    key: Annotated[str | None, typer.Option(help="Only the steps of this key (the user id).")] = None,
+    key: Annotated[str | None, typer.Option(help="Only the steps of this user: an id or a login.")] = None,
     until: Annotated[
         str | None,
         typer.Option(
@@ -113,6 +114,7 @@ async def _replay(
     today: bool,
 ) -> Ahead | None:
     """Returns the input before which it stopped. By then all is closed: what is in memory is enough."""
+    key = await key_of(key, file)
     async with opened(file, name, key, alone=name != "user") as source:
         moment = await moment_in(source, until, name, file) if until is not None else End()
         async with walking(source, described(source, name), key, today=today) as walk:

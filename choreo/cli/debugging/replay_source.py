@@ -24,6 +24,7 @@ from choreo.replay.sources.one_key import open_key, records_at
 from choreo.replay.sources.recording import NotARecording, Recording, size_of
 from choreo.replay.sources.records import Broken, Source, lacking
 from choreo.replay.sources.rows import plain
+from choreo.replay.trace.ids import Named, Wanted, named_in, named_live, the_one
 
 
 def check_service(name: str) -> None:
@@ -98,10 +99,36 @@ async def of_service(here: Installation, name: str) -> AsyncIterator[Live]:
         yield live
 
 
+async def key_of(text: str | None, file: Path | None) -> str | None:
+    """Returns the key that somebody means by an id or a name; where nothing has it, what was given."""
+    if text is None:
+        return None
+    keys = {one.key for one in await _named(text, file)}
+    return keys.pop() if len(keys) == 1 else text.strip()
+
+
+async def _named(text: str, file: Path | None) -> list[Named]:
+    wanted = Wanted.of(text)
+    if file is None:
+        here = find_installation()
+        ids = {name: here.service(name).ids for name in here.database_urls}
+        return the_one(await named_live(here.database_urls, ids, wanted), wanted)
+    recording = Recording(file)
+    ids = {name: service.ids for name, service in services(recording.cut.settings).items()}
+    found: list[Named] = []
+    for one in named_in((item for batch in recording.read() for item in batch), ids, wanted):
+        found.append(one)
+        if wanted.first == wanted.last and one.key == one.id:
+            break  # a key it is, written out: nothing else can be meant
+    return the_one(found, wanted)
+
+
 async def moment_in(source: Source, text: str, name: str, file: Path | None) -> Moment:
     """Reads a moment as somebody writes it. Raises `NoMoment`, and `Incomplete` after a recording's end."""
     cut = source.cut
-    moment = moment_of(text, datetime.now(UTC), cut.topic_prefix)
+    if Wanted.of(text).is_cut_short:
+        text = next((one.id for one in await _named(text, file)), text)
+    moment = moment_of(text.strip(), datetime.now(UTC), cut.topic_prefix)
     if isinstance(moment, AtTime) and cut.until is not None and moment.time > cut.until:
         raise Incomplete(f"{file} ends at {plain(cut.until)}, before {moment}.")
     if file is not None or not isinstance(moment, AfterPlace) or cut.service_of.get(moment.topic) != name:

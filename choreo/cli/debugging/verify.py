@@ -12,7 +12,7 @@ import typer
 
 from choreo.chassis.kafka.log_reader import LOG_UNREADABLE
 from choreo.chassis.settings import SERVICES
-from choreo.cli.debugging.replay_source import whole
+from choreo.cli.debugging.replay_source import key_of, whole
 from choreo.cli.debugging.shuffle import shuffle
 from choreo.cli.debugging.verify_formats import (
     closed_loop_as_json,
@@ -33,7 +33,9 @@ from choreo.replay.verify.second_run import SecondRunDied
 def verify(
     file: Annotated[Path | None, typer.Argument(help="A recording; without it, the running system.")] = None,
     service: Annotated[str | None, typer.Option(help="Only this service: user, order, ...")] = None,
-    key: Annotated[str | None, typer.Option(help="Tell only what is about this key (the user id).")] = None,
+    key: Annotated[
+        str | None, typer.Option(help="Tell only what is about this user: an id or a login.")
+    ] = None,
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="Tell only what was decided since: a time, or -5m.")
     ] = None,
@@ -70,6 +72,7 @@ def verify(
         shuffle(file, names or SERVICES, shuffles, as_json=as_json)
     try:
         allowances = read_allowances(allow) if allow else []
+        key = asyncio.run(key_of(key, file))
         verifying = partial(
             report_on, names=names, sample=sample, key=key, since=_time(since), allowances=allowances
         )
