@@ -1,6 +1,6 @@
 """How rows, their changes and their causes look: for people, and as JSON has them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -8,16 +8,17 @@ from rich.markup import escape
 
 from choreo.chassis.transaction.journal import CODE_VERSION
 from choreo.chassis.transaction.state_store import TableMapping
-from choreo.message.fact import Fact
+from choreo.message.catalog import FACT_OF_TYPE
 from choreo.replay.engine.expressions import name_as_text
 from choreo.replay.engine.recorded import Differs
 from choreo.replay.engine.walk import Walk, Write
 from choreo.replay.history.causes import Cause
 from choreo.replay.history.state import Difference, difference_made_by
 from choreo.replay.sources.rows import plain
-from choreo.terminal import Console
+from choreo.terminal import Console, packed
 
 _WIDTH = 100
+_NARROW = 80
 _SHORT = 40
 
 
@@ -30,6 +31,11 @@ class Paper:
     def line(self, text: str = "", style: str = "") -> None:
         told = escape(text)
         self._console.print(f"[{style}]{told}[/]" if style else told)
+
+    def parts(self, indent: str, *parts: str, style: str = "") -> None:
+        """Prints them beside each other, and those that column 80 has no room for below."""
+        for line in packed(parts, _NARROW - len(indent), "    "):
+            self.line(f"{indent}{line}", style)
 
     def columns(self, told: Sequence[tuple[str, str]], style: str = "") -> None:
         """Prints names and values below each other."""
@@ -76,10 +82,20 @@ class Paper:
         self.columns(told)
 
 
-def telling(fact: Fact) -> str:
-    """Writes the short fields of a fact that are no ids: amounts, reasons, kinds."""
-    told = {name: value for name, value in fact if isinstance(value, str | int | bool)}
-    return ", ".join(f"{name} {shown(value)}" for name, value in told.items() if len(str(value)) <= _SHORT)
+def telling(type: str, data: Mapping[str, Any]) -> str:
+    """Writes the fields that tell a fact's story, as the fact declares them."""
+    fact = FACT_OF_TYPE.get(type)
+    told = {name: data.get(name) for name in (fact.TELLS if fact else ())}
+    return ", ".join(f"{name} {_short(shown(value))}" for name, value in told.items() if value is not None)
+
+
+def whose(key: str, *, whole: bool = False) -> str:
+    """Writes a key, as briefly as one may ask for it; the key of most is a user's id."""
+    return f"user {key if whole else key[:8]}" if "-" in key else f"key {key}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHORT else f"{text[: _SHORT - 1]}…"
 
 
 def shown(value: Any) -> str:
