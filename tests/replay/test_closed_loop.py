@@ -30,7 +30,7 @@ from choreo.replay.sources.records import Cut, Item, JournalEntry
 from choreo.replay.verify.closed_loop import closed_loop
 from choreo.replay.verify.findings import Tally
 from choreo.replay.verify.report import Report, closed_loop_report
-from choreo.replay.verify.simulation import Difference
+from choreo.replay.verify.simulation import Difference, Origin
 from events.billing import PaymentConfirmed, PaymentRefunded
 from order_service.commands import CancelOrder
 from tests.choreography.ending import sent_out
@@ -464,3 +464,32 @@ def test_a_difference_is_printed_with_what_shows_more(
     id = next(id for id, order in shop.orders.items() if order.status == "refunded")
     ended = lines.index(f"  so in order: order {id} is cancelled (by_user), and was refunded (by_user)")
     assert lines[ended + 1] == f"    more      choreo trace {id} a.ndjson"
+    assert next(line for line in lines if line.startswith("  recorded")) == (
+        "  recorded  PaymentRefunded amount 10000, balance 40000"
+    )
+
+
+def test_differences_that_begin_alike_are_one_example_and_a_count(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    alike = [
+        Difference(
+            "step",
+            "billing",
+            f"OrderCreated {number} leads to nothing",
+            f"key-{number}",
+            handler="decide.py:60",
+        )
+        for number in range(61)
+    ]
+    alike = [
+        replace(
+            one,
+            origin=Origin(service="billing", type="OrderCreated", event=one.key, at="", time="", handler=""),
+        )
+        for one in alike
+    ]
+    print_closed_loop(Report(list(alike)), None)
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("OrderCreated" in line for line in lines) == 1
+    assert "  alike     61 keys, all through decide.py:60: --json prints them" in lines

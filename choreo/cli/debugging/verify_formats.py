@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 from choreo.chassis.settings import SERVICES
 from choreo.cli.debugging.row_formats import telling
+from choreo.message.catalog import FACT_OF_TYPE
 from choreo.replay.verify.findings import Finding
 from choreo.replay.verify.report import Report
 from choreo.replay.verify.simulation import Difference
@@ -128,8 +129,9 @@ def _types(decisions: Any) -> list[str]:
 def _decisions(decisions: Any) -> str:
     told = []
     for one in _as_list(decisions):
-        numbers = ", ".join(f"{name} {value}" for name, value in one.items() if name != "type")
-        words = telling(one["type"], one["data"]) if "data" in one else numbers
+        words = ", ".join(f"{name} {value}" for name, value in one.items() if name != "type")
+        if one["type"] in FACT_OF_TYPE:
+            words = telling(one["type"], one.get("data", one))
         told.append(f"{one['type']} {words}".rstrip())
     return "; ".join(told) or "nothing"
 
