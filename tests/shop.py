@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
-import httpx
+import httpx2
 import psycopg
 from aiosmtpd.handlers import Mailbox
 from aiosmtpd.smtp import SMTP
@@ -52,7 +52,7 @@ class Shop:
         self.builds = BUILDS
         self.runtimes: dict[str, Runtime[Any]] = {}
         self.apps: dict[str, FastAPI] = {}
-        self.clients: dict[str, httpx.AsyncClient] = {}
+        self.clients: dict[str, httpx2.AsyncClient] = {}
         self._stacks: dict[str, AsyncExitStack] = {}
 
     async def start(self, *names: str) -> None:
@@ -67,8 +67,8 @@ class Shop:
             stack = AsyncExitStack()
             runtime, app = self.builds[name](self.settings)
             await stack.enter_async_context(runtime.running())
-            transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
-            client = httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60)
+            transport = httpx2.ASGITransport(app, client=("127.0.0.1", 1))
+            client = httpx2.AsyncClient(transport=transport, base_url="http://localhost", timeout=60)
             self.clients[name] = await stack.enter_async_context(client)
             self.runtimes[name], self.apps[name] = runtime, app
             self._stacks[name] = stack
@@ -95,7 +95,7 @@ class Shop:
             (await customer.deposit(balance)).raise_for_status()
         return customer
 
-    async def account_of(self, customer: Customer) -> httpx.Response:
+    async def account_of(self, customer: Customer) -> httpx2.Response:
         """Once it is there."""
         return await self.until(
             "billing", customer, customer.account, lambda answer: answer.status_code == 200

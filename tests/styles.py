@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import httpx
+import httpx2
 from fastapi import FastAPI
 from pydantic import SecretStr
 
@@ -19,7 +19,7 @@ from tests.shop import BUILDS, Shop
 RUNTIMES: dict[str, type[HttpRuntime[Any]]] = {"http": HttpRuntime, "notifications": NotifyingRuntime}
 
 
-class Wires(httpx.AsyncBaseTransport):
+class Wires(httpx2.AsyncBaseTransport):
     """The way to one service, as long as it runs. A test may cut it off, or see what goes over it."""
 
     def __init__(self, shop: Shop, service: str) -> None:
@@ -32,13 +32,13 @@ class Wires(httpx.AsyncBaseTransport):
         """What comes is taken, and that is all."""
         self.refuses = False
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         if self.refuses or self._service not in self._shop.apps:
-            raise httpx.ConnectError("nobody listens there")
+            raise httpx2.ConnectError("nobody listens there")
         if self.swallows:
             self.reached.set()
             await asyncio.Event().wait()
-        answer = await httpx.ASGITransport(self._shop.apps[self._service]).handle_async_request(request)
+        answer = await httpx2.ASGITransport(self._shop.apps[self._service]).handle_async_request(request)
         await answer.aread()
         self.reached.set()
         if self.is_silent:
@@ -58,8 +58,8 @@ def wire(shop: Shop, style: str) -> dict[str, Wires]:
             own = SecretStr(f"credential of {self.service}")
             return CallSettings(service_credential=own, caller_digests=digests)
 
-        def client(self, callee: str) -> httpx.AsyncClient:
-            return httpx.AsyncClient(transport=wires[callee], base_url="http://localhost")
+        def client(self, callee: str) -> httpx2.AsyncClient:
+            return httpx2.AsyncClient(transport=wires[callee], base_url="http://localhost")
 
     def build(name: str) -> Callable[[Settings], tuple[Runtime[Any], FastAPI]]:
         return partial(BUILDS[name], runtime_of=InThisProcess)

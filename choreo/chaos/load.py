@@ -18,7 +18,7 @@ from random import Random
 from typing import Any, Literal
 from uuid import uuid4
 
-import httpx
+import httpx2
 
 from choreo.chaos.history import Kind, Request
 from choreo.demo.client import PASSWORD, registration
@@ -46,7 +46,7 @@ _PLACES = {
 
 Verdict = Literal["ok", "no", "not yet", "lost"]
 """`no` and `not yet`: this attempt had no effect. `lost`: nobody knows whether it had, or will have."""
-Send = Callable[[], Awaitable[httpx.Response]]
+Send = Callable[[], Awaitable[httpx2.Response]]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class _Customer:
     """The latest that nobody has cancelled yet, by their ids."""
 
 
-def verdict(request: Request, answer: httpx.Response) -> Verdict:
+def verdict(request: Request, answer: httpx2.Response) -> Verdict:
     """What an answer says about the attempt that got it."""
     if answer.is_success:
         return "ok"
@@ -80,7 +80,7 @@ def verdict(request: Request, answer: httpx.Response) -> Verdict:
     return "not yet" if "Retry-After" in answer.headers else "no"
 
 
-def _says_no(kind: Kind, conflict: httpx.Response) -> bool:
+def _says_no(kind: Kind, conflict: httpx2.Response) -> bool:
     """A 409 may also say that the request is under way."""
     return kind == "register" or (kind == "cancel" and "already_" in conflict.json()["type"])
 
@@ -119,9 +119,9 @@ class Load:
                 raise
 
     async def _everybody(self, enough: asyncio.Event) -> None:
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=50)
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=50)
         basket_rate = self._rates.orders * len(_BASKETS) / sum(_BASKETS)
-        client = httpx.AsyncClient(timeout=_TIMEOUT, limits=limits, trust_env=False)
+        client = httpx2.AsyncClient(timeout=_TIMEOUT, limits=limits, trust_env=False)
         async with client as http, asyncio.TaskGroup() as tasks:
             self._http = http
             arrivals = [
@@ -239,10 +239,10 @@ class Load:
         answer = await self._insist(lambda: self._http.get(f"{self._urls['user']}/users/me", headers=headers))
         return str(answer.json()["id"]) if answer else None
 
-    async def _insist(self, send: Send) -> httpx.Response | None:
+    async def _insist(self, send: Send) -> httpx2.Response | None:
         """None where even patience did not help."""
         async for answer in _attempts(send, _ANSWER_TIMEOUT_SECONDS):
-            if isinstance(answer, httpx.Response) and answer.is_success:
+            if isinstance(answer, httpx2.Response) and answer.is_success:
                 return answer
         return None
 
@@ -253,7 +253,7 @@ async def ask(request: Request, send: Send, patience: float) -> list[int | str]:
     lost = False
     async for answer in _attempts(send, patience):
         request.sent += 1
-        if isinstance(answer, httpx.TransportError):
+        if isinstance(answer, httpx2.TransportError):
             met.append(type(answer).__name__)
             lost = True
             continue
@@ -271,13 +271,13 @@ async def ask(request: Request, send: Send, patience: float) -> list[int | str]:
     return met
 
 
-async def _attempts(send: Send, patience: float) -> AsyncIterator[httpx.Response | httpx.TransportError]:
+async def _attempts(send: Send, patience: float) -> AsyncIterator[httpx2.Response | httpx2.TransportError]:
     """What each attempt met, with pauses in between, until so many seconds are over."""
     until, pause = time.monotonic() + patience, _FIRST_PAUSE
     while True:
         try:
-            answer: httpx.Response | httpx.TransportError = await send()
-        except httpx.TransportError as error:
+            answer: httpx2.Response | httpx2.TransportError = await send()
+        except httpx2.TransportError as error:
             answer = error
         yield answer
         if time.monotonic() > until:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from threading import Event
 from typing import Any
 
-import httpx
+import httpx2
 import psycopg
 from confluent_kafka import Consumer, KafkaException
 
@@ -68,7 +68,7 @@ class _Eyes(ExitStack):
 
     def __init__(self) -> None:
         super().__init__()
-        self._http = self.enter_context(httpx.Client(timeout=_TIMEOUT_SECONDS, trust_env=False))
+        self._http = self.enter_context(httpx2.Client(timeout=_TIMEOUT_SECONDS, trust_env=False))
         self._kafka: Consumer | None = None
         self._ends: Mapping[Place, int] = {}
         self._stored: dict[str, ToDo] = {}
@@ -107,7 +107,7 @@ class _Eyes(ExitStack):
         """None where it does not say that it is ready."""
         try:
             answer = self._http.get(f"http://{LOOPBACK}:{port}/health/ready")
-        except httpx.HTTPError:
+        except httpx2.HTTPError:
             return None
         return dict(answer.json()["jobs"]) if answer.status_code == 200 else None
 

@@ -30,8 +30,18 @@ def raised_through(error: BaseException) -> tuple[str, ...]:
 
 def lines_to(frame: FrameType | None) -> tuple[str, ...]:
     """Returns the lines of a service's own code that lead to a frame, from its handler inwards."""
-    callers = reversed(list(_callers(frame)))
-    return _without_repeats(source_line(one, one.f_lineno) for one in callers if is_own(one))
+    own: list[FrameType] = []
+    for one in _callers(frame):
+        if own and _calls_handlers(one):
+            break  # whoever called that is no handler, even if it is nobody's else: a test, say
+        if is_own(one):
+            own.append(one)
+    return _without_repeats(source_line(one, one.f_lineno) for one in reversed(own))
+
+
+def _calls_handlers(frame: FrameType) -> bool:
+    module = str(frame.f_globals.get("__name__", ""))
+    return module == "choreo.chassis.transaction.step" or module.startswith("choreo.replay.")
 
 
 def _without_repeats(lines: Iterable[str]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
-import httpx
+import httpx2
 
 from choreo.demo.client import PASSWORD, Customer, registration
 from choreo.demo.timeline import EventReader
@@ -30,7 +30,7 @@ class Unexpected(Exception):
 class Stage:
     """Where a story is played."""
 
-    services: dict[str, httpx.AsyncClient]
+    services: dict[str, httpx2.AsyncClient]
     events: EventReader | None
     """None where no events are kept; then nothing is expected of them."""
     held: Callable[[str], None] = lambda what: None
@@ -54,7 +54,7 @@ class Stage:
         self.held(what)
         return seen
 
-    async def causes(self, answer: httpx.Response, *types: str) -> None:
+    async def causes(self, answer: httpx2.Response, *types: str) -> None:
         """The request has led to exactly one event of each of these types. Raises `Unexpected`."""
         if self.events is None:
             return
@@ -246,7 +246,7 @@ async def another_customer(stage: Stage) -> Customer:
 # What the scenes have in common.
 
 
-async def order_becomes(stage: Stage, customer: Customer, price: str, status: str) -> httpx.Response:
+async def order_becomes(stage: Stage, customer: Customer, price: str, status: str) -> httpx2.Response:
     """The answer, which waited for the decision."""
     answer = await customer.order(price, wait=int(TIMEOUT_SECONDS))
     stage.expect("an order that is waited for is answered 201", answer.status_code, 201)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import UUID
 
-import httpx
+import httpx2
 
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.log_reader import LogReader, describe_retrying
@@ -34,14 +34,14 @@ class Asked:
         return (self.method, self.service, self.path) == ("GET", other.service, other.path)
 
 
-class RecordingTransport(httpx.AsyncBaseTransport):
+class RecordingTransport(httpx2.AsyncBaseTransport):
     """HTTP as usual; `note` is told of each request that was answered."""
 
     def __init__(self, service: str, note: Callable[[Asked], None]) -> None:
         self._service, self._note = service, note
-        self._http = httpx.AsyncHTTPTransport(trust_env=False)
+        self._http = httpx2.AsyncHTTPTransport(trust_env=False)
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         at, since = time.time(), time.perf_counter()
         answer = await self._http.handle_async_request(request)
         await answer.aread()

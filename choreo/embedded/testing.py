@@ -45,10 +45,13 @@ def running_with_users(kafka: Kafka) -> Iterator[None]:
 
 @contextmanager
 def postgres_for_tests(settings: dict[str, str] | None = None) -> Iterator[Postgres]:
-    """A running Postgres; `settings` win over its usual ones. Call from the main thread."""
+    """A running Postgres; `settings` win over its usual ones. Call from the main thread.
+
+    It need not outlive a loss of power, as its directory does not: without fsync databases come and go fast.
+    """
     with tempfile.TemporaryDirectory(prefix="choreo-") as directory:
         Path(directory).chmod(0o711)  # where we are root Postgres is somebody else, and may enter
-        postgres = Postgres(Path(directory) / "postgres", settings=settings)
+        postgres = Postgres(Path(directory) / "postgres", settings={"fsync": "off"} | (settings or {}))
         try:
             postgres.start()
             postgres.wait_ready()

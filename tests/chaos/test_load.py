@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qs
 
-import httpx
+import httpx2
 import pytest
 
 from choreo.chaos import load
@@ -15,7 +15,7 @@ from choreo.chaos.history import Request
 from choreo.chaos.load import Load, Rates, ask, verdict
 
 LATER = {"Retry-After": "1"}
-Met = httpx.Response | httpx.TransportError
+Met = httpx2.Response | httpx2.TransportError
 
 
 @pytest.fixture(autouse=True)
@@ -27,40 +27,40 @@ def an_order() -> Request:
     return Request("order", "order 1", "ada", 10_00, invoked=time.time())
 
 
-def meeting(*met: Met) -> Callable[[], Awaitable[httpx.Response]]:
+def meeting(*met: Met) -> Callable[[], Awaitable[httpx2.Response]]:
     answers = iter(met)
 
-    async def send() -> httpx.Response:
+    async def send() -> httpx2.Response:
         answer = next(answers)
-        if isinstance(answer, httpx.TransportError):
+        if isinstance(answer, httpx2.TransportError):
             raise answer
         return answer
 
     return send
 
 
-def created(id: str = "order-id") -> httpx.Response:
-    return httpx.Response(202, json={"id": id})
+def created(id: str = "order-id") -> httpx2.Response:
+    return httpx2.Response(202, json={"id": id})
 
 
 @pytest.mark.parametrize(
     ("kind", "answer", "expected"),
     [
-        ("order", httpx.Response(202), "ok"),
-        ("deposit", httpx.Response(404, headers=LATER), "not yet"),
-        ("deposit", httpx.Response(404), "no"),
-        ("order", httpx.Response(401), "no"),
-        ("order", httpx.Response(422), "no"),
-        ("order", httpx.Response(409, json={"type": "urn:choreo:problem:in_flight"}), "lost"),
-        ("cancel", httpx.Response(409, json={"type": "urn:choreo:problem:in_flight"}), "lost"),
-        ("cancel", httpx.Response(409, json={"type": "urn:choreo:problem:already_rejected"}), "no"),
-        ("register", httpx.Response(409), "no"),
-        ("order", httpx.Response(500), "lost"),
-        ("order", httpx.Response(503, headers=LATER), "lost"),
-        ("register", httpx.Response(429, headers=LATER), "lost"),
+        ("order", httpx2.Response(202), "ok"),
+        ("deposit", httpx2.Response(404, headers=LATER), "not yet"),
+        ("deposit", httpx2.Response(404), "no"),
+        ("order", httpx2.Response(401), "no"),
+        ("order", httpx2.Response(422), "no"),
+        ("order", httpx2.Response(409, json={"type": "urn:choreo:problem:in_flight"}), "lost"),
+        ("cancel", httpx2.Response(409, json={"type": "urn:choreo:problem:in_flight"}), "lost"),
+        ("cancel", httpx2.Response(409, json={"type": "urn:choreo:problem:already_rejected"}), "no"),
+        ("register", httpx2.Response(409), "no"),
+        ("order", httpx2.Response(500), "lost"),
+        ("order", httpx2.Response(503, headers=LATER), "lost"),
+        ("register", httpx2.Response(429, headers=LATER), "lost"),
     ],
 )
-def test_an_answer_says_what_became_of_the_attempt(kind: str, answer: httpx.Response, expected: str) -> None:
+def test_an_answer_says_what_became_of_the_attempt(kind: str, answer: httpx2.Response, expected: str) -> None:
     request = an_order()
     request.kind = kind  # type: ignore[assignment]
     assert verdict(request, answer) == expected
@@ -70,13 +70,13 @@ def test_an_answer_says_what_became_of_the_attempt(kind: str, answer: httpx.Resp
     ("met", "patience", "expected"),
     [
         ([created()], 60, ("ok", 202, "order-id", 1)),
-        ([httpx.ReadTimeout(""), httpx.Response(503), created()], 60, ("ok", 202, "order-id", 3)),
-        ([httpx.Response(404, headers=LATER), created()], 60, ("ok", 202, "order-id", 2)),
-        ([httpx.Response(422)], 60, ("failed", 422, None, 1)),
-        ([httpx.Response(404, headers=LATER)], 0, ("failed", 404, None, 1)),
-        ([httpx.ConnectError("")], 0, ("unknown", None, None, 1)),
-        ([httpx.ReadError(""), httpx.Response(422)], 60, ("unknown", 422, None, 2)),
-        ([httpx.Response(503)], 0, ("unknown", 503, None, 1)),
+        ([httpx2.ReadTimeout(""), httpx2.Response(503), created()], 60, ("ok", 202, "order-id", 3)),
+        ([httpx2.Response(404, headers=LATER), created()], 60, ("ok", 202, "order-id", 2)),
+        ([httpx2.Response(422)], 60, ("failed", 422, None, 1)),
+        ([httpx2.Response(404, headers=LATER)], 0, ("failed", 404, None, 1)),
+        ([httpx2.ConnectError("")], 0, ("unknown", None, None, 1)),
+        ([httpx2.ReadError(""), httpx2.Response(422)], 60, ("unknown", 422, None, 2)),
+        ([httpx2.Response(503)], 0, ("unknown", 503, None, 1)),
     ],
 )
 async def test_a_request_failed_only_if_no_attempt_was_lost(
@@ -95,23 +95,23 @@ class Forgetful:
         self.logins: set[str] = set()
         self.keys: Counter[str] = Counter()
 
-    async def answer(self, request: httpx.Request) -> httpx.Response:
+    async def answer(self, request: httpx2.Request) -> httpx2.Response:
         match request.url.path:
             case "/users":
-                login = httpx.Response(200, content=await request.aread()).json()["login"]
+                login = httpx2.Response(200, content=await request.aread()).json()["login"]
                 if login in self.logins:
-                    return httpx.Response(409)
+                    return httpx2.Response(409)
                 self.logins.add(login)
-                raise httpx.ReadError("the connection is lost")
+                raise httpx2.ReadError("the connection is lost")
             case "/token":
                 (login,) = parse_qs((await request.aread()).decode())["username"]
-                return httpx.Response(200, json={"access_token": login})
+                return httpx2.Response(200, json={"access_token": login})
             case "/users/me":
                 login = request.headers["Authorization"].removeprefix("Bearer ")
-                return httpx.Response(200, json={"id": f"id of {login}"})
+                return httpx2.Response(200, json={"id": f"id of {login}"})
         key = request.headers["Idempotency-Key"]
         self.keys[key] += 1
-        return httpx.Response(503) if self.keys[key] == 1 else created(f"id of {key}")
+        return httpx2.Response(503) if self.keys[key] == 1 else created(f"id of {key}")
 
 
 def test_customers_ask_until_they_know_and_keep_a_journal(
@@ -119,8 +119,8 @@ def test_customers_ask_until_they_know_and_keep_a_journal(
 ) -> None:
     monkeypatch.setattr(load, "_IMPATIENT", 0.0)
     service = Forgetful()
-    client = partial(httpx.AsyncClient, transport=httpx.MockTransport(service.answer))
-    monkeypatch.setattr(httpx, "AsyncClient", client)
+    client = partial(httpx2.AsyncClient, transport=httpx2.MockTransport(service.answer))
+    monkeypatch.setattr(httpx2, "AsyncClient", client)
     urls = dict.fromkeys(("user", "order", "billing"), "http://shop.test")
     customers = Load(urls, 1, tmp_path / "requests.ndjson", Rates(200, 200, 200, 200))
     with customers.running():
@@ -136,11 +136,11 @@ def test_customers_ask_until_they_know_and_keep_a_journal(
 
 
 def test_what_goes_wrong_inside_the_load_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(request: httpx.Request) -> httpx.Response:
+    def broken(request: httpx2.Request) -> httpx2.Response:
         raise ZeroDivisionError
 
-    client = partial(httpx.AsyncClient, transport=httpx.MockTransport(broken))
-    monkeypatch.setattr(httpx, "AsyncClient", client)
+    client = partial(httpx2.AsyncClient, transport=httpx2.MockTransport(broken))
+    monkeypatch.setattr(httpx2, "AsyncClient", client)
     customers = Load({"user": "http://shop.test"}, 1, tmp_path / "requests.ndjson", Rates(200, 1, 1))
     with pytest.raises(ExceptionGroup) as raised, customers.running():
         while not customers.requests:

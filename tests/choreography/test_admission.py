@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from fastapi import FastAPI
 
@@ -31,7 +31,7 @@ async def test_orders_are_turned_away_while_nobody_decides_and_taken_again_after
     first = [await ada.order("1", key=str(number)) for number in range(10)]
     assert {answer.status_code for answer in first} == {202}
 
-    async def order() -> httpx.Response:
+    async def order() -> httpx2.Response:
         return await ada.order("1")
 
     refused = await eventually(order, lambda answer: answer.status_code != 202)
@@ -47,7 +47,7 @@ async def test_orders_are_turned_away_while_nobody_decides_and_taken_again_after
     await shop.stop("billing")
     await shop.start("billing")
 
-    async def decided() -> httpx.Response:
+    async def decided() -> httpx2.Response:
         return await ada.order("1", wait=20)
 
     # While the door is shut one order is let in now and then, so that one is no sign that it is open.

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
-import httpx
+import httpx2
 import pytest
 
 from choreo.chassis.settings import SERVICES
@@ -250,7 +250,7 @@ async def _registered(shop: Shop) -> Customer | None:
     """None while there is no key to sign with."""
     try:
         return await Customer.register(shop.clients)
-    except httpx.HTTPStatusError:
+    except httpx2.HTTPStatusError:
         return None
 
 

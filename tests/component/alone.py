@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-import httpx
+import httpx2
 import psycopg
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -157,7 +157,7 @@ class Alone:
     service: str
     runtime: Runtime[Any]
     app: FastAPI
-    http: httpx.AsyncClient
+    http: httpx2.AsyncClient
     database: Database
     _key: auth.Jwk = field(default_factory=lambda: auth.generate_key(uuid4().hex))
     _readers: dict[str, Reader] = field(default_factory=dict)
@@ -208,8 +208,8 @@ async def a_process(service: str, database: Database, *, consuming: bool = False
         runtime.watched.pop("consumer", None)
     # Nothing is published here, and orders would be turned away for it soon: a test may look itself.
     runtime.watched.pop("admission", None)
-    transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
-    client = httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60)
+    transport = httpx2.ASGITransport(app, client=("127.0.0.1", 1))
+    client = httpx2.AsyncClient(transport=transport, base_url="http://localhost", timeout=60)
     async with runtime.running() as died, client:
         yield Alone(service, runtime, app, client, database)
         assert not died.done(), "a job died"
@@ -242,7 +242,7 @@ async def assert_closed_to_strangers(service: Alone) -> None:
             assert answer.headers["WWW-Authenticate"].startswith("Bearer")
 
 
-def assert_problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+def assert_problem(answer: httpx2.Response, status: int, code: str) -> dict[str, Any]:
     """The problem's body, whose form is the contract's."""
     assert (answer.status_code, answer.headers["Content-Type"]) == (status, "application/problem+json"), (
         answer.text
@@ -254,7 +254,7 @@ def assert_problem(answer: httpx.Response, status: int, code: str) -> dict[str, 
     return problem
 
 
-def assert_refused_at(answer: httpx.Response, *pointers: str) -> None:
+def assert_refused_at(answer: httpx2.Response, *pointers: str) -> None:
     """422, naming exactly these fields."""
     problem = assert_problem(answer, 422, "invalid_request")
     assert sorted(error["pointer"] for error in problem["errors"]) == sorted(pointers)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from uuid import UUID, uuid4
 
-import httpx
+import httpx2
 import orjson
 import pytest
 import pytest_asyncio
@@ -337,7 +337,7 @@ async def test_facts_wait_in_the_outbox_while_there_is_no_kafka(billing: Alone) 
     ]
 
 
-async def post_raw(billing: Alone, customer: Customer, path: str, body: str) -> httpx.Response:
+async def post_raw(billing: Alone, customer: Customer, path: str, body: str) -> httpx2.Response:
     headers = {
         "Authorization": f"Bearer {customer.token}",
         "Content-Type": "application/json",

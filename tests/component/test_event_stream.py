@@ -27,7 +27,7 @@ async def shop(postgres: Postgres, templates: dict[str, str]) -> AsyncIterator[A
 
 
 class Stream:
-    """An open stream, read as it comes, which httpx's transport for apps cannot do."""
+    """An open stream, read as it comes, which httpx2's transport for apps cannot do."""
 
     def __init__(self, app: Any, path: str, headers: dict[str, str]) -> None:
         self._sent: asyncio.Queue[dict[str, Any]] = asyncio.Queue()

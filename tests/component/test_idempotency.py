@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 
-import httpx
+import httpx2
 import psycopg
 import pytest
 import pytest_asyncio
@@ -17,7 +17,7 @@ from tests.component.alone import Alone, a_process, alone, assert_problem
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-Ask = Callable[[Customer, str], Awaitable[httpx.Response]]
+Ask = Callable[[Customer, str], Awaitable[httpx2.Response]]
 
 DEPOSITS, WITHDRAWALS, ORDERS = "/account/deposits", "/account/withdrawals", "/orders"
 SERVICE = {DEPOSITS: "billing", WITHDRAWALS: "billing", ORDERS: "order"}
@@ -44,7 +44,7 @@ class Asked:
     customer: Customer
     ask: Ask
 
-    async def __call__(self, key: str) -> httpx.Response:
+    async def __call__(self, key: str) -> httpx2.Response:
         return await self.ask(self.customer, key)
 
     def through(self, process: Alone) -> "Asked":
@@ -69,11 +69,11 @@ async def asked(route: str, services: dict[str, Alone]) -> Asked:
     return Asked(service, customer, lambda customer, key: post(customer, route, "7.00", key))
 
 
-def post(customer: Customer, route: str, amount: str, key: str) -> Awaitable[httpx.Response]:
+def post(customer: Customer, route: str, amount: str, key: str) -> Awaitable[httpx2.Response]:
     return customer.post(SERVICE[route], route, {FIELD[route]: amount}, key)
 
 
-def of(answer: httpx.Response) -> tuple[int, bytes, str]:
+def of(answer: httpx2.Response) -> tuple[int, bytes, str]:
     return answer.status_code, answer.content, answer.headers["Flow-Id"]
 
 
@@ -120,7 +120,7 @@ async def test_the_same_amount_in_other_letters_is_the_same_body_and_another_amo
     assert_problem(await post(customer, route, "100.01", "once"), 422, "idempotency_key_reused")
 
 
-async def post_raw(customer: Customer, route: str, content: bytes, **headers: str) -> httpx.Response:
+async def post_raw(customer: Customer, route: str, content: bytes, **headers: str) -> httpx2.Response:
     named = {"Authorization": f"Bearer {customer.token}", "Idempotency-Key": "once"}
     named |= {"Content-Type": "application/json"} | {
         name.replace("_", "-"): headers[name] for name in headers

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
-import httpx
+import httpx2
 import jwt
 import orjson
 import pytest
@@ -62,7 +62,7 @@ def written(users: Alone) -> dict[str, int]:
     return {table: users.database.count(table) for table in TABLES}
 
 
-async def log_in(users: Alone, login: str, password: str = PASSWORD) -> httpx.Response:
+async def log_in(users: Alone, login: str, password: str = PASSWORD) -> httpx2.Response:
     form = {"grant_type": "password", "username": login, "password": password}
     return await users.http.post("/token", data=form)
 
@@ -312,8 +312,8 @@ async def test_a_pause_is_for_one_address(users: Alone) -> None:
     for _ in range(MOST_FAILURES + 1):
         answer = await log_in(users, ada.login, "wrong")
     assert answer.status_code == 429
-    transport = httpx.ASGITransport(users.app, client=("127.0.0.2", 1))
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as elsewhere:
+    transport = httpx2.ASGITransport(users.app, client=("127.0.0.2", 1))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as elsewhere:
         form = {"grant_type": "password", "username": ada.login, "password": PASSWORD}
         assert (await elsewhere.post("/token", data=form)).status_code == 200
 
@@ -350,9 +350,9 @@ async def test_attempts_at_several_processes_are_counted_together(users: Alone) 
 
 
 @asynccontextmanager
-async def coming_from(users: Alone, address: str, **headers: str) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(users.app, client=(address, 1))
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers) as http:
+async def coming_from(users: Alone, address: str, **headers: str) -> AsyncIterator[httpx2.AsyncClient]:
+    transport = httpx2.ASGITransport(users.app, client=(address, 1))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost", headers=headers) as http:
         yield http
 
 
@@ -467,12 +467,12 @@ def as_(customer: Customer, **more: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {customer.token}", **more}
 
 
-async def change(users: Alone, customer: Customer, current: str, new: str) -> httpx.Response:
+async def change(users: Alone, customer: Customer, current: str, new: str) -> httpx2.Response:
     body = {"current": current, "new": new}
     return await users.http.put("/users/me/password", json=body, headers=as_(customer))
 
 
-async def end_sessions(users: Alone, customer: Customer, key: str = "1") -> httpx.Response:
+async def end_sessions(users: Alone, customer: Customer, key: str = "1") -> httpx2.Response:
     return await users.http.post("/users/me/sessions/end", headers=as_(customer, **{"Idempotency-Key": key}))
 
 

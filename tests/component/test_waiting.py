@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID, uuid4
 
-import httpx
+import httpx2
 import psycopg
 import pytest
 import pytest_asyncio
@@ -99,7 +99,7 @@ class Waiting:
 
     customer: Customer
     order: Json
-    answer: "asyncio.Task[httpx.Response]"
+    answer: "asyncio.Task[httpx2.Response]"
 
     async def status(self) -> str:
         """As it was answered, long before the wait was over."""

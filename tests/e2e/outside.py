@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
-import httpx
+import httpx2
 from confluent_kafka import Consumer, Message, TopicPartition
 
 T = TypeVar("T")
@@ -36,9 +36,9 @@ class Shop:
     """One running system, as its users see it."""
 
     port_base: int
-    http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=40, trust_env=False))
+    http: httpx2.Client = field(default_factory=lambda: httpx2.Client(timeout=40, trust_env=False))
 
-    def ask(self, method: str, service: str, path: str, **request: Any) -> httpx.Response:
+    def ask(self, method: str, service: str, path: str, **request: Any) -> httpx2.Response:
         return self.http.request(method, self.url(service, path), **request)
 
     def url(self, service: str, path: str) -> str:
@@ -60,7 +60,7 @@ class Shop:
             assert user.deposit(balance).status_code == 201
         return user
 
-    def token(self, username: str, password: str = PASSWORD) -> httpx.Response:
+    def token(self, username: str, password: str = PASSWORD) -> httpx2.Response:
         form = {"grant_type": "password", "username": username, "password": password}
         return self.ask("POST", "user", "/token", data=form)
 
@@ -84,29 +84,29 @@ class User:
     flow: str
     """Of the registration."""
 
-    def ask(self, method: str, path: str, headers: Mapping[str, str] = {}, **more: Any) -> httpx.Response:
+    def ask(self, method: str, path: str, headers: Mapping[str, str] = {}, **more: Any) -> httpx2.Response:
         named = {"Authorization": f"Bearer {self.token}", **headers}
         return self.shop.ask(method, service_of(path), path, headers=named, **more)
 
-    def get(self, path: str, **query: Any) -> httpx.Response:
+    def get(self, path: str, **query: Any) -> httpx2.Response:
         return self.ask("GET", path, params=query or None)  # none at all would take away the path's own
 
     def post(
         self, path: str, body: Json | None = None, key: str | None = None, **headers: str
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         """With an idempotency key, a new one if none is given."""
         return self.ask("POST", path, {"Idempotency-Key": key or uuid4().hex, **headers}, json=body)
 
-    def deposit(self, amount: object, key: str | None = None) -> httpx.Response:
+    def deposit(self, amount: object, key: str | None = None) -> httpx2.Response:
         return self.post("/account/deposits", {"amount": amount}, key)
 
-    def withdraw(self, amount: object, key: str | None = None) -> httpx.Response:
+    def withdraw(self, amount: object, key: str | None = None) -> httpx2.Response:
         return self.post("/account/withdrawals", {"amount": amount}, key)
 
-    def order(self, price: object, key: str | None = None, wait: int = 10) -> httpx.Response:
+    def order(self, price: object, key: str | None = None, wait: int = 10) -> httpx2.Response:
         return self.post("/orders", {"price": price}, key, Prefer=f"wait={wait}")
 
-    def cancel(self, order: str, key: str | None = None) -> httpx.Response:
+    def cancel(self, order: str, key: str | None = None) -> httpx2.Response:
         return self.post(f"/orders/{order}/cancel", None, key)
 
     def balance(self) -> str:

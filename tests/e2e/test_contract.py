@@ -24,7 +24,7 @@ from select import select
 from typing import Any
 from uuid import UUID, uuid4
 
-import httpx
+import httpx2
 import jwt
 import psutil
 import pytest
@@ -116,7 +116,7 @@ def stopped(system: ThrowawaySystem, part: str) -> Iterator[None]:
         process.resume()
 
 
-def code(answer: httpx.Response) -> str:
+def code(answer: httpx2.Response) -> str:
     """What went wrong. Whatever it was, it is told in one shape."""
     assert answer.headers["Content-Type"] == "application/problem+json", answer.text
     body = answer.json()
@@ -125,7 +125,7 @@ def code(answer: httpx.Response) -> str:
     return str(body["type"].removeprefix("urn:choreo:problem:"))
 
 
-def places(answer: httpx.Response) -> set[str]:
+def places(answer: httpx2.Response) -> set[str]:
     """Where a 422 says the faults are."""
     assert answer.status_code == 422, answer.text
     code(answer)
@@ -403,7 +403,7 @@ def test_a_missing_field_is_422(anyone: User, path: str, body: Json) -> None:
 BIG = b'{"amount": "1.00", "x": "' + b"x" * 65536 + b'"}'
 
 
-def post_raw(user: User, path: str, content: bytes, **headers: str) -> httpx.Response:
+def post_raw(user: User, path: str, content: bytes, **headers: str) -> httpx2.Response:
     """With an idempotency key and as JSON, unless the headers say otherwise; empty ones are left out."""
     named = (
         JSON | {"Idempotency-Key": uuid4().hex} | {name.replace("_", "-"): headers[name] for name in headers}
@@ -486,7 +486,7 @@ SECRET = "Tr0ub4dor-and-3"
         lambda user: user.ask("GET", "/account", {"Authorization": f"Bearer {SECRET}"}),
     ],
 )
-def test_no_answer_repeats_rejected_input(user: User, ask: Callable[[User], httpx.Response]) -> None:
+def test_no_answer_repeats_rejected_input(user: User, ask: Callable[[User], httpx2.Response]) -> None:
     answer = ask(user)
     assert answer.status_code >= 400
     assert SECRET[:7] not in answer.text + str(answer.headers)
@@ -1119,7 +1119,7 @@ def test_not_ready_while_the_broker_does_not_work(
     def ready() -> int:
         try:
             return shop.ask("GET", service, "/health/ready").status_code
-        except httpx.TransportError:
+        except httpx2.TransportError:
             return 0  # a consumer that died with the broker takes its process along; another comes up
 
     with stopped(system, "kafka"):

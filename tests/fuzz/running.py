@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import httpx
+import httpx2
 import uvicorn
 
 from choreo.chassis.http.protocol import BoundedProtocol, Connections
@@ -34,7 +34,7 @@ class Served:
     shop: Shop
     urls: Mapping[str, str]
     loop: asyncio.AbstractEventLoop
-    http: httpx.Client
+    http: httpx2.Client
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(60)
@@ -62,7 +62,7 @@ def served(kafka: Kafka, postgres: Postgres, templates: dict[str, str], maildir:
 
     closing: list[Any] = []
 
-    async def start(http: httpx.Client) -> Served:
+    async def start(http: httpx2.Client) -> Served:
         context = a_shop(kafka, postgres, templates, maildir)
         shop = await context.__aenter__()
         closing.append(lambda: context.__aexit__(None, None, None))
@@ -94,7 +94,7 @@ def served(kafka: Kafka, postgres: Postgres, templates: dict[str, str], maildir:
     # Whoever fuzzes has one address, and seldom the right password.
     login_limit.MOST_OF_ADDRESS = 10**6
     try:
-        with httpx.Client(timeout=60, trust_env=False) as http:
+        with httpx2.Client(timeout=60, trust_env=False) as http:
             yield run(start(http))
     finally:
         for close in reversed(closing):

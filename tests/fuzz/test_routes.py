@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from uuid import uuid4
 
-import httpx
+import httpx2
 import jwt
 import pytest
 
@@ -61,7 +61,7 @@ class Asking:
         self.method, self.path, self.operation = method, path, operation
         self.content_type, self.body = example(service, operation)
 
-    def send(self, token: str | None, id: str, **changes: Any) -> httpx.Response:
+    def send(self, token: str | None, id: str, **changes: Any) -> httpx2.Response:
         headers = {"Idempotency-Key": uuid4().hex}
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
@@ -74,7 +74,7 @@ class Asking:
 
     def _content(self) -> bytes:
         if self.content_type == "application/x-www-form-urlencoded":
-            return str(httpx.QueryParams(self.body)).encode()
+            return str(httpx2.QueryParams(self.body)).encode()
         return json.dumps(self.body).encode() if self.content_type else b""
 
 
@@ -83,7 +83,7 @@ def asking(running: Served, request: pytest.FixtureRequest) -> Asking:
     return Asking(running, *request.param)
 
 
-def is_a_problem(answer: httpx.Response, *statuses: int) -> Json:
+def is_a_problem(answer: httpx2.Response, *statuses: int) -> Json:
     assert answer.status_code in statuses, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     problem: Json = answer.json()
@@ -101,7 +101,7 @@ SECURITY = {
 }
 
 
-def is_guarded(answer: httpx.Response) -> None:
+def is_guarded(answer: httpx2.Response) -> None:
     told = {name: answer.headers.get(name) for name in SECURITY}
     assert told == SECURITY
     assert "server" not in answer.headers

@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,40 +18,47 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "delivery.md"
 AT_ONCE = 2
 PATIENCE = 60.0
-"""Seconds for the tests of one guard, with a Postgres and perhaps a Kafka of their own."""
+"""Seconds for the test of one guard, with its share of a start."""
 
 ENVIRONMENT = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "COLUMNS": "1000"}
 """No plugin is loaded that is not needed; and the last lines of pytest's report are whole."""
 
 _ROW = re.compile(r"^\| `([\w-]+)` \| (.+?) \| `(tests/.+?)` \|$", re.MULTILINE)
 
-Run = tuple[int | None, str]
-"""Exit code and output."""
-
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def runs(request: pytest.FixtureRequest) -> AsyncIterator[dict[str, "asyncio.Task[Run]"]]:
-    """For each guard that is to be tested, the test that is said to notice, run without it."""
+async def outputs(request: pytest.FixtureRequest) -> AsyncIterator[dict[str, "asyncio.Task[str]"]]:
+    """For each guard that is to be tested, what pytest says of the test that is to notice."""
     wanted = {
         item.callspec.params.get("guard") for item in request.session.items if hasattr(item, "callspec")
     }
     room = asyncio.Semaphore(AT_ONCE)
-    tasks = {
-        guard.name: asyncio.create_task(run_without(guard, room))
-        for guard in GUARDS.values()
-        if guard in wanted
-    }
+    tasks: dict[str, asyncio.Task[str]] = {}
+    for batch in batches([guard for guard in GUARDS.values() if guard in wanted]):
+        tasks |= dict.fromkeys((guard.name for guard in batch), asyncio.create_task(run(batch, room)))
     yield tasks
     for task in tasks.values():
         task.cancel()
     await asyncio.gather(*tasks.values(), return_exceptions=True)
 
 
-async def run_without(guard: Guard, room: asyncio.Semaphore) -> Run:
+def batches(guards: Sequence[Guard]) -> list[list[Guard]]:
+    """As many as there may be at once, or more: of those that one test notices, no two are in the same."""
+    found: list[list[Guard]] = [[] for _ in range(min(AT_ONCE, len(guards)))]
+    for guard in guards:
+        free = [batch for batch in found if guard.noticed_by not in {other.noticed_by for other in batch}]
+        if free:
+            min(free, key=len).append(guard)
+        else:
+            found.append([guard])
+    return found
+
+
+async def run(batch: Sequence[Guard], room: asyncio.Semaphore) -> str:
     async with room:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "pytest", "-p", "pytest_asyncio.plugin", "-p", "no:cacheprovider"),
-            *("-q", "-o", "addopts=", "-rfE", "--without", guard.name, guard.noticed_by),
+            *(sys.executable, "-m", "tests.removals.each_without_its_guard"),
+            *(guard.name for guard in batch),
             cwd=ROOT,
             env=ENVIRONMENT,
             stdin=asyncio.subprocess.DEVNULL,
@@ -60,26 +67,31 @@ async def run_without(guard: Guard, room: asyncio.Semaphore) -> Run:
             preexec_fn=tied_to_this_process(signal.SIGKILL),
         )
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(PATIENCE * len(batch)):
                 output, _ = await process.communicate()
         finally:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-        return process.returncode, output.decode()
+        assert process.returncode == pytest.ExitCode.TESTS_FAILED, output.decode()
+        return output.decode()
 
 
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("guard", GUARDS.values(), ids=GUARDS)
 async def test_the_suite_notices_that_a_guard_is_gone(
-    guard: Guard, runs: dict[str, "asyncio.Task[Run]"]
+    guard: Guard, outputs: dict[str, "asyncio.Task[str]"]
 ) -> None:
-    code, output = await runs[guard.name]
+    output = await outputs[guard.name]
     print(output)
-    assert code == pytest.ExitCode.TESTS_FAILED, "nobody noticed"
-    (failed,) = [line for line in output.splitlines() if line.startswith(("FAILED tests/", "ERROR tests/"))]
+    told = [line for line in output.splitlines() if guard.noticed_by in line and line.startswith(_BAD)]
+    assert told, "nobody noticed"
+    (failed,) = told
     assert failed.startswith(f"FAILED {guard.noticed_by} - ")
     assert "TimeoutError" not in failed, "it did not fail: it waited in vain"
+
+
+_BAD = ("FAILED tests/", "ERROR tests/")
 
 
 def test_the_page_lists_the_guards_and_who_misses_them() -> None:

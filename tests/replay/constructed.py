@@ -1,5 +1,6 @@
 """A stream without a broker: the model of `tests/unit/choreography.py`, with a journal in every service."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,8 +20,9 @@ from choreo.message.decider import Command, Refusal
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.replay.sources.recording import Writer
-from choreo.replay.sources.records import Cut, Item, JournalEntry, OutboxRecord, Span
+from choreo.replay.sources.records import Cut, EditedRow, Item, JournalEntry, OutboxRecord, Span
 from choreo.replay.sources.rows import values
+from choreo.replay.verify.digesting import Digesting
 from tests.unit.choreography import DEADLINE, DECIDERS, Choreography, Service
 from tests.unit.facts import ADA
 
@@ -140,17 +142,30 @@ class Constructed(Choreography):
     def digest(self, service: str, table: Table) -> None:
         return None
 
+    def edited(self, service: str, table: Table) -> Sequence[EditedRow]:
+        return ()
+
     def ticket(self) -> dict[str, Any]:
         return {}
 
     def described(self, name: str) -> Described[Any]:
         return _DESCRIBED[name]
 
-    def recorded(self, path: Path) -> Path:
-        with Writer(path, self.cut, None) as writer:
+    def recorded(self, path: Path, *, digests: bool = True) -> Path:
+        """Writes it as `choreo record` does, or as it did before there were digests."""
+        digesting = Digesting(self.cut, {name: self.described(name) for name in NAMES})
+        cut, add = (digesting.cut, digesting.add) if digests else (self.cut, list[Item])
+        with Writer(path, cut, None, add) as writer:
             writer.write(list(self.items()))
+            asyncio.run(self._write_rows(writer, digesting if digests else None))
             writer.finish()
         return path
+
+    async def _write_rows(self, writer: Writer, digesting: Digesting | None) -> None:
+        for name in NAMES:
+            for mapping in self.described(name).store.mappings:
+                expected = digesting.rows_of(name, mapping.table) if digesting else None
+                await writer.digest(self, name, mapping.table, expected)
 
 
 def rows_of(service: Described[Any], state: Any) -> dict[str, dict[Any, tuple[Any, ...]]]:

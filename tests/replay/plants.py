@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -331,6 +332,19 @@ def the_order_of_a_set_of_two(setattr: SetAttr = builtins.setattr) -> None:
     def wrong(command: Deposit, account: Account) -> MoneyDeposited:
         first, _ = billing_service.decide.__dict__["set"]([1, 2])
         return right(replace(command, amount=command.amount + first), account)
+
+    setattr(billing_service.decide, "_deposited", wrong)
+
+
+def the_time_zone_decides(setattr: SetAttr = builtins.setattr) -> None:
+    """In the one that the second replay has; nobody is asked for it, so nobody sees it read."""
+    right = billing_service.decide._deposited
+
+    def wrong(command: Deposit, account: Account) -> MoneyDeposited:
+        fact = right(command, account)
+        if time.timezone == -14 * 3600:
+            return fact.model_copy(update={"balance": fact.balance + 1})
+        return fact
 
     setattr(billing_service.decide, "_deposited", wrong)
 

@@ -112,7 +112,7 @@ async def test_a_wrong_value_is_the_fact_s_that_wrote_it_whoever_is_about_the_ro
 
 
 def test_a_pipe_that_ends_ends_nothing(file: Path) -> None:
-    command = f"{sys.executable} -m choreo.cli.main verify {file} --json | true; exit ${{PIPESTATUS[0]}}"
+    command = f"'{sys.executable}' -m choreo.cli.main verify '{file}' --json | true; exit ${{PIPESTATUS[0]}}"
     here = os.environ | {"PYTHONPATH": str(ROOT)}
     ended = subprocess.run(["bash", "-c", command], cwd=ROOT, env=here, capture_output=True, text=True)
     assert (ended.returncode, "Traceback" in ended.stderr) == (0, False), ended.stderr

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from choreo.replay.engine.deciding_lines import parting
 from choreo.replay.sources.recording import Recording
 from choreo.replay.verify.report import Report, report_on
 from tests.replay import plants
@@ -61,6 +62,25 @@ def test_what_only_another_process_shows_is_not_deterministic(
     report = verified(file, plant)
     first = report.unstable[0]
     assert (report.exit_code, first.service, first.type) == (2, "billing", "Deposit")
+
+
+def test_where_two_replays_part_the_first_line_is_named_that_they_do_not_share(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plants.the_time_zone_decides(monkeypatch.setattr)
+    first = verified(file, plants.the_time_zone_decides).unstable[0]
+    lines = Path(plants.__file__).read_text().splitlines()
+    asked = next(number for number, line in enumerate(lines, start=1) if "if time.timezone ==" in line)
+    assert first.parts == (
+        f"{HERE}:{asked} leads to {HERE}:{asked + 2} in one replay, and to {HERE}:{asked + 1} in the other"
+    )
+
+
+def test_paths_part_at_their_first_difference_or_end() -> None:
+    assert parting(("a", "b"), ("a", "b")) == parting((), ("a",)) == ""
+    assert parting(("a", "b"), ("a", "c")) == "a leads to b in one replay, and to c in the other"
+    assert parting(("a",), ("a", "c")) == "a leads to the end in one replay, and to c in the other"
+    assert parting(("b",), ("c",)) == "the beginning leads to b in one replay, and to c in the other"
 
 
 def test_a_state_that_is_changed_in_place_is_named_with_the_line(

@@ -196,6 +196,31 @@ def test_a_history_has_each_change_with_its_event_and_line(tmp_path: Path, capsy
     assert len(text) == 1 + len(told["history"]) or text[-1].startswith("decided by 0;")
 
 
+def test_a_key_has_a_history_of_all_its_rows_up_to_a_moment(tmp_path: Path, capsys: Out) -> None:
+    shop = a_story()
+    file = str(shop.recorded(tmp_path / "story.ndjson"))
+    refund = next(event for event in shop.topics["billing"] if event.type == "PaymentRefunded")
+    of_key = ("state", "billing", file, "--key", str(ADA), "--history", "--at", str(refund.id))
+    told = json.loads(choreo(capsys, *of_key, "--json"))["history"]
+    balances = [one for one in told if one["table"] == "accounts" and one["change"] == "changed"]
+    assert [one["columns"]["balance"]["new"] for one in balances] == [40_000, 30_000, 40_000]
+    assert balances[-1]["data"]["amount"] == 10_000
+    assert balances[-1]["line"].startswith("billing_service/decide.py:")
+    assert [one["time"] for one in told] == sorted(one["time"] for one in told)
+    *lines, version = choreo(capsys, *of_key).splitlines()[1:]
+    assert len(lines) == len(told) and version.startswith("decided by")
+    assert any(
+        re.search(
+            rf"^{plain(refund.time)}  PaymentRefunded {str(refund.id)[:8]} \(amount 10000, .*\)  ~ payments "
+            r".*  outcome confirmed → refunded  billing_service/decide.py:\d+$",
+            line,
+        )
+        for line in lines
+    )
+    of_table = json.loads(choreo(capsys, *of_key, "--table", "payments", "--json"))["history"]
+    assert of_table == [one for one in told if one["table"] == "payments"]
+
+
 def test_blame_names_the_line_that_decided_beside_the_line_that_wrote(tmp_path: Path, capsys: Out) -> None:
     file = str(a_story().recorded(tmp_path / "story.ndjson"))
     text = choreo(capsys, "blame", "billing", "accounts", str(ADA), "balance", file)

@@ -456,6 +456,7 @@ def test_replay_stops_where_asked_and_logs_what_was_asked(story: Story, capsys: 
         (["state", "billing", "FILE", "--at", "yesterday"], "is no moment"),
         (["state", "billing", "FILE", "--at", str(ADA)], "has applied nothing that is"),
         (["state", "billing", "FILE", "--at", "-1s", "--table", "money"], "choose from accounts, payments"),
+        (["state", "billing", "FILE", "--at", "-1s", "--history"], "--history goes with --key"),
         (["blame", "billing", "money", str(ADA), "balance", "FILE"], "choose from accounts, payments"),
         (["blame", "billing", "accounts", "1", "balance", "FILE"], "1 is no user_id of accounts"),
         (["blame", "billing", "accounts", str(START), "x", "FILE"], "is no user_id of accounts"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from choreo.message.codec import Record, TopicRecord
 from choreo.replay.sources.recording import NotARecording, Recording, Writer, _end
-from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, OutboxRecord, Span
+from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, OutboxRecord, Span, Wrote
 from choreo.replay.sources.redaction import Redaction
 
 TOPIC = "p-billing-events"
@@ -41,6 +41,7 @@ entries = st.builds(
     now=moments,
     received_at=st.none() | moments,
     code_version=text,
+    wrote=st.none() | st.builds(Wrote, text, text, st.lists(st.lists(text | st.integers(0, 9)), max_size=2)),
 )
 others = st.lists(entries | st.builds(OutboxRecord, st.just("billing"), records), max_size=10)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-import httpx
+import httpx2
 import psutil
 
 from choreo.demo.client import Customer
@@ -54,7 +54,7 @@ class Observed:
 @dataclass(frozen=True)
 class Stage:
     system: ThrowawaySystem
-    services: Mapping[str, httpx.AsyncClient]
+    services: Mapping[str, httpx2.AsyncClient]
 
     def send(self, part: str, number: signal.Signals) -> None:
         process = psutil.Process(self.system.run_file["pids"][part])
@@ -116,7 +116,7 @@ async def _caller_killed(stage: Stage, ada: Customer) -> Observed:
         stage.send("order", signal.SIGKILL)
         try:
             answer = _answer(await ordering)
-        except httpx.TransportError:
+        except httpx2.TransportError:
             answer = "connection lost"
     finally:
         stage.send("notification", signal.SIGCONT)
@@ -153,7 +153,7 @@ async def staged(system: ThrowawaySystem) -> AsyncIterator[Stage]:
     async with AsyncExitStack() as stack:
         services = {
             name: await stack.enter_async_context(
-                httpx.AsyncClient(base_url=system.run_file["urls"][name], timeout=30, trust_env=False)
+                httpx2.AsyncClient(base_url=system.run_file["urls"][name], timeout=30, trust_env=False)
             )
             for name in system.run_file["ports"]
         }
@@ -177,11 +177,11 @@ async def _told_so_far(ada: Customer) -> int:
     return len(await ada.notifications())
 
 
-def _answer(answer: httpx.Response) -> str:
+def _answer(answer: httpx2.Response) -> str:
     return f"{answer.status_code} {answer.json()['status']}"
 
 
-async def _ready(service: httpx.AsyncClient) -> bool:
+async def _ready(service: httpx2.AsyncClient) -> bool:
     return (await service.get("/health/ready")).status_code == 200
 
 
@@ -192,6 +192,6 @@ async def until(look: Callable[[], Awaitable[T]], enough: Callable[[T], Any]) ->
             try:
                 if enough(seen := await look()):
                     return seen
-            except (httpx.HTTPError, ValueError):
+            except (httpx2.HTTPError, ValueError):
                 pass
             await asyncio.sleep(_LOOK_AGAIN)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from random import Random
 from typing import BinaryIO
 
-import httpx
+import httpx2
 import psycopg
 from confluent_kafka import KafkaException
 
@@ -107,8 +107,8 @@ def _grown(system: ThrowawaySystem, ends: Ends) -> list[int]:
 def _says_cut(system: ThrowawaySystem, service: str, topic: str) -> bool:
     (port,) = system.run_file["own_ports"][service]
     try:
-        answer = httpx.get(f"http://{LOOPBACK}:{port}/health/ready", trust_env=False)
-    except httpx.HTTPError:
+        answer = httpx2.get(f"http://{LOOPBACK}:{port}/health/ready", trust_env=False)
+    except httpx2.HTTPError:
         return False
     said = str(answer.json()["jobs"]["consumer"]["cause"])
     return answer.status_code == 503 and topic in said and "cut" in said

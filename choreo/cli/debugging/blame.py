@@ -19,16 +19,15 @@ from choreo.cli.debugging.replay_source import (
     recording_of,
     walking,
 )
-from choreo.cli.debugging.row_formats import Paper, cause_as_dict, print_today, shown, today_as_dict
+from choreo.cli.debugging.row_formats import Paper, cause_as_dict, print_today, shown, today_as_dict, when
 from choreo.errors import Incomplete, UsageError
 from choreo.operations.reading.installation import find_installation
-from choreo.replay.engine.expressions import name_as_text
 from choreo.replay.engine.in_memory_service import InMemoryService
 from choreo.replay.history.blame import Change, changes, last_of_each, name_of_text
 from choreo.replay.history.causes import Cause
 from choreo.replay.sources.one_key import NoSuchRow, OneKey, open_key
 from choreo.replay.sources.records import Source
-from choreo.replay.sources.rows import name_in, plain
+from choreo.replay.sources.rows import name_as_text, name_in, plain
 
 
 def blame(
@@ -184,6 +183,7 @@ def _as_dict(name: str, table: str, row: Any, changes: list[Change], file: Path 
                 "added": change.first,
                 "cause": cause_as_dict(change.cause),
                 "decided": change.decided or None,
+                "written": change.written,
                 "see": _commands(name, change.cause, file),
             }
             for change in changes
@@ -201,6 +201,7 @@ def _change_as_dict(change: Change) -> dict[str, Any]:
         "new": plain(change.new),
         "decided": change.decided or None,
         "handler": change.cause.handler,
+        "data": change.fact.model_dump(mode="json"),
     }
 
 
@@ -214,8 +215,7 @@ def _print_history(name: str, table: str, row: Any, found: list[Change]) -> None
         if changed[0].first:
             told = [", ".join(f"{one.column} {shown(one.new)}" for one in changed)]
         for what in told:
-            line = changed[0].decided or cause.handler
-            paper.line(f"{plain(cause.time)}  {cause.fact} {str(cause.fact_id)[:8]}  {what}  {line}")
+            paper.line(f"{when(cause, changed[0].fact)}  {what}  {changed[0].line}")
 
 
 def _print(name: str, table: str, row: Any, changes: list[Change], file: Path | None) -> None:
@@ -228,7 +228,7 @@ def _print(name: str, table: str, row: Any, changes: list[Change], file: Path | 
     ):
         paper.line(f"{cause.fact} {cause.fact_id}  {plain(cause.time)}", "cyan")
         chosen = list(group)
-        paper.line(f"  {' → '.join(filter(None, (chosen[0].decided, cause.handler)))}")
+        paper.line(f"  {' → '.join(filter(None, (chosen[0].decided, *chosen[0].written)))}")
         if cause.fact_id != cause.id:
             paper.line(f"  because of {cause.type} {cause.id} {cause.at}".rstrip())
         elif cause.at:

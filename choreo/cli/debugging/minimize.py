@@ -4,13 +4,14 @@ import asyncio
 import json
 import re
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from choreo.chassis.registry import services
+from choreo.cli.debugging.expected import Expected, Words, expected
+from choreo.cli.debugging.replay_source import check_service
 from choreo.cli.debugging.verify_formats import print_finding
 from choreo.errors import HandlerMisbehaves, Incomplete, Unavailable, UsageError
 from choreo.progress import telling
@@ -52,6 +53,16 @@ def minimize(
         Path | None,
         typer.Option("--pytest", help="Write a test that fails, with its recording beside it (.ndjson)."),
     ] = None,
+    expect: Annotated[
+        str | None,
+        typer.Option(metavar="TYPE: EXPR", help="What should be: what violates it is the divergence."),
+    ] = None,
+    service: Annotated[
+        str | None, typer.Option(help="With --expect: the service asked, if not the one that decides TYPE.")
+    ] = None,
+    words: Annotated[
+        str, typer.Option(metavar="MODULE", help="With --expect: the shop's test words, for --pytest.")
+    ] = "tests.words",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
     """Find the fewest inputs of a recording that still show its first divergence.
@@ -59,34 +70,49 @@ def minimize(
     Other keys go first, then inputs, until none can go. The diverging input meets the same state as before.
     Exits 0 if nothing diverges, 1 with the smallest recording, 3 if too much is missing to tell.
 
+    --expect takes what should be instead of what was recorded: TYPE is a fact or an input, EXPR knows what
+    choreo replay --break knows, and the fields of the fact. The written test says what should be.
+
     Example: choreo minimize monday.ndjson --pytest tests/test_monday.py
+
+    Example: choreo minimize FILE --expect 'PaymentRefunded: amount == state.payments[order_id].amount'
     """
     if test and test.suffix != ".py":
         raise UsageError(f"{test} is no name of a test: it must end in .py.")
+    if service is not None and expect is None:
+        raise UsageError("--service goes with --expect: otherwise it is the service that diverges.")
+    if service is not None:
+        check_service(service)
     files = [path for path in (out, test and test.with_suffix(".ndjson")) if path]
     if any(path.resolve() == file.resolve() for path in files):
         raise UsageError(f"{file} would be overwritten: choose another name.")
     since = time.monotonic()
+    wish: Expected | None = None
     try:
-        minimum = asyncio.run(_minimum(Recording(file)))
+        if expect is None:
+            minimum = asyncio.run(_minimum(Recording(file)))
+        else:
+            wish = asyncio.run(_expected(Recording(file), expect, service, words))
+            minimum = wish.minimum if wish else None
         if minimum is not None:
             for path in files:
                 _write(path, minimum)
             if test:
-                test.write_text(_test(minimum))
+                test.write_text(wish.test() if wish else _test(minimum))
     except NotARecording as wrong:
         raise UsageError(str(wrong)) from None
     except (NotReproduced, Broken) as wrong:
         raise Incomplete(str(wrong)) from None
     except OSError as error:
         raise Unavailable(f"Nothing was written: {error}") from error
-    commands = [] if minimum is None else _commands(minimum, files, test)
+    commands = [] if minimum is None else _commands(minimum, files, test, expected=wish is not None)
     if as_json:
-        print(json.dumps(_as_dict(minimum, commands), indent=2))
+        print(json.dumps(_as_dict(minimum, commands) | (wish.as_dict() if wish else {}), indent=2))
     elif minimum is None:
-        print(f"{file} matches: there is nothing to minimize.")
+        nothing = "matches: there is nothing to minimize" if expect is None else f"is as expected: {expect}"
+        print(f"{file} {nothing}.")
     else:
-        _print(minimum, commands, time.monotonic() - since)
+        _print(minimum, wish, commands, time.monotonic() - since)
     raise typer.Exit(0 if minimum is None else 1)
 
 
@@ -113,12 +139,23 @@ async def _minimum(recording: Recording) -> Minimum | None:
         )
 
 
+async def _expected(recording: Recording, text: str, service: str | None, words: str) -> Expected | None:
+    with telling() as tell:
+        return await expected(
+            recording,
+            text,
+            service,
+            words,
+            lambda done, to_come, left: tell(f"trying, {left} left", done, done + to_come),
+        )
+
+
 def _first(findings: list[Finding]) -> Finding:
     """Returns the first divergence that belongs to an input."""
     broken = next((finding for finding in findings if not finding.service), None)
     if broken:
         raise Incomplete(broken.says)
-    told = next((one for one in findings if one.kind != "incomplete" and one.event and one.key), None)
+    told = next((one for one in findings if one.kind != "incomplete" and one.key and one.time), None)
     if told:
         return told
     changed = next((one for one in findings if one.kind != "incomplete"), None)
@@ -144,22 +181,30 @@ def _test(minimum: Minimum) -> str:
     return _TEST.format(about=f"{type_} {finding.event} in {finding.service}", name=name)
 
 
-def _commands(minimum: Minimum, files: list[Path], test: Path | None) -> list[str]:
+def _commands(minimum: Minimum, files: list[Path], test: Path | None, *, expected: bool) -> list[str]:
     service, key, event = minimum.finding.service, minimum.finding.key, minimum.finding.event
-    commands = [f"choreo verify {path} --service {service}" for path in files]
+    commands = [] if expected else [f"choreo verify {path} --service {service}" for path in files]
+    today = " --today" if expected else ""
     commands += [
-        f"choreo replay {path} --service {service} --key {key} --until {event}" for path in files[:1]
+        f"choreo replay {path} --service {service} --key {key} --until {event}{today}" for path in files[:1]
     ]
     return [*commands, f"pytest {test}"] if test else commands
 
 
-def _print(minimum: Minimum, commands: list[str], seconds: float) -> None:
-    print_finding(minimum.finding, minimum.finding.kind)
+def _print(minimum: Minimum, wish: Expected | None, commands: list[str], seconds: float) -> None:
+    if wish:
+        print_finding(minimum.finding, "expectation", ("expected", "decided"))
+    else:
+        print_finding(minimum.finding, minimum.finding.kind)
     inputs = minimum.reduced.inputs
     records = len(minimum.reduced.items) - len(inputs)
     print(f"{len(inputs)} of {minimum.of} inputs, {records} records, {minimum.tries} tries, {seconds:.1f} s")
     for one in inputs:
         print(f"  {one.entry.type:<20} {one.entry.id} {one.entry.at}".rstrip())
+    if wish:
+        print(wish.words.line if isinstance(wish.words, Words) else f"not in words: {wish.words}")
+        if not wish.today:
+            print("That was recorded, and today's code does not show it.")
     for command in commands:
         print(command)
 
@@ -170,7 +215,7 @@ def _as_dict(minimum: Minimum | None, commands: list[str]) -> dict[str, Any]:
     inputs = minimum.reduced.inputs
     return {
         "diverges": True,
-        "finding": asdict(minimum.finding),
+        "finding": minimum.finding.as_dict(),
         "inputs": [
             {"id": str(one.entry.id), "type": one.entry.type, "at": one.entry.at or None} for one in inputs
         ],

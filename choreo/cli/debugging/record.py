@@ -16,10 +16,12 @@ from choreo.chassis.registry import services
 from choreo.errors import Unavailable, UsageError
 from choreo.operations.reading.installation import Installation, find_installation
 from choreo.progress import telling
+from choreo.replay.engine.collector import no_collector
 from choreo.replay.sources.live import open_live
 from choreo.replay.sources.recording import Recording, Writer, size_of
 from choreo.replay.sources.records import Broken
 from choreo.replay.sources.redaction import Redaction
+from choreo.replay.verify.digesting import Digesting
 
 
 def record(
@@ -81,16 +83,21 @@ async def recorded(
         since=since,
         until=until,
     )
-    with telling() as tell:
+    with telling() as tell, no_collector():
         async with opened as source:
-            with Writer(out, source.cut, None if with_addresses else Redaction()) as writer:
+            known = services(installation.settings)
+            digesting = Digesting(source.cut, known)
+            redaction = None if with_addresses else Redaction()
+            with Writer(out, digesting.cut, redaction, digesting.add) as writer:
                 async for batch in source.batches():
                     writer.write(batch)
                     done += len(batch)
                     tell("recording", done, size_of(source))
-                for name, service in services(installation.settings).items():
+                for name, service in known.items():
                     for mapping in service.store.mappings:
-                        await writer.digest(source, name, mapping.table)
+                        await writer.digest(
+                            source, name, mapping.table, digesting.rows_of(name, mapping.table)
+                        )
                     await writer.digest(source, name, keys_table)
                 writer.finish()
 

@@ -31,7 +31,7 @@ from choreo.cli.debugging.row_formats import (
     telling,
     whose,
 )
-from choreo.errors import UsageError
+from choreo.errors import HandlerMisbehaves, UsageError
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.replay.engine.debugger import debug
@@ -40,17 +40,16 @@ from choreo.replay.engine.expressions import (
     SURROUNDING,
     BadExpression,
     Expression,
-    name_as_text,
     names_at,
     row_of,
     state_of,
 )
 from choreo.replay.engine.in_memory_service import refusal_as_dict
 from choreo.replay.engine.recorded import Differs
-from choreo.replay.engine.sandbox import SideEffect, no_side_effects, run_sandboxed
+from choreo.replay.engine.sandbox import no_side_effects, run_sandboxed
 from choreo.replay.engine.walk import Ahead, Done, Walk
 from choreo.replay.history.moments import End, Moment
-from choreo.replay.sources.rows import plain
+from choreo.replay.sources.rows import name_as_text, plain
 
 _SHOWN = 20
 """Rows of a table."""
@@ -184,7 +183,7 @@ def _evaluated(expression: Expression, names: dict[str, Any]) -> tuple[Any, str]
     """Returns the value, or why there is none."""
     try:
         return expression.value(names), ""
-    except SideEffect:
+    except HandlerMisbehaves:
         raise
     except Exception as error:
         return None, f"{type(error).__name__}: {error}"

@@ -9,17 +9,21 @@ from rich.markup import escape
 from choreo.chassis.transaction.journal import CODE_VERSION
 from choreo.chassis.transaction.state_store import TableMapping
 from choreo.message.catalog import FACT_OF_TYPE
-from choreo.replay.engine.expressions import name_as_text
+from choreo.message.fact import Fact
 from choreo.replay.engine.recorded import Differs
 from choreo.replay.engine.walk import Walk, Write
+from choreo.replay.history.blame import RowChange
 from choreo.replay.history.causes import Cause
 from choreo.replay.history.state import Difference, difference_made_by
-from choreo.replay.sources.rows import plain
+from choreo.replay.sources.rows import name_as_text, plain
 from choreo.terminal import Console, packed
 
 _WIDTH = 100
 _NARROW = 80
 _SHORT = 40
+_BRIEF = 20
+"""A value of a new row on a line of history: ids and texts are longer."""
+_SIGNS = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}
 
 
 class Paper:
@@ -65,10 +69,22 @@ class Paper:
         self._changed(difference_made_by(write))
         self.line(f"    {write.event.type} {write.event.id}  {write.case}", "dim")
 
-    def _changed(self, difference: Difference) -> None:
-        sign, style = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}[
-            difference.change
+    def row_change(self, change: RowChange) -> None:
+        """Prints when, by which fact, what it did to the row, and the line; on one line."""
+        difference = difference_made_by(change.write)
+        columns = [
+            (name, _cut_off(shown(old), _SHORT), _cut_off(shown(new), _SHORT))
+            for name, old, new in difference.columns
         ]
+        if difference.change == "added":
+            told = ", ".join(f"{name} {new}" for name, _, new in columns if len(new) <= _BRIEF)
+        else:
+            told = ", ".join(f"{name} {old} → {new}" for name, old, new in columns)
+        row = f"{_SIGNS[difference.change][0]} {difference.table.name} {name_as_text(difference.name)}"
+        self.line(f"{when(change.cause, change.write.event.data)}  {row}  {told}  {change.line}")
+
+    def _changed(self, difference: Difference) -> None:
+        sign, style = _SIGNS[difference.change]
         self.line(f"{sign} {difference.table.name} {name_as_text(difference.name)}", style)
         told = []
         for column, old, new in difference.columns:
@@ -98,6 +114,12 @@ def _short(text: str) -> str:
     return text if len(text) <= _SHORT else f"{text[: _SHORT - 1]}…"
 
 
+def when(cause: Cause, fact: Fact) -> str:
+    """Writes the beginning of a line of history: the time, and the fact with its amounts."""
+    told = telling(cause.fact, dict(fact))
+    return f"{plain(cause.time)}  {cause.fact} {str(cause.fact_id)[:8]}{f' ({told})' if told else ''}"
+
+
 def shown(value: Any) -> str:
     return "null" if value is None else str(plain(value)).replace("\n", "⏎")
 
@@ -106,8 +128,8 @@ def count_of_rows(count: int, one: str = "", more: str = "") -> str:
     return f"1 row {one}".rstrip() if count == 1 else f"{count} rows {more}".rstrip()
 
 
-def _cut_off(text: str) -> str:
-    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
+def _cut_off(text: str, width: int = _WIDTH) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def print_today(walk: Walk[Any]) -> None:
@@ -163,6 +185,12 @@ def difference_as_dict(found: Difference) -> dict[str, Any]:
         "columns": {column: {"old": plain(old), "new": plain(new)} for column, old, new in found.columns},
         "cause": cause_as_dict(found.cause),
     }
+
+
+def row_change_as_dict(change: RowChange) -> dict[str, Any]:
+    data = change.write.event.data.model_dump(mode="json")
+    made = difference_as_dict(difference_made_by(change.write)) | {"cause": cause_as_dict(change.cause)}
+    return {"time": plain(change.cause.time), **made, "data": data, "line": change.line}
 
 
 def row_as_dict(mapping: TableMapping, row: Sequence[Any], cause: Cause | None) -> dict[str, Any]:

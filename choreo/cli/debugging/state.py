@@ -27,10 +27,12 @@ from choreo.cli.debugging.row_formats import (
     difference_as_dict,
     print_today,
     row_as_dict,
+    row_change_as_dict,
     today_as_dict,
 )
 from choreo.errors import UsageError
 from choreo.replay.engine.walk import Walk
+from choreo.replay.history.blame import RowChange, row_changes
 from choreo.replay.history.moments import End, Moment
 from choreo.replay.history.state import Difference, Tables, differences, live_rows, tables_at
 from choreo.replay.sources.records import Source
@@ -55,6 +57,9 @@ def state(
         str | None, typer.Option(metavar="MOMENT|live", help="What is different there, row by row.")
     ] = None,
     table: Annotated[str | None, typer.Option(help="Only this table.")] = None,
+    history: Annotated[
+        bool, typer.Option("--history", help="With --key: a line for each change of its rows up to then.")
+    ] = False,
     today: Annotated[
         bool, typer.Option("--today", help="As today's code decides it, not as recorded.")
     ] = False,
@@ -69,8 +74,10 @@ def state(
     Example: choreo state billing --at -5m --key 6f0c… --diff live
     """
     check_service(service)
+    if history and (key is None or diff is not None):
+        raise UsageError("--history goes with --key, and without --diff: it tells all that changed.")
     with reading():
-        asyncio.run(_state(service, file, at, key, diff, table, today, as_json))
+        asyncio.run(_state(service, file, at, key, diff, table, history, today, as_json))
 
 
 async def _state(
@@ -80,6 +87,7 @@ async def _state(
     key: str | None,
     diff: str | None,
     table: str | None,
+    history: bool,
     today: bool,
     as_json: bool,
 ) -> None:
@@ -91,15 +99,22 @@ async def _state(
         if diff is not None:
             end = End() if file else End("live")
             other = end if diff == "live" else await moment_in(source, diff, name, file)
+        found: FoundState | FoundHistory
         async with walking(source, described(source, name), key, today=today) as walk:
-            found = await read_state(source, walk, mappings, moment, other)
+            if history:
+                found = FoundHistory(moment, await row_changes(walk, moment, mappings))
+            else:
+                found = await read_state(source, walk, mappings, moment, other)
         for one in (moment, other):
             if one is not None:
                 check_reached(one, walk, source, file)
         if as_json:
             print(json.dumps(found.as_dict() | today_as_dict(walk), indent=2))
         else:
-            _print(name, found, everything=key is not None)
+            if isinstance(found, FoundHistory):
+                _print_history(name, key, found)
+            else:
+                _print(name, found, everything=key is not None)
             print_today(walk)
         check_complete(walk)
 
@@ -125,6 +140,16 @@ class FoundState:
             for mapping in self.mappings
         }
         return {"at": str(self.moment), "tables": tables}
+
+
+@dataclass(frozen=True)
+class FoundHistory:
+    moment: Moment
+    changes: Sequence[RowChange]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {"at": str(self.moment), "history": [row_change_as_dict(change) for change in self.changes]}
 
 
 async def read_state(
@@ -173,6 +198,14 @@ def _print(name: str, found: FoundState, *, everything: bool) -> None:
         for row, (told, cause) in some:
             paper.row(mapping, row, told, cause)
         _more(paper, len(rows) - len(some))
+
+
+def _print_history(name: str, key: str | None, found: FoundHistory) -> None:
+    """Prints a line for each change of a row, the latest last."""
+    paper = Paper()
+    paper.line(f"{name}: key {key} up to {found.moment}", "bold")
+    for change in found.changes:
+        paper.row_change(change)
 
 
 def _more(paper: Paper, count: int) -> None:

@@ -140,21 +140,22 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def print_finding(finding: Finding, kind: str) -> None:
+def print_finding(finding: Finding, kind: str, sides: tuple[str, str] = ("recorded", "replayed")) -> None:
     print(f"{finding.service or 'stream'}: {kind}: {finding.says}")
     _print_whereabouts(finding)
     if finding.kind == "effect":
         if finding.got:
             print(f"  output    {json.dumps(finding.got)}")
     elif finding.expected is not None or finding.got is not None:
-        recorded, replayed = _compared(finding.expected, finding.got)
-        print(f"  recorded  {recorded}")
-        print(f"  replayed  {replayed}")
+        compared = _compared(finding.expected, finding.got)
+        for side, value in zip(sides, compared, strict=True):
+            print(f"  {side:<9} {value}")
 
 
 def _print_whereabouts(finding: Finding) -> None:
     whereabouts = {
         "handler": " → ".join(finding.lines) or finding.handler,
+        "parts": finding.parts,
         "at": finding.at,
         "key": finding.key,
     }
@@ -245,9 +246,9 @@ def _as_json(report: Report, more: Callable[[Finding], dict[str, Any]]) -> str:
     """`more` is said of each finding beside its fields. The shape is in docs/replay.md."""
     whole = {
         "verdict": report.verdict,
-        "findings": [asdict(finding) | more(finding) for finding in report.findings],
-        "not_deterministic": [asdict(finding) for finding in report.unstable],
-        "allowed": [asdict(finding) | {"reason": meant.reason} for finding, meant in report.allowed],
+        "findings": [finding.as_dict() | more(finding) for finding in report.findings],
+        "not_deterministic": [finding.as_dict() for finding in report.unstable],
+        "allowed": [finding.as_dict() | {"reason": meant.reason} for finding, meant in report.allowed],
         "allowed_without_a_match": [asdict(allowance) for allowance in report.idle],
         "not_recorded": report.absent,
         "counts": report.counts,

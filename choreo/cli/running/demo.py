@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
-import httpx
+import httpx2
 import psycopg
 import typer
 
@@ -90,7 +90,7 @@ async def perform(
                 events = await stack.enter_async_context(EventReader(observer_access(facts), topics))
             services = {
                 name: await stack.enter_async_context(
-                    httpx.AsyncClient(
+                    httpx2.AsyncClient(
                         base_url=facts["urls"][name],
                         transport=RecordingTransport(name, timeline.note),
                         timeout=30,
@@ -110,13 +110,13 @@ async def perform(
     except Unexpected as unexpected:
         screen.end(str(unexpected), held=False)
         return False
-    except httpx.HTTPStatusError as refused:
+    except httpx2.HTTPStatusError as refused:
         answer = refused.response
         screen.end(
             f"{answer.request.method} {answer.request.url} was answered {answer.status_code}.", held=False
         )
         return False
-    except (httpx.TransportError, *LOG_UNREADABLE) as error:
+    except (httpx2.TransportError, *LOG_UNREADABLE) as error:
         raise Unavailable(f"The story could not be played to its end: {error or repr(error)}.") from error
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
-import httpx
+import httpx2
 import psycopg
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -86,7 +86,7 @@ async def examine(installation: Installation) -> list[Finding]:
         findings.append(Finding("Kafka", "answers", f"{installation.kafka.bootstrap}: {error}", cure))
     async with (
         installation.engines() as engines,
-        httpx.AsyncClient(timeout=_REQUEST_TIMEOUT_SECONDS, trust_env=False) as http,
+        httpx2.AsyncClient(timeout=_REQUEST_TIMEOUT_SECONDS, trust_env=False) as http,
     ):
         for name, engine in engines.items():
             ports = installation.own_ports.get(name) or [installation.settings.port_of(name)]
@@ -189,11 +189,11 @@ def _kafka_grants(acls: Acls | Unknowable | None, installation: Installation) ->
     return findings
 
 
-async def _ready(http: httpx.AsyncClient, replica: Replica, port: int) -> Finding:
+async def _ready(http: httpx2.AsyncClient, replica: Replica, port: int) -> Finding:
     name, check = replica.service, "ready" if replica.number == 1 else f"ready: {replica.name}"
     try:
         answer = await http.get(f"http://{LOOPBACK}:{port}/health/ready")
-    except httpx.TransportError:
+    except httpx2.TransportError:
         return Finding(name, check, f"nobody answers on port {port}", "start it: choreo up")
     jobs = answer.json().get("jobs", {})
     said = "; ".join(

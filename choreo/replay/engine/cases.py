@@ -1,4 +1,4 @@
-"""Which case of an `evolve` a fact came to."""
+"""Which case of an `evolve` a fact came to, and which line made a row of it."""
 
 import sys
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-from choreo.chassis.source_lines import file_of_module
+from choreo.chassis.source_lines import file_of_module, lines_to
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.replay.engine.sandbox import no_side_effects
@@ -23,6 +23,26 @@ def case_taken(evolve: Evolve, state: Any, event: Event[Fact]) -> str:
         tried = [line for line in _lines_of(evolve, state, event) if line in fitting]
         return _source_line(evolve, tried[-1])
     return case_of(evolve, event.type)
+
+
+def written_through(evolve: Evolve, state: Any, event: Event[Fact], row: Any) -> tuple[str, ...]:
+    """Returns the own lines from `evolve` to where this row was made; the case, where it made none."""
+    made: list[tuple[str, ...]] = []
+
+    def watch(frame: FrameType, happened: str, _: Any) -> None:
+        if not made and happened == "return" and frame.f_code.co_name == "__init__":
+            one = frame.f_locals.get("self")
+            if type(one) is type(row) and one == row:
+                made.append(lines_to(frame))
+
+    before = sys.getprofile()
+    with no_side_effects():
+        sys.setprofile(watch)
+        try:
+            evolve(state, event)
+        finally:
+            sys.setprofile(before)
+    return made[0] if made and made[0] else (case_taken(evolve, state, event),)
 
 
 def case_of(function: Callable[..., Any], type_: str) -> str:

@@ -14,7 +14,7 @@ from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.replay.engine.sandbox import no_side_effects
 from choreo.replay.engine.walk import Ahead, Done
-from choreo.replay.sources.rows import plain, values
+from choreo.replay.sources.rows import name_as_text, plain, values
 
 
 class BadExpression(ValueError):
@@ -82,6 +82,11 @@ def names_at(ahead: Ahead, done: Done | None = None) -> dict[str, Any]:
     }
 
 
+def names_of_fact(ahead: Ahead, done: Done, event: Event[Fact]) -> dict[str, Any]:
+    """Returns the same with every field of one of the facts that were decided, over those of the input."""
+    return names_at(ahead, done) | _decided(event)
+
+
 def _decided(event: Event[Fact]) -> Plain:
     """A fact with its type: `decided[0].type`, `decided[0].balance`."""
     data = {name: _plain(value) for name, value in event.data.model_dump(mode="json").items()}
@@ -105,11 +110,6 @@ def state_of(service: Service[Any], state: Any) -> Plain:
 def row_of(mapping: TableMapping, row: Any) -> Plain:
     told = zip((column.name for column in mapping.table.columns), values(mapping.table, row), strict=True)
     return Plain({name: _plain(plain(value)) for name, value in told})
-
-
-def name_as_text(name: Any) -> str:
-    """Writes a primary key as text; a composite one is `a,b`."""
-    return ",".join(str(plain(part)) for part in (name if isinstance(name, tuple) else (name,)))
 
 
 def _plain(value: Any) -> Any:

@@ -59,6 +59,8 @@ class Write:
     """The fact, heard or own."""
     case: str
     """File and line in evolve."""
+    before: Any
+    """The state that the fact met."""
 
     @property
     def name(self) -> Any:
@@ -284,4 +286,4 @@ def writes(taken: Taken[Any]) -> Iterator[Write]:
     decider = taken.service.decider
     for mapping, old, row, event, before in taken.puts():
         case = case_taken(decider.evolve_of(type(event.data)), before, event)
-        yield Write(mapping, old, row, event, case)
+        yield Write(mapping, old, row, event, case, before)

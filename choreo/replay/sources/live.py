@@ -26,7 +26,7 @@ from choreo.chassis.settings import TOPICS, Settings
 from choreo.chassis.transaction import outbox
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode
-from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, OutboxRecord, Span
+from choreo.replay.sources.records import Broken, Cut, EditedRow, Item, JournalEntry, OutboxRecord, Span
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
@@ -111,6 +111,9 @@ class Live:
 
     def digest(self, service: str, table: Table) -> str | None:
         return None
+
+    def edited(self, service: str, table: Table) -> Sequence[EditedRow]:
+        return ()
 
     def ticket(self) -> dict[str, Any]:
         cut = asdict(self.cut)

@@ -1,7 +1,7 @@
 """The first line of a recording, which says what the file holds. It may come from anybody."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -23,6 +23,11 @@ class _Partition(_Told):
     last: Annotated[int, Field(ge=-1, lt=2**63)]
 
 
+class _Row(_Told):
+    name: str
+    values: list[Any] | None
+
+
 class Manifest(_Told):
     """Raises ValueError, as pydantic does, where one of these is not what `record` would have written."""
 
@@ -37,6 +42,8 @@ class Manifest(_Told):
     partitions: list[_Partition]
     counts: dict[str, Count]
     rows: dict[str, dict[str, str]]
+    columns: dict[str, dict[str, list[str]]] = {}
+    edited: dict[str, dict[str, list[_Row]]] = {}
 
     @field_validator("services")
     @classmethod
@@ -68,4 +75,5 @@ class Manifest(_Told):
             until=datetime.fromisoformat(self.until) if self.until else None,
             redacted=self.redacted,
             reduced=self.reduced,
+            columns=self.columns,
         )

@@ -21,7 +21,7 @@ from choreo.chassis.transaction.positions import TopicPartition
 from choreo.chassis.transaction.state_store import TableMapping
 from choreo.message.codec import TopicRecord
 from choreo.replay.sources.live import _ENTRIES, Connection, _snapshot, trimmed, unpublished_of
-from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, sequence_of
+from choreo.replay.sources.records import Broken, Cut, EditedRow, Item, JournalEntry, sequence_of
 
 Offset = tuple[str, int, int]
 """Topic, partition, offset."""
@@ -115,6 +115,9 @@ class OneKey:
 
     def digest(self, service: str, table: Table) -> None:
         return None
+
+    def edited(self, service: str, table: Table) -> Sequence[EditedRow]:
+        return ()
 
     def ticket(self) -> dict[str, Any]:
         raise NotImplementedError("one key is looked at by one process")

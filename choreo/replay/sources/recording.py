@@ -11,9 +11,9 @@ import shutil
 import zlib
 from base64 import b64decode, b64encode
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -25,9 +25,18 @@ from choreo.chassis.transaction.journal import CODE_VERSION
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.message.codec import Headers, Record, TopicRecord, uuid_of
 from choreo.replay.sources.manifest import Manifest
-from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, OutboxRecord, Source
+from choreo.replay.sources.records import (
+    Broken,
+    Cut,
+    EditedRow,
+    Item,
+    JournalEntry,
+    OutboxRecord,
+    Source,
+    Wrote,
+)
 from choreo.replay.sources.redaction import Redaction
-from choreo.replay.sources.rows import Digest, canonical, plain
+from choreo.replay.sources.rows import Digest, canonical, name_as_text, name_in, plain, short
 
 FORMAT = 1
 _BEGINNING = b'{"recording":'
@@ -35,6 +44,8 @@ _LONGEST_LINE_BYTES = 16 * 1024 * 1024
 """Kafka's records end at a megabyte, and a manifest that names each key of many at a few."""
 _MOST_UNPACKED = 100
 """Ours unpack to some twenty times their size."""
+_MOST_EDITED = 1000
+"""Rows of a table: whoever has another version of the code at hand than the system had will have many."""
 _AT_ONCE = 200
 """Items: so few that they stay in the processor's cache until they are replayed."""
 
@@ -56,16 +67,26 @@ class Contents:
     """Offsets that Kafka does not have, although they lie within."""
     rows: dict[str, dict[str, str]] = field(default_factory=dict)
     """By service and table, the digest of its rows."""
+    edited: dict[str, dict[str, Sequence[EditedRow]]] = field(default_factory=dict)
+    """By service and table, rows that do not follow from the steps."""
 
 
 class Writer:
     """Lines go to a file beside; `finish` puts the manifest before them. Use as a context."""
 
-    def __init__(self, path: Path, cut: Cut, redaction: Redaction | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        cut: Cut,
+        redaction: Redaction | None,
+        add: Callable[[Sequence[Item]], Sequence[Item]] = lambda items: items,
+    ) -> None:
+        """`add` is given what will be written, addresses replaced, and may add digests to it."""
         self._path = path
         self._body_path = path.with_name(f".{path.name}.part")
         self._cut = cut
         self._redaction = redaction
+        self._add = add
         self._sha = hashlib.sha256()
         self._next: dict[TopicPartition, int] = {place: span.first for place, span in cut.spans.items()}
         self.contents = Contents()
@@ -79,7 +100,7 @@ class Writer:
         self._body_path.unlink(missing_ok=True)
 
     def write(self, items: Sequence[Item]) -> None:
-        for item in items:
+        for item in self._add([self._hidden(item) for item in items]):
             line = orjson.dumps(self._as_dict(item), option=orjson.OPT_APPEND_NEWLINE)
             self._sha.update(line)
             self._body.write(line)
@@ -116,19 +137,16 @@ class Writer:
                     "ts": item.timestamp,
                     "broker": -1,
                     **({"from": item.begin} if item.begin < item.offset else {}),
-                    **_of_record(self._hidden(item.record)),
+                    **_of_record(item.record),
                 }
             case JournalEntry():
                 self.contents.counts[f"journal of {item.service}"] += 1
                 return self._entry(item)
             case OutboxRecord():
                 self.contents.counts[f"outbox of {item.service}"] += 1
-                return {"outbox": item.service, **_of_record(self._hidden(item.record))}
+                return {"outbox": item.service, **_of_record(item.record)}
 
     def _entry(self, entry: JournalEntry) -> dict[str, Any]:
-        command = entry.command
-        if command is not None and self._redaction:
-            command = orjson.loads(self._redaction.data(orjson.dumps(command)))
         return {
             "journal": entry.service,
             "position": entry.position,
@@ -142,17 +160,26 @@ class Writer:
             "offset": entry.offset,
             "flow": entry.correlation_id,
             "outcome": entry.outcome,
-            "command": command,
+            "command": entry.command,
             "refusal": entry.refusal,
             "now": plain(entry.now),
             "received": entry.received_at and plain(entry.received_at),
             "code": entry.code_version,
+            **({"wrote": entry.wrote} if entry.wrote else {}),
         }
 
-    def _hidden(self, record: Record) -> Record:
-        if self._redaction is None or record.value is None:
-            return record
-        return Record(record.key, self._redaction.data(record.value), record.headers)
+    def _hidden(self, item: Item) -> Item:
+        if self._redaction is None:
+            return item
+        if isinstance(item, JournalEntry):
+            if item.command is None:
+                return item
+            return replace(item, command=orjson.loads(self._redaction.data(orjson.dumps(item.command))))
+        record = item.record
+        if record.value is None:
+            return item
+        value = self._redaction.data(record.value)
+        return replace(item, record=Record(record.key, value, record.headers))
 
     def _gap(self, place: TopicPartition, offset: int) -> None:
         if self._cut.is_whole and offset > self._next[place]:
@@ -160,8 +187,10 @@ class Writer:
                 {"topic": place[0], "partition": place[1], "from": self._next[place], "to": offset}
             )
 
-    async def digest(self, source: Source, service: str, table: Table) -> None:
-        """Adds that of the table's rows at the cut."""
+    async def digest(
+        self, source: Source, service: str, table: Table, expected: "ExpectedRows | None" = None
+    ) -> None:
+        """Adds that of the table's rows at the cut, and those that are not as expected."""
         rows = source.rows(service, table)
         if rows is None or not self._cut.is_whole:
             return
@@ -169,8 +198,13 @@ class Writer:
         async for page in rows:
             for row in page:
                 told = canonical(row)
-                digest.add(self._redaction.data(told) if self._redaction else told)
+                told = self._redaction.data(told) if self._redaction else told
+                digest.add(told)
+                if expected:
+                    expected.compare(told)
         self.contents.rows.setdefault(service, {})[str(table.name)] = str(digest)
+        if expected and (edited := expected.edited()):
+            self.contents.edited.setdefault(service, {})[str(table.name)] = edited
 
     def _manifest(self) -> dict[str, Any]:
         cut = self._cut
@@ -199,7 +233,31 @@ class Writer:
             "counts": self.contents.counts,
             "gaps": self.contents.gaps,
             "rows": self.contents.rows,
+            "columns": cut.columns,
+            "edited": self.contents.edited,
         }
+
+
+class ExpectedRows:
+    """A table's rows as they follow from the steps, beside those that there are."""
+
+    def __init__(self, table: Table, rows: Mapping[Any, Sequence[Any]]) -> None:
+        """`rows` are by primary key."""
+        self._table = table
+        self._rows = {name_as_text(name): row for name, row in rows.items()}
+        self._edited: list[EditedRow] = []
+
+    def compare(self, row: bytes) -> None:
+        """Takes a row there is, as `canonical` writes it."""
+        told = orjson.loads(row)
+        name = name_as_text(name_in(self._table, told))
+        mine = self._rows.pop(name, None)
+        if mine is None or canonical(mine) != row:
+            self._edited.append(EditedRow(name, [short(value) for value in told]))
+
+    def edited(self) -> list[EditedRow]:
+        """Returns those that are otherwise and those that are not there, as many as a manifest can hold."""
+        return [*self._edited, *(EditedRow(name, None) for name in self._rows)][:_MOST_EDITED]
 
 
 def _end(lines: int, manifest: bytes, body: "hashlib._Hash") -> bytes:
@@ -328,6 +386,10 @@ class Recording:
         digest: str | None = self.manifest["rows"].get(service, {}).get(table.name)
         return digest
 
+    def edited(self, service: str, table: Table) -> Sequence[EditedRow]:
+        told = self.manifest.get("edited", {}).get(service, {}).get(table.name, [])
+        return [EditedRow(one["name"], one["values"]) for one in told]
+
     def ticket(self) -> dict[str, Any]:
         return {"recording": str(self.path.absolute())}
 
@@ -391,6 +453,7 @@ def _item(told: Mapping[str, Any]) -> Item:
             datetime.fromisoformat(told["now"]),
             datetime.fromisoformat(told["received"]) if told["received"] else None,
             told["code"],
+            _wrote(told["wrote"]) if "wrote" in told else None,
         )
     if "outbox" in told:
         return OutboxRecord(told["outbox"], _record(told))
@@ -403,6 +466,11 @@ def _item(told: Mapping[str, Any]) -> Item:
         _record(told),
         told.get("from", -1),
     )
+
+
+def _wrote(told: Mapping[str, Any]) -> Wrote:
+    """What it says of each row is looked at only where the whole differs."""
+    return Wrote(told["facts"], told["rows"], told["writes"])
 
 
 def _check_place(item: Item, cut: Cut) -> None:

@@ -6,7 +6,7 @@ nothing else is needed: what a service decided is held against its topic by key 
 """
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
@@ -16,6 +16,21 @@ from sqlalchemy import Table
 from choreo.chassis.settings import TOPICS, Settings
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.message.codec import Record, TopicRecord
+
+Values = Mapping[str, Any] | Sequence[Any]
+"""Digests of a row's values: by name those that were changed, or all of a new one (`Cut.columns`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wrote:
+    """What a step made of rows, in digests: see `choreo/replay/engine/row_digests.py`."""
+
+    facts: str
+    """Of all that was decided in it."""
+    rows: str
+    """Of all rows that it wrote."""
+    writes: Sequence[Sequence[Any]]
+    """Of each row the number of the fact in its step, the table, the primary key as text, and `Values`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +55,8 @@ class JournalEntry:
     """The time its decisions were told."""
     received_at: datetime | None
     code_version: str
+    wrote: Wrote | None = None
+    """As the code had it that recorded; None where that is not kept, as in a running system."""
 
     @property
     def at(self) -> str:
@@ -91,6 +108,8 @@ class Cut:
     redacted: bool = False
     reduced: bool = False
     """Inputs of its keys were left out, so that their steps are missing: see `choreo minimize`."""
+    columns: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
+    """By service and table: the order in which `Wrote` has a row's values. Empty where no step says any."""
 
     @property
     def is_whole(self) -> bool:
@@ -132,6 +151,16 @@ async def lacking(source: "Source", service: str) -> dict[str, str]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class EditedRow:
+    """A row that was not what the steps make of it, when it was recorded."""
+
+    name: str
+    """Its primary key as text."""
+    values: Sequence[Any] | None
+    """Digests, in `Cut.columns`' order; None: it was not there."""
+
+
 class Source(Protocol):
     """A stream and what it says of itself."""
 
@@ -154,6 +183,10 @@ class Source(Protocol):
         """Returns the `choreo.replay.sources.rows.Digest` of those rows; None where it is not kept."""
         ...
 
+    def edited(self, service: str, table: Table) -> Sequence["EditedRow"]:
+        """Returns rows as they were at the cut that do not follow from the steps; none where not kept."""
+        ...
+
     def ticket(self) -> dict[str, Any]:
         """Lets another process read the very same stream, as long as this one is open."""
         ...
@@ -170,6 +203,9 @@ class OfRecordsAlone:
 
     def digest(self, service: str, table: Table) -> None:
         return None
+
+    def edited(self, service: str, table: Table) -> Sequence[EditedRow]:
+        return ()
 
     def ticket(self) -> dict[str, Any]:
         raise NotImplementedError("it is in no file")

@@ -1,5 +1,6 @@
 """Rows of a service, as its state has them and as its tables have them."""
 
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -12,6 +13,9 @@ import orjson
 from sqlalchemy import Table
 
 _MODULUS = 2**128
+_SHORT_TEXT = 16
+"""Such words as `refunded` can be read; an id or a mail's text is a digest."""
+_SHORT_BYTES = 3
 
 
 def values(table: Table, row: Any) -> tuple[Any, ...]:
@@ -36,6 +40,11 @@ def _name_getter(table: Table) -> Callable[[Sequence[Any]], Any]:
     return itemgetter(*(place for place, column in enumerate(table.columns) if column.primary_key))
 
 
+def name_as_text(name: Any) -> str:
+    """Writes a primary key as text; a composite one is `a,b`."""
+    return ",".join(str(plain(part)) for part in (name if isinstance(name, tuple) else (name,)))
+
+
 def plain(value: Any) -> Any:
     """Returns a value as JSON has it."""
     match value:
@@ -48,6 +57,19 @@ def plain(value: Any) -> Any:
 
 def canonical(row: Sequence[Any]) -> bytes:
     return orjson.dumps([*row], plain, orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_DATETIME)
+
+
+def short(value: Any) -> Any:
+    """Returns a value as JSON has it if that is short, and else a digest of it, which begins with a #."""
+    told = plain(value)
+    if told is None or isinstance(told, int) or (isinstance(told, str) and _is_short(told)):
+        return told
+    hashed = blake2b(orjson.dumps(told, option=orjson.OPT_SORT_KEYS), digest_size=_SHORT_BYTES)
+    return f"#{b64encode(hashed.digest()).decode()}"
+
+
+def _is_short(text: str) -> bool:
+    return len(text) <= _SHORT_TEXT and not text.startswith("#")
 
 
 class Digest:

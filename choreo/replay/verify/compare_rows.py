@@ -15,7 +15,7 @@ from choreo.replay.engine.cases import case_of
 from choreo.replay.engine.in_memory_service import InMemoryService, Row
 from choreo.replay.engine.walk import Walk, Write
 from choreo.replay.sources.records import Source
-from choreo.replay.sources.rows import Digest, canonical, name_in, plain, values
+from choreo.replay.sources.rows import Digest, canonical, name_as_text, name_in, plain, short, values
 from choreo.replay.verify.findings import Finding, ServiceTally
 
 
@@ -52,23 +52,57 @@ async def compare_rows(source: Source, in_memory: InMemoryService[Any], tally: S
             differing += [_Differing(table, "", None, row) for row in left.values()]
             continue
         recorded = source.digest(tally.service, table)
-        if recorded is not None and not tally.excluded_keys:
-            digest = Digest()
-            for _, mine in rows:
-                digest.add(canonical(mine.values))
-            tally.counts["tables"] += 1
-            if str(digest) != recorded:
-                says = f"the rows of {table.name} in {tally.service} are not the recorded ones"
-                tally.findings.append(
-                    Finding(
-                        "state", tally.service, says, table=table.name, expected=recorded, got=str(digest)
-                    )
-                )
+        if recorded is None:
+            continue
+        rows = dict(rows)
+        edited = list(_compare_edited(source, tally.service, table, rows))
+        differing += edited
+        if not (edited or tally.excluded_keys):
+            _compare_digest(tally, table, rows.values(), recorded)
     changed = [one for one in differing if one.mine is None or one.mine.key not in tally.excluded_keys]
     writers = await _writers(source, in_memory.service, changed)
     for one in differing:
         writer = writers.get(one.mine.at) if one.mine and one.mine.at else None
         _row_differs(in_memory.service, tally, one, writer)
+
+
+def _compare_edited(
+    source: Source, service: str, table: Table, rows: Mapping[Any, _Row]
+) -> Iterator[_Differing]:
+    """Yields those rows that did not follow from the steps when it was recorded, and do not today."""
+    recorded = source.cut.columns.get(service, {}).get(str(table.name), ())
+    by_name = {name_as_text(name): row for name, row in rows.items()} if recorded else {}
+    for row in source.edited(service, table):
+        mine = by_name.get(row.name)
+        if row.values is None:
+            if mine:
+                yield _Differing(table, "", None, mine)
+            continue
+        was = dict(zip(recorded, row.values, strict=False))
+        columns = [str(column.name) for column in table.columns]
+        live = [was.get(column) for column in columns]
+        is_ = [short(value) for value in mine.values] if mine else []
+        if not mine:
+            yield _Differing(table, "", live, None)
+        elif other := next(
+            (c for c, a, b in zip(columns, live, is_, strict=True) if c in was and a != b), ""
+        ):
+            yield _Differing(table, other, live, mine)
+
+
+def _compare_digest(tally: ServiceTally, table: Table, rows: Iterable[_Row], recorded: str) -> None:
+    digest = Digest()
+    for mine in rows:
+        digest.add(canonical(mine.values))
+    tally.counts["tables"] += 1
+    if str(digest) == recorded:
+        return
+    says = f"the rows of {table.name} in {tally.service} are not the recorded ones"
+    if not tally.counts["digests"]:
+        says += "; which row, column and event cannot be told: the recording has a digest of the table alone"
+    tally.findings.append(
+        Finding("state", tally.service, says, table=table.name, expected=recorded, got=str(digest))
+    )
 
 
 def _tables(in_memory: InMemoryService[Any]) -> Iterator[tuple[Table, Iterable[tuple[Any, _Row]]]]:
@@ -120,9 +154,15 @@ async def _writers(
     columns = {one.mine.at: one.column for one in differing if one.mine and one.mine.at}
     if not columns:
         return found
-    # What a key has one of, any fact of the key concerns: there, to leave it as it is says nothing.
+    # What a key has one of, any fact of the key concerns: there, to leave it as it is says something only of
+    # a fact that has the very value that is missing.
     single = {mapping.field for mapping in service.store.mappings if mapping.single}
     named = {str(row[1]): row for row in columns if row[0] not in single}
+    missing = {
+        (one.mine.key, one.column, str(plain(_value(one)))): one.mine.at
+        for one in differing
+        if one.mine and one.mine.at and one.column and one.mine.at[0] in single
+    }
     walk = Walk(source, service, today=True, compare=False)
     async for ahead in walk.inputs():
         done = walk.take(ahead)
@@ -136,12 +176,18 @@ async def _writers(
                     found[at] = _Wrote(event, write.case)
                 elif at in found:
                     found[at].left_by = None
-            for value in event.data.model_dump(mode="json").values():
-                row = named.get(str(value))
+            for field, value in event.data.model_dump(mode="json").items():
+                row = named.get(str(value)) or missing.get((event.key, field, str(value)))
                 if row in found and row not in written:
                     evolve = service.decider.evolve_of(type(event.data))
                     found[row].left_by, found[row].left_at = event, case_of(evolve, event.type)
     return found
+
+
+def _value(differing: _Differing) -> Any:
+    """Returns the value of the column that differs, as it was."""
+    assert differing.live is not None
+    return differing.live[[column.name for column in differing.table.columns].index(differing.column)]
 
 
 def _changes(write: Write, column: str) -> bool:

@@ -1,7 +1,7 @@
 """What today's code decides, held against the service's own topic and outbox, by key and sequence."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -11,9 +11,10 @@ from choreo.chassis.transaction.step import Outcome
 from choreo.message.codec import TopicRecord, Undecodable, UnknownType, UnknownVersion, decode
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
-from choreo.replay.engine.deciding_lines import decided_through
+from choreo.replay.engine.deciding_lines import decided_through, path_of
 from choreo.replay.engine.in_memory_service import Taken
 from choreo.replay.engine.recorded import is_same
+from choreo.replay.engine.row_digests import Otherwise
 from choreo.replay.engine.sandbox import Effect, take
 from choreo.replay.engine.walk import Ahead
 from choreo.replay.sources.records import JournalEntry, OutboxRecord
@@ -228,11 +229,32 @@ def _of_input(
 ) -> Finding:
     """Adds the line that gave this fact, or without a fact, that of the last answer."""
     lines = decided_through(input.taken, fact)
-    return of_entry(kind, input.entry, says, lines, expected, got, _digest(input.taken))
+    finding = of_entry(kind, input.entry, says, lines, expected, got, _digest(input.taken))
+    return replace(finding, path=path_of(input.taken))
 
 
 def of_effect(entry: JournalEntry, effect: Effect) -> Finding:
     return of_entry("effect", entry, effect.says, effect.lines, got=effect.text.strip() or None)
+
+
+def of_row(entry: JournalEntry, row: Otherwise) -> Finding:
+    """Names the fact whose effect is another one, which is the input or follows from it."""
+    return Finding(
+        "state",
+        entry.service,
+        row.says,
+        entry.key,
+        str(row.event.id),
+        row.event.type,
+        entry.at if row.event.id == entry.id else "",
+        plain(entry.now),
+        row.lines[-1],
+        row.table,
+        row.column,
+        row.recorded,
+        row.today,
+        row.lines,
+    )
 
 
 def of_entry(

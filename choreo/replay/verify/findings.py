@@ -2,7 +2,7 @@
 
 import tomllib
 from collections import Counter
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -42,6 +42,16 @@ class Finding:
     """File and line of each own frame, from the handler to the place."""
     step: str = ""
     """A digest of all that today's code decides for this input: what a second run has to agree with."""
+    parts: str = ""
+    """Where two replays of this step go apart."""
+    path: tuple[str, ...] = ()
+    """Every own line that the step runs: for a second run to be compared with, and not to be told."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        told = asdict(self)
+        del told["path"]
+        return told
 
     @property
     def identity(self) -> tuple[str, ...]:

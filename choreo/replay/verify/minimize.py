@@ -32,6 +32,10 @@ Tell = Callable[[int, int, int], None]
 """Is told how many candidates were tried, how many more this round has at most, how many parts are left."""
 
 
+Shows = Callable[[Source], Awaitable[Finding | None]]
+"""Returns what a part of a recording shows, if that is what is looked for."""
+
+
 class NotReproduced(Exception):
     """No part of the recording shows the divergence. The message is a sentence."""
 
@@ -72,13 +76,16 @@ class Minimum:
     tries: int
 
 
-async def minimize(recording: Recording, service: Service[Any], finding: Finding, tell: Tell) -> Minimum:
+async def minimize(
+    recording: Recording, service: Service[Any], finding: Finding, tell: Tell, shows: Shows | None = None
+) -> Minimum:
     """Minimizes a recording. `finding` is what verifying it found of this service.
 
-    Raises `NotReproduced`, and `Broken`.
+    `shows` looks for it in a part of the recording; without it the part is verified. Raises `NotReproduced`,
+    and `Broken`.
     """
-    search = _Search(recording.cut, service, finding, tell)
-    search.met = await _met(recording, service, finding)
+    shows = shows or await _diverging(recording, service, finding)
+    search = _Search(recording.cut, service, finding, tell, shows)
     own = await _inputs(recording, service.name, finding.key)
     position = next((number for number, one in enumerate(own) if search.is_target(one)), None)
     if position is None:
@@ -140,9 +147,7 @@ async def ddmin(
 class _Search:
     """Tells whether a candidate diverges in the same way, and keeps what was tried."""
 
-    def __init__(self, cut: Cut, service: Service[Any], finding: Finding, tell: Tell) -> None:
-        self.met: object = None
-        """The state that the diverging input meets in the whole recording."""
+    def __init__(self, cut: Cut, service: Service[Any], finding: Finding, tell: Tell, shows: Shows) -> None:
         self.found: Finding | None = None
         """What the latest candidate that diverges shows."""
         self.tries = 0
@@ -150,6 +155,7 @@ class _Search:
         self._service = service
         self._finding = finding
         self._tell = tell
+        self._shows = shows
 
     def tell(self, to_come: int, left: int) -> None:
         self._tell(self.tries, to_come, left)
@@ -158,16 +164,28 @@ class _Search:
         return UUID(self._finding.event) in one.ids
 
     async def diverges(self, inputs: Sequence[Input]) -> bool:
-        """Tells whether the one divergence is there, nothing else, and nothing is missing."""
+        """Tells whether the one divergence is there, and keeps it."""
         self.tries += 1
         reduced = _reduced(self._cut, self._service.name, inputs)
-        tally = await verify(reduced, {self._service.name: self._service})
-        findings = [finding for finding in tally.findings if finding.kind != "effect"]
-        same = [_same(finding, self._finding) for finding in findings]
-        if not findings or not all(same) or await _met(reduced, self._service, self._finding) != self.met:
+        found = await self._shows(reduced)
+        if found is None:
             return False
-        self.reduced, self.found = reduced, findings[0]
+        self.reduced, self.found = reduced, found
         return True
+
+
+async def _diverging(recording: Recording, service: Service[Any], finding: Finding) -> Shows:
+    """Looks whether the one divergence is there, nothing else, and nothing is missing."""
+    met = await _met(recording, service, finding)
+
+    async def shows(reduced: Source) -> Finding | None:
+        tally = await verify(reduced, {service.name: service})
+        findings = [one for one in tally.findings if one.kind != "effect"]
+        if not findings or not all(_same(one, finding) for one in findings):
+            return None
+        return findings[0] if await _met(reduced, service, finding) == met else None
+
+    return shows
 
 
 def _same(one: Finding, other: Finding) -> bool:
@@ -184,9 +202,10 @@ async def _met(source: Source, service: Service[Any], finding: Finding) -> objec
     walk = Walk(source, service, finding.key, today=True, compare=False)
     async with aclosing(walk.inputs()) as inputs:  # type: ignore[type-var]
         async for ahead in inputs:
-            if str(ahead.entry.id) == finding.event:
+            done = walk.take(ahead)
+            led_to = [str(event.id) for event in done.events] if done else []
+            if finding.event in (str(ahead.entry.id), *led_to):
                 return ahead.taken.state
-            walk.take(ahead)
     return None
 
 

@@ -4,17 +4,22 @@ import asyncio
 import time
 from asyncio import Task
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
+from typing import Any
 
 from choreo.chassis.registry import services
+from choreo.chassis.service import Service
 from choreo.chassis.settings import SERVICES
+from choreo.errors import HandlerMisbehaves
 from choreo.progress import Tell, telling
+from choreo.replay.engine.deciding_lines import parting, path_of
+from choreo.replay.engine.walk import Walk
 from choreo.replay.sources.recording import size_of
-from choreo.replay.sources.records import Source
+from choreo.replay.sources.records import Broken, Source
 from choreo.replay.verify.closed_loop import closed_loop
 from choreo.replay.verify.findings import Allowance, Finding, Tally
 from choreo.replay.verify.second_run import second_run
@@ -87,11 +92,13 @@ class Report:
         second = [finding for finding in second if finding.kind != "effect"]
         mine = {finding.identity: finding for finding in self.findings}
         other = {finding.identity: finding for finding in second}
-        self.unstable = [
-            finding
-            for identity, finding in (other | mine).items()
-            if identity not in mine or identity not in other or not _agree(mine[identity], other[identity])
-        ]
+        self.unstable = [finding for identity, finding in other.items() if identity not in mine]
+        for identity, finding in mine.items():
+            here = replace(finding, path=())
+            if identity not in other:
+                self.unstable.append(here)
+            elif not _agree(finding, other[identity]):
+                self.unstable.append(replace(here, parts=parting(finding.path, other[identity].path)))
         unstable = {finding.identity for finding in self.unstable}
         self.unstable = [*effects.values(), *self.unstable]
         self.findings = [finding for finding in self.findings if finding.identity not in unstable]
@@ -128,10 +135,27 @@ async def report_on(
 
     second = second_run(source, list(chosen), sample, preload)
     report = await _report(replay, second, lacks)
+    await _find_partings(report, source, chosen)
     report.absent = absent
     report.narrow(key, since)
     report.allow(allowances)
     return report
+
+
+async def _find_partings(report: Report, source: Source, services: Mapping[str, Service[Any]]) -> None:
+    """Takes those steps once more here that the second run alone found, to see where they go apart."""
+    theirs = {one.event: one.path for one in report.unstable if one.path}
+    found: dict[str, str] = {}
+    for name in {one.service for one in report.unstable if one.path}:
+        walk = Walk(source, services[name], today=True, compare=False)
+        with suppress(HandlerMisbehaves, Broken):  # that is a finding already
+            async with aclosing(walk.inputs()) as inputs:  # type: ignore[type-var]
+                async for ahead in inputs:
+                    id = str(ahead.entry.id)
+                    if id in theirs:
+                        found[id] = parting(path_of(ahead.taken), theirs.pop(id))
+                    walk.take(ahead)
+    report.unstable = [replace(one, parts=found.get(one.event, one.parts)) for one in report.unstable]
 
 
 async def closed_loop_report(

@@ -90,7 +90,7 @@ async def _findings(process: asyncio.subprocess.Process, order: bytes) -> list[F
         raise SecondRunDied(f"The second replay died: {last[0]}")
     found = orjson.loads(out)
     for told in found:
-        told["lines"] = tuple(told["lines"])
+        told |= {"lines": tuple(told["lines"]), "path": tuple(told["path"])}
     return [(Difference if "origin" in told else Finding)(**told) for told in found]
 
 

@@ -1,6 +1,7 @@
 """One service's journal, replayed by today's code: what each input leads to, is compared as it comes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from choreo.chassis.service import Service
@@ -9,21 +10,25 @@ from choreo.chassis.transaction.step import Outcome
 from choreo.message.codec import TopicRecord
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
-from choreo.replay.engine.deciding_lines import decided_through
+from choreo.replay.engine.deciding_lines import decided_through, path_of
 from choreo.replay.engine.hidden_inputs import Sample
-from choreo.replay.engine.in_memory_service import InMemoryService, refusal_as_dict
+from choreo.replay.engine.in_memory_service import InMemoryService, Put, refusal_as_dict
+from choreo.replay.engine.row_digests import digest_of_facts, digest_of_rows, first_otherwise, wrote_in
 from choreo.replay.engine.sandbox import SideEffect, take
 from choreo.replay.engine.walk import ALWAYS_WHOLE, Ahead
-from choreo.replay.sources.records import Cut, JournalEntry
-from choreo.replay.verify.decisions import DecisionComparison, of_effect, of_entry
+from choreo.replay.sources.records import Cut, JournalEntry, Wrote
+from choreo.replay.verify.decisions import DecisionComparison, of_effect, of_entry, of_row
 from choreo.replay.verify.findings import Finding, ServiceTally
 
 
 class Verifier:
     """Is handed what one service heard, and its journal; hands what is decided to the comparison."""
 
-    def __init__(self, service: Service[Any], cut: Cut, sample: float, *, reads: bool = False) -> None:
-        """`reads`: where a handler reads clock, chance or environment is found, too."""
+    def __init__(
+        self, service: Service[Any], cut: Cut, sample: float, *, reads: bool = False, digests: bool = False
+    ) -> None:
+        """`reads`: where a handler reads clock, chance or environment is found, too. `digests`: of what each
+        step makes of rows, one is made."""
         self.in_memory = InMemoryService(service)
         self.consumes = frozenset(service.consumes)
         self.sources = service.sources
@@ -31,8 +36,14 @@ class Verifier:
             service=service.name, sample=1.0 if service.name == ALWAYS_WHOLE else sample
         )
         self.decisions = DecisionComparison(self.tally)
+        self.wrote: Wrote | None = None
+        """The digest of the latest input, where it has one."""
         self._name = service.name
         self._reduced = cut.reduced
+        self._columns = cut.columns.get(service.name, {})
+        self._digests = digests
+        self._decided_otherwise: set[str] = set()
+        """Keys of which today's code does not decide what that decided which made the digests."""
         self._sample = Sample() if reads else None
         self._heard: dict[tuple[str | None, int | None, int | None], Event[Fact]] = {}
         """Events that no entry has asked for yet, by topic, partition and offset."""
@@ -52,6 +63,7 @@ class Verifier:
 
     def take(self, entry: JournalEntry) -> None:
         """Replays the next entry of the journal."""
+        self.wrote = None
         if not self.tally.includes(entry.key):
             return
         self.tally.counts["inputs"] += 1
@@ -86,7 +98,7 @@ class Verifier:
         elif isinstance(ran.result, Exception):
             says = f"{entry.type} {entry.id} raises {type(ran.result).__name__}: {ran.result}"
             lines, got = raised_through(ran.result), repr(ran.result)
-            self.tally.diverges(of_entry("step", entry, says, lines, got=got))
+            self.tally.diverges(replace(of_entry("step", entry, says, lines, got=got), path=path_of(taken)))
         else:
             self._keep(Ahead(entry, taken), ran.result)
 
@@ -99,11 +111,27 @@ class Verifier:
         if refusal != entry.refusal:
             says = f"{entry.type} {entry.id} is answered differently"
             lines = decided_through(input.taken, None)
-            self.tally.diverges(of_entry("step", entry, says, lines, expected=entry.refusal, got=refusal))
+            finding = of_entry("step", entry, says, lines, expected=entry.refusal, got=refusal)
+            self.tally.diverges(replace(finding, path=path_of(input.taken)))
             return
         if entry.outcome != "refused":
-            self.in_memory.keep(entry.key, input.taken)
+            puts = self.in_memory.keep(entry.key, input.taken)
+            if self._digests:
+                self.wrote = wrote_in(input.taken, puts)
             self.decisions.add_decided(input, outcome.events)
+            if entry.wrote is not None and self.tally.includes(entry.key):
+                self._compare_rows(input, entry.wrote, puts)
+
+    def _compare_rows(self, input: Ahead, wrote: Wrote, puts: Sequence[Put[Any]]) -> None:
+        """Compares rows up to where the decisions differ: that is told, or will be once they are read."""
+        entry, taken = input.entry, input.taken
+        self.tally.counts["digests"] += 1
+        if entry.key in self._decided_otherwise or digest_of_rows(puts) == wrote.rows:
+            return
+        if digest_of_facts(taken) != wrote.facts:
+            self._decided_otherwise.add(entry.key)
+        elif found := first_otherwise(wrote, taken, puts, self._columns):
+            self.tally.diverges(of_row(entry, found))
 
     def finish(self, gaps: bool) -> None:
         """Settles what could not be told before everything was read. `gaps`: its topic has some."""

@@ -37,7 +37,7 @@ async def verify(
     verifiers = {
         name: Verifier(service, cut, sample, reads=second is not None) for name, service in services.items()
     }
-    stream = _Stream(cut, verifiers)
+    stream = Stream(cut, verifiers)
     whole = Tally()
     for name, verifier in verifiers.items():
         verifier.add_lacking(await lacking(source, name))
@@ -102,7 +102,7 @@ def _other_keys_first(items: Sequence[Item]) -> list[Item]:
     ]
 
 
-class _Stream:
+class Stream:
     """Hands every item to whom it concerns, and sees that no offset is missing."""
 
     def __init__(self, cut: Cut, verifiers: Mapping[str, Verifier]) -> None:

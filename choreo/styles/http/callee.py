@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
-import httpx
+import httpx2
 import orjson
 
 from choreo.chassis.transaction.outbox import OutboxRow
@@ -24,7 +24,7 @@ _BODY_BYTES = 40 * 1024
 """Of facts in a call; a body may have 64 KiB."""
 
 
-logging.getLogger("httpx").setLevel(logging.WARNING)  # the callee's log has every call, and how long it took
+logging.getLogger("httpx2").setLevel(logging.WARNING)  # the callee's log has every call, and how long it took
 
 
 class CalleeAway(Exception):
@@ -56,7 +56,7 @@ class Reached:
 class Callee(Reached):
     """Every call may be repeated: what it brings has ids, and the callee knows those it has seen."""
 
-    def __init__(self, name: str, http: httpx.AsyncClient, credential: str) -> None:
+    def __init__(self, name: str, http: httpx2.AsyncClient, credential: str) -> None:
         """`http` knows where it is."""
         super().__init__()
         self.name = name
@@ -89,17 +89,17 @@ class Callee(Reached):
                     answer = await self._answer(path, body)
                 if answer.status_code != 200:
                     raise CalleeAway(f"it answered {answer.status_code}")
-            except (CalleeAway, TimeoutError, httpx.HTTPError) as error:
+            except (CalleeAway, TimeoutError, httpx2.HTTPError) as error:
                 reason = str(error) or type(error).__name__
                 raise self._away(f"{self.name} cannot be called: {reason}") from error
         self.trouble = None
         return orjson.loads(answer.content)
 
-    async def _answer(self, path: str, body: bytes) -> httpx.Response:
+    async def _answer(self, path: str, body: bytes) -> httpx2.Response:
         for _ in range(_ATTEMPTS - 1):
             try:
                 return await self._http.post(path, content=body, headers=self._headers)
-            except (httpx.ConnectError, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
+            except (httpx2.ConnectError, httpx2.ReadError, httpx2.WriteError, httpx2.RemoteProtocolError):
                 continue  # a connection that was kept open and is of no use any more
         return await self._http.post(path, content=body, headers=self._headers)
 

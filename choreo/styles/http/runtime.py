@@ -6,7 +6,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
-import httpx
+import httpx2
 from fastapi import FastAPI
 from pydantic import BaseModel, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -72,9 +72,9 @@ class HttpRuntime(Runtime[S]):
     def told(self) -> CallSettings:
         return CallSettings()  # from the environment
 
-    def client(self, callee: str) -> httpx.AsyncClient:
+    def client(self, callee: str) -> httpx2.AsyncClient:
         url = f"http://127.0.0.1:{self.settings.port_of(callee)}"
-        return httpx.AsyncClient(base_url=url, timeout=CALL_TIMEOUT_SECONDS, trust_env=False)
+        return httpx2.AsyncClient(base_url=url, timeout=CALL_TIMEOUT_SECONDS, trust_env=False)
 
     def topics(self) -> Sequence[Recipient]:
         """Where facts go beside those that are called."""

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
-import httpx
+import httpx2
 import pytest
 import pytest_asyncio
 from fastapi import FastAPI
@@ -123,9 +123,9 @@ class Toy:
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token()}", "Idempotency-Key": "k"}
 
-    def client(self) -> httpx.AsyncClient:
-        transport = httpx.ASGITransport(self.app)
-        return httpx.AsyncClient(transport=transport, base_url="http://toy")
+    def client(self) -> httpx2.AsyncClient:
+        transport = httpx2.ASGITransport(self.app)
+        return httpx2.AsyncClient(transport=transport, base_url="http://toy")
 
     async def _flow_applied(self, user_id: UUID, flow: UUID, seconds: int) -> bool:
         self.calls.append({"user_id": user_id, "flow": flow, "wait": seconds})
@@ -196,7 +196,7 @@ async def toy() -> Toy:
 
 
 @pytest_asyncio.fixture
-async def client(toy: Toy) -> AsyncIterator[httpx.AsyncClient]:
+async def client(toy: Toy) -> AsyncIterator[httpx2.AsyncClient]:
     async with toy.client() as client:
         yield client
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
 
-import httpx
+import httpx2
 import pytest
 from structlog.testing import capture_logs
 
@@ -17,7 +17,7 @@ GOOD = b'{"price": "100.00"}'
 BIG = b" " * (64 * 1024) + GOOD
 
 
-def assert_problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+def assert_problem(answer: httpx2.Response, status: int, code: str) -> dict[str, Any]:
     body: dict[str, Any] = answer.json()
     assert (answer.status_code, body["type"]) == (status, f"urn:choreo:problem:{code}")
     assert answer.headers["content-type"] == "application/problem+json"
@@ -25,7 +25,7 @@ def assert_problem(answer: httpx.Response, status: int, code: str) -> dict[str, 
     return body
 
 
-async def test_a_good_request(toy: Any, client: httpx.AsyncClient) -> None:
+async def test_a_good_request(toy: Any, client: httpx2.AsyncClient) -> None:
     answer = await client.post("/things", content=GOOD, headers=toy.headers | JSON)
     (call,) = toy.calls
     assert answer.status_code == 201
@@ -47,7 +47,7 @@ async def test_a_good_request(toy: Any, client: httpx.AsyncClient) -> None:
     ],
 )
 async def test_checks_come_in_the_contracts_order(
-    toy: Any, client: httpx.AsyncClient, faults: str, status: int
+    toy: Any, client: httpx2.AsyncClient, faults: str, status: int
 ) -> None:
     headers = toy.headers | JSON
     body = GOOD
@@ -68,7 +68,7 @@ async def test_checks_come_in_the_contracts_order(
     assert toy.calls == []
 
 
-async def test_a_key_is_asked_for_before_the_id_is_looked_at(toy: Any, client: httpx.AsyncClient) -> None:
+async def test_a_key_is_asked_for_before_the_id_is_looked_at(toy: Any, client: httpx2.AsyncClient) -> None:
     headers = toy.headers
     malformed_id = "/things/17/break"
     assert_problem(await client.post(malformed_id, headers=headers), 404, "not_found")
@@ -77,7 +77,7 @@ async def test_a_key_is_asked_for_before_the_id_is_looked_at(toy: Any, client: h
     assert_problem(await client.post(malformed_id), 401, "unauthorized")
 
 
-async def test_large_bodies_by_length_and_chunked(toy: Any, client: httpx.AsyncClient) -> None:
+async def test_large_bodies_by_length_and_chunked(toy: Any, client: httpx2.AsyncClient) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         for start in range(0, len(BIG), 1000):
             yield BIG[start : start + 1000]
@@ -106,18 +106,18 @@ async def test_large_bodies_by_length_and_chunked(toy: Any, client: httpx.AsyncC
         ("", 415),
     ],
 )
-async def test_content_types(toy: Any, client: httpx.AsyncClient, media_type: str, status: int) -> None:
+async def test_content_types(toy: Any, client: httpx2.AsyncClient, media_type: str, status: int) -> None:
     answer = await client.post("/things", content=GOOD, headers=toy.headers | {"Content-Type": media_type})
     assert answer.status_code == status
 
 
-async def test_compressed_bodies_are_not_read(toy: Any, client: httpx.AsyncClient) -> None:
+async def test_compressed_bodies_are_not_read(toy: Any, client: httpx2.AsyncClient) -> None:
     headers = toy.headers | JSON | {"Content-Encoding": "gzip"}
     assert_problem(await client.post("/things", content=GOOD, headers=headers), 415, "unsupported_media_type")
 
 
 @pytest.mark.parametrize("key", ["", "   ", "x" * 256, "é", "a\tb"])
-async def test_bad_idempotency_keys(toy: Any, client: httpx.AsyncClient, key: str) -> None:
+async def test_bad_idempotency_keys(toy: Any, client: httpx2.AsyncClient, key: str) -> None:
     headers = [*(toy.headers | JSON).items(), ("Idempotency-Key", key.encode())]
     headers = [(n, v) for n, v in headers if (n, v) != ("Idempotency-Key", "k")]
     answer = await client.post("/things", content=GOOD, headers=headers)
@@ -125,7 +125,7 @@ async def test_bad_idempotency_keys(toy: Any, client: httpx.AsyncClient, key: st
     assert answer.json()["type"].startswith("urn:choreo:problem:idempotency_key_")
 
 
-async def test_a_command_id_is_derived_from_the_whole_request(toy: Any, client: httpx.AsyncClient) -> None:
+async def test_a_command_id_is_derived_from_the_whole_request(toy: Any, client: httpx2.AsyncClient) -> None:
     async def id_of(path: str, **headers: str) -> UUID:
         await client.post(path, content=GOOD, headers=toy.headers | JSON | headers)
         cause: UUID = toy.calls[-1]["cause"].id
@@ -149,7 +149,7 @@ SOME_ID = UUID("7f3b1c9e-52d4-4e0a-9c61-0d8a4b7e2f15")
     "id",
     ["17", "None", "%00", "..%2f", "{}", "x" * 36, SOME_ID.hex, f"urn:uuid:{SOME_ID}", f"{SOME_ID}%0A", "é"],
 )
-async def test_what_is_no_id_names_nothing(toy: Any, client: httpx.AsyncClient, id: str) -> None:
+async def test_what_is_no_id_names_nothing(toy: Any, client: httpx2.AsyncClient, id: str) -> None:
     assert_problem(await client.get(f"/things/{id}", headers=toy.headers), 404, "not_found")
     assert toy.calls == []
 
@@ -174,7 +174,7 @@ async def test_what_is_no_id_names_nothing(toy: Any, client: httpx.AsyncClient, 
         ("", 0),
     ],
 )
-async def test_prefer_is_a_wish(toy: Any, client: httpx.AsyncClient, prefer: str, seconds: int) -> None:
+async def test_prefer_is_a_wish(toy: Any, client: httpx2.AsyncClient, prefer: str, seconds: int) -> None:
     answer = await client.post("/things", content=GOOD, headers=toy.headers | JSON | {"Prefer": prefer})
     assert answer.status_code == 201
     assert toy.calls[-1]["wait"] == seconds
@@ -197,7 +197,7 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
     ],
 )
 async def test_a_valid_trace_is_joined(
-    toy: Any, client: httpx.AsyncClient, traceparent: str, joined: bool
+    toy: Any, client: httpx2.AsyncClient, traceparent: str, joined: bool
 ) -> None:
     await client.post("/things", content=GOOD, headers=toy.headers | JSON | {"traceparent": traceparent})
     cause = toy.calls[-1]["cause"]
@@ -205,7 +205,7 @@ async def test_a_valid_trace_is_joined(
     assert cause.correlation_id == cause.id
 
 
-async def test_problems_of_the_framework_have_the_same_shape(toy: Any, client: httpx.AsyncClient) -> None:
+async def test_problems_of_the_framework_have_the_same_shape(toy: Any, client: httpx2.AsyncClient) -> None:
     assert_problem(await client.get("/nowhere"), 404, "not_found")
     assert_problem(await client.get("/things/"), 404, "not_found")
     answer = await client.delete("/things", headers=toy.headers)
@@ -214,13 +214,13 @@ async def test_problems_of_the_framework_have_the_same_shape(toy: Any, client: h
     assert_problem(await client.post("/docs"), 405, "method_not_allowed")
 
 
-async def test_a_decisions_problem_carries_its_numbers(toy: Any, client: httpx.AsyncClient) -> None:
+async def test_a_decisions_problem_carries_its_numbers(toy: Any, client: httpx2.AsyncClient) -> None:
     body = b'{"price": 1, "name": "sold out"}'
     answer = await client.post("/things", content=body, headers=toy.headers | JSON)
     assert assert_problem(answer, 409, "sold_out")["requested"] == "1.00"
 
 
-async def test_a_bug_is_a_500_that_tells_nothing(toy: Any, client: httpx.AsyncClient) -> None:
+async def test_a_bug_is_a_500_that_tells_nothing(toy: Any, client: httpx2.AsyncClient) -> None:
     body = b'{"price": 1, "name": "bug", "password": "hunter2-hunter2"}'
     with capture_logs() as lines:
         answer = await client.post("/things", content=body, headers=toy.headers | JSON)
@@ -229,7 +229,7 @@ async def test_a_bug_is_a_500_that_tells_nothing(toy: Any, client: httpx.AsyncCl
     assert [line["event"] for line in lines] == ["request failed", "request"]
 
 
-async def test_a_layer_below_that_is_away_is_a_503(toy: Any, client: httpx.AsyncClient) -> None:
+async def test_a_layer_below_that_is_away_is_a_503(toy: Any, client: httpx2.AsyncClient) -> None:
     body = b'{"price": 1, "name": "away"}'
     answer = await client.post("/things", content=body, headers=toy.headers | JSON)
     assert_problem(answer, 503, "unavailable")
@@ -246,13 +246,13 @@ async def test_a_layer_below_that_is_away_is_a_503(toy: Any, client: httpx.Async
         b'{"password": "hunter2',
     ],
 )
-async def test_no_refusal_repeats_what_was_sent(toy: Any, client: httpx.AsyncClient, body: bytes) -> None:
+async def test_no_refusal_repeats_what_was_sent(toy: Any, client: httpx2.AsyncClient, body: bytes) -> None:
     answer = await client.post("/things", content=body, headers=toy.headers | JSON)
     assert answer.status_code in (400, 422)
     assert "hunter2" not in answer.text
 
 
-async def test_forms_are_read_as_strictly(toy: Any, client: httpx.AsyncClient) -> None:
+async def test_forms_are_read_as_strictly(toy: Any, client: httpx2.AsyncClient) -> None:
     good = {"username": "ann", "password": "long enough"}
     assert (await client.post("/login", data=good)).status_code == 200
     assert toy.calls[-1]["form"].password == "long enough"
@@ -269,12 +269,12 @@ async def test_forms_are_read_as_strictly(toy: Any, client: httpx.AsyncClient) -
     assert_problem(twice, 400, "malformed_body")
 
 
-async def test_responses_that_send_themselves_pass(client: httpx.AsyncClient) -> None:
+async def test_responses_that_send_themselves_pass(client: httpx2.AsyncClient) -> None:
     answer = await client.get("/stream", headers={"Last-Event-ID": "7"})
     assert answer.text == "7"
 
 
-async def test_half_an_answer_is_broken_off(client: httpx.AsyncClient) -> None:
+async def test_half_an_answer_is_broken_off(client: httpx2.AsyncClient) -> None:
     with pytest.raises(RuntimeError) as error:
         await client.get("/half")
     assert error.type is RuntimeError and not error.value.args, "the first error, not one of a second answer"
@@ -302,7 +302,7 @@ async def test_a_client_that_leaves_is_answered_nothing(toy: Any) -> None:
     assert sent == []
 
 
-async def test_every_answer_carries_the_security_headers(toy: Any, client: httpx.AsyncClient) -> None:
+async def test_every_answer_carries_the_security_headers(toy: Any, client: httpx2.AsyncClient) -> None:
     for path in ("/things", "/nowhere", "/health/live", "/docs", "/openapi.json"):
         answer = await client.get(path, headers=toy.headers)
         assert answer.headers["cache-control"] == "no-store"

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 from uuid import uuid4
 
-import httpx
+import httpx2
 import pytest
 
 from choreo.chassis.http import headers, waits
@@ -85,7 +85,7 @@ async def test_the_bounds_come_before_the_host_and_the_host_before_the_token(toy
     assert await ask(toy, (b"host", b"a"), (b"host", b"b"), *many) == 431
 
 
-async def test_head_is_answered_like_get_without_the_body(toy: Any, client: httpx.AsyncClient) -> None:
+async def test_head_is_answered_like_get_without_the_body(toy: Any, client: httpx2.AsyncClient) -> None:
     for path in ("/things", f"/things/{uuid4()}", "/health/live", "/stream", "/half", "/openapi.json"):
         got = await client.get(path, headers=toy.headers) if path != "/half" else None
         head = await client.head(path, headers=toy.headers)
@@ -98,7 +98,7 @@ async def test_head_is_answered_like_get_without_the_body(toy: Any, client: http
 
 
 async def test_of_one_user_so_many_wait_and_others_are_not_held_up(
-    toy: Any, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    toy: Any, client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = f"/things?flow={uuid4()}"
     everybody_in, go_on = asyncio.Event(), asyncio.Event()

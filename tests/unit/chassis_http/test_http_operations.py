@@ -5,7 +5,7 @@ import re
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import structlog
 from openapi_spec_validator import validate
@@ -19,7 +19,7 @@ from user_service.passwords import MOST_QUEUED, Passwords
 
 @pytest.mark.asyncio
 async def test_readiness_names_each_job_and_why_it_does_not_get_on(
-    toy: Any, client: httpx.AsyncClient
+    toy: Any, client: httpx2.AsyncClient
 ) -> None:
     consumer = toy.health.job("consumer")
     working = True
@@ -54,7 +54,7 @@ async def test_readiness_names_each_job_and_why_it_does_not_get_on(
 
 
 @pytest.mark.asyncio
-async def test_traffic_asks_only_for_what_a_request_needs(toy: Any, client: httpx.AsyncClient) -> None:
+async def test_traffic_asks_only_for_what_a_request_needs(toy: Any, client: httpx2.AsyncClient) -> None:
     toy.health.job("kernel", serving=True).got_on()
     toy.health.job("relay").held_up("Kafka is away")
     assert (await client.get("/health/ready")).status_code == 503
@@ -66,8 +66,8 @@ async def test_traffic_asks_only_for_what_a_request_needs(toy: Any, client: http
 
 @pytest.mark.asyncio
 async def test_the_port_of_one_process_has_health_and_metrics_alone(toy: Any) -> None:
-    transport = httpx.ASGITransport(operations_alone(toy.app, 8102))
-    async with httpx.AsyncClient(transport=transport) as client:
+    transport = httpx2.ASGITransport(operations_alone(toy.app, 8102))
+    async with httpx2.AsyncClient(transport=transport) as client:
         for path in ("/health/live", "/health/ready", "/metrics"):
             assert (await client.get(f"http://toy:8102{path}")).status_code == 200
         for path in ("/openapi.json", "/docs"):
@@ -77,7 +77,7 @@ async def test_the_port_of_one_process_has_health_and_metrics_alone(toy: Any) ->
 
 
 @pytest.mark.asyncio
-async def test_metrics_count_by_route_template(toy: Any, client: httpx.AsyncClient) -> None:
+async def test_metrics_count_by_route_template(toy: Any, client: httpx2.AsyncClient) -> None:
     await client.get("/things/6f2f6f5c-1111-4222-8333-444455556666", headers=toy.headers)
     await client.get("/things/17")
     await client.request("BREW", "/coffee")
@@ -90,7 +90,7 @@ async def test_metrics_count_by_route_template(toy: Any, client: httpx.AsyncClie
 
 
 @pytest.mark.asyncio
-async def test_the_document_is_valid_and_says_what_is_checked(toy: Any, client: httpx.AsyncClient) -> None:
+async def test_the_document_is_valid_and_says_what_is_checked(toy: Any, client: httpx2.AsyncClient) -> None:
     document = (await client.get("/openapi.json")).json()
     validate(document)
     assert document["openapi"].startswith("3.1")
@@ -114,7 +114,7 @@ async def test_the_document_is_valid_and_says_what_is_checked(toy: Any, client: 
     assert "404" in document["paths"]["/things/{thing_id}"]["get"]["responses"]
 
 
-async def test_the_page_for_people_asks_nobody_else_for_anything(client: httpx.AsyncClient) -> None:
+async def test_the_page_for_people_asks_nobody_else_for_anything(client: httpx2.AsyncClient) -> None:
     page = await client.get("/docs")
     assert page.status_code == 200
     policy = page.headers["content-security-policy"]

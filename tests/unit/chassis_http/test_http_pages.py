@@ -1,6 +1,6 @@
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,7 +56,7 @@ def test_no_query_string_is_our_fault(raw: bytes) -> None:
     ],
 )
 @pytest.mark.asyncio
-async def test_out_of_range(toy: Any, client: httpx.AsyncClient, query: str, parameter: str) -> None:
+async def test_out_of_range(toy: Any, client: httpx2.AsyncClient, query: str, parameter: str) -> None:
     answer = await client.get(f"/things?{query}", headers=toy.headers)
     assert answer.status_code == 422
     assert [error["parameter"] for error in answer.json()["errors"]] == [parameter]
@@ -66,7 +66,7 @@ async def test_out_of_range(toy: Any, client: httpx.AsyncClient, query: str, par
     ("query", "status"), [("wait=30", 200), ("wait=0", 200), ("wait=31", 422), ("wait=x", 422)]
 )
 @pytest.mark.asyncio
-async def test_wait(toy: Any, client: httpx.AsyncClient, query: str, status: int) -> None:
+async def test_wait(toy: Any, client: httpx2.AsyncClient, query: str, status: int) -> None:
     path = "/things/6f2f6f5c-1111-4222-8333-444455556666"
     assert (await client.get(f"{path}?{query}", headers=toy.headers)).status_code == status
     assert (await client.get(f"{path}?x=1&x=2&y=%ff", headers=toy.headers)).status_code == 200
@@ -75,7 +75,7 @@ async def test_wait(toy: Any, client: httpx.AsyncClient, query: str, status: int
 
 @pytest.mark.parametrize("limit", [1, 7, 50, 100, 200])
 @pytest.mark.asyncio
-async def test_pages_hold_everything_once_in_order(toy: Any, client: httpx.AsyncClient, limit: int) -> None:
+async def test_pages_hold_everything_once_in_order(toy: Any, client: httpx2.AsyncClient, limit: int) -> None:
     seen: list[str] = []
     query: dict[str, str] = {"limit": str(limit)}
     while True:

@@ -3,7 +3,7 @@ import base64
 import json
 from typing import Any
 
-import httpx
+import httpx2
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -31,7 +31,7 @@ def signed(toy: Any, kid: Any = "first", **changes: Any) -> str:
     return jwt.encode(claims(toy, **changes), key, algorithm="EdDSA", headers={"kid": kid})
 
 
-async def status_with(client: httpx.AsyncClient, token: str) -> int:
+async def status_with(client: httpx2.AsyncClient, token: str) -> int:
     answer = await client.get("/things", headers={"Authorization": f"Bearer {token}"})
     if answer.status_code == 401:
         assert answer.headers["www-authenticate"].startswith("Bearer")
@@ -39,7 +39,7 @@ async def status_with(client: httpx.AsyncClient, token: str) -> int:
     return answer.status_code
 
 
-async def test_a_signed_token_is_good_for_its_lifetime(toy: Any, client: httpx.AsyncClient) -> None:
+async def test_a_signed_token_is_good_for_its_lifetime(toy: Any, client: httpx2.AsyncClient) -> None:
     token = toy.token()
     assert await status_with(client, token) == 200
     toy.now += auth.LIFETIME + auth.LEEWAY - 1
@@ -74,7 +74,7 @@ async def test_a_signed_token_is_good_for_its_lifetime(toy: Any, client: httpx.A
         {"sub": 5},
     ],
 )
-async def test_bad_claims(toy: Any, client: httpx.AsyncClient, changes: dict[str, Any]) -> None:
+async def test_bad_claims(toy: Any, client: httpx2.AsyncClient, changes: dict[str, Any]) -> None:
     assert await status_with(client, signed(toy)) == 200
     header, _, _ = signed(toy).split(".")
     body = base64.urlsafe_b64encode(json.dumps(claims(toy, **changes)).encode()).decode().rstrip("=")
@@ -83,7 +83,7 @@ async def test_bad_claims(toy: Any, client: httpx.AsyncClient, changes: dict[str
     assert await status_with(client, f"{header}.{body}.{signature}") == 401
 
 
-async def test_only_our_algorithm(toy: Any, client: httpx.AsyncClient) -> None:
+async def test_only_our_algorithm(toy: Any, client: httpx2.AsyncClient) -> None:
     public = auth.public_part(toy.key)["x"]
     forgeries: list[tuple[str, Any]] = [
         ("none", None),
@@ -96,20 +96,20 @@ async def test_only_our_algorithm(toy: Any, client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("part", [0, 1])
-async def test_hostile_json_inside_a_token(toy: Any, client: httpx.AsyncClient, part: int) -> None:
+async def test_hostile_json_inside_a_token(toy: Any, client: httpx2.AsyncClient, part: int) -> None:
     for text in (b"[" * 2900, b'{"kid":' * 400, b"1" * 2900, b"\xff", b'{"alg": "EdDSA", "kid": NaN}'):
         parts = signed(toy).split(".")
         parts[part] = base64.urlsafe_b64encode(text).decode().rstrip("=")
         assert await status_with(client, ".".join(parts)) == 401
 
 
-async def test_another_key_under_a_known_name(toy: Any, client: httpx.AsyncClient) -> None:
+async def test_another_key_under_a_known_name(toy: Any, client: httpx2.AsyncClient) -> None:
     stranger = auth.generate_key("first")
     assert await status_with(client, auth.sign(stranger, toy.user_id, now=toy.now)) == 401
 
 
 @pytest.mark.parametrize("kid", ["", "x" * 200, "a b", "'; --", 5, None])
-async def test_malformed_key_ids_are_not_looked_up(toy: Any, client: httpx.AsyncClient, kid: Any) -> None:
+async def test_malformed_key_ids_are_not_looked_up(toy: Any, client: httpx2.AsyncClient, kid: Any) -> None:
     header = base64.urlsafe_b64encode(json.dumps({"alg": "EdDSA", "kid": kid}).encode()).decode().rstrip("=")
     _, body, signature = signed(toy).split(".")
     assert await status_with(client, f"{header}.{body}.{signature}") == 401
@@ -130,19 +130,19 @@ async def test_malformed_key_ids_are_not_looked_up(toy: Any, client: httpx.Async
         "é",
     ],
 )
-async def test_what_is_no_token(client: httpx.AsyncClient, authorization: str) -> None:
+async def test_what_is_no_token(client: httpx2.AsyncClient, authorization: str) -> None:
     answer = await client.get("/things", headers={b"Authorization": authorization.encode()})
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
-async def test_two_authorization_headers_are_none(toy: Any, client: httpx.AsyncClient) -> None:
+async def test_two_authorization_headers_are_none(toy: Any, client: httpx2.AsyncClient) -> None:
     header = ("Authorization", f"Bearer {toy.token()}")
     assert (await client.get("/things", headers=[header])).status_code == 200
     assert (await client.get("/things", headers=[header, header])).status_code == 401
 
 
-async def test_an_unknown_key_is_a_401_or_a_503_if_news_is_late(toy: Any, client: httpx.AsyncClient) -> None:
+async def test_an_unknown_key_is_a_401_or_a_503_if_news_is_late(toy: Any, client: httpx2.AsyncClient) -> None:
     token = auth.sign(auth.generate_key("second"), toy.user_id, now=toy.now)
     assert await status_with(client, token) == 401
     toy.keys.late = True
@@ -165,7 +165,7 @@ async def test_an_unknown_key_is_a_401_or_a_503_if_news_is_late(toy: Any, client
     ],
 )
 async def test_a_published_key_that_is_none_verifies_nothing(
-    toy: Any, client: httpx.AsyncClient, jwk: dict[str, str]
+    toy: Any, client: httpx2.AsyncClient, jwk: dict[str, str]
 ) -> None:
     whole = auth.public_part(toy.key)
     toy.keys.keys["first"] = {**whole, **jwk} if {"x", "crv"} & jwk.keys() else jwk

@@ -1,0 +1,260 @@
+"""`choreo minimize --expect`: the inputs that lead to what should not be, and a test that says what should.
+
+A part of the recording will do if today's code decides the same fact there, right or wrong, and the
+expectation says the same of it. What is expected of an input has to meet the same state as well: without what
+it needs, the right code would not do what is expected either.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+from uuid import UUID
+
+from choreo.chassis.registry import services
+from choreo.chassis.service import Service
+from choreo.errors import Incomplete, UsageError
+from choreo.message.catalog import SOURCE_OF_TYPE
+from choreo.replay.engine.expressions import BadExpression, names_at
+from choreo.replay.engine.walk import Walk
+from choreo.replay.history.expectations import Expectation, Judged
+from choreo.replay.sources.recording import Recording
+from choreo.replay.sources.records import Source
+from choreo.replay.verify.decisions import of_entry
+from choreo.replay.verify.findings import Finding
+from choreo.replay.verify.minimize import Minimum, minimize
+
+_TEST = '''\
+"""{about}.
+
+Written by `choreo minimize --expect`. It asserts what *should be*, and not what was recorded: it fails as
+long as the code does otherwise.
+"""
+
+import asyncio
+from pathlib import Path
+
+from choreo.replay.history.expectations import violations
+from choreo.replay.sources.recording import Recording
+{imports}
+RECORDING = Path(__file__).with_suffix(".ndjson")
+EXPECTED = {expected!r}
+
+
+def test_{name}_is_as_expected() -> None:
+    assert asyncio.run(violations(Recording(RECORDING), EXPECTED)) == []
+{steps}'''
+_STEPS = """
+
+def test_{name}_in_words() -> None:
+    {line}
+"""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A violated expectation, and the fewest inputs that lead to it."""
+
+    minimum: Minimum
+    expectation: Expectation
+    judged: Judged
+    today: bool
+    """Today's code violates it, too; else only what was recorded does."""
+    words: "Words | str"
+    """The steps, or why there are none."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it, beside what is told of the smallest recording."""
+        line, why = (self.words.line, None) if isinstance(self.words, Words) else (None, self.words)
+        told = {"expected": self.expectation.text, "violated_today": self.today}
+        return told | {"words": line, "not_in_words": why}
+
+    def test(self) -> str:
+        """Writes a test, which needs the recording beside it."""
+        name = _snake(f"{self.minimum.finding.service}_{self.judged.type}")
+        words = self.words if isinstance(self.words, Words) else None
+        return _TEST.format(
+            about=f"{self.judged.type} {self.judged.id} in {self.minimum.finding.service}",
+            imports=f"from {words.module} import {', '.join(sorted(words.used))}\n" if words else "",
+            expected=self.expectation.text,
+            name=name,
+            steps=_STEPS.format(name=name, line=words.line) if words else "",
+        )
+
+
+@dataclass(frozen=True)
+class Words:
+    module: str
+    used: frozenset[str]
+    line: str
+
+
+async def expected(
+    recording: Recording, text: str, name: str | None, words: str, tell: Callable[[int, int, int], None]
+) -> Expected | None:
+    """Returns None where all is as expected. Raises `Incomplete`, `NotReproduced` and `Broken`."""
+    try:
+        expectation = Expectation(text)
+    except BadExpression as wrong:
+        raise UsageError(str(wrong)) from None
+    known = services(recording.cut.settings)
+    service = known[_owner(expectation.type, name, known)]
+    if service.name not in recording.cut.services:
+        raise Incomplete(f"{recording.path} has no journal of {service.name}.")
+    violated, today = await _first(recording, service, expectation, today=True), True
+    if violated is None:
+        violated, today = await _first(recording, service, expectation, today=False), False
+    if violated is None:
+        return None
+    finding = _finding(violated, expectation)
+    whole = await _at(recording, service, expectation, violated)
+
+    async def shows(reduced: Source) -> Finding | None:
+        return finding if whole and await _at(reduced, service, expectation, violated) == whole else None
+
+    minimum = await minimize(recording, service, finding, tell, shows)
+    steps = await _in_words(minimum.reduced, service, violated, words)
+    return Expected(minimum, expectation, violated, today, steps)
+
+
+def _owner(type_: str, name: str | None, known: Mapping[str, Service[Any]]) -> str:
+    """Returns the service that is asked: the one that decides such facts, or takes such commands."""
+    if name is None:
+        asked = [one for one, service in known.items() if type_ in map(_name, service.commands)]
+        name = SOURCE_OF_TYPE.get(type_) or next(iter(asked), None)
+    if name is None or name not in known:
+        raise UsageError(f"Nobody decides or is asked {type_}: no service here has such a fact or command.")
+    return name
+
+
+async def _first(
+    source: Recording, service: Service[Any], expectation: Expectation, *, today: bool
+) -> Judged | None:
+    """Returns the first that violates the expectation, by today's code or as recorded."""
+    seen = 0
+    walk = Walk(source, service, today=today, compare=not today)
+    async with aclosing(expectation.judge(walk)) as found:  # type: ignore[type-var]
+        async for judged in found:
+            seen += 1
+            if not judged.holds:
+                return judged
+    if walk.lacks and not today:
+        raise Incomplete(f"{service.name}: {walk.lacks[0]}.")
+    if not (seen or today):
+        why = next(iter(expectation.errors), f"{service.name} has none in {source.path}")
+        raise UsageError(f"--expect cannot be told of any {expectation.type}: {why}.")
+    return None
+
+
+def _finding(judged: Judged, expectation: Expectation) -> Finding:
+    entry = judged.ahead.entry
+    what = "" if judged.fact is None else f" leads to a {judged.type} that"
+    says = f"{entry.type} {entry.id}{what} is not as expected: {expectation.text}"
+    return of_entry("step", entry, says, judged.lines, judged.should_be or None, judged.is_ or None)
+
+
+async def _at(source: Source, service: Service[Any], expectation: Expectation, violated: Judged) -> object:
+    """Returns what the expectation says of what today's code does with the input; None where it raises."""
+    entry = violated.ahead.entry
+    walk = Walk(source, service, entry.key, today=True, compare=False)
+    async with aclosing(walk.inputs()) as inputs:  # type: ignore[type-var]
+        async for ahead in inputs:
+            done = walk.take(ahead)
+            if ahead.entry.id == entry.id and done:
+                judged = expectation.judged_of(ahead, done)
+                verdicts = [(one.id, one.holds, one.should_be, one.is_) for one in judged]
+                return verdicts, None if violated.fact and verdicts else ahead.taken.state
+    return None
+
+
+# -- words ---------------------------------------------------------------------------------------------
+
+
+async def _in_words(source: Source, service: Service[Any], judged: Judged, module: str) -> Words | str:
+    """Writes the inputs in the shop's own test words: see docs/replay.md."""
+    try:
+        words = import_module(module)
+    except Exception as error:
+        return f"{module} cannot be imported: {error!r}"
+    if service.name not in words.SERVICES:
+        return f"{module} has no words for {service.name}"
+    if judged.fact is None or not judged.should_be:
+        return "the expectation gives no field of a fact a value"
+    heard = {fact.__name__ for fact in service.consumes}
+    told = _Told(words.WORDS, words.BEGINS_WITH if words.BEGINS_WITH[0] in heard else None)
+    walk = Walk(source, service, today=True, compare=False)
+    async for ahead in walk.inputs():
+        told.given(ahead.entry.type, names_at(ahead))
+        if walk.take(ahead) is None:
+            return walk.lacks[-1]
+    return told.line(module, words.SERVICES[service.name], judged)
+
+
+class _Told:
+    """Puts inputs into words. An id is its number, in the order in which ids come; the latest is not said."""
+
+    def __init__(self, words: Mapping[str, tuple[str, ...]], begins_with: tuple[str, str] | None) -> None:
+        """`begins_with` has happened before the first step, unless the other one is."""
+        self._words = words
+        self._begins_with = begins_with
+        self._ids: dict[str, int] = {}
+        self._types: list[str] = []
+        self._steps: list[str] = []
+        self._used: set[str] = set()
+        self._unknown: list[str] = []
+
+    def given(self, type_: str, fields: Mapping[str, Any]) -> None:
+        self._types.append(type_)
+        for name in (name for _, *names in self._words.values() for name in names):
+            if _is_id(fields.get(name)):
+                self._ids.setdefault(fields[name], len(self._ids) + 1)
+        if len(self._types) > 1 or not self._begins_with or type_ != self._begins_with[0]:
+            self._steps.append(self._word(type_, fields, ()))
+
+    def line(self, module: str, service: str, judged: Judged) -> Words | str:
+        assert judged.fact is not None
+        fields = judged.fact.model_dump(mode="json") | dict(judged.should_be)
+        result = self._word(judged.type, fields, list(judged.should_be))
+        if self._unknown:
+            return f"{module} has no word for {', '.join(self._unknown)}"
+        steps = list(self._steps)
+        if self._begins_with and self._begins_with[0] not in self._types:
+            self._used.add(self._begins_with[1])
+            steps.insert(0, f"{self._begins_with[1]}()")
+        line = f"{service}.given({', '.join(steps)}).then({result})"
+        return Words(module, frozenset({service, *self._used}), line)
+
+    def _word(self, type_: str, fields: Mapping[str, Any], named: Sequence[str]) -> str:
+        if type_ not in self._words:
+            self._unknown.append(type_)
+            return ""
+        word, *arguments = self._words[type_]
+        self._used.add(word)
+        told = [self._argument(fields[name]) for name in arguments]
+        while told and not told[-1]:
+            told.pop()
+        more = [f"{name}={fields[name]!r}" for name in named if name not in arguments]
+        return f"{word}({', '.join([*(one or 'None' for one in told), *more])})"
+
+    def _argument(self, value: Any) -> str:
+        """Writes a value; of the latest id nothing."""
+        if not _is_id(value):
+            return repr(value)
+        number = self._ids.get(value, len(self._ids))
+        return "" if number == len(self._ids) else str(number)
+
+
+def _name(type_: type) -> str:
+    return type_.__name__
+
+
+def _is_id(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and bool(UUID(value))
+    except ValueError:
+        return False
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{one.lower()}" if one.isupper() else one for one in name).replace("__", "_").strip("_")

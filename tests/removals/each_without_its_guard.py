@@ -1,0 +1,32 @@
+"""Runs the tests that are to notice, each while its own guard is out: `python -m` this, with names of guards.
+
+One process for many, since most of what it takes is to start Kafka and Postgres.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from tests.removals.guards import GUARDS, Guard
+
+
+class EachWithoutItsGuard:
+    def __init__(self, guards: Sequence[Guard]) -> None:
+        self._guards = {guard.noticed_by: guard for guard in guards}
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            self._guards[item.nodeid].take_out(patch)
+            return (yield)
+
+
+def main(names: Sequence[str]) -> int:
+    guards = [GUARDS[name] for name in names]
+    options = ("-p", "pytest_asyncio.plugin", "-p", "no:cacheprovider", "-q", "-o", "addopts=", "-rfE")
+    return pytest.main([*options, *(guard.noticed_by for guard in guards)], [EachWithoutItsGuard(guards)])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
