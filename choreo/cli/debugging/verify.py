@@ -22,6 +22,7 @@ from choreo.cli.debugging.verify_formats import (
     report_as_junit,
 )
 from choreo.errors import Unavailable, UsageError
+from choreo.progress import Progress
 from choreo.replay.history.moments import AtTime, NoMoment, moment_of
 from choreo.replay.sources.recording import NotARecording
 from choreo.replay.sources.records import Broken, Source
@@ -108,5 +109,12 @@ def _time(text: str | None) -> datetime | None:
 
 
 async def _report(file: Path | None, look: Callable[[Source], Awaitable[Report]]) -> Report:
-    async with whole(file) as source:
-        return await look(source)
+    progress = Progress()
+    if file is None:
+        progress.stage("reading the running system")
+    try:
+        async with whole(file) as source:
+            progress.done()
+            return await look(source)
+    finally:
+        progress.done()

@@ -43,6 +43,11 @@ async def verify(
         verifier.add_lacking(await lacking(source, name))
     read = 0
     broken = ""
+
+    def going_on() -> None:
+        if progress:
+            progress(read)
+
     try:
         with no_collector():
             async for batch in source.batches():
@@ -52,8 +57,7 @@ async def verify(
                     if second and read in second.places:
                         for name, service in second.import_anew().items():
                             verifiers[name].go_on_with(service)
-                if progress:
-                    progress(read)
+                going_on()
     except Broken as error:
         broken = str(error)
     whole.findings += stream.finish(broken)
@@ -61,7 +65,7 @@ async def verify(
         tally = verifier.tally
         if not broken:
             verifier.finish(stream.gaps_of(name))
-            await compare_rows(source, verifier.in_memory, tally)
+            await compare_rows(source, verifier.in_memory, tally, going_on)
         whole.findings += tally.findings
         whole.counts.update({f"{name} {what}": n for what, n in tally.counts.items()})
     whole.findings.sort(key=lambda finding: finding.time)
