@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import typer
 
 from choreo.chassis.kafka.log_reader import LOG_UNREADABLE
 from choreo.chassis.settings import SERVICES
-from choreo.cli.debugging.replay_source import key_of, whole
+from choreo.cli.debugging.replay_source import asked, key_of
 from choreo.cli.debugging.shuffle import shuffle
 from choreo.cli.debugging.verify_formats import (
     closed_loop_as_json,
@@ -73,12 +74,14 @@ def verify(
         shuffle(file, names or SERVICES, shuffles, as_json=as_json)
     try:
         allowances = read_allowances(allow) if allow else []
-        key = asyncio.run(key_of(key, file))
+        key, moment = asyncio.run(key_of(key, file)), _time(since)
         verifying = partial(
-            report_on, names=names, sample=sample, key=key, since=_time(since), allowances=allowances
+            report_on, names=names, sample=sample, key=key, since=moment, allowances=allowances
         )
         looping = partial(closed_loop_report, allowances=allowances)
-        report = asyncio.run(_report(file, looping if closed_loop else verifying))
+        report = asyncio.run(
+            _report(file, partial(asked, file, service, key, moment), looping if closed_loop else verifying)
+        )
     except Broken as broken:
         report = Report([Finding("incomplete", "", str(broken))])
     except (WrongAllowance, NotARecording, NoMoment) as wrong:
@@ -108,12 +111,16 @@ def _time(text: str | None) -> datetime | None:
     return moment.time
 
 
-async def _report(file: Path | None, look: Callable[[Source], Awaitable[Report]]) -> Report:
+async def _report(
+    file: Path | None,
+    opened: Callable[[], AbstractAsyncContextManager[Source]],
+    look: Callable[[Source], Awaitable[Report]],
+) -> Report:
     progress = Progress()
     if file is None:
         progress.stage("reading the running system")
     try:
-        async with whole(file) as source:
+        async with opened() as source:
             progress.done()
             return await look(source)
     finally:

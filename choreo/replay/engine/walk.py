@@ -20,12 +20,9 @@ from choreo.replay.engine.cases import case_taken
 from choreo.replay.engine.in_memory_service import InMemoryService, Taken, refusal_as_dict
 from choreo.replay.engine.recorded import Differs, NotRecorded, RecordedFacts, differing
 from choreo.replay.engine.sandbox import refuse, run_sandboxed, take
-from choreo.replay.sources.records import Broken, JournalEntry, Source
+from choreo.replay.sources.records import ALWAYS_WHOLE, Broken, JournalEntry, Source
 
 S = TypeVar("S")
-
-ALWAYS_WHOLE = "user"
-"""Whether a login is free depends on other keys: of this service all are taken, whatever is asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -311,8 +311,10 @@ class Recording:
     It is checked on opening: nothing is read of what was cut off or edited, for anything may be wrong.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Raises `NotARecording`, and `Broken` for one that is not whole."""
+    def __init__(self, path: Path, chosen: Collection[str] | None = None) -> None:
+        """`chosen` are the keys that something is asked about. Raises `NotARecording`, and `Broken` for one
+        that is not whole.
+        """
         self.path = path
         first = b""
         try:
@@ -321,7 +323,8 @@ class Recording:
             self.manifest: dict[str, Any] = orjson.loads(first)
             if self.manifest.get("recording") != FORMAT:
                 raise NotARecording(f"{path} is of another format than this program reads ({FORMAT}).")
-            self.cut = Manifest.model_validate(self.manifest).cut
+            cut = Manifest.model_validate(self.manifest).cut
+            self.cut = replace(cut, chosen=None if chosen is None else frozenset(chosen))
         except FileNotFoundError:
             raise NotARecording(f"{path} is not there.") from None
         except (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -391,7 +394,7 @@ class Recording:
         return [EditedRow(one["name"], one["values"]) for one in told]
 
     def ticket(self) -> dict[str, Any]:
-        return {"recording": str(self.path.absolute())}
+        return {"recording": str(self.path.absolute()), "chosen": self.cut.chosen and sorted(self.cut.chosen)}
 
 
 def _cut_off(line: bytes) -> bool:

@@ -91,6 +91,10 @@ class Span:
     """The offset after the last."""
 
 
+ALWAYS_WHOLE = "user"
+"""Whether a login is free depends on other keys: of this service all are taken, whatever is asked for."""
+
+
 @dataclass(frozen=True)
 class Cut:
     """What a stream holds. Its journals are each of one moment, its topics of a later one (rule 15)."""
@@ -111,9 +115,21 @@ class Cut:
     columns: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
     """By service and table: the order in which `Wrote` has a row's values. Empty where no step says any."""
 
+    chosen: frozenset[str] | None = None
+    """About these keys alone something is asked; None: about all."""
+    sparse: bool = False
+    """What is about other keys was not read."""
+
     @property
     def is_whole(self) -> bool:
         return self.keys is None and self.until is None
+
+    @property
+    def has_every_offset(self) -> bool:
+        return self.is_whole and not self.sparse
+
+    def chosen_of(self, service: str) -> frozenset[str] | None:
+        return None if service == ALWAYS_WHOLE else self.chosen
 
     @property
     def settings(self) -> Settings:

@@ -13,8 +13,7 @@ from choreo.chassis.service import Service
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode
 from choreo.replay.engine.collector import no_collector
-from choreo.replay.engine.walk import ALWAYS_WHOLE
-from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, Source, lacking
+from choreo.replay.sources.records import ALWAYS_WHOLE, Broken, Cut, Item, JournalEntry, Source, lacking
 from choreo.replay.verify.compare_rows import compare_rows
 from choreo.replay.verify.decisions import Published
 from choreo.replay.verify.findings import Finding, Tally
@@ -136,7 +135,7 @@ class Stream:
         expected = self._next.get(place)
         if expected is None:
             return
-        if record.offset < expected or (self._cut.is_whole and record.begin > expected):
+        if record.offset < expected or (self._cut.has_every_offset and record.begin > expected):
             found = record.offset if record.offset < expected else record.begin
             self._gap(record.topic, record.partition, expected, found)
         self._next[place] = record.offset + 1
@@ -159,7 +158,7 @@ class Stream:
     def finish(self, broken: str) -> list[Finding]:
         if broken:
             return [*self.findings, Finding("incomplete", "", broken)]
-        if self._cut.is_whole:
+        if self._cut.has_every_offset:
             for (topic, partition), span in self._cut.spans.items():
                 if self._next[topic, partition] < span.end:
                     self._gap(topic, partition, self._next[topic, partition], span.end)
