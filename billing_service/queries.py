@@ -26,6 +26,9 @@ LEFT JOIN LATERAL (
     ORDER BY position DESC LIMIT 1) AS deciding ON true
 WHERE entry_id BETWEEN %(first)s AND %(last)s AND side = 'customer'"""
 
+LACK_AN_ACCOUNT = """/* payments.lack_an_account: of these, the orders whose account is not there yet */
+SELECT event_id FROM payments WHERE outcome = 'waiting' AND event_id = ANY(%b::uuid[])"""
+
 
 async def account_of(engine: AsyncEngine, user_id: UUID) -> Row[Any] | None:
     async with engine.connect() as conn:

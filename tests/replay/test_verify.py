@@ -1,6 +1,6 @@
 """A verification passes where nothing changed, and names what did: on a real shop, and on its recording."""
 
-from collections.abc import AsyncIterator, Collection, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -22,13 +22,12 @@ from choreo.chassis.database.connection import session
 from choreo.chassis.database.tables import keys
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.log_reader import Fetched, LogReader, NothingCame, describe_retrying
-from choreo.chassis.registry import services
-from choreo.chassis.settings import TOPICS, Settings
+from choreo.chassis.registry import all_topics, own_settings, services
+from choreo.chassis.settings import Settings
 from choreo.chassis.transaction import outbox
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode
 from choreo.replay.sources.records import (
-    ALWAYS_WHOLE,
     Broken,
     Cut,
     EditedRow,
@@ -36,6 +35,7 @@ from choreo.replay.sources.records import (
     JournalEntry,
     OutboxRecord,
     Span,
+    taken_whole,
 )
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
@@ -167,7 +167,7 @@ async def open_live(
     about a key follows from all that came before. Where something is asked `about` some keys alone, nothing
     else is read: in the partitions of those keys. Raises psycopg.Error and what is in `LOG_UNREADABLE`.
     """
-    topics = [settings.topic_prefix + topic for topic in TOPICS.values()]
+    topics = all_topics(settings.topic_prefix)
     before = await describe_retrying(access, topics)
     async with AsyncExitStack() as stack:
         conns, snapshots = {}, {}
@@ -186,8 +186,7 @@ async def open_live(
             spans,
             tuple(urls),
             settings.topic_prefix,
-            settings.currency,
-            settings.decide_within,
+            own_settings(settings),
             selected,
             until,
         )
@@ -243,8 +242,8 @@ async def _snapshot(stack: AsyncExitStack, url: str, of: str | None = None) -> C
 
 
 def _spans_of(cut: Cut, partitions: Collection[int]) -> dict[TopicPartition, Span]:
-    always = cut.topic_of(ALWAYS_WHOLE)
-    return {place: span for place, span in cut.spans.items() if place[1] in partitions or place[0] == always}
+    whole = {cut.topic_of(service) for service in taken_whole()}
+    return {place: span for place, span in cut.spans.items() if place[1] in partitions or place[0] in whole}
 
 
 async def keys_since(conns: Mapping[str, Connection], since: datetime) -> frozenset[str]:

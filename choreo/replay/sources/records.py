@@ -8,13 +8,16 @@ nothing else is needed: what a service decided is held against its topic by key 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import Any, Protocol
 from uuid import UUID
 
 from sqlalchemy import Table
 
-from choreo.chassis.settings import TOPICS, Settings
+from choreo.chassis.registry import descriptions, service_names
+from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.positions import TopicPartition
+from choreo.message.catalog import topic_of
 from choreo.message.codec import Record, TopicRecord
 
 Values = Mapping[str, Any] | Sequence[Any]
@@ -91,10 +94,6 @@ class Span:
     """The offset after the last."""
 
 
-ALWAYS_WHOLE = "user"
-"""Whether a login is free depends on other keys: of this service all are taken, whatever is asked for."""
-
-
 @dataclass(frozen=True)
 class Cut:
     """What a stream holds. Its journals are each of one moment, its topics of a later one (rule 15)."""
@@ -103,8 +102,8 @@ class Cut:
     services: tuple[str, ...]
     """Whose journals are in it."""
     topic_prefix: str
-    currency: str
-    decide_within: float
+    own_settings: Mapping[str, Mapping[str, Any]]
+    """By service: see `OwnSettings`."""
     keys: frozenset[str] | None = None
     """Only these keys, each from its beginning; None: all of them."""
     until: datetime | None = None
@@ -129,26 +128,30 @@ class Cut:
         return self.is_whole and not self.sparse
 
     def chosen_of(self, service: str) -> frozenset[str] | None:
-        return None if service == ALWAYS_WHOLE else self.chosen
+        return None if service in taken_whole() else self.chosen
 
     @property
     def settings(self) -> Settings:
         """What of an installation's settings decisions depend on."""
-        return Settings(
-            currency=self.currency, decide_within=self.decide_within, topic_prefix=self.topic_prefix
-        )
+        return Settings(own=self.own_settings, topic_prefix=self.topic_prefix)
 
     @property
     def service_of(self) -> Mapping[str, str]:
         """By topic."""
-        return {self.topic_of(service): service for service in TOPICS}
+        return {self.topic_of(service): service for service in service_names()}
 
     def topic_of(self, service: str) -> str:
-        return self.topic_prefix + TOPICS[service]
+        return self.topic_prefix + topic_of(service)
 
 
 class Broken(Exception):
     """The stream does not hold what it says. The message is a sentence; what came before it is good."""
+
+
+@cache
+def taken_whole() -> frozenset[str]:
+    """Returns the services of which all keys are needed, whatever is asked about."""
+    return frozenset(name for name, service in descriptions().items() if service.needs_all_keys)
 
 
 def sequence_of(record: Record) -> int | None:

@@ -19,9 +19,11 @@ from choreo.chassis import clock
 from choreo.chassis.database.connection import Connection
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.log_reader import LogReader, NothingCame, describe_retrying
-from choreo.chassis.settings import TOPICS, Settings
+from choreo.chassis.registry import all_topics, follows
+from choreo.chassis.settings import Settings
 from choreo.chassis.transaction import outbox
 from choreo.chassis.transaction.positions import TopicPartition
+from choreo.message.catalog import topic_of
 from choreo.message.codec import TopicRecord, decode
 from choreo.replay.sources.live import read_spans
 from choreo.replay.sources.records import Broken, Cut, Span
@@ -47,9 +49,9 @@ _FLOWS_OF_ORDERS = """/* trace.flows_of_orders: whoever placed or cancelled them
 SELECT DISTINCT correlation_id FROM journal
 WHERE key = ANY(%(keys)b::text[]) AND kind = 'command' AND command->>'order_id' = ANY(%(orders)b::text[])"""
 
-_REGISTRATIONS = """/* trace.registrations: they decide what waited for an account */
+_CAME = """/* trace.came: what decided what had waited for it */
 SELECT correlation_id FROM journal
-WHERE key = ANY(%(keys)b::text[]) AND type = 'UserRegistered' AND outcome = 'applied'"""
+WHERE key = ANY(%(keys)b::text[]) AND type = %(type)s AND outcome = 'applied'"""
 
 _UNPUBLISHED = """/* trace.unpublished */
 SELECT event_id, key, partition, value, headers, decided_at FROM outbox WHERE key = ANY(%(keys)b::text[])"""
@@ -101,11 +103,11 @@ async def find(
                 looked_up(done, 2 * len(entries))
                 if not await log.has_all_of(service, entry, unpublished):
                     lost.add(entry.id)
-            # They may have waited for an account, and what was decided then nobody may have heard yet.
-            if undecided(log.of(flows)):
-                registered = await _column(conns["billing"], _REGISTRATIONS, keys=keys)
-                for entry in (await journal_of(conns["billing"], "billing", [], registered)).entries:
-                    await log.has_all_of("billing", entry, unpublished)
+            # They may have waited, as for an account, and what was decided then nobody may have heard yet.
+            for service, type in _came_for(undecided(log.of(flows))):
+                came = await _column(conns[service], _CAME, keys=keys, type=type)
+                for entry in (await journal_of(conns[service], service, [], came)).entries:
+                    await log.has_all_of(service, entry, unpublished)
             events = log.of(flows)
         return Material(
             flows=flows,
@@ -130,9 +132,9 @@ async def _named(
     found = the_one(await named_in_databases(conns, ids, wanted), wanted)
     if found or access is None or wanted.first is None:
         return found
-    logs = await describe_retrying(access, [settings.topic_prefix + topic for topic in TOPICS.values()])
+    logs = await describe_retrying(access, all_topics(settings.topic_prefix))
     spans = {place: Span(log.earliest, log.earliest, log.latest) for place, log in logs.items()}
-    cut = Cut(spans, (), settings.topic_prefix, settings.currency, settings.decide_within)
+    cut = Cut(spans, (), settings.topic_prefix, {})
     size, done = sum(log.latest - log.earliest for log in logs.values()), 0
     async for records in read_spans(access, cut):
         found += named_in(records, ids, wanted)
@@ -156,6 +158,13 @@ async def _newest(conns: Mapping[str, Connection], key: str, limit: int) -> tupl
             began[flow] = min(at, began.get(flow, at))
     newest = sorted(began, key=lambda flow: began[flow], reverse=True)[:limit]
     return set(newest), len(began) - len(newest)
+
+
+def _came_for(waiting: Mapping[str, Collection[UUID]]) -> Iterable[tuple[str, str]]:
+    """Yields by service the type of the fact for which these have waited."""
+    for (service, _), follow in follows().items():
+        if follow.waits_for and waiting.get(service):
+            yield service, follow.waits_for.__name__
 
 
 async def _of_the_same_orders(conn: Connection, flows: Collection[UUID]) -> set[UUID]:
@@ -183,7 +192,7 @@ class _Log:
     ) -> None:
         self._reader = reader
         self._prefix, self._partition_of = prefix, partition_of
-        self._topics = {prefix + topic for topic in TOPICS.values()}
+        self._topics = set(all_topics(prefix))
         self._keys = {key.encode() for key in keys}
         self._found: dict[tuple[str, int, int], PublishedEvent] = {}
         self._steps: set[tuple[str, str, int]] = set()
@@ -220,7 +229,7 @@ class _Log:
         missing = {(service, entry.key, step) for step in steps} - known
         if not missing:
             return True
-        place = self._prefix + TOPICS[service], self._partition_of(entry.key)
+        place = self._prefix + topic_of(service), self._partition_of(entry.key)
         begin = await self._reader.first_since(place, entry.decided_at - _CLOCKS)
         end = await self._reader.latest(place)
         if begin is None:

@@ -52,17 +52,12 @@ def find_recorded(
                     unpublished.append(UnpublishedEvent.of(decode(record)))
     flows, left_out = _flows([entry for found in entries.values() for entry in found], named, limit)
     events = [event for event in events if event.flow in flows]
-    unpaid = undecided(events)
-    waiting = {
-        event.id for event in events if event.type == "OrderCreated" and event.data["order_id"] in unpaid
-    }
+    waiting = undecided(events)
     return Material(
         flows=flows,
         events=events,
         journals={
-            service: _journal(
-                recording, found, consumed_types.get(service, ()), waiting if service == "billing" else ()
-            )
+            service: _journal(recording, found, consumed_types.get(service, ()), waiting.get(service, ()))
             for service, found in entries.items()
         },
         unpublished=without_published([fact for fact in unpublished if fact.flow in flows], events),

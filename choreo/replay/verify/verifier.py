@@ -16,7 +16,7 @@ from choreo.replay.engine.in_memory_service import InMemoryService, Put, refusal
 from choreo.replay.engine.row_digests import digest_of_facts, digest_of_rows, first_otherwise, wrote_in
 from choreo.replay.engine.sandbox import SideEffect, take
 from choreo.replay.engine.walk import Ahead
-from choreo.replay.sources.records import ALWAYS_WHOLE, Cut, JournalEntry, Wrote
+from choreo.replay.sources.records import Cut, JournalEntry, Wrote
 from choreo.replay.verify.decisions import DecisionComparison, of_effect, of_entry, of_row
 from choreo.replay.verify.findings import Finding, ServiceTally
 
@@ -34,7 +34,7 @@ class Verifier:
         self.sources = service.sources
         self.tally = ServiceTally(
             service=service.name,
-            sample=1.0 if service.name == ALWAYS_WHOLE else sample,
+            sample=1.0 if service.needs_all_keys else sample,
             keys=cut.chosen_of(service.name),
         )
         self.decisions = DecisionComparison(self.tally)
