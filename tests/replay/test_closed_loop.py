@@ -178,7 +178,7 @@ async def test_an_unchanged_shop_is_the_record_and_nothing_is_sent_or_published(
     before = await sent_out(played)
     report = await looped(played)
     assert (report.findings, report.unstable, report.exit_code) == ([], [], 0)
-    assert report.counts["facts"] > 30 and report.counts["orders"] > 8
+    assert report.counts["facts"] > 30 and report.counts["order orders"] > 8
     assert await sent_out(played) == before
 
 
@@ -440,6 +440,35 @@ def test_half_a_loop_is_a_usage_error(recording: Recording, with_it: list[str]) 
     assert "leave out --service and --sample" in str(result.exception)
 
 
+def test_a_service_that_is_younger_than_the_recording_takes_no_part(
+    recording: Recording, tmp_path: Path
+) -> None:
+    cut = replace(
+        recording.cut,
+        services=tuple(name for name in recording.cut.services if name != "notification"),
+        spans={place: at for place, at in recording.cut.spans.items() if "notification" not in place[0]},
+    )
+    with Writer(tmp_path / "older.ndjson", cut, None) as writer:
+        for batch in recording.read():
+            writer.write(
+                [
+                    item
+                    for item in batch
+                    if (
+                        (item.topic, item.partition) in cut.spans
+                        if isinstance(item, TopicRecord)
+                        else item.service in cut.services
+                    )
+                ]
+            )
+        writer.finish()
+    result = CliRunner().invoke(app, ["verify", str(tmp_path / "older.ndjson"), "--closed-loop", "--json"])
+    told = json.loads(result.stdout)
+    assert (result.exit_code, told["verdict"], told["findings"]) == (0, "match", [])
+    assert told["not_verified"] == {"notification": "notification is younger than this recording"}
+    assert told["counts"]["order orders"] > 8 and "notification notifications" not in told["counts"]
+
+
 def test_the_command_prints_how_much_it_looked_at(recording: Recording) -> None:
     result = CliRunner().invoke(app, ["verify", str(recording.path), "--closed-loop"])
     assert result.exit_code == 0 and result.stdout.startswith("match: ")
@@ -447,7 +476,7 @@ def test_the_command_prints_how_much_it_looked_at(recording: Recording) -> None:
         CliRunner().invoke(app, ["verify", str(recording.path), "--closed-loop", "--json"]).stdout
     )
     assert (told["verdict"], told["findings"]) == ("match", [])
-    assert told["counts"]["orders"] > 8
+    assert told["counts"]["order orders"] > 8
 
 
 def test_a_difference_is_printed_with_what_shows_more(

@@ -41,8 +41,8 @@ def print_report(report: Report, file: Path | None) -> None:
     items = report.counts.get("items", 0)
     rate = f", {items / report.seconds:.0f}/s" if report.seconds else ""
     print(f"{report.verdict}: {items} items in {report.seconds:.1f} s{rate}")
-    for name in report.absent:
-        print(f"  {name} is not in it: it is younger than this recording, or was left out")
+    for why in report.absent.values():
+        print(f"  {why}")
     kinds = ("inputs", "steps", "decisions", "records", "rows")
     print(f"  {'':<12}" + "".join(f"{kind:>12}" for kind in kinds))
     for name in service_names():
@@ -196,11 +196,14 @@ def print_closed_loop(report: Report, file: Path | None) -> None:
     _print_allowed(report)
     counts = Counter(report.counts)
     print(f"{report.verdict}: {counts['inputs']} inputs, {counts['keys']} keys in {report.seconds:.1f} s")
+    for why in report.absent.values():
+        print(f"  {why}")
     if counts["keys"]:
         gone, other, new = (counts[f"facts {what}"] for what in ("gone", "other", "new"))
-        print(f"  {'facts':<14}{counts['facts']:>8}  {gone} no longer decided, {other} other, {new} new")
-        for what in _ends():
-            print(f"  {what:<14}{counts[what]:>8}  {counts[f'{what} otherwise']} otherwise")
+        print(f"  {'facts':<28}{counts['facts']:>8}  {gone} no longer decided, {other} other, {new} new")
+        for service, table in _ends():
+            what, otherwise = f"{service} {table}", counts[f"{service} {table} otherwise"]
+            print(f"  {what:<28}{counts[what]:>8}  {otherwise} otherwise")
 
 
 def _origin(finding: Finding) -> tuple[str, str]:
@@ -226,7 +229,7 @@ def _print_difference(finding: Finding, file: Path | None, *, follows: bool = Fa
 
 def _values(finding: Finding, follows: bool) -> tuple[Any, Any]:
     """Returns what the sentence does not say already: of a notification its text, of an outcome nothing."""
-    end = _ends().get(finding.table)
+    end = _ends().get((finding.service, finding.table))
     if end and end.shows:
         before, after = finding.expected, finding.got
         return before and before[end.shows], after and after[end.shows]
@@ -235,8 +238,11 @@ def _values(finding: Finding, follows: bool) -> tuple[Any, Any]:
     return finding.expected, finding.got
 
 
-def _ends() -> dict[str, End]:
-    return {table: end for service in descriptions().values() for table, end in service.ends.items()}
+def _ends() -> dict[tuple[str, str], End]:
+    """By service and table: two services may have tables of one name."""
+    return {
+        (name, table): end for name, service in descriptions().items() for table, end in service.ends.items()
+    }
 
 
 def report_as_json(report: Report, file: Path | None) -> str:
@@ -255,7 +261,7 @@ def _as_json(report: Report, more: Callable[[Finding], dict[str, Any]]) -> str:
         "not_deterministic": [finding.as_dict() for finding in report.unstable],
         "allowed": [finding.as_dict() | {"reason": meant.reason} for finding, meant in report.allowed],
         "allowed_without_a_match": [asdict(allowance) for allowance in report.idle],
-        "not_recorded": report.absent,
+        "not_verified": report.absent,
         "counts": report.counts,
         "seconds": report.seconds,
     }

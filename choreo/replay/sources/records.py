@@ -114,6 +114,8 @@ class Cut:
     columns: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
     """By service and table: the order in which `Wrote` has a row's values. Empty where no step says any."""
 
+    unknown_services: tuple[str, ...] = ()
+    """Whose journals were recorded, and which today's code has not: nothing of theirs is in the stream."""
     chosen: frozenset[str] | None = None
     """About these keys alone something is asked; None: about all."""
     sparse: bool = False
@@ -126,6 +128,10 @@ class Cut:
     @property
     def has_every_offset(self) -> bool:
         return self.is_whole and not self.sparse
+
+    def is_younger(self, service: str) -> bool:
+        """Tells whether there was no such service when this was recorded: not even its topic."""
+        return self.topic_of(service) not in {topic for topic, _ in self.spans}
 
     def chosen_of(self, service: str) -> frozenset[str] | None:
         return None if service in taken_whole() else self.chosen
