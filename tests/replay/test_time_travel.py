@@ -413,7 +413,7 @@ def test_state_prints_rows_with_their_causes(story: Story, capsys: Out) -> None:
     choreo("state", "billing", file, "--at", str(deposit.id), "--diff", "live", "--table", "accounts")
     told = capsys.readouterr().out
     assert f"~ accounts {ADA}" in told and "balance  40000 → 39999" in told
-    assert all(len(line) <= 100 for line in told.splitlines())
+    assert all(len(line) <= 80 for line in told.splitlines())
 
 
 def test_blame_prints_the_writer_of_a_column(story: Story, capsys: Out) -> None:

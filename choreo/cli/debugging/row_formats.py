@@ -18,8 +18,7 @@ from choreo.replay.history.state import Difference, difference_made_by
 from choreo.replay.sources.rows import name_as_text, plain
 from choreo.terminal import Console, packed
 
-_WIDTH = 100
-_NARROW = 80
+_WIDTH = 80
 _SHORT = 40
 _BRIEF = 20
 """A value of a new row on a line of history: ids and texts are longer."""
@@ -27,7 +26,7 @@ _SIGNS = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "ye
 
 
 class Paper:
-    """Prints for people, in colour on a terminal. Only ids and commands may go beyond column 100."""
+    """Prints for people, in colour on a terminal. Only ids and commands may go beyond column 80."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False, soft_wrap=True)
@@ -38,14 +37,20 @@ class Paper:
 
     def parts(self, indent: str, *parts: str, style: str = "") -> None:
         """Prints them beside each other, and those that column 80 has no room for below."""
-        for line in packed(parts, _NARROW - len(indent), "    "):
+        for line in packed(parts, _WIDTH - len(indent), "    "):
             self.line(f"{indent}{line}", style)
 
     def columns(self, told: Sequence[tuple[str, str]], style: str = "") -> None:
         """Prints names and values below each other."""
         width = max((len(name) for name, _ in told), default=0)
         for name, value in told:
-            self.line(_cut_off(f"    {name:<{width}}  {value}"), style)
+            begin = f"    {name:<{width}}  "
+            old, arrow, new = value.partition(" → ")
+            if not arrow or len(begin) + len(value) <= _WIDTH:
+                self.line(_cut_off(f"{begin}{value}"), style)
+            else:
+                self.line(_cut_off(f"{begin}{old}"), style)
+                self.line(_cut_off(f"{'':<{len(begin) - 2}}→ {new}"), style)
 
     def cause(self, cause: Cause | None) -> None:
         if cause is None:
