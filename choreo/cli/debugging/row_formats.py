@@ -56,9 +56,9 @@ class Paper:
         if cause is None:
             self.line("    nothing in the journal gives it that today: see `choreo verify`", "red")
             return
-        self.line(f"    {cause.fact} {cause.fact_id}  {cause.handler}", "dim")
+        self.parts("    ", f"{cause.fact} {cause.fact_id}", cause.handler, style="dim")
         if cause.fact_id != cause.id:
-            self.line(f"    because of {cause.type} {cause.id} {cause.at}".rstrip(), "dim")
+            self.parts("    ", f"because of {cause.type} {cause.id}", cause.at, style="dim")
 
     def row(self, mapping: TableMapping, name: Any, row: Sequence[Any], cause: Cause) -> None:
         self.line(f"  {mapping.table.name} {name_as_text(name)}", "bold")
@@ -72,7 +72,7 @@ class Paper:
 
     def write(self, write: Write) -> None:
         self._changed(difference_made_by(write))
-        self.line(f"    {write.event.type} {write.event.id}  {write.case}", "dim")
+        self.parts("    ", f"{write.event.type} {write.event.id}", write.case, style="dim")
 
     def row_change(self, change: RowChange) -> None:
         """Prints when, by which fact, what it did to the row, and the line; on one line."""

@@ -207,7 +207,7 @@ def _why_absent(cut: Cut, name: str) -> str:
 def _lacking_for_closed_loop(source: Source) -> list[str]:
     missing = [name for name in service_names() if name not in source.cut.services]
     lacks = [
-        f"{_why_absent(source.cut, name)}: a closed loop needs the journals of all"
+        f"{_why_absent(source.cut, name)}: a closed loop needs those of all"
         for name in missing
         if not source.cut.is_younger(name)
     ]
