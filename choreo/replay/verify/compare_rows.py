@@ -1,6 +1,6 @@
 """The rows that a replay makes, held against the tables or the digests that were recorded of them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,12 +38,18 @@ class _Differing:
     mine: _Row | None
 
 
-async def compare_rows(source: Source, in_memory: InMemoryService[Any], tally: ServiceTally) -> None:
-    """Adds to the tally of one service what differs, where the source has everything."""
+async def compare_rows(
+    source: Source, in_memory: InMemoryService[Any], tally: ServiceTally, going_on: Callable[[], None]
+) -> None:
+    """Adds to the tally of one service what differs, where the source has everything.
+
+    `going_on` is called now and then, as this may take long.
+    """
     if not source.cut.is_whole or tally.sample < 1:
         return
     differing: list[_Differing] = []
     for table, rows in _tables(in_memory):
+        going_on()
         live = source.rows(tally.service, table)
         if live is not None:
             left = dict(rows)
@@ -52,7 +58,7 @@ async def compare_rows(source: Source, in_memory: InMemoryService[Any], tally: S
             differing += [_Differing(table, "", None, row) for row in left.values()]
             continue
         recorded = source.digest(tally.service, table)
-        if recorded is None:
+        if recorded is None or tally.keys is not None:
             continue
         rows = dict(rows)
         edited = list(_compare_edited(source, tally.service, table, rows))
@@ -60,7 +66,7 @@ async def compare_rows(source: Source, in_memory: InMemoryService[Any], tally: S
         if not (edited or tally.excluded_keys):
             _compare_digest(tally, table, rows.values(), recorded)
     changed = [one for one in differing if one.mine is None or one.mine.key not in tally.excluded_keys]
-    writers = await _writers(source, in_memory.service, changed)
+    writers = await _writers(source, in_memory.service, changed, going_on)
     for one in differing:
         writer = writers.get(one.mine.at) if one.mine and one.mine.at else None
         _row_differs(in_memory.service, tally, one, writer)
@@ -144,7 +150,10 @@ class _Wrote:
 
 
 async def _writers(
-    source: Source, service: Service[Any], differing: Sequence[_Differing]
+    source: Source,
+    service: Service[Any],
+    differing: Sequence[_Differing],
+    going_on: Callable[[], None],
 ) -> dict[Row, _Wrote]:
     """Returns what gave the differing columns their values; of a row that should not be, what made it.
 
@@ -163,7 +172,7 @@ async def _writers(
         for one in differing
         if one.mine and one.mine.at and one.column and one.mine.at[0] in single
     }
-    walk = Walk(source, service, today=True, compare=False)
+    walk = Walk(source, service, None, lambda _: going_on(), today=True, compare=False)
     async for ahead in walk.inputs():
         done = walk.take(ahead)
         if done is None:

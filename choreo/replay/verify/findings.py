@@ -76,11 +76,13 @@ class ServiceTally(Tally):
     service: str = ""
     sample: float = 1.0
     """Only this share of the keys is looked at."""
+    keys: frozenset[str] | None = None
+    """Only these are; None: all."""
     excluded_keys: set[str] = field(default_factory=set)
     _effects: set[tuple[str, ...]] = field(default_factory=set)
 
     def includes(self, key: str) -> bool:
-        if key in self.excluded_keys:
+        if key in self.excluded_keys or (self.keys is not None and key not in self.keys):
             return False
         return self.sample >= 1 or crc32(key.encode()) < self.sample * 2**32
 

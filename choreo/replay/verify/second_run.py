@@ -109,7 +109,7 @@ async def main(order: dict[str, Any]) -> list[Finding]:
     _preload(order)
     ticket = order["ticket"]
     if "recording" in ticket:
-        return await _verify(Recording(Path(ticket["recording"])), order)
+        return await _verify(Recording(Path(ticket["recording"]), ticket["chosen"]), order)
     async with join_live(ticket) as source:
         return await _verify(source, order)
 
