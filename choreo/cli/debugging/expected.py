@@ -1,8 +1,8 @@
 """`choreo minimize --expect`: the inputs that lead to what should not be, and a test that says what should.
 
-A part of the recording will do if today's code decides the same fact there, right or wrong, and the
-expectation says the same of it. What is expected of an input has to meet the same state as well: without what
-it needs, the right code would not do what is expected either.
+A part of the recording will do if today's code violates the expectation there with the same fact, or, if it
+does not, decides it as in the whole. What is expected of an input has to meet the same state: without what it
+needs, the right code would not do what is expected either.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +23,7 @@ from choreo.replay.sources.recording import Recording
 from choreo.replay.sources.records import Source
 from choreo.replay.verify.decisions import of_entry
 from choreo.replay.verify.findings import Finding
+from choreo.replay.verify.forgetting import forgetting
 from choreo.replay.verify.minimize import Minimum, minimize
 
 _TEST = '''\
@@ -102,20 +103,23 @@ async def expected(
     service = known[_owner(expectation.type, name, known)]
     if service.name not in recording.cut.services:
         raise Incomplete(f"{recording.path} has no journal of {service.name}.")
-    violated, today = await _first(recording, service, expectation, today=True), True
-    if violated is None:
-        violated, today = await _first(recording, service, expectation, today=False), False
+    violated = today = forgetting(lambda tell: _first(recording, service, expectation, today=True))
+    violated = violated or forgetting(lambda tell: _first(recording, service, expectation, today=False))
     if violated is None:
         return None
-    finding = _finding(violated, expectation)
-    whole = await _at(recording, service, expectation, violated)
+    whole = forgetting(lambda tell: _again(recording, service, expectation, violated))
 
     async def shows(reduced: Source) -> Finding | None:
-        return finding if whole and await _at(reduced, service, expectation, violated) == whole else None
+        again = await _again(reduced, service, expectation, violated)
+        if again is None or whole is None or not _is_same(again, whole, today=today is not None):
+            return None
+        return _finding(again.judged or violated, expectation)
 
-    minimum = await minimize(recording, service, finding, tell, shows)
-    steps = await _in_words(minimum.reduced, service, violated, words)
-    return Expected(minimum, expectation, violated, today, steps)
+    minimum = await minimize(recording, service, _finding(violated, expectation), tell, shows)
+    again = forgetting(lambda tell: _again(minimum.reduced, service, expectation, violated))
+    judged = (again and again.judged) or violated
+    steps = await _in_words(minimum.reduced, service, judged, words)
+    return Expected(minimum, expectation, judged, today is not None, steps)
 
 
 def _owner(type_: str, name: str | None, known: Mapping[str, Service[Any]]) -> str:
@@ -148,24 +152,46 @@ async def _first(
 
 
 def _finding(judged: Judged, expectation: Expectation) -> Finding:
-    entry = judged.ahead.entry
+    entry = judged.entry
     what = "" if judged.fact is None else f" leads to a {judged.type} that"
     says = f"{entry.type} {entry.id}{what} is not as expected: {expectation.text}"
     return of_entry("step", entry, says, judged.lines, judged.should_be or None, judged.is_ or None)
 
 
-async def _at(source: Source, service: Service[Any], expectation: Expectation, violated: Judged) -> object:
-    """Returns what the expectation says of what today's code does with the input; None where it raises."""
-    entry = violated.ahead.entry
-    walk = Walk(source, service, entry.key, today=True, compare=False)
+@dataclass(frozen=True)
+class _Again:
+    """What today's code makes of the input that violated the expectation."""
+
+    state: Any
+    judged: Judged | None
+    """None: it does not decide the fact."""
+
+
+async def _again(
+    source: Source, service: Service[Any], expectation: Expectation, violated: Judged
+) -> _Again | None:
+    """Takes the input in today's code; None where that does not get there, or raises."""
+    walk = Walk(source, service, violated.entry.key, today=True, compare=False)
     async with aclosing(walk.inputs()) as inputs:  # type: ignore[type-var]
         async for ahead in inputs:
             done = walk.take(ahead)
-            if ahead.entry.id == entry.id and done:
-                judged = expectation.judged_of(ahead, done)
-                verdicts = [(one.id, one.holds, one.should_be, one.is_) for one in judged]
-                return verdicts, None if violated.fact and verdicts else ahead.taken.state
+            if done and ahead.entry.id == violated.entry.id:
+                judged = [one for one in expectation.judged_of(ahead, done) if one.id == violated.id]
+                return _Again(ahead.taken.state, judged[0] if judged else None)
     return None
+
+
+def _is_same(one: _Again, whole: _Again, *, today: bool) -> bool:
+    """Tells whether a part of the recording shows what the whole does. Where `today` violates the expectation
+    that is enough; else it is the very fact.
+    """
+    if one.judged is None or whole.judged is None:
+        return one == whole
+    if one.judged.fact is None:
+        return one.judged.holds == whole.judged.holds and one.state == whole.state
+    if today:
+        return not one.judged.holds
+    return one.judged.holds and one.judged.is_ == whole.judged.is_
 
 
 # -- words ---------------------------------------------------------------------------------------------

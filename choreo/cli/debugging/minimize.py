@@ -18,6 +18,7 @@ from choreo.progress import telling
 from choreo.replay.sources.recording import NotARecording, Recording, Writer, size_of
 from choreo.replay.sources.records import Broken
 from choreo.replay.verify.findings import Finding
+from choreo.replay.verify.forgetting import forgetting
 from choreo.replay.verify.minimize import Minimum, NotReproduced
 from choreo.replay.verify.minimize import minimize as minimized
 from choreo.replay.verify.verify import verify
@@ -122,7 +123,9 @@ async def _minimum(recording: Recording) -> Minimum | None:
     chosen = {name: known[name] for name in recording.cut.services}
     items = size_of(recording)
     with telling() as tell:
-        tally = await verify(recording, chosen, progress=lambda done: tell("replaying", done, items))
+        tally = forgetting(
+            lambda told: verify(recording, chosen, progress=lambda done: told("replaying", done, items)), tell
+        )
     effects = [finding for finding in tally.findings if finding.kind == "effect"]
     findings = [finding for finding in tally.findings if finding.kind != "effect"]
     if not findings and effects:

@@ -17,9 +17,8 @@ from choreo.errors import HandlerMisbehaves
 from choreo.message.fact import Fact
 from choreo.replay.engine.deciding_lines import decided_through
 from choreo.replay.engine.expressions import BadExpression, Expression, names_at, names_of_fact
-from choreo.replay.engine.sandbox import no_side_effects
 from choreo.replay.engine.walk import Ahead, Done, Walk
-from choreo.replay.sources.records import Source
+from choreo.replay.sources.records import JournalEntry, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +28,20 @@ class Judged:
     holds: bool
     id: str
     type: str
-    ahead: Ahead
+    entry: JournalEntry
+    state: Any
+    """What the input met."""
     fact: Fact | None
     should_be: Mapping[str, Any]
     """Fields of the fact that the expectation gives a value, with that value."""
+    lines: tuple[str, ...]
+    """Of today's code that lead to it, where it does not hold."""
 
     @property
     def is_(self) -> Mapping[str, Any]:
         """Those fields as they were decided."""
         decided = self.fact.model_dump(mode="json") if self.fact else {}
         return {name: decided[name] for name in self.should_be}
-
-    @property
-    def lines(self) -> tuple[str, ...]:
-        """The lines of today's code that lead to it."""
-        with no_side_effects():
-            return decided_through(self.ahead.taken, self.fact)
 
 
 class Expectation:
@@ -88,7 +85,8 @@ class Expectation:
         except Exception as error:
             self.errors[f"{type(error).__name__}: {error}"] += 1
             return None
-        return Judged(holds, id, self.type, ahead, fact, should_be)
+        lines = () if holds else decided_through(ahead.taken, fact)
+        return Judged(holds, id, self.type, ahead.entry, ahead.taken.state, fact, should_be, lines)
 
     def _should_be(self, fact: Fact | None, names: dict[str, Any]) -> dict[str, Any]:
         """Evaluates what the expression says a field of the fact is equal to."""
