@@ -1,6 +1,7 @@
 """What should be is asked of what was recorded, and becomes a test that the mended code passes."""
 
 import json
+import os
 import re
 import runpy
 from collections.abc import Callable, Sequence
@@ -11,9 +12,10 @@ import pytest
 
 from choreo.cli.debugging.expected import _Told
 from choreo.cli.main import app
-from choreo.errors import UsageError
+from choreo.errors import HandlerMisbehaves, Incomplete, UsageError
 from choreo.replay.sources.recording import Recording
 from choreo.replay.sources.records import JournalEntry
+from choreo.replay.verify.forgetting import forgetting
 from tests import words
 from tests.replay import plants
 from tests.replay.constructed import Constructed
@@ -213,3 +215,16 @@ def test_what_a_module_remembers_is_forgotten_before_each_try(tmp_path: Path, ca
     line = "billing.given(deposit(5), deposit(5)).then(deposited(5, balance=10))"
     assert line in capsys.readouterr().out
     assert set(run_tests(written).values()) == {True}
+
+
+def test_whoever_ends_the_fork_is_a_sentence_and_what_it_raises_arrives() -> None:
+    async def leave() -> None:
+        os._exit(1)
+
+    async def lack() -> None:
+        raise Incomplete("nothing is there")
+
+    with pytest.raises(HandlerMisbehaves, match="A handler ended the process"):
+        forgetting(lambda tell: leave())
+    with pytest.raises(Incomplete, match="nothing is there"):
+        forgetting(lambda tell: lack())

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import IO, Any, TypeVar
 
 from choreo.chassis.source_lines import read_installed
+from choreo.errors import HandlerMisbehaves
 
 T = TypeVar("T")
 
@@ -39,23 +40,25 @@ def forgetting(work: Work[T], tell: Callable[..., None] = lambda *what: None) ->
                     raise told
                 else:
                     return told  # type: ignore[no-any-return]
+    except EOFError:
+        raise HandlerMisbehaves("A handler ended the process in which it was tried.") from None
     finally:
         os.waitpid(child, 0)
 
 
 def _answer(work: Work[T], answer: IO[bytes]) -> None:
     """Does not return: the rest of the program is the parent's, and so is what is printed."""
+
+    def send(kind: str, told: Any) -> None:
+        answer.write(pickle.dumps((kind, told)))
+        answer.flush()
+
     gc.disable()  # a look at all there is would copy all there is
     try:
         asyncio.events._set_running_loop(None)  # that one is the parent's, too
         try:
-            told: tuple[str, Any] = (
-                "result",
-                asyncio.run(work(lambda *what: pickle.dump(("told", what), answer))),
-            )
+            send("result", asyncio.run(work(lambda *what: send("told", what))))
         except Exception as error:
-            told = "raised", error
-        pickle.dump(told, answer)
-        answer.flush()
+            send("raised", error)
     finally:
         os._exit(0)
