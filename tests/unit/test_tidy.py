@@ -9,13 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.walls import packages
+
 ROOT = Path(__file__).parents[2]
-SERVICES = ("user_service", "order_service", "billing_service", "notification_service")
+SERVICES = packages()
+TEMPLATES = ROOT / "choreo" / "templates"
 ROOMS = ("commands", "state", "decide", "evolve", "react")
 
 PURE = [
     *(path for service in SERVICES for room in ROOMS if (path := ROOT / service / f"{room}.py").exists()),
     ROOT / "notification_service" / "texts.py",
+    *(TEMPLATES / "pinboard_service" / f"{room}.py" for room in ROOMS),
+    TEMPLATES / "pinboard_events.py",
     *sorted((ROOT / "events").glob("*.py")),
     *sorted((ROOT / "choreo" / "message").glob("*.py")),
 ]
@@ -200,3 +205,24 @@ def test_no_word_that_was_given_up_comes_back() -> None:
 )
 def test_it_sees_a_word_that_was_given_up_wherever_it_stands(source: str) -> None:
     assert identifiers(source) & RETIRED
+
+
+def test_nothing_that_is_read_can_be_code() -> None:
+    """Recordings, journals and records are JSON: what unpickles runs what a stranger wrote."""
+    runs = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml"}
+    imported = {
+        (path.relative_to(ROOT).as_posix(), name.partition(".")[0])
+        for path in SERVED
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in _imported(node)
+    }
+    assert not [(path, name) for path, name in imported if name in runs]
+
+
+def _imported(node: ast.AST) -> list[str]:
+    match node:
+        case ast.Import(names=names):
+            return [alias.name for alias in names]
+        case ast.ImportFrom(module=str(module)):
+            return [module]
+    return []

@@ -1,12 +1,13 @@
 import asyncio
 import json
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import Field
 
-from choreo.chassis.http.body import Num, fingerprint, parse_form, parse_json, validate
+from choreo.chassis.http.body import Body, Num, Whole, fingerprint, parse_form, parse_json, validate
 from choreo.chassis.http.problems import Problem
 
 
@@ -40,6 +41,30 @@ def test_malformed_json_is_a_400(raw: bytes) -> None:
     with pytest.raises(Problem) as refusal:
         parse_json(raw)
     assert refusal.value.status == 400
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"[" + b"1," * 30_000 + b"1]",
+        b"[" + b"{}," * 20_000 + b"{}]",
+        json.dumps({f"field{n}": 1 for n in range(4_000)}).encode(),
+        b'{"name": ' + b"[[]" * 9_000,
+    ],
+    ids=["numbers", "objects", "fields", "lists"],
+)
+def test_a_body_of_many_parts_is_refused_before_it_is_read(
+    monkeypatch: pytest.MonkeyPatch, raw: bytes
+) -> None:
+    monkeypatch.setattr("choreo.chassis.http.body._decoder", None)
+    with pytest.raises(Problem) as refusal:
+        parse_json(raw)
+    assert refusal.value.status == 400
+
+
+def test_text_may_have_commas() -> None:
+    text = "[{,}]" * 100
+    assert parse_json(json.dumps({"description": text}).encode()) == {"description": text}
 
 
 def test_numbers_arrive_as_they_were_written() -> None:
@@ -81,7 +106,18 @@ def test_a_refusal_tells_a_bounded_number_of_errors(new_thing: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [b"a", b"a=1&a=2", b"a=%ff", b"a=%ED%A0%80", b"a=\xff", b"&", b"a=1&", b"a=1&&b=2"]
+    "raw",
+    [
+        b"&".join(b"f%d=1" % n for n in range(1_001)),
+        b"a",
+        b"a=1&a=2",
+        b"a=%ff",
+        b"a=%ED%A0%80",
+        b"a=\xff",
+        b"&",
+        b"a=1&",
+        b"a=1&&b=2",
+    ],
 )
 def test_malformed_forms_are_a_400(raw: bytes) -> None:
     with pytest.raises(Problem) as refusal:
@@ -132,3 +168,19 @@ def test_a_fingerprint_is_of_the_meaning(new_thing: Any) -> None:
     assert of(b'{"price": 101}') not in same
     assert of(b'{"price": 100, "name": ""}') not in same
     assert len(fingerprint(None)) == 32
+
+
+class Counted(Body):
+    number: Annotated[Whole, Field(ge=1, le=10)]
+
+
+@pytest.mark.parametrize("number", ["1", "10"])
+def test_a_whole_number_is_one(number: str) -> None:
+    assert validate(Counted, parse_json(f'{{"number": {number}}}'.encode())).number == int(number)
+
+
+@pytest.mark.parametrize("number", ["0", "11", "1.0", "1e0", "-1", '"1"', "true", "null", "9" * 19])
+def test_what_is_no_whole_number_within_its_bounds_is_refused(number: str) -> None:
+    with pytest.raises(Problem) as refusal:
+        validate(Counted, parse_json(f'{{"number": {number}}}'.encode()))
+    assert refusal.value.status == 422
