@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from choreo.cli.debugging.expected import Expected, Words, expected
 from choreo.cli.debugging.replay_source import check_service
 from choreo.cli.debugging.verify_formats import print_finding
 from choreo.errors import HandlerMisbehaves, Incomplete, Unavailable, UsageError
-from choreo.progress import telling
+from choreo.progress import Tell, telling
 from choreo.replay.sources.recording import NotARecording, Recording, Writer, size_of
 from choreo.replay.sources.records import Broken
 from choreo.replay.verify.findings import Finding
@@ -123,11 +124,14 @@ async def _minimum(recording: Recording) -> Minimum | None:
     chosen = {name: known[name] for name in recording.cut.services}
     items = size_of(recording)
     with telling() as tell:
-        tally = forgetting(
-            lambda told: verify(recording, chosen, progress=lambda done: told("replaying", done, items)), tell
-        )
-    effects = [finding for finding in tally.findings if finding.kind == "effect"]
-    findings = [finding for finding in tally.findings if finding.kind != "effect"]
+
+        async def found(told: Tell) -> list[dict[str, Any]]:
+            tally = await verify(recording, chosen, progress=lambda done: told("replaying", done, items))
+            return [asdict(finding) for finding in tally.findings]
+
+        everything = [Finding.from_dict(one) for one in forgetting(found, tell)]
+    effects = [finding for finding in everything if finding.kind == "effect"]
+    findings = [finding for finding in everything if finding.kind != "effect"]
     if not findings and effects:
         raise HandlerMisbehaves(f"{effects[0].says}: nothing else differs.")
     if not findings:

@@ -6,51 +6,51 @@ other, would find what the parts before have left behind, and not what is in the
 
 import asyncio
 import gc
+import json
 import os
-import pickle
 from collections.abc import Callable, Coroutine
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 from choreo.chassis.source_lines import read_installed
-from choreo.errors import HandlerMisbehaves
+from choreo.errors import HandlerMisbehaves, Incomplete, UsageError
+from choreo.replay.sources.records import Broken
 
-T = TypeVar("T")
+Work = Callable[[Callable[..., None]], Coroutine[Any, Any, Any]]
+"""Is given whom to tell how far it is; returns what JSON can hold."""
 
-Work = Callable[[Callable[..., None]], Coroutine[Any, Any, T]]
-"""Is given whom to tell how far it is."""
+_RAISED = {error.__name__: error for error in (HandlerMisbehaves, Incomplete, UsageError, Broken)}
 
 
-def forgetting(work: Work[T], tell: Callable[..., None] = lambda *what: None) -> T:
-    """Runs it in a fork; returns its result, or raises what it raises: both are pickled."""
+def forgetting(work: Work, tell: Callable[..., None] = lambda *what: None) -> Any:
+    """Runs it in a fork; returns its result. Raises what it raises, if that is one of ours."""
     read_installed()
     receiver, sender = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(receiver)
-        with os.fdopen(sender, "wb") as answer:
+        with os.fdopen(sender, "w") as answer:
             _answer(work, answer)
     os.close(sender)
     try:
-        with os.fdopen(receiver, "rb") as answers:
-            while True:
-                kind, told = pickle.load(answers)
+        with os.fdopen(receiver) as answers:
+            for line in answers:
+                kind, told = json.loads(line)
                 if kind == "told":
                     tell(*told)
-                elif kind == "raised":
-                    raise told
+                elif kind == "result":
+                    return told
                 else:
-                    return told  # type: ignore[no-any-return]
-    except EOFError:
-        raise HandlerMisbehaves("A handler ended the process in which it was tried.") from None
+                    raise _RAISED.get(kind, RuntimeError)(told)
+        raise HandlerMisbehaves("A handler ended the process in which it was tried.")
     finally:
         os.waitpid(child, 0)
 
 
-def _answer(work: Work[T], answer: IO[bytes]) -> None:
+def _answer(work: Work, answer: IO[str]) -> None:
     """Does not return: the rest of the program is the parent's, and so is what is printed."""
 
     def send(kind: str, told: Any) -> None:
-        answer.write(pickle.dumps((kind, told)))
+        answer.write(json.dumps((kind, told), default=str) + "\n")
         answer.flush()
 
     gc.disable()  # a look at all there is would copy all there is
@@ -59,6 +59,7 @@ def _answer(work: Work[T], answer: IO[bytes]) -> None:
         try:
             send("result", asyncio.run(work(lambda *what: send("told", what))))
         except Exception as error:
-            send("raised", error)
+            ours = next((one.__name__ for one in type(error).__mro__ if one.__name__ in _RAISED), "raised")
+            send(ours, str(error) if ours in _RAISED else repr(error))
     finally:
         os._exit(0)

@@ -13,7 +13,7 @@ module remembers is something else, so it is forgotten before each candidate.
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, count, pairwise
 from typing import Any, TypeVar
 from uuid import UUID
@@ -21,6 +21,7 @@ from uuid import UUID
 from choreo.chassis.service import Service
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode
+from choreo.replay.engine.expressions import state_of
 from choreo.replay.engine.in_memory_service import InMemoryService
 from choreo.replay.engine.walk import Walk
 from choreo.replay.sources.recording import Recording
@@ -171,10 +172,15 @@ class _Search:
         """Tells whether the one divergence is there, and keeps it."""
         self.tries += 1
         reduced = _reduced(self._cut, self._service.name, inputs)
-        found = forgetting(lambda tell: self._shows(reduced))
+
+        async def shown(tell: Callable[..., None]) -> dict[str, Any] | None:
+            found = await self._shows(reduced)
+            return asdict(found) if found else None
+
+        found = forgetting(shown)
         if found is None:
             return False
-        self.reduced, self.found = reduced, found
+        self.reduced, self.found = reduced, Finding.from_dict(found)
         return True
 
 
@@ -202,14 +208,14 @@ def _same(one: Finding, other: Finding) -> bool:
 
 
 async def _met(source: Source, service: Service[Any], finding: Finding) -> object:
-    """Returns the state that the input meets; None where today's code does not come to it."""
+    """Returns the state that the input meets, as JSON has it; None where today's code does not come to it."""
     walk = Walk(source, service, finding.key, today=True, compare=False)
     async with aclosing(walk.inputs()) as inputs:  # type: ignore[type-var]
         async for ahead in inputs:
             done = walk.take(ahead)
             led_to = [str(event.id) for event in done.events] if done else []
             if finding.event in (str(ahead.entry.id), *led_to):
-                return ahead.taken.state
+                return state_of(service, ahead.taken.state)
     return None
 
 
