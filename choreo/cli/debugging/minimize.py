@@ -77,7 +77,7 @@ def minimize(
 
     Example: choreo minimize monday.ndjson --pytest tests/test_monday.py
 
-    Example: choreo minimize FILE --expect 'PaymentRefunded: amount == state.payments[order_id].amount'
+    Example: choreo minimize FILE --expect 'MoneyDeposited: balance == state.account.balance + amount'
     """
     if test and test.suffix != ".py":
         raise UsageError(f"{test} is no name of a test: it must end in .py.")
