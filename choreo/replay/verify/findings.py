@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from zlib import crc32
 
 Kind = Literal["step", "closure", "state", "effect", "incomplete"]
@@ -46,6 +46,11 @@ class Finding:
     """Where two replays of this step go apart."""
     path: tuple[str, ...] = ()
     """Every own line that the step runs: for a second run to be compared with, and not to be told."""
+
+    @classmethod
+    def from_dict(cls, told: dict[str, Any]) -> Self:
+        """Reads what `asdict` has written, and JSON has carried from another process."""
+        return cls(**told | {"lines": tuple(told["lines"]), "path": tuple(told["path"])})
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""

@@ -88,10 +88,7 @@ async def _findings(process: asyncio.subprocess.Process, order: bytes) -> list[F
     if process.returncode:
         last = err.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
         raise SecondRunDied(f"The second replay died: {last[0]}")
-    found = orjson.loads(out)
-    for told in found:
-        told |= {"lines": tuple(told["lines"]), "path": tuple(told["path"])}
-    return [(Difference if "origin" in told else Finding)(**told) for told in found]
+    return [(Difference if "origin" in told else Finding).from_dict(told) for told in orjson.loads(out)]
 
 
 def _live_elsewhere() -> None:
