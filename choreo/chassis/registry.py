@@ -1,5 +1,7 @@
 """The shop beside choreo, as today's code has it: its services and facts. Nobody else looks for it."""
 
+import sys
+from contextlib import redirect_stdout
 from importlib import import_module
 from importlib.util import find_spec
 from traceback import extract_tb
@@ -47,7 +49,8 @@ def room_of(service: str, room: str) -> Any:
 def _imported(module: str) -> Any:
     """Imports what somebody wrote. Raises `Unavailable`, naming the line, where that does not work."""
     try:
-        return import_module(module)
+        with redirect_stdout(sys.stderr):  # what it prints is no answer of a verb's
+            return import_module(module)
     except SyntaxError as error:
         at = f"{error.filename}:{error.lineno}"
         raise Unavailable(f"{module} cannot be imported: {error.msg} at {at}.") from error
