@@ -7,6 +7,7 @@ from email import message_from_string
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTPUTF8
+from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -143,6 +144,7 @@ class KeySet(BaseModel):
 def public_router(runtime: Runtime[Users], signer: Signer, authentication: Authentication) -> Router:
     routes = Router(public=True)
     proxies = Proxies(runtime.settings.trusted_proxies)
+    waiters = runtime.kernel.waiters
 
     @routes.post(
         "/users",
@@ -161,10 +163,11 @@ def public_router(runtime: Runtime[Users], signer: Signer, authentication: Authe
             casefold_alone=False,
         )
 
-        refusal = await queries.taken(runtime.engine, command)
+        address = _address(request, proxies)
+        async with waiters.turns.one(address):
+            refusal = await queries.taken(runtime.engine, command)
         if refusal is not None:
             return _refused(refusal)
-        address = _address(request, proxies)
         password_hash = await authentication.passwords.hash(registration.password, address)
 
         async def keep_password(conn: Connection, _: Decided) -> None:
@@ -204,7 +207,7 @@ def public_router(runtime: Runtime[Users], signer: Signer, authentication: Authe
     @routes.get("/.well-known/jwks.json")
     async def jwks() -> KeySet:
         """The public keys that tokens are verified with."""
-        rows = await queries.published_keys(runtime.engine, clock.now())
+        rows = await waiters.look("", partial(queries.published_keys, runtime.engine, clock.now()), of="jwks")
         return KeySet(keys=[PublicKey.model_validate(row.public_jwk) for row in rows])
 
     return routes

@@ -17,7 +17,7 @@ from user_service.state import Users
 def build(settings: Settings, runtime_of: type[Runtime[Users]] = Runtime) -> tuple[Runtime[Users], FastAPI]:
     runtime = runtime_of(service(settings), settings)
     signer = Signer(runtime.kernel, runtime.engine, clock.now)
-    authentication = Authentication(runtime.engine, clock.now)
+    authentication = Authentication(runtime.engine, clock.now, runtime.kernel.waiters.turns)
     runtime.watch("timers", partial(signer.run, runtime.health.job("timers")))
     runtime.jobs.append(authentication.limit.sweep)
     return runtime, runtime.app(

@@ -8,6 +8,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis.http.problems import Problem
+from choreo.chassis.waiting.turns import Turns
 from user_service import queries
 from user_service.login_limit import LoginLimit, digest_of
 from user_service.passwords import Passwords
@@ -16,8 +17,9 @@ log = structlog.get_logger()
 
 
 class Authentication:
-    def __init__(self, engine: AsyncEngine, clock: Callable[[], datetime]) -> None:
+    def __init__(self, engine: AsyncEngine, clock: Callable[[], datetime], turns: Turns) -> None:
         self._engine = engine
+        self._turns = turns
         self.passwords = Passwords()
         self.limit = LoginLimit(engine, clock)
 
@@ -25,7 +27,8 @@ class Authentication:
         """Id and password hash. Raises `wrong`, which counts as a failure; 429 after too many, 503 where too
         many wait.
         """
-        known = await self.limit.knows(login, address)
+        async with self._turns.one(address):
+            known = await self.limit.knows(login, address)
         with self.passwords.checks.place(address, known):
             async with self.limit.attempt(login, address, known) as attempt:
                 user = await queries.credentials_of(self._engine, login)

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from hashlib import blake2b
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address
 from math import ceil
 
 import structlog
@@ -20,6 +20,7 @@ from sqlalchemy import delete, func, insert, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from choreo.chassis.http.client_address import address_of
 from choreo.chassis.http.problems import Problem
 from user_service.state import compared
 from user_service.tables import failed_logins, known_pairs
@@ -157,11 +158,10 @@ def _pair(login: str, address: str) -> bytes:
 
 def _net(address: str) -> str:
     """What one customer has of addresses: of IPv6 a /64."""
-    try:
-        found = ip_address(address)
-    except ValueError:
-        return address
-    return str(IPv6Address(int(found) >> 64 << 64)) if isinstance(found, IPv6Address) else str(found)
+    found = address_of(address)
+    if isinstance(found, IPv6Address):
+        return str(IPv6Address(int(found) >> 64 << 64))
+    return address if found is None else str(found)
 
 
 def _digest(text: str) -> bytes:

@@ -54,6 +54,7 @@ from choreo.chassis.transaction.inputs import Failed, KeyReused, Overloaded, Res
 from choreo.chassis.transaction.kernel import Kernel
 from choreo.chassis.transaction.store import PostgresStore
 from choreo.chassis.waiting.commit_notifications import CommitNotifications
+from choreo.chassis.waiting.turns import AT_ONCE, TooManyBefore
 from choreo.chassis.waiting.waiters import Waiters
 from choreo.message.catalog import SOURCE_OF_TYPE
 from choreo.message.decider import Command
@@ -64,7 +65,8 @@ S = TypeVar("S")
 Job = Callable[[], Awaitable[None]]
 
 _MEASURE_SECONDS = 5.0
-_CONNECTIONS = 10
+_CONNECTIONS = AT_ONCE + 4
+"""The four are for the relay, the listening, and the short looks of all other jobs: no reader takes them."""
 _LOOK_TIMEOUT_SECONDS = 2.0
 _KERNEL_CONNECTIONS = 3
 """Its own: a transaction, a look for first answers, a look for locks. No reader takes them from it."""
@@ -82,6 +84,7 @@ _PROBLEMS = {
     OperationalError: _AWAY,
     InterfaceError: _AWAY,
     PoolTimeout: _AWAY,
+    TooManyBefore: unavailable("Too many are read at once; try again soon."),
     KeyReused: Problem(
         422, "idempotency_key_reused", "This Idempotency-Key stands for a request with another body."
     ),
@@ -223,6 +226,7 @@ class Runtime(Generic[S]):
             routers,
             verifier=self._verifier,
             flow_applied=self._flow_applied,
+            turns=self.kernel.waiters.turns,
             health=self.health,
             metrics=self.metrics,
             hosts=self.settings.hosts.split(","),

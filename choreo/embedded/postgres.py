@@ -319,6 +319,19 @@ class Postgres(Part):
         return bool(reused)
 
 
+_LOCKS_AND_WRITES_ARE_NOT_FOR_EVERYBODY = """DO $$
+DECLARE name regprocedure;
+BEGIN
+    FOR name IN SELECT oid FROM pg_proc
+        WHERE proname ~ '^(pg_.*advisory|lo_creat|lo_from_bytea|pg_logical_emit_message)'
+        AND has_function_privilege('public', oid, 'EXECUTE')
+    LOOP
+        EXECUTE 'REVOKE ALL ON FUNCTION ' || name || ' FROM PUBLIC';
+        EXECUTE 'GRANT EXECUTE ON FUNCTION ' || name || ' TO {owner}, {runtime}';
+    END LOOP;
+END $$"""
+"""Whoever may only read could else keep a login waiting, or fill the disk with large objects and log."""
+
 _RIGHTS_INSIDE = (
     "ALTER SCHEMA public OWNER TO {owner}",
     "REVOKE ALL ON SCHEMA public FROM PUBLIC",
@@ -326,6 +339,7 @@ _RIGHTS_INSIDE = (
     "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA public"
     " GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {runtime}",
     "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA public GRANT USAGE ON SEQUENCES TO {runtime}",
+    _LOCKS_AND_WRITES_ARE_NOT_FOR_EVERYBODY,
 )
 
 

@@ -1,6 +1,7 @@
 """No more orders are taken than can be decided in time: the order service alone, its clock turned by hand."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -242,3 +243,19 @@ async def test_with_too_many_queued_only_repeats_are_answered(
     assert_problem(await ada.cancel(first.json()["id"]), 503, "overloaded")
     assert (await ada.order("1", key="once")).content == first.content
     assert len(await ada.orders()) == 1
+
+
+async def test_who_asks_too_much_at_once_turns_nobody_else_away(
+    shop: Alone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mallory, ada = await shop.customer(), await shop.customer()
+    for customer in (mallory, ada):
+        await customer.orders()  # whose tokens are known from now on
+    monkeypatch.setattr(kernel, "KEY_LIMIT", 3)
+    *answers, hers = await asyncio.gather(*[mallory.order("1") for _ in range(5)], ada.order("1"))
+    assert (Counter(answer.status_code for answer in answers), hers.status_code) == ({202: 3, 503: 2}, 202)
+    assert {answer.json()["type"] for answer in answers if answer.status_code == 503} == {
+        "urn:choreo:problem:overloaded"
+    }
+    assert (await mallory.order("1")).status_code == 202
+    assert not shop.runtime.kernel._asking

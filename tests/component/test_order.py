@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from choreo.chassis import clock
+from choreo.chassis.http import pages
 from choreo.demo.client import Customer, Json
 from choreo.embedded.postgres import Postgres
 from choreo.message.sessions import SessionsEnded
@@ -245,6 +246,17 @@ async def test_other_peoples_orders_are_not_there(shop: Alone) -> None:
     other = await eve.get("order", f"/orders/{order['id']}", wait=30)  # not even a wait tells
     assert_problem(other, 404, "not_found")
     assert other.content == missing.content
+
+
+async def test_a_cursor_of_somebody_elses_shows_ones_own(shop: Alone) -> None:
+    ada, eve = await shop.customer(), await shop.customer()
+    for _ in range(3):
+        await ada.order("1")
+    own = (await eve.order("2")).json()["id"]
+    theirs = (await ada.get("order", "/orders", limit=1)).json()["next"]
+    for cursor in (theirs, pages.cursor(2**63 - 1)):
+        seen = (await eve.get("order", "/orders", cursor=cursor)).json()["items"]
+        assert {order["id"] for order in seen} <= {own}
 
 
 @pytest.mark.parametrize("id", ["7", "not-an-id", "0" * 32, "%00", "{00000000-0000-0000-0000-000000000000}"])

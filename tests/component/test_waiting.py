@@ -1,6 +1,7 @@
 """Who waits over HTTP is woken by the commit, whichever process commits, and costs nothing meanwhile."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -16,11 +17,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis import clock
 from choreo.chassis.database.connection import make_engine, raw_connection
+from choreo.chassis.http import auth
+from choreo.chassis.http.pages import PageRequest
+from choreo.chassis.http.signing_keys import HeardKeys
 from choreo.chassis.transaction import parked
 from choreo.chassis.transaction.retry import drop, retry
 from choreo.chassis.transaction.store import PostgresStore
 from choreo.chassis.transaction.transaction import Transaction
 from choreo.chassis.waiting.commit_notifications import CommitNotifications
+from choreo.chassis.waiting.turns import AT_ONCE
 from choreo.demo.client import Customer, Json
 from choreo.embedded.postgres import Postgres
 from order_service import queries, service
@@ -258,3 +263,51 @@ async def test_a_malformed_flow_is_refused(shop: Alone, query: dict[str, Any], p
         await (await shop.customer()).get("order", "/orders", **query), 422, "invalid_request"
     )
     assert [error["parameter"] for error in problem["errors"]] == [parameter]
+
+
+async def test_readers_leave_the_database_to_everybody_else(
+    shop: Alone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mallory, ada = await shop.customer(), await shop.customer()
+    reading: list[UUID] = []
+    go_on = asyncio.Event()
+
+    async def slow(engine: AsyncEngine, user_id: UUID, page: PageRequest) -> list[Any]:
+        async with engine.connect():
+            reading.append(user_id)
+            await go_on.wait()
+        return []
+
+    monkeypatch.setattr(queries, "orders_of", slow)
+    asked = [asyncio.ensure_future(mallory.orders()) for _ in range(5 * AT_ONCE)]
+
+    async def state() -> tuple[int, bool]:
+        return len(reading), str(ada.id) in shop.runtime.kernel.waiters.turns._waiting
+
+    await eventually(state, lambda found: found[0] == AT_ONCE)
+    assert (await (await shop.customer()).order("1")).status_code == 202
+    assert (await shop.http.get("/health/serving")).status_code == 200
+    asked.append(asyncio.ensure_future(ada.orders()))
+    await eventually(state, lambda found: found[1])
+    go_on.set()
+    await asyncio.gather(*asked)
+    assert ada.id in reading[AT_ONCE : 2 * AT_ONCE], "who came last was not the last"
+
+
+async def test_made_up_keys_are_looked_for_together(shop: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = 0
+
+    async def counted(keys: HeardKeys) -> Any:
+        nonlocal looked
+        looked += 1
+        return await look(keys)
+
+    look = HeardKeys._look
+    monkeypatch.setattr(HeardKeys, "_look", counted)
+    monkeypatch.setattr(shop.runtime._verifier, "_key_timeout", 0.0)
+    ada = await shop.customer()
+    made_up = [auth.sign(auth.generate_key(uuid4().hex), ada.id, now=time.time()) for _ in range(40)]
+    answers = await asyncio.gather(*[replace(ada, token=token).get("order", "/orders") for token in made_up])
+    assert {answer.status_code for answer in answers} == {503}, "Kafka is away: they may be late"
+    assert 1 <= looked < 8
+    assert (await ada.get("order", "/orders")).status_code == 200

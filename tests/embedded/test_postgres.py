@@ -94,6 +94,27 @@ def test_what_a_role_did_to_itself_is_set_back_at_the_next_start(server: Postgre
         assert observer.execute("SHOW search_path").fetchone() == ('"$user", public',)
 
 
+def test_who_may_only_read_locks_and_writes_nothing_anywhere(server: Postgres) -> None:
+    owner, runtime = server.create_service("billing")
+    with psycopg.connect(server.observer_url("choreo_billing"), autocommit=True) as observer:
+        for statement in (
+            "SELECT pg_advisory_lock(1)",
+            "SELECT pg_try_advisory_xact_lock_shared(1, 2)",
+            "SELECT lo_create(0)",
+            "SELECT lo_creat(-1)",
+            "SELECT lo_from_bytea(0, 'x')",
+            "SELECT pg_logical_emit_message(false, 'a', 'b')",
+            "CREATE TEMPORARY TABLE mine ()",
+            "CREATE TABLE mine ()",
+            "CREATE SCHEMA mine",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                observer.execute(statement.encode())
+    for url in (owner, runtime):
+        with psycopg.connect(url) as conn:
+            conn.execute("SELECT pg_advisory_xact_lock(1, 2)")
+
+
 def test_a_database_can_be_copied_and_dropped(server: Postgres) -> None:
     owner, _ = server.create_service("copied", database="original")
     with psycopg.connect(owner) as conn:

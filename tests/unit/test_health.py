@@ -1,8 +1,9 @@
 """A job is ready while it gets on, not while it exists."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
-from choreo.chassis.observe.health import STALLED_SECONDS, Job
+from choreo.chassis.observe.health import STALLED_SECONDS, Health, Job
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -63,3 +64,22 @@ def test_what_holds_it_up_is_said_until_it_gets_on() -> None:
     assert not job.state.ready
     job.got_on()
     assert job.state.ready and job.state.cause is None
+
+
+async def test_however_many_ask_a_probe_runs_once_at_a_time() -> None:
+    health, go_on, begun = Health(), asyncio.Event(), 0
+
+    async def probe() -> None:
+        nonlocal begun
+        begun += 1
+        await go_on.wait()
+
+    health.probe("database", probe, serving=True)
+    asking = [asyncio.create_task(ask()) for ask in [health.ready, health.serving] * 20]
+    await asyncio.sleep(0)
+    asking.pop().cancel()
+    go_on.set()
+    assert all(states["database"].ready for states in await asyncio.gather(*asking))
+    assert begun == 1
+    await health.ready()
+    assert begun == 2

@@ -9,6 +9,7 @@ from argon2.exceptions import VerifyMismatchError
 
 from choreo.chassis.http.client_address import Proxies
 from choreo.chassis.http.problems import Problem
+from user_service.login_limit import _pair
 from user_service.passwords import MOST_OF_ADDRESS, MOST_QUEUED, Passwords, Turns
 
 
@@ -75,6 +76,7 @@ def test_no_address_holds_more_than_a_quarter_and_the_known_have_places_of_their
         ("10.0.0.1", {}, "10.0.0.1"),
         ("10.0.0.1", {b"forwarded": b'for=192.0.2.1;proto=http, for="[2001:db8::1]:4711"'}, "2001:db8::1"),
         ("10.0.0.1", {b"forwarded": b"For=192.0.2.1:80"}, "192.0.2.1"),
+        ("::ffff:10.0.0.1", {b"x-forwarded-for": b"::ffff:192.0.2.1, ::ffff:10.0.0.2"}, "192.0.2.1"),
         ("10.0.0.1", {b"forwarded": b"for=unknown"}, "10.0.0.1"),
         ("10.0.0.1", {b"forwarded": b"for=192.0.2.1", b"x-forwarded-for": b"192.0.2.1"}, "10.0.0.1"),
         ("192.0.2.9", {b"x-forwarded-for": b"192.0.2.1"}, "192.0.2.9"),
@@ -85,6 +87,13 @@ def test_a_trusted_proxy_is_believed_and_nobody_behind_the_last(
     peer: str, headers: dict[bytes, bytes], client: str
 ) -> None:
     assert Proxies("10.0.0.0/8, ::1").client(peer, headers) == client
+
+
+def test_addresses_count_by_what_one_customer_has_of_them() -> None:
+    one = [_pair("ada", address) for address in ("2001:db8::1", "2001:db8::ffff:2")]
+    assert one[0] == one[1] != _pair("ada", "2001:db8:0:1::1")
+    mapped, plain, other = (_pair("ada", at) for at in ("::ffff:192.0.2.1", "192.0.2.1", "::ffff:192.0.2.2"))
+    assert mapped == plain != other
 
 
 async def test_an_unknown_login_costs_as_much_as_a_known_one(monkeypatch: pytest.MonkeyPatch) -> None:

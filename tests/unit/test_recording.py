@@ -63,6 +63,15 @@ def test_a_recording_is_for_its_owner_alone(tmp_path: Path) -> None:
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("what", ["part", "new"])
+def test_a_recording_is_not_written_through_a_link(tmp_path: Path, what: str) -> None:
+    (precious := tmp_path / "precious").write_text("ours")
+    for name in ("a.ndjson", "a.ndjson.gz"):
+        (tmp_path / f".{name}.{what}").symlink_to(precious)
+        assert read(written(tmp_path / name, [a_record(0)])) == [a_record(0)]
+    assert precious.read_text() == "ours"
+
+
 def read(recording: Recording) -> list[Item]:
     return [item for batch in recording.read() for item in batch]
 

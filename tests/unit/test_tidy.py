@@ -200,3 +200,24 @@ def test_no_word_that_was_given_up_comes_back() -> None:
 )
 def test_it_sees_a_word_that_was_given_up_wherever_it_stands(source: str) -> None:
     assert identifiers(source) & RETIRED
+
+
+def test_nothing_that_is_read_can_be_code() -> None:
+    """Recordings, journals and records are JSON: what unpickles runs what a stranger wrote."""
+    runs = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml"}
+    imported = {
+        (path.relative_to(ROOT).as_posix(), name.partition(".")[0])
+        for path in SERVED
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in _imported(node)
+    }
+    assert not [(path, name) for path, name in imported if name in runs]
+
+
+def _imported(node: ast.AST) -> list[str]:
+    match node:
+        case ast.Import(names=names):
+            return [alias.name for alias in names]
+        case ast.ImportFrom(module=str(module)):
+            return [module]
+    return []

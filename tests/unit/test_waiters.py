@@ -1,7 +1,9 @@
 """Who waits for the same thing looks once for each wake, and never at what was before it."""
 
 import asyncio
+from contextlib import AsyncExitStack
 
+from choreo.chassis.waiting.turns import AT_ONCE
 from choreo.chassis.waiting.waiters import Waiters
 
 PATIENCE = 20.0
@@ -31,15 +33,15 @@ class Look:
 
 
 async def everybody(waiters: Waiters, look: Look, number: int, enough: int) -> list["asyncio.Task[int]"]:
-    """Waiting, after their first look."""
+    """Waiting, after their first look, which they share."""
     look.go_on.set()
     tasks = [
         asyncio.create_task(waiters.until("key", PATIENCE, look, lambda seen: seen >= enough, of="it"))
         for _ in range(number)
     ]
-    while look.begun < number:
-        await look.begin()
-    await asyncio.sleep(0)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert (look.begun, len(waiters)) == (1, number)
     look.go_on.clear()
     return tasks
 
@@ -68,6 +70,32 @@ async def test_a_look_that_began_before_the_wake_is_nobodys_answer_to_it() -> No
     assert look.begun == 2
 
 
+async def test_nobody_is_told_what_was_looked_at_before_he_asked() -> None:
+    waiters, look = Waiters(), Look()
+    first = asyncio.create_task(waiters.look("key", look, "it"))
+    await look.begin()
+    look.value = 1
+    late = [asyncio.create_task(waiters.look("key", look, "it")) for _ in range(40)]
+    await look.begin()
+    look.go_on.set()
+    assert (await first, await asyncio.gather(*late)) == (0, [1] * 40)
+    assert look.begun == 2
+
+
+async def test_who_waits_looks_by_turns_with_all_who_read() -> None:
+    waiters, look = Waiters(), Look()
+    async with AsyncExitStack() as held:
+        for _ in range(AT_ONCE):
+            await held.enter_async_context(waiters.turns.one("another"))
+        waiting = asyncio.create_task(waiters.until("key", PATIENCE, look, bool, of="it"))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not look.begun
+    look.value = 1
+    look.go_on.set()
+    assert await waiting == 1
+
+
 async def test_a_look_that_fails_fails_for_all_and_the_next_is_a_new_one() -> None:
     waiters, look = Waiters(), Look()
     tasks = await everybody(waiters, look, 3, enough=1)
@@ -75,15 +103,14 @@ async def test_a_look_that_fails_fails_for_all_and_the_next_is_a_new_one() -> No
     async def broken() -> int:
         raise OSError("away")
 
-    late = asyncio.create_task(waiters.look_again("key", broken, "it"))
-    waiters.wake(["other"])
-    done = await asyncio.gather(late, return_exceptions=True)
-    assert isinstance(done[0], OSError)
+    looking = [asyncio.create_task(waiters.look("key", broken, "it")) for _ in range(2)]
+    done = await asyncio.gather(*looking, return_exceptions=True)
+    assert [type(each) for each in done] == [OSError] * 2
     look.value = 1
     waiters.wake(["key"])
     look.go_on.set()
     assert await asyncio.gather(*tasks) == [1] * 3
-    assert not waiters._looks
+    assert not waiters._next
 
 
 async def test_who_gives_up_takes_nobodys_look_away() -> None:

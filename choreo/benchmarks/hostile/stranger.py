@@ -54,22 +54,30 @@ async def idle(told: Told, came: Counter[str]) -> None:
 
 
 async def streams(told: Told, came: Counter[str]) -> None:
-    """Event streams about orders that may still change."""
-    users = list(islice(cycle(told["users"]), min(STREAMS, allow_many() - 100)))
+    """Event streams about orders that may still change, of forty users, so that none is refused."""
+    await _stream(told["ports"]["order"], told["users"], came)
 
+
+async def streams_of_one(told: Told, came: Counter[str]) -> None:
+    """As many in the name of one user; one that is refused is asked for again."""
+    await _stream(told["ports"]["order"], told["users"][:1], came)
+
+
+async def _stream(port: int, users: Sequence[Told], came: Counter[str]) -> None:
     async def stream(user: Told) -> str:
-        reader, writer = await asyncio.open_connection(_HOST, told["ports"]["order"])
+        reader, writer = await asyncio.open_connection(_HOST, port)
         try:
             head = f"GET /orders/{user['order']}/events HTTP/1.1\r\nHost: {_HOST}\r\n"
             writer.write(f"{head}Authorization: Bearer {user['token']}\r\n\r\n".encode())
             status = (await reader.readline()).split(b" ")[1].decode()
-            while await reader.read(65_536):
+            while status == "200" and await reader.read(65_536):
                 pass
             return status
         finally:
             writer.close()
 
-    await _each(users, lambda user: _for_ever(lambda: stream(user), came))
+    everybody = list(islice(cycle(users), min(STREAMS, allow_many() - 100)))
+    await _each(everybody, lambda user: _for_ever(lambda: stream(user), came))
 
 
 async def logins(told: Told, came: Counter[str]) -> None:
@@ -88,6 +96,7 @@ WAYS: dict[str, Callable[[Told, Counter[str]], Awaitable[None]]] = {
     "headers": headers,
     "idle connections": idle,
     "streams": streams,
+    "streams of one": streams_of_one,
     "logins": logins,
 }
 

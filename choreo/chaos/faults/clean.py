@@ -132,9 +132,12 @@ def leader_killed() -> Fault:
         time.sleep(chance.random())
         part = f"kafka-{min(leaders(system))}"
         before = pid_of(system, part)
+
+        def caught_up() -> bool:
+            return pid_of(system, part) != before and all_in_sync(system)
+
         os.kill(before, signal.SIGKILL)
-        replaced(system, part, before)
-        until(lambda: all_in_sync(system), CAUGHT_UP_WITHIN_SECONDS, f"{part} did not catch up")
+        until(caught_up, CAUGHT_UP_WITHIN_SECONDS, f"{part} was not there again, or did not catch up")
         return time.monotonic()
 
     sentence = "the broker that leads some partitions gets SIGKILL, is started again and catches up"

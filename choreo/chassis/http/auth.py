@@ -88,7 +88,7 @@ class Verifier:
         self._sessions = sessions
         self._now = now
         self._key_timeout = key_timeout
-        self._remembered: dict[bytes, _Verified] = {}
+        self._remembered: dict[str, _Verified] = {}
         self._most_remembered = most_remembered
         self._waiting = 0
         self._most_waiting = most_waiting
@@ -97,13 +97,14 @@ class Verifier:
         """Raises 401; 503 if the key is unknown and `user-events` is not read to its end."""
         if authorization is None:
             raise unauthorized()
-        known = self._remembered.get(authorization)
+        token = _bearer_token(authorization)
+        known = self._remembered.get(token)
         if known is None or known.expires <= self._now():
-            self._remembered.pop(authorization, None)
-            known = await self._verify(_bearer_token(authorization))
+            self._remembered.pop(token, None)
+            known = await self._verify(token)
             while len(self._remembered) >= self._most_remembered:
                 del self._remembered[next(iter(self._remembered))]
-            self._remembered[authorization] = known
+            self._remembered[token] = known
         ended = await self._sessions.not_before(known.principal.user_id) if self._sessions else None
         if ended is not None and known.issued <= ended:
             raise unauthorized("This session was ended; log in again.", token_given=True)

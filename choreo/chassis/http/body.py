@@ -10,7 +10,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
 import orjson
@@ -28,6 +28,8 @@ from choreo.chassis.http.problems import (
 
 LIMIT = 64 * 1024
 _MOST_DRAINED = 16 * LIMIT
+MOST_PARTS = 1_000
+"""A description has up to 500 commas, and a body that is nothing else costs a hundred times a request."""
 JSON_TYPE = b"application/json"
 FORM_TYPE = b"application/x-www-form-urlencoded"
 
@@ -37,6 +39,9 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 class Body(BaseModel):
     """Base of every model of a request body. Fields are strings, `Amount`, booleans or nested bodies."""
+
+    most_parts: ClassVar[int] = MOST_PARTS
+    """Commas and opening brackets, those in text included."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
 
@@ -99,8 +104,10 @@ def check_content_type(headers: Headers, expected: bytes) -> None:
         raise unsupported_media_type(expected.decode())
 
 
-def parse_json(raw: bytes) -> object:
+def parse_json(raw: bytes, most_parts: int = MOST_PARTS) -> object:
     """JSON as in RFC 8259, and no more: no NaN, no second key of a name, no encoding but UTF-8."""
+    if sum(map(raw.count, (b",", b"[", b"{"))) > most_parts:
+        raise malformed("malformed_body", f"The body has over {most_parts} commas and brackets.")
     try:
         return _decoder.decode(raw.decode())
     except UnicodeDecodeError:
@@ -133,7 +140,13 @@ def parse_form(raw: bytes) -> object:
     try:
         text = raw.decode()
         # No fields at all are a form, too.
-        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text), errors="strict")
+        pairs = parse_qsl(
+            text,
+            keep_blank_values=True,
+            strict_parsing=bool(text),
+            errors="strict",
+            max_num_fields=MOST_PARTS,
+        )
     except ValueError:
         raise malformed("malformed_body", "The body is not a form in UTF-8.") from None
     if len(dict(pairs)) != len(pairs):
@@ -149,7 +162,8 @@ def validate(model: type[AnyBody], value: object) -> AnyBody:
             return model.model_validate(value)
         except ValidationError as error:
             details = error.errors(include_url=False, include_input=False, include_context=False)
-            faults = [Fault.at(_pointer(detail["loc"]), _say(detail)) for detail in details]
+            told = details[:MOST_ERRORS_TOLD]
+            faults = [Fault.at(_pointer(detail["loc"]), _say(detail)) for detail in told]
     raise invalid(*faults)
 
 

@@ -29,7 +29,7 @@ class Proxies:
 
         The peer's own where it is no proxy, or says it in two ways: then a client may have said one of them.
         """
-        address = _read(peer)
+        address = address_of(peer)
         said = {name: headers[name].decode("latin-1") for name in _TELL if name in headers}
         if len(said) != 1 or not self._trusts(address):
             return peer
@@ -37,7 +37,7 @@ class Proxies:
         chain = (
             text.split(",") if name == b"x-forwarded-for" else ["".join(one) for one in _FOR.findall(text)]
         )
-        for one in map(_read, reversed(chain)):
+        for one in map(address_of, reversed(chain)):
             if one is None:
                 break
             address = one
@@ -49,8 +49,10 @@ class Proxies:
         return address is not None and any(address in network for network in self._networks)
 
 
-def _read(text: str) -> _Address | None:
+def address_of(text: str) -> _Address | None:
+    """An IPv4 address that is written as IPv6 is the one it is."""
     try:
-        return ip_address(text.strip())
+        address = ip_address(text.strip())
     except ValueError:
         return None
+    return getattr(address, "ipv4_mapped", None) or address

@@ -30,6 +30,7 @@ from choreo.chassis.http.problems import Problem
 from choreo.chassis.http.routes import FlowApplied, Route, Router, ServiceSide
 from choreo.chassis.observe.health import Health, JobState
 from choreo.chassis.observe.metrics import CONTENT_TYPE, Metrics
+from choreo.chassis.waiting.turns import Turns
 
 log = structlog.get_logger()
 
@@ -43,6 +44,7 @@ def create_app(
     *,
     verifier: Verifier,
     flow_applied: FlowApplied,
+    turns: Turns,
     health: Health,
     metrics: Metrics,
     hosts: Iterable[str],
@@ -70,7 +72,7 @@ def create_app(
         app.router.routes.extend(router.routes)
     routes = [route for route in app.router.routes if isinstance(route, Route)]
     app.router.routes += _documentation(app.title)
-    side = ServiceSide(service, verifier, flow_applied)
+    side = ServiceSide(service, verifier, flow_applied, turns)
     app.edge = Edge(side, routes, app.router, Hosts(hosts), metrics, translate or {})
     return app
 

@@ -15,6 +15,7 @@ from choreo.chassis.http.problems import Fault, invalid
 LONGEST_WAIT = 30
 MOST_ITEMS = 200
 DEFAULT_ITEMS = 50
+MOST_PARAMETERS = 100
 UUID_FORM = re.compile(r"[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 
 Item = TypeVar("Item", bound=BaseModel)
@@ -65,9 +66,11 @@ def sequence_of(text: str) -> int:
 
 
 class Query:
-    """The parameters of a query string. Unknown ones are ignored, whatever they hold."""
+    """The parameters of a query string. Unknown ones are ignored, whatever they hold; 422 for too many."""
 
     def __init__(self, raw: bytes) -> None:
+        if raw.count(b"&") > MOST_PARAMETERS:
+            raise invalid(Fault.of_parameter("", f"At most {MOST_PARAMETERS} parameters are read."))
         pairs = parse_qsl(raw.decode("ascii", "replace"), keep_blank_values=True) if raw else []
         self._values: Mapping[str, str] = dict(pairs)
         self._names = [name for name, _ in pairs]

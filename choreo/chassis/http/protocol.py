@@ -24,6 +24,8 @@ MOST_HEAD_BYTES = 2 * headers.MOST_BYTES
 """Where nobody reads on, in a head or in what frames a body; not counting what came in one piece with its
 begin. What is below this and over the headers' bound gets its 431 as any other answer.
 """
+MOST_HEADERS = 2 * headers.MOST
+"""Likewise, though they came in one piece: 20,000 would take 7 ms to read."""
 _TELL_SECONDS = 10.0
 
 log = structlog.get_logger()
@@ -115,6 +117,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._lacks == "head":  # trailers are for nobody here
+            if len(self.headers) >= MOST_HEADERS:
+                raise headers.too_large()
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -171,9 +175,13 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._feed(self._head_without_upgrade() + data[upgrade.args[0] :])
             else:
                 self.cycle.keep_alive = False  # after CONNECT follows no HTTP
-        except httptools.HttpParserError:
-            self._refuse(malformed("malformed_request", "This is no HTTP request."))
-            self.transport.close()
+        except httptools.HttpParserError as error:
+            if isinstance(error.__context__, Problem):  # raised in a callback
+                self._refuse(error.__context__)
+                self._all.close(self, "size")
+            else:
+                self._refuse(malformed("malformed_request", "This is no HTTP request."))
+                self.transport.close()
 
     def _upgrade_is_ignored(self) -> bool:
         """Which a server may do (RFC 9110, 7.8), and then the body follows. The parser goes by the headers,

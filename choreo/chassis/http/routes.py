@@ -8,7 +8,7 @@ makes the contract's checks itself, in the contract's order.
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -32,6 +32,7 @@ from choreo.chassis.http.auth import Principal, Verifier
 from choreo.chassis.http.pages import PageRequest
 from choreo.chassis.http.problems import PROBLEM_JSON, Problem, malformed, not_found
 from choreo.chassis.http.waits import Waits
+from choreo.chassis.waiting.turns import Turns
 from choreo.message.envelope import Cause, derived_id
 
 # What an endpoint may ask for, besides `UUID` parameters of its path, one body (a pydantic model,
@@ -145,6 +146,7 @@ class ServiceSide:
     name: str
     verifier: Verifier
     flow_applied: FlowApplied
+    turns: Turns
     waits: Waits = field(default_factory=Waits)
 
 
@@ -298,7 +300,8 @@ class Route(APIRoute):
         content: object = None
         if self._model:
             body.check_content_type(headers, body.FORM_TYPE if self._form else body.JSON_TYPE)  # 415
-            content = body.parse_form(raw) if self._form else body.parse_json(raw)  # 400
+            most_parts = getattr(self._model, "most_parts", body.MOST_PARTS)
+            content = body.parse_form(raw) if self._form else body.parse_json(raw, most_parts)  # 400
         idempotency_key = _idempotency_key(headers) if self._keyed else ""  # 400
         flow: UUID | None = None
         seconds = 0
@@ -329,11 +332,11 @@ class Route(APIRoute):
         if user_id and (self._streams or (seconds and (flow or self._may_wait))):
             until_answered.enter_context(service.waits.one(user_id))  # 429
         if flow is None or user_id is None:
-            return await self._call(arguments)
+            return await self._call(arguments, service.turns, user_id)
         applied = await service.flow_applied(user_id, flow, seconds)
         told = {"Flow-Applied": "true" if applied else "false"}
         try:
-            outcome = await self._call(arguments)
+            outcome = await self._call(arguments, service.turns, user_id)
         except Problem as problem:
             problem.headers |= told
             raise
@@ -342,8 +345,13 @@ class Route(APIRoute):
         outcome.headers.update(told)
         return outcome
 
-    async def _call(self, arguments: Mapping[str, Any]) -> Answer | Response:
-        outcome = await self.endpoint(**arguments)
+    async def _call(
+        self, arguments: Mapping[str, Any], turns: Turns, user_id: UUID | None
+    ) -> Answer | Response:
+        """What reads takes a turn of the user's. What may wait takes one for each look by itself."""
+        reads = self._takes_flow and not (self._streams or self._may_wait)
+        async with turns.one(str(user_id)) if reads else nullcontext():
+            outcome = await self.endpoint(**arguments)
         if isinstance(outcome, BaseModel):
             return Answer.json(self._success, outcome)
         if isinstance(outcome, Answer | Response):

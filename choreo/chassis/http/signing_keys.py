@@ -1,8 +1,8 @@
 """The public keys this service has heard of, where the token verifier looks for them."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -10,14 +10,18 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from choreo.chassis.database.tables import signing_keys
 from choreo.chassis.http.auth import Jwk
 from choreo.chassis.waiting.waiters import Waiters
+from choreo.message.signing_key import SigningKeyPublished
 
 _KNOWN_FOR = timedelta(minutes=1)
 _LAG_KNOWN_FOR = timedelta(seconds=1)
+_ALL = SigningKeyPublished.__name__
+"""Is woken when any is heard."""
+_Keys = Mapping[str, tuple[Jwk, datetime]]
 
 
 class HeardKeys:
-    """A `KeySource` over the table of signing keys, with those once found kept in memory for a minute:
-    a key that is retired ends earlier than it first said.
+    """A `KeySource` over the table of signing keys, kept in memory for a minute: a key that is retired ends
+    earlier than it first said. Whoever asks for keys that are not there shares a look with all who do.
     """
 
     def __init__(
@@ -30,24 +34,15 @@ class HeardKeys:
         self._engine = engine
         self._waiters = waiters
         self._clock = clock
-        self._known: dict[str, tuple[Jwk, datetime, datetime]] = {}
+        self._known: _Keys = {}
+        self._good_until = datetime.min.replace(tzinfo=UTC)
         self._is_behind = is_behind
         self._lag: tuple[asyncio.Future[bool], datetime] | None = None
 
     async def find(self, kid: str) -> Jwk | None:
-        now = self._clock()
-        known = self._known.get(kid)
-        if known is None or known[2] <= now:
-            async with self._engine.connect() as conn:
-                query = select(signing_keys.c.public_jwk, signing_keys.c.not_after).where(
-                    signing_keys.c.kid == kid
-                )
-                row = (await conn.execute(query)).first()
-            if row is None:
-                return None
-            known = self._known[kid] = row.public_jwk, row.not_after, now + _KNOWN_FOR
-        jwk, not_after, _ = known
-        return jwk if now < not_after else None
+        if kid not in self._known or self._good_until <= self._clock():
+            await self._waiters.look(_ALL, self._look, of=_ALL)
+        return self._key(kid)
 
     async def lags(self) -> bool:
         """Looks once a second at most, however many unknown key ids are asked for."""
@@ -57,6 +52,18 @@ class HeardKeys:
         return await asyncio.shield(self._lag[0])
 
     async def wait_for(self, kid: str, timeout: float) -> Jwk | None:
-        return await self._waiters.until(
-            kid, timeout, lambda: self.find(kid), lambda jwk: jwk is not None, of=kid
-        )
+        await self._waiters.until(_ALL, timeout, self._look, lambda known: kid in known, of=_ALL)
+        return self._key(kid)
+
+    def _key(self, kid: str) -> Jwk | None:
+        jwk, not_after = self._known.get(kid, (None, self._good_until))
+        return jwk if self._clock() < not_after else None
+
+    async def _look(self) -> _Keys:
+        now = self._clock()
+        query = select(signing_keys).where(signing_keys.c.not_after > now)
+        async with self._engine.connect() as conn:
+            rows = await conn.execute(query)
+            self._known = {row.kid: (row.public_jwk, row.not_after) for row in rows}
+        self._good_until = now + _KNOWN_FOR
+        return self._known

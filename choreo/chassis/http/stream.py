@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Hashable, Sequence
 from dataclasses import dataclass
+from random import uniform
 
 from pydantic import BaseModel
 from starlette.responses import Response, StreamingResponse
@@ -11,7 +12,9 @@ from choreo.chassis.waiting.waiters import Look, Waiters
 
 MEDIA_TYPE = "text/event-stream"
 HEARTBEAT = 15.0
-"""Seconds of silence after which a comment shows that the stream is alive, and finds out who is gone."""
+"""Seconds of silence after which, at the latest, a comment shows that the stream is alive, and finds out who
+is gone: not in all streams at once, though they were opened or woken at once.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +29,13 @@ class Story:
 
 
 async def event_stream(waiters: Waiters, key: str, look: Look[Story], after: int, of: Hashable) -> Response:
-    """The events after this number, then those to come. `look` is asked again whenever the key was woken,
-    once for all streams `of` the same.
+    """The events after this number, then those to come. `look` is asked again whenever the key was woken, and
+    each time once for all streams `of` the same.
 
     204 where nothing can follow any more, which tells a browser not to connect again. Raises what the first
     `look` raises.
     """
-    first = (await look()).after(after)
+    first = (await waiters.look(key, look, of)).after(after)
     if first.over and not first.events:
         return Response(status_code=204)
     told = _told(waiters, key, look, after, of)
@@ -43,7 +46,7 @@ async def _told(
     waiters: Waiters, key: str, look: Look[Story], after: int, of: Hashable
 ) -> AsyncIterator[bytes]:
     with waiters.watching(key) as signal:
-        seen = await look()
+        seen = await waiters.look(key, look, of)
         while True:
             story = seen.after(after)
             for after, data in story.events:
@@ -52,9 +55,9 @@ async def _told(
                 return
             while not signal.is_set():
                 try:
-                    async with asyncio.timeout(HEARTBEAT):
+                    async with asyncio.timeout(HEARTBEAT * uniform(0.5, 1)):
                         await signal.wait()
                 except TimeoutError:
                     yield b": \n\n"
             signal.clear()
-            seen = await waiters.look_again(key, look, of)
+            seen = await waiters.look(key, look, of)

@@ -89,6 +89,7 @@ class Health:
         self._jobs: dict[str, Job] = {}
         self._probes: dict[str, tuple[Probe, Job]] = {}
         self._serving: set[str] = set()
+        self._trying: dict[str, asyncio.Future[None]] = {}
 
     def job(self, name: str, *, serving: bool = False) -> Job:
         """The job of this name, made at the first call. `serving`: no request can be taken without it."""
@@ -96,7 +97,9 @@ class Health:
         return self._jobs.setdefault(name, Job(self._now))
 
     def probe(self, name: str, probe: Probe, *, serving: bool = False) -> None:
-        """Runs whenever its state is asked for, for at most `PROBE_TIMEOUT_SECONDS`."""
+        """Runs whenever its state is asked for, for at most `PROBE_TIMEOUT_SECONDS`. All who ask meanwhile
+        share it, so that nobody makes it slow by asking.
+        """
         self._probes[name] = probe, self.job(name, serving=serving)
 
     async def ready(self) -> Mapping[str, JobState]:
@@ -109,8 +112,14 @@ class Health:
 
     async def _states(self, names: Iterable[str]) -> Mapping[str, JobState]:
         wanted = list(names)
-        await asyncio.gather(*(_try(*self._probes[name]) for name in wanted if name in self._probes))
+        await asyncio.gather(*(self._tried(name) for name in wanted if name in self._probes))
         return {name: self._jobs[name].state for name in wanted}
+
+    async def _tried(self, name: str) -> None:
+        if name not in self._trying:
+            self._trying[name] = asyncio.ensure_future(_try(*self._probes[name]))
+            self._trying[name].add_done_callback(lambda _: self._trying.pop(name))
+        await asyncio.shield(self._trying[name])
 
 
 async def _try(probe: Probe, job: Job) -> None:

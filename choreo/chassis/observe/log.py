@@ -4,6 +4,7 @@ What is bound with `structlog.contextvars` (`flow`, `event`, `user`) is on every
 Bodies, tokens and passwords are never logged: nothing passes them, and `_without_secrets` is the net.
 """
 
+import json
 import logging
 import sys
 from typing import Any
@@ -25,7 +26,12 @@ def _without_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 
 def _json(_: WrappedLogger, __: str, event: EventDict) -> str:
-    return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode("utf-8")
+    """In ASCII where it holds what a terminal would obey, or half a surrogate pair: an error's text may."""
+    try:
+        line = orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode("utf-8")
+    except orjson.JSONEncodeError:
+        line = ""
+    return line if line and line.isprintable() else json.dumps(event, default=str, skipkeys=True)
 
 
 def configure(service: str, level: str = "INFO", *, terminal: bool | None = None) -> None:

@@ -59,6 +59,8 @@ partition there are only so many, since it is paused.
 """
 QUEUE_HARD_LIMIT = 2 * QUEUE_SOFT_LIMIT
 """With so many queued, no new command is let in: it would be answered too late."""
+KEY_LIMIT = BATCH
+"""With so many of one key waiting for an answer, no other of that key is let in. It keeps nobody else out."""
 ANSWER_TIMEOUT_SECONDS = 5.0
 """Seconds a request waits for the database before it is told to come again."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
@@ -102,6 +104,7 @@ class Kernel(Generic[S]):
         self._meter = meter
         self._job = job or Job()
         self._queue: deque[Input] = deque()
+        self._asking: Counter[str] = Counter()
         self._held_back = HeldBack(time.monotonic)
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
@@ -122,21 +125,28 @@ class Kernel(Generic[S]):
         """The reply to a command, once what it decided is committed. Repeating it finds the same reply.
 
         A command that begins a flow has the flow's id; one that goes on with a flow needs an `id` of its own.
-        Where it is not to be admitted, or too many are queued, only one that was answered before is answered.
+        Where it is not to be admitted, or too many wait, of all or of its key, only one that was answered
+        before is answered.
         Raises `Overloaded`, `Unavailable`, `KeyReused` or `Failed`.
         """
         if self.trouble:
             raise Unavailable(self.trouble)
-        if not admit or len(self._queue) >= QUEUE_HARD_LIMIT:
+        of_key = respond is not None and self._asking[command.key] >= KEY_LIMIT
+        if not admit or of_key or len(self._queue) >= QUEUE_HARD_LIMIT:
             return await self._first_reply(id or command.cause.id, fingerprint)
         done = asyncio.get_running_loop().create_future()
         asked = Asked(id or command.cause.id, command, respond, fingerprint, side_write, self._clock(), done)
         self._put(asked)
+        self._asking[command.key] += 1
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
                 return await asked.done
         except TimeoutError:
             raise Unavailable(self.trouble or "the database did not answer in time") from None
+        finally:
+            self._asking[command.key] -= 1
+            if not self._asking[command.key]:
+                del self._asking[command.key]
 
     async def _first_reply(self, id: UUID, fingerprint: bytes) -> Reply | None:
         """Raises `Overloaded` if there is none."""

@@ -7,6 +7,8 @@ from functools import partial
 from typing import Any, TypeVar
 from zlib import crc32
 
+from choreo.chassis.waiting.turns import Turns
+
 T = TypeVar("T")
 Look = Callable[[], Awaitable[T]]
 
@@ -21,7 +23,9 @@ class Waiters:
 
     def __init__(self) -> None:
         self._waiting: dict[str, set[asyncio.Event]] = {}
-        self._looks: dict[str, dict[Hashable, asyncio.Future[Any]]] = {}
+        self._next: dict[tuple[str, Hashable], asyncio.Future[Any]] = {}
+        """Looks that have not begun."""
+        self.turns = Turns()
         self.closed = False
         """Nobody waits any more: this process is about to stop."""
 
@@ -35,7 +39,6 @@ class Waiters:
 
     def wake_tags(self, tags: Iterable[str]) -> None:
         for tag in tags:
-            self._looks.pop(tag, None)  # they began before, and do not see what this wake is about
             for signal in self._waiting.get(tag, ()):
                 signal.set()
 
@@ -65,39 +68,46 @@ class Waiters:
         self._waiting.setdefault(tag_of(key), set()).add(signal)
         return signal
 
-    async def look_again(self, key: str, look: Look[T], of: Hashable) -> T:
-        """What `look` sees, for who was woken: all who look at the same, `of`, share one look."""
-        looks = self._looks.setdefault(tag_of(key), {})
-        if of not in looks:
-            looks[of] = asyncio.ensure_future(look())
-            looks[of].add_done_callback(partial(self._looked, tag_of(key), of))
-        seen: T = await asyncio.shield(looks[of])
+    async def look(self, key: str, look: Look[T], of: Hashable) -> T:
+        """What `look` sees now. All who ask for the same thing `of` the key before it begins share it: nobody
+        sees what was before he asked. It takes a turn of the key's.
+
+        Raises what `look` raises, and `TooManyBefore`.
+        """
+        shared = self._next.get((key, of))
+        if shared is None:
+            shared = self._next[key, of] = asyncio.ensure_future(self._look(key, look, of))
+            shared.add_done_callback(partial(self._looked, (key, of)))
+        seen: T = await asyncio.shield(shared)
         return seen
 
-    def _looked(self, tag: str, of: Hashable, look: "asyncio.Future[Any]") -> None:
+    async def _look(self, key: str, look: Look[T], of: Hashable) -> T:
+        async with self.turns.one(key):
+            del self._next[key, of]
+            return await look()
+
+    def _looked(self, name: tuple[str, Hashable], look: "asyncio.Future[Any]") -> None:
+        if self._next.get(name) is look:  # which never began
+            del self._next[name]
         if not look.cancelled():
             look.exception()  # whoever still waits has it
-        if self._looks.get(tag, {}).get(of) is look:
-            del self._looks[tag][of]
-            if not self._looks[tag]:
-                del self._looks[tag]
 
     async def until(
         self, key: str, seconds: float, look: Look[T], enough: Callable[[T], bool], of: Hashable = None
     ) -> T:
         """What `look` sees as soon as it is enough, or after so many seconds whatever there is.
 
-        Looks once at the beginning, and again whenever the key was woken, then together with all who look at
-        the same.
+        Looks once at the beginning, and again whenever the key was woken: with all who look at the same
+        (`of`). Where that is not given it looks by itself, and takes no turn.
         """
         with self.watching(key) as signal:
-            seen = await look()
+            seen = await (look() if of is None else self.look(key, look, of))
             try:
                 async with asyncio.timeout(seconds):
                     while not enough(seen) and not self.closed:
                         await signal.wait()
                         signal.clear()
-                        seen = await (look() if of is None else self.look_again(key, look, of))
+                        seen = await (look() if of is None else self.look(key, look, of))
             except TimeoutError:
                 pass
             return seen

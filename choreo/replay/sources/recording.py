@@ -7,6 +7,7 @@ edited is found out on opening.
 
 import gzip
 import hashlib
+import os
 import shutil
 import zlib
 from base64 import b64decode, b64encode
@@ -293,9 +294,11 @@ def _create(path: Path, named: Path) -> IO[bytes]:
 
 
 def _make_private(path: Path) -> None:
-    """For its owner only, before anything is in it: a recording holds what customers wrote."""
-    path.touch(0o600)
-    path.chmod(0o600)
+    """Anew and for its owner only, before anything is in it: a recording holds what customers wrote. What is
+    there goes: where others may write too, it may be a link to something else of ours.
+    """
+    path.unlink(missing_ok=True)
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _is_gzip(path: Path) -> bool:

@@ -7,7 +7,7 @@ from uuid import UUID
 from starlette.requests import Request
 
 from choreo.chassis.http.answer import Answer
-from choreo.chassis.http.body import Body
+from choreo.chassis.http.body import LIMIT, Body
 from choreo.chassis.http.problems import malformed, unauthorized
 from choreo.chassis.http.routes import Router
 from choreo.styles.composition import digest_of
@@ -26,12 +26,16 @@ class Fact(Body):
 
 
 class Told(Body):
+    most_parts = LIMIT
+
     key: str
     facts: list[Fact]
     after: str | None
 
 
 class Settled(Body):
+    most_parts = LIMIT
+
     ids: list[str]
 
 

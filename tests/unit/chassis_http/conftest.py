@@ -34,6 +34,7 @@ from choreo.chassis.http.routes import (
 )
 from choreo.chassis.observe.health import Health
 from choreo.chassis.observe.metrics import Metrics
+from choreo.chassis.waiting.turns import Turns
 
 NOW = 1_800_000_000.0
 
@@ -110,6 +111,7 @@ class Toy:
             [self._endpoints(), self._open_endpoints()],
             verifier=self.verifier,
             flow_applied=lambda *asked: self._flow_applied(*asked),
+            turns=Turns(),
             health=self.health,
             metrics=self.metrics,
             hosts=["toy"],

@@ -42,6 +42,30 @@ def test_malformed_json_is_a_400(raw: bytes) -> None:
     assert refusal.value.status == 400
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"[" + b"1," * 30_000 + b"1]",
+        b"[" + b"{}," * 20_000 + b"{}]",
+        json.dumps({f"field{n}": 1 for n in range(4_000)}).encode(),
+        b'{"name": ' + b"[[]" * 9_000,
+    ],
+    ids=["numbers", "objects", "fields", "lists"],
+)
+def test_a_body_of_many_parts_is_refused_before_it_is_read(
+    monkeypatch: pytest.MonkeyPatch, raw: bytes
+) -> None:
+    monkeypatch.setattr("choreo.chassis.http.body._decoder", None)
+    with pytest.raises(Problem) as refusal:
+        parse_json(raw)
+    assert refusal.value.status == 400
+
+
+def test_text_may_have_commas() -> None:
+    text = "[{,}]" * 100
+    assert parse_json(json.dumps({"description": text}).encode()) == {"description": text}
+
+
 def test_numbers_arrive_as_they_were_written() -> None:
     assert parse_json(b"[1, 1.50, 1e400, -0]") == [Num("1"), Num("1.50"), Num("1e400"), Num("-0")]
 
@@ -81,7 +105,18 @@ def test_a_refusal_tells_a_bounded_number_of_errors(new_thing: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [b"a", b"a=1&a=2", b"a=%ff", b"a=%ED%A0%80", b"a=\xff", b"&", b"a=1&", b"a=1&&b=2"]
+    "raw",
+    [
+        b"&".join(b"f%d=1" % n for n in range(1_001)),
+        b"a",
+        b"a=1&a=2",
+        b"a=%ff",
+        b"a=%ED%A0%80",
+        b"a=\xff",
+        b"&",
+        b"a=1&",
+        b"a=1&&b=2",
+    ],
 )
 def test_malformed_forms_are_a_400(raw: bytes) -> None:
     with pytest.raises(Problem) as refusal:

@@ -160,6 +160,18 @@ def test_logs_are_json_lines_without_secrets(our_logs: None, capsys: pytest.Capt
     assert "hunter2" not in json.dumps(lines[0])
 
 
+@pytest.mark.parametrize("text", ["\x9b2J", "\u202egnp", "\x7f", "\ud800", "\x1b]0;mine\x07", "a\nb"])
+def test_a_log_line_commands_no_terminal_and_never_fails(
+    our_logs: None, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    log.configure("toy", terminal=False)
+    log.get().warning("parked", error=f"no {text}", place=("order-events", 3))
+    log.get().info("ordinary", city="Köln")
+    odd, ordinary = capsys.readouterr().out.splitlines()
+    assert odd.isprintable() and json.loads(odd)["error"] == f"no {text}"
+    assert "Köln" in ordinary
+
+
 def test_logs_on_a_terminal_show_no_variables(our_logs: None, capsys: pytest.CaptureFixture[str]) -> None:
     log.configure("toy", terminal=True)
     password = "hunter" + "2"

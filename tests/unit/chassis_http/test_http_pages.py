@@ -53,6 +53,7 @@ def test_no_query_string_is_our_fault(raw: bytes) -> None:
         ("cursor=x", "cursor"),
         ("cursor=MQ&cursor=MQ", "cursor"),
         ("cursor=MQ%3D%3D", "cursor"),
+        ("&".join(["x"] * 102), ""),
     ],
 )
 @pytest.mark.asyncio

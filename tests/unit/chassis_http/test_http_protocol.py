@@ -169,6 +169,27 @@ async def test_nobody_reads_a_head_without_end(toy: Any, connect: Connect, begin
     assert closed(toy) == {"size": 1}
 
 
+async def test_of_many_headers_few_are_read(
+    toy: Any, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = 0
+
+    def counted(self: BoundedProtocol, name: bytes, value: bytes) -> None:
+        nonlocal read
+        read += 1
+        on_header(self, name, value)
+
+    on_header = BoundedProtocol.on_header
+    monkeypatch.setattr(BoundedProtocol, "on_header", counted)
+    peer = await connect()
+    status, body = await answer(peer, HALF + b"a: b\r\n" * 20_000 + b"\r\n")
+    assert (status, b"headers_too_large" in body) == (431, True)
+    await is_closed(peer)
+    assert (closed(toy), read) == ({"size": 1}, protocol.MOST_HEADERS + 1)
+    assert (await answer(await connect(), HALF + b"a: b\r\n" * 150 + b"\r\n"))[0] == 431
+    assert closed(toy) == {"size": 1}
+
+
 async def test_a_head_a_little_too_large_is_told_so_and_a_large_body_is_no_head(
     toy: Any, connect: Connect
 ) -> None:
@@ -288,3 +309,43 @@ async def test_head_of_a_stream_ends(toy: Any, connect: Connect) -> None:
         while said.count(b" 200 OK") < 2:
             said += await peer[0].read(4096)
     assert b"half" not in said
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        (b"http://toy/things", 401),
+        (b"http://evil.example/things", 401),
+        (b"/%74hings", 401),
+        (b"//things", 404),
+        (b"/things/", 404),
+        (b"/THINGS", 404),
+        (b"/./things", 404),
+        (b"/health/live/../../things", 404),
+        (b"/health/live/..%2f..%2fthings", 404),
+        (b"/health/live;/things", 404),
+        (b"/health/live%00/things", 404),
+        (b"/health/live%0d%0ax", 404),
+        (b"/docs/assets/../../../../../../etc/passwd", 404),
+        (b"/docs/assets/..%2f..%2f..%2f..%2f..%2f..%2fetc%2fpasswd", 404),
+        (b"/docs/assets//etc/passwd", 404),
+        (b"*", 404),
+        (b"things", 400),
+    ],
+)
+async def test_no_spelling_of_a_path_leads_past_the_token(connect: Connect, path: bytes, status: int) -> None:
+    request = b"GET %b HTTP/1.1\r\nHost: toy\r\n\r\n" % path
+    assert (await answer(await connect(), request))[0] == status
+
+
+@pytest.mark.parametrize("name", [b"X-HTTP-Method-Override", b"X-Method-Override", b"X-Original-Method"])
+async def test_a_request_has_the_method_it_says(toy: Any, connect: Connect, name: bytes) -> None:
+    peer = await connect()
+    assert (await answer(peer, HALF + name + b": DELETE\r\n\r\n"))[0] == 200
+    hidden = b"X-Original-URL: /health/live\r\nX-Rewrite-URL: /health/live\r\n" + name + b": GET\r\n"
+    assert (await answer(peer, HALF.replace(b"/health/live", b"/things") + hidden + b"\r\n"))[0] == 401
+    for method in (b"PATCH", b"PROPFIND", b"DELETE", b"PUT", b"OPTIONS", b"TRACE"):
+        assert (await answer(peer, GET.replace(b"GET", method)))[0] == 405
+    status, _ = await answer(await connect(), GET.replace(b"GET", b"get"))
+    assert status in (400, 405)
+    assert toy.calls == []

@@ -31,6 +31,14 @@ def signed(toy: Any, kid: Any = "first", **changes: Any) -> str:
     return jwt.encode(claims(toy, **changes), key, algorithm="EdDSA", headers={"kid": kid})
 
 
+def hand_made(header: Any, content: Any, key: auth.Jwk) -> str:
+    """Signed as it should be, whatever it holds."""
+    parts = [json.dumps(part).encode() for part in (header, content)]
+    signed = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
+    signature = Ed25519PrivateKey.from_private_bytes(base64url_decode(key["d"])).sign(signed)
+    return (signed + b"." + base64.urlsafe_b64encode(signature).rstrip(b"=")).decode()
+
+
 async def status_with(client: httpx2.AsyncClient, token: str) -> int:
     answer = await client.get("/things", headers={"Authorization": f"Bearer {token}"})
     if answer.status_code == 401:
@@ -76,11 +84,8 @@ async def test_a_signed_token_is_good_for_its_lifetime(toy: Any, client: httpx2.
 )
 async def test_bad_claims(toy: Any, client: httpx2.AsyncClient, changes: dict[str, Any]) -> None:
     assert await status_with(client, signed(toy)) == 200
-    header, _, _ = signed(toy).split(".")
-    body = base64.urlsafe_b64encode(json.dumps(claims(toy, **changes)).encode()).decode().rstrip("=")
-    key = Ed25519PrivateKey.from_private_bytes(base64url_decode(toy.key["d"]))
-    signature = base64.urlsafe_b64encode(key.sign(f"{header}.{body}".encode())).decode().rstrip("=")
-    assert await status_with(client, f"{header}.{body}.{signature}") == 401
+    header = {"alg": "EdDSA", "kid": "first", "typ": "JWT"}
+    assert await status_with(client, hand_made(header, claims(toy, **changes), toy.key)) == 401
 
 
 async def test_only_our_algorithm(toy: Any, client: httpx2.AsyncClient) -> None:
@@ -93,6 +98,68 @@ async def test_only_our_algorithm(toy: Any, client: httpx2.AsyncClient) -> None:
     for algorithm, key in forgeries:
         token = jwt.encode(claims(toy), key, algorithm=algorithm, headers={"kid": "first"})
         assert await status_with(client, token) == 401
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"jwk": "own"},
+        {"jku": "http://127.0.0.1:1/jwks.json"},
+        {"x5u": "http://127.0.0.1:1/cert.pem"},
+        {"x5c": ["own"]},
+        {"kid": "first\0"},
+        {"kid": "../first"},
+        {"kid": ["first"]},
+        {"kid": {"first": "first"}},
+        {"alg": "eddsa"},
+        {"alg": "Ed25519"},
+        {"alg": ["EdDSA"]},
+        {"alg": None},
+    ],
+    ids=str,
+)
+async def test_a_token_does_not_say_how_it_is_verified(
+    toy: Any, client: httpx2.AsyncClient, more: dict[str, Any]
+) -> None:
+    stranger = auth.generate_key("first")
+    public = dict(auth.public_part(stranger))
+    header = {"alg": "EdDSA", "kid": "first", "typ": "JWT", **more}
+    if "jwk" in more:
+        header["jwk"] = public
+    if "x5c" in more:
+        header["x5c"] = [public["x"]]
+    assert await status_with(client, hand_made(header, claims(toy), stranger)) == 401
+    if "kid" in more or "alg" in more:
+        assert await status_with(client, hand_made(header, claims(toy), toy.key)) == 401
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"crit": ["exp"]}, {"crit": []}, {"crit": ["b64"], "b64": False}, {"crit": "b64"}],
+    ids=str,
+)
+async def test_what_a_token_calls_critical_is_none_of_ours(
+    toy: Any, client: httpx2.AsyncClient, more: dict[str, Any]
+) -> None:
+    header = {"alg": "EdDSA", "kid": "first"}
+    assert await status_with(client, hand_made(header, claims(toy), toy.key)) == 200
+    assert await status_with(client, hand_made(header | more, claims(toy), toy.key)) == 401
+
+
+async def test_a_token_in_a_token_is_none(toy: Any, client: httpx2.AsyncClient) -> None:
+    head, body, signature = signed(toy).split(".")
+    header = {"alg": "EdDSA", "kid": "first", "cty": "JWT"}
+    for inner in (signed(toy), [claims(toy)], {"jwt": signed(toy)}, None, 1):
+        assert await status_with(client, hand_made(header, inner, toy.key)) == 401
+    for odd in (
+        f"{head}.{body}",
+        f"{head}.{body}.{signature}.",
+        f".{head}.{body}.{signature}",
+        f"{head}.{body}.{signature}.{signature}",
+        f"{head}.{body}.{signature}{signature}",
+        f"{head}=.{body}.{signature[:-1]}",
+    ):
+        assert await status_with(client, odd) == 401
 
 
 @pytest.mark.parametrize("part", [0, 1])
@@ -190,6 +257,9 @@ async def test_memory_is_bounded(toy: Any) -> None:
     assert len(toy.keys.asked_for) == 3
     await verifier.principal(first)
     assert len(toy.keys.asked_for) == 4
+    for spelling in (b"bearer", b"BEARER  ", b"Bearer "):
+        await verifier.principal(first.replace(b"Bearer", spelling) + b"  ")
+    assert len(toy.keys.asked_for) == 4, "nobody fills it with spellings of one token"
 
 
 async def test_a_public_key_holds_no_secret(toy: Any) -> None:
