@@ -27,7 +27,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/python -m tests.walls
 	$(BIN)/choreo docs --check
 	$(BIN)/python -m pytest -q -o addopts= tests/unit/test_tidy.py
 

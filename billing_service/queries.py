@@ -14,6 +14,9 @@ WITHOUT_ACCOUNT = """/* payments.waiting: how many orders came before their acco
 SELECT count(*), min(decided_at) FROM payments JOIN journal ON journal.id = payments.event_id
 WHERE payments.outcome = 'waiting'"""
 
+LACK_AN_ACCOUNT = """/* payments.lack_an_account: of these, the orders whose account is not there yet */
+SELECT event_id FROM payments WHERE outcome = 'waiting' AND event_id = ANY(%b::uuid[])"""
+
 
 async def account_of(engine: AsyncEngine, user_id: UUID) -> Row[Any] | None:
     async with engine.connect() as conn:

@@ -3,16 +3,28 @@
 from datetime import timedelta
 from functools import partial
 
-from choreo.chassis.service import Service, Waiting
-from choreo.chassis.settings import Settings
+from pydantic import Field
+
+from choreo.chassis.service import End, Service, Waiting
+from choreo.chassis.settings import OwnSettings, Settings
 from choreo.chassis.transaction.step import Decider
 from choreo.message.decider import types_of
 from order_service.commands import Commands
 from order_service.decide import SERVICE, decide
 from order_service.evolve import Consumed, evolve
 from order_service.queries import UNDECIDED
-from order_service.state import Orders
+from order_service.state import Order, Orders
 from order_service.store import STORE
+
+
+def _value(order: Order) -> str:
+    return f"{order.status} ({order.reason})" if order.reason else order.status
+
+
+class OrderSettings(OwnSettings):
+    decide_within: float = Field(
+        30, ge=0.01, allow_inf_nan=False, description="seconds an order may stay undecided"
+    )
 
 
 def decider(settings: Settings) -> Decider[Orders]:
@@ -20,9 +32,18 @@ def decider(settings: Settings) -> Decider[Orders]:
 
 
 def deadline(settings: Settings) -> timedelta:
-    return timedelta(seconds=settings.decide_within)
+    return timedelta(seconds=settings.own_of(SERVICE, OrderSettings).decide_within)
 
 
 def service(settings: Settings) -> Service[Orders]:
     waiting = Waiting("undecided orders", UNDECIDED)
-    return Service(decider(settings), STORE, types_of(Consumed), types_of(Commands), waiting)
+    return Service(
+        decider(settings),
+        STORE,
+        types_of(Consumed),
+        types_of(Commands),
+        waiting,
+        ends={"orders": End(("status", "reason"), lambda order: f"order {order.id}", _value)},
+        settings=settings.own_of(SERVICE, OrderSettings),
+        port_offset=2,
+    )

@@ -10,11 +10,12 @@ from pydantic import AliasChoices
 
 from choreo.chassis.database.migrate import migrate
 from choreo.chassis.environment import ignore_libpq_variables
-from choreo.chassis.settings import OBSERVER, SERVICES, Settings
+from choreo.chassis.settings import OBSERVER, Settings
 from choreo.embedded.postgres import Postgres
 from choreo.embedded.testing import postgres_for_tests
 from choreo.styles.composition import COLLABORATION, STYLES
 from tests.brokers import BROKERS, Broker, broker, require_engine
+from tests.services import SERVICES
 from tests.shop import Shop, a_shop
 from tests.styles import wire
 
@@ -49,6 +50,9 @@ def _stand_alone() -> None:
         os.environ.pop(
             str(alias.choices[0]) if isinstance(alias, AliasChoices) else f"CHOREO_{name.upper()}", None
         )
+    for name in list(os.environ):
+        if name.endswith(("_DATABASE_URL", "_KAFKA_USERNAME", "_KAFKA_PASSWORD")):
+            del os.environ[name]
     if int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2:
         os.environ["TZ"] = "Asia/Kolkata"
         time.tzset()

@@ -1,4 +1,4 @@
-"""The four services in this process, on the real Kafka and Postgres of the test run, each test for itself."""
+"""The services in this process, on the real Kafka and Postgres of the test run, each test for itself."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,29 +13,23 @@ import psycopg
 from aiosmtpd.handlers import Mailbox
 from aiosmtpd.smtp import SMTP
 from fastapi import FastAPI
+from pydantic import SecretStr
 
-from billing_service.app import build as build_billing
 from choreo.chassis.kafka.admin.topics import declare_topics
-from choreo.chassis.runtime import Runtime
-from choreo.chassis.settings import OBSERVER, SERVICES, Settings
+from choreo.chassis.registry import service_names
+from choreo.chassis.runtime import Runtime, build_of
+from choreo.chassis.settings import OBSERVER, Settings
 from choreo.demo.client import Customer
 from choreo.embedded.kafka import Kafka
 from choreo.embedded.postgres import Postgres
 from choreo.operations.principals import grants_of_all, topic_names
 from choreo.operations.reading.installation import Installation
-from notification_service.app import build as build_notification
-from order_service.app import build as build_order
 from tests.brokers import Broker
-from user_service.app import build as build_user
+from tests.services import SERVICES
 
 T = TypeVar("T")
 
-BUILDS: dict[str, Callable[..., Any]] = {
-    "user": build_user,
-    "order": build_order,
-    "billing": build_billing,
-    "notification": build_notification,
-}
+BUILDS: dict[str, Callable[..., Any]] = {name: build_of(name) for name in SERVICES}
 PATIENCE = 20.0
 PARTITIONS = 3
 
@@ -118,8 +112,7 @@ class Shop:
     @property
     def installation(self) -> Installation:
         """As an operator's tools find it."""
-        urls = {name: self.settings.database_url_of(name) or "" for name in SERVICES}
-        return Installation(self.settings, urls, owner_urls=self.owner_urls)
+        return Installation(self.settings, self.settings.database_urls, owner_urls=self.owner_urls)
 
     def rows(self, service: str, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Straight from a service's database."""
@@ -142,35 +135,33 @@ async def a_shop(
     """Topics and databases of its own; nothing is running yet. `templates` are migrated databases."""
     name = f"t{uuid4().hex[:10]}"
     owner_urls: dict[str, str] = {}
-    runtime_urls: dict[str, Any] = {}
-    for service in SERVICES:
+    runtime_urls: dict[str, str] = {}
+    for service in service_names():
         urls = postgres.create_service(service, database=f"{name}_{service}", template=templates[service])
-        owner_urls[service], runtime_urls[f"{service}_database_url"] = urls
+        owner_urls[service], runtime_urls[service] = urls
     mail_server, smtp_url = await _mail_server(maildir)
-    users: dict[str, Any] = {}
-    for who in (*SERVICES, OBSERVER):
-        users[f"{who}_kafka_username"] = kafka.user(who).username
-        users[f"{who}_kafka_password"] = kafka.user(who).password
+    users = {who: kafka.user(who) for who in (*service_names(), OBSERVER)}
     settings = Settings(
         kafka_bootstrap_servers=kafka.bootstrap,
         kafka_security_protocol=kafka.admin.protocol,
         smtp_url=smtp_url,
         topic_prefix=f"{name}-",
         partitions=PARTITIONS,
-        **runtime_urls,
-        **users,
+        database_urls=runtime_urls,
+        kafka_usernames={who: user.username for who, user in users.items()},
+        kafka_passwords={who: SecretStr(user.password) for who, user in users.items()},
     )
     await asyncio.to_thread(declare_topics, kafka.admin, topic_names(settings), PARTITIONS)
     if isinstance(kafka, Kafka):  # one in Docker lets everybody do everything
         await asyncio.to_thread(kafka.admit, grants_of_all(settings))
     shop = Shop(settings, kafka, owner_urls, maildir)
-    shop.observer_urls = {service: postgres.observer_url(f"{name}_{service}") for service in SERVICES}
+    shop.observer_urls = {service: postgres.observer_url(f"{name}_{service}") for service in service_names()}
     try:
         yield shop
     finally:
         await shop.stop()
         mail_server.close()
-        for service in SERVICES:
+        for service in service_names():
             postgres.drop_database(f"{name}_{service}")
 
 

@@ -2,19 +2,19 @@
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import httpx2
 from fastapi import FastAPI
 from pydantic import SecretStr
 
-from choreo.chassis.runtime import Runtime
-from choreo.chassis.settings import SERVICES, Settings
+from choreo.chassis.runtime import Runtime, build_of
+from choreo.chassis.settings import Settings
 from choreo.styles.composition import COLLABORATION, digest_of
 from choreo.styles.http.runtime import CallSettings, HttpRuntime
 from choreo.styles.notifications.runtime import NotifyingRuntime
-from tests.shop import BUILDS, Shop
+from tests.services import SERVICES
+from tests.shop import Shop
 
 RUNTIMES: dict[str, type[HttpRuntime[Any]]] = {"http": HttpRuntime, "notifications": NotifyingRuntime}
 
@@ -62,7 +62,7 @@ def wire(shop: Shop, style: str) -> dict[str, Wires]:
             return httpx2.AsyncClient(transport=wires[callee], base_url="http://localhost")
 
     def build(name: str) -> Callable[[Settings], tuple[Runtime[Any], FastAPI]]:
-        return partial(BUILDS[name], runtime_of=InThisProcess)
+        return build_of(name, InThisProcess)
 
     shop.builds = {name: build(name) for name in SERVICES}
     return wires

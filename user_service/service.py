@@ -1,6 +1,6 @@
 """The user service as the chassis needs to know it, with nothing that runs. It consumes nothing."""
 
-from choreo.chassis.service import Check, Service
+from choreo.chassis.service import Check, End, Service
 from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.step import Decider
 from choreo.message.decider import types_of
@@ -20,4 +20,13 @@ def decider() -> Decider[Users]:
 
 
 def service(settings: Settings) -> Service[Users]:
-    return Service(decider(), STORE, commands=types_of(Commands), checks=(NAMES,), signer=Signer)
+    return Service(
+        decider(),
+        STORE,
+        commands=types_of(Commands),
+        checks=(NAMES,),
+        signer=Signer,
+        ends={"users": End(("login", "email"))},
+        needs_all_keys=True,
+        port_offset=1,
+    )

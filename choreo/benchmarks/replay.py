@@ -21,7 +21,7 @@ from choreo.benchmarks.resources import resident
 from choreo.benchmarks.shoppers import place_order, shop
 from choreo.benchmarks.users import Refused, User, renewed
 from choreo.chassis.kafka.log_reader import describe_retrying
-from choreo.chassis.settings import SERVICES, TOPICS
+from choreo.chassis.registry import all_topics, service_names
 from choreo.operations.acting.throwaway import ThrowawaySystem
 from choreo.operations.reading.installation import observer_access
 from choreo.progress import Progress
@@ -89,7 +89,7 @@ async def replay(
         order = journals.an_order("refunded")
         await verbs.run("trace ORDER", (order, "--format", "json"), "order", lambda _: 1)
         await verbs.run("dlq retry", (), "events", lambda _: parked)
-        for service in SERVICES:
+        for service in service_names():
             await verbs.run(f"rebuild {service}", (), "facts", lambda told: int(told["facts"]))
     return Replay(length, orders, parked, verbs.done)
 
@@ -139,7 +139,7 @@ async def _until(enough: Callable[[], bool]) -> None:
 
 async def _length(system: ThrowawaySystem) -> int:
     facts = system.run_file
-    topics = [facts["topic_prefix"] + topic for topic in TOPICS.values()]
+    topics = all_topics(facts["topic_prefix"])
     return sum(log.latest for log in (await describe_retrying(observer_access(facts), topics)).values())
 
 

@@ -11,19 +11,15 @@ from confluent_kafka import KafkaException
 from choreo.chaos.evidence import end_offsets
 from choreo.chaos.history import Place
 from choreo.chassis.database.connection import session
+from choreo.chassis.registry import descriptions
 
 _LOOK_AGAIN = 0.1
 
-_COUNTS: Mapping[str, Mapping[str, str]] = {
-    "user": {},
-    "order": {"orders are undecided": "SELECT count(*) FROM orders WHERE status = 'created'"},
-    "billing": {"payments wait": "SELECT count(*) FROM payments WHERE outcome = 'waiting'"},
-    "notification": {"mails are pending": "SELECT count(*) FROM notifications WHERE status = 'pending'"},
+_COUNTS = {
+    "unpublished facts": "SELECT count(*), NULL FROM outbox",
+    "parked events": "SELECT count(*), NULL FROM parked",
 }
-_COUNTS_EVERYWHERE = {
-    "facts are unpublished": "SELECT count(*) FROM outbox",
-    "events are parked": "SELECT count(*) FROM parked",
-}
+"""Everywhere; and of each service what it says is waiting."""
 _POSITIONS = "SELECT topic, partition, next_offset FROM positions"
 
 Connections = Mapping[str, psycopg.Connection[tuple[Any, ...]]]
@@ -64,8 +60,9 @@ def _look(facts: Mapping[str, Any], connections: Connections) -> tuple[Sight, li
     undone = []
     positions: dict[tuple[str, str, int], int] = {}
     for service, conn in connections.items():
-        for what, query in {**_COUNTS_EVERYWHERE, **_COUNTS[service]}.items():
-            ((count,),) = conn.execute(query.encode()).fetchall()
+        waiting = descriptions()[service].waiting
+        for what, query in (_COUNTS | ({waiting.what: waiting.query} if waiting else {})).items():
+            ((count, _),) = conn.execute(query.encode()).fetchall()
             if count:
                 undone.append(f"{service}: {count} {what}")
         for topic, partition, next_offset in conn.execute(_POSITIONS).fetchall():

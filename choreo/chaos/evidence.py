@@ -27,7 +27,7 @@ from psycopg.types.string import TextLoader
 
 from choreo.chaos.history import History, Place, Record, Request, Row
 from choreo.chassis.database.connection import session
-from choreo.chassis.settings import TOPICS
+from choreo.chassis.registry import all_topics
 from choreo.operations.reading.installation import observer_access
 
 _KAFKA_TIMEOUT_SECONDS = 30.0
@@ -86,7 +86,7 @@ def end_offsets(facts: Mapping[str, Any]) -> dict[Place, int]:
 def ends_by(consumer: Consumer, facts: Mapping[str, Any], timeout_seconds: float) -> dict[Place, int]:
     """The same, asked by a client that is there."""
     prefix: str = facts["topic_prefix"]
-    places = [(prefix + topic, number) for topic in TOPICS.values() for number in range(facts["partitions"])]
+    places = [(topic, number) for topic in all_topics(prefix) for number in range(facts["partitions"])]
     asked = [TopicPartition(*place, OFFSET_END) for place in places]
     found = consumer.offsets_for_times(asked, timeout=timeout_seconds)
     for at in found:

@@ -5,6 +5,7 @@ Not judged, because topics and tables cannot say it:
 * whether two mails of one notification were needed. Several with one `Message-ID` are allowed, after a crash
   or a lost lease between the mail server's answer and its record; `repeats` counts them.
 * the wording of notifications. They have to name the order, its money and the balance.
+* what services decide that it does not know: see `unknown`.
 * which id a notification has. It has to be the same in its row, its fact and its mails.
 
 A key with events that are parked or were dropped, in any service, is excepted everywhere from what asks for
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 
 from choreo.chaos.history import History
 from choreo.chaos.judging import delivery, money, outcomes, requests, rows
-from choreo.chaos.judging.case import Case
+from choreo.chaos.judging.case import CONSUMED, Case
 
 PROMISES: Mapping[str, Callable[[Case], Iterator[str]]] = {
     "I1": money.is_conserved,
@@ -51,6 +52,11 @@ def judge(history: History) -> list[Violation]:
     """Every breach of a promise that this history shows; none if it keeps them all."""
     case = Case(history)
     return [Violation(promise, text) for promise, check in PROMISES.items() for text in check(case)]
+
+
+def unknown(history: History) -> list[str]:
+    """Services that are there and of which it knows nothing, so that nothing of theirs is judged."""
+    return sorted(history.tables.keys() - CONSUMED.keys())
 
 
 def repeats(history: History) -> Repeats:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from choreo.chaos import evidence
 from choreo.chaos.faults.fault import Fault
+from choreo.chaos.judge import unknown
 from choreo.chaos.screens import Screen
 from choreo.chaos.trial import Outcome, Trial
 from choreo.embedded.home import Home
@@ -69,6 +70,8 @@ def _one_system(
                 if outcome.gave_up:
                     break
             held = not trial.violations
+            if services := unknown(trial.history):
+                screen.unjudged(services)
         finally:
             progress.done()
             if keep or not held:

@@ -30,6 +30,9 @@ class JsonScreen:
     def outcome(self, outcome: Outcome) -> None:
         self._print("fault", name=outcome.fault.name, says=outcome.fault.sentence, **_figures([outcome]))
 
+    def unjudged(self, services: Sequence[str]) -> None:
+        self._print("unjudged", services=services)
+
     def kept(self, directory: Path) -> None:
         self._print("evidence", directory=str(directory))
 
@@ -65,6 +68,12 @@ class TextScreen:
             self._console.print(f"  [red]{violation.promise}[/] {escape(violation.text)}")
         if len(outcome.violations) > _MOST_TOLD:
             self._console.print(f"  and {len(outcome.violations) - _MOST_TOLD} more")
+
+    def unjudged(self, services: Sequence[str]) -> None:
+        self._console.print(
+            f"[bold red]Not judged: {', '.join(services)}.[/] The judge has its own knowledge, "
+            "and none of these: see choreo/chaos/judging/."
+        )
 
     def kept(self, directory: Path) -> None:
         self._console.print(f"The evidence is in {escape(str(directory))}")

@@ -1,73 +1,127 @@
-"""The shop beside choreo, as today's code has it: its services and facts. Nobody else looks for it."""
+"""The services as today's code describes them, and the facts that come with them."""
 
-import sys
-from contextlib import redirect_stdout
+from datetime import UTC, datetime
+from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
-from traceback import extract_tb
 from typing import Any
 
-from choreo.chassis.service import Service
-from choreo.chassis.settings import SERVICES, Settings
+from choreo.chassis.installed import entry_point, imported, named, package_of
+from choreo.chassis.service import Follow, Service
+from choreo.chassis.settings import Settings
 from choreo.errors import Unavailable
-from choreo.message.catalog import FACT_OF_TYPE
-from choreo.message.envelope import Event
+from choreo.message.catalog import FACT_OF_TYPE, topic_of
+from choreo.message.envelope import Event, derived_id
 from choreo.message.fact import Fact
+
+_PORT_OFFSETS: frozenset[int] = frozenset(range(1, 25)) - {5}
+"""25 is the mail's, and 5 is kept for the console."""
+
+
+@lru_cache(maxsize=1)
+def service_names() -> tuple[str, ...]:
+    """In the order of their ports. Raises `Unavailable` where there is none, or one cannot be told."""
+    found = named()
+    if not found:
+        raise Unavailable(
+            "There is no service here: install one beside choreo, or run this where it can be imported."
+        )
+    at: dict[int, list[str]] = {}
+    for name in found:
+        at.setdefault(service_of(name, Settings.model_construct()).port_offset, []).append(name)
+    for offset, there in at.items():
+        if offset not in _PORT_OFFSETS or len(there) > 1:
+            raise Unavailable(
+                f"{' and '.join(there)} cannot have port offset {offset}: each service needs one of its own, "
+                f"of 1 to 24 but 5; port_offset={min(_PORT_OFFSETS - at.keys())} in its service.py is free."
+            )
+    return tuple(name for _, (name,) in sorted(at.items()))
+
+
+def free_port_offset() -> int:
+    """For a further service."""
+    taken = {service.port_offset for service in descriptions().values()}
+    return min(offset for offset in _PORT_OFFSETS if offset not in taken)
+
+
+def all_topics(prefix: str = "") -> list[str]:
+    """Of all services, in their order."""
+    return [prefix + topic_of(name) for name in service_names()]
 
 
 def service_of(name: str, settings: Settings) -> Service[Any]:
-    described: Service[Any] = room_of(name, "service").service(settings)
+    """As today's code describes it. Raises `Unavailable` where it is not installed."""
+    entry = entry_point(name)
+    described: Service[Any] = getattr(imported(entry.module), entry.attr)(settings)
+    if described.name != name:
+        raise Unavailable(
+            f"The entry point {name} describes the {described.name} service: give both one name, in "
+            f"pyproject.toml or in {package_of(name)}."
+        )
     return described
 
 
 def services(settings: Settings) -> dict[str, Service[Any]]:
-    """By name. Raises `Unavailable` where one is not installed."""
-    return {name: service_of(name, settings) for name in SERVICES}
+    """By name, in the order of their ports. Raises `Unavailable` where there is none."""
+    return {name: service_of(name, settings) for name in service_names()}
+
+
+def own_settings(settings: Settings) -> dict[str, dict[str, Any]]:
+    """What each service's decisions depend on, beside what it is asked and hears; of those that have any."""
+    told = {name: service.settings.model_dump(mode="json") for name, service in services(settings).items()}
+    return {name: own for name, own in told.items() if own}
+
+
+def descriptions() -> dict[str, Service[Any]]:
+    """All of them, for what is the same whatever the settings are."""
+    return services(Settings.model_construct())
+
+
+def follows() -> dict[tuple[str, str], Follow]:
+    """By service and the type of what it hears."""
+    return {
+        (name, follow.heard.__name__): follow
+        for name, service in descriptions().items()
+        for follow in service.follows
+    }
+
+
+def port_of(service: str, settings: Settings) -> int:
+    """All its processes share it."""
+    return settings.port_base + service_of(service, settings).port_offset
+
+
+def own_port_of(service: str, settings: Settings, replica: int = 1) -> int:
+    """Where the n-th process of a service, counted from 1, answers for itself."""
+    return port_of(service, settings) + 100 * replica
 
 
 def load_facts() -> None:
     """Makes every fact of every installed service known, for whoever reads what services wrote."""
-    for name in SERVICES:
-        if find_spec(f"{name}_service"):
-            _imported(f"{name}_service.service")
+    for entry in named().values():
+        imported(entry.module)
 
 
 def examples() -> dict[str, Event[Fact]]:
-    """By type: from the module `examples` beside the facts, where there is one."""
+    """By type: from the story in the module `examples` beside the facts, or as their service describes it."""
     load_facts()
     packages = sorted({fact.__module__.rpartition(".")[0] for fact in FACT_OF_TYPE.values()})
     told = [import_module(f"{name}.examples") for name in packages if find_spec(f"{name}.examples")]
-    return {event.type: event for module in told for event in module.story()}
+    alone = [_as_event(name, fact) for name, there in descriptions().items() for fact in there.examples]
+    return {event.type: event for event in (*alone, *(event for module in told for event in module.story()))}
 
 
-def room_of(service: str, room: str) -> Any:
-    """The module of this name in the service's package. Raises `Unavailable` where it is not installed."""
-    require_installed(service)
-    return _imported(f"{service}_service.{room}")
-
-
-def _imported(module: str) -> Any:
-    """Imports what somebody wrote. Raises `Unavailable`, naming the line, where that does not work."""
-    try:
-        with redirect_stdout(sys.stderr):  # what it prints is no answer of a verb's
-            return import_module(module)
-    except SyntaxError as error:
-        at = f"{error.filename}:{error.lineno}"
-        raise Unavailable(f"{module} cannot be imported: {error.msg} at {at}.") from error
-    except Exception as error:
-        at = next(
-            f"{frame.filename}:{frame.lineno}"
-            for frame in reversed(extract_tb(error.__traceback__))
-            if not frame.filename.startswith("<")
-        )
-        raise Unavailable(f"{module} cannot be imported: {error!r} at {at}.") from error
-
-
-def require_installed(*names: str) -> None:
-    """Raises `Unavailable` where one of these services is not there."""
-    for name in names:
-        if find_spec(f"{name}_service") is None:
-            raise Unavailable(
-                f"There is no {name} service here: install the package {name}_service beside choreo, or run "
-                "this where it can be imported."
-            )
+def _as_event(service: str, fact: Fact) -> Event[Fact]:
+    """At the root of a flow of its own; the same each time, so that documents do not change."""
+    id = derived_id("example", type(fact).__name__)
+    return Event(
+        id=id,
+        source=service,
+        time=datetime(2026, 11, 23, 12, tzinfo=UTC),
+        key=fact.key,
+        sequence=1,
+        correlation_id=id,
+        causation_id=None,
+        trace_id=id.hex,
+        data=fact,
+    )

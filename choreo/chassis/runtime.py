@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
@@ -22,7 +23,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from choreo import errors
 from choreo.chassis import clock
+from choreo.chassis.agreement import require_agreement
 from choreo.chassis.backlog import read_backlog
 from choreo.chassis.database.connection import Connection, make_engine, raw_connection, unusable
 from choreo.chassis.environment import ignore_libpq_variables
@@ -35,6 +38,7 @@ from choreo.chassis.http.problems import Problem, internal_error, unavailable
 from choreo.chassis.http.protocol import BoundedProtocol, Connections
 from choreo.chassis.http.routes import Router
 from choreo.chassis.http.signing_keys import HeardKeys
+from choreo.chassis.installed import package_of, room_of
 from choreo.chassis.kafka.catch_up import CatchUp
 from choreo.chassis.kafka.consumer import Consumer
 from choreo.chassis.kafka.grants import reading
@@ -47,8 +51,9 @@ from choreo.chassis.observe.meter import Meter
 from choreo.chassis.observe.metrics import Metrics
 from choreo.chassis.observe.watchdog import cancel, watched
 from choreo.chassis.open_files import allow_many
+from choreo.chassis.registry import own_port_of, port_of, service_of
 from choreo.chassis.service import Service
-from choreo.chassis.settings import TOPICS, Settings
+from choreo.chassis.settings import Settings
 from choreo.chassis.transaction import journal, outbox
 from choreo.chassis.transaction.inputs import Failed, KeyReused, Overloaded, Respond, SideWrite, Unavailable
 from choreo.chassis.transaction.kernel import Kernel
@@ -56,7 +61,7 @@ from choreo.chassis.transaction.store import PostgresStore
 from choreo.chassis.waiting.commit_notifications import CommitNotifications
 from choreo.chassis.waiting.turns import AT_ONCE, TooManyBefore
 from choreo.chassis.waiting.waiters import Waiters
-from choreo.message.catalog import SOURCE_OF_TYPE
+from choreo.message.catalog import SOURCE_OF_TYPE, topic_of
 from choreo.message.decider import Command
 from choreo.message.fact import Fact
 from choreo.message.signing_key import SigningKeyPublished
@@ -103,7 +108,7 @@ class Runtime(Generic[S]):
         self.service = service.name
         self._waiting = service.waiting
         self.settings = settings
-        url = _required(settings.database_url_of(self.service))
+        url = _required(settings.database_urls.get(self.service))
         self.engine = make_engine(url, pool_size=_CONNECTIONS)
         self._kernel_engine = make_engine(url, pool_size=_KERNEL_CONNECTIONS)
         self.health = Health()
@@ -179,7 +184,7 @@ class Runtime(Generic[S]):
         self.watch("consumer", consumer.run)
 
     def topic_of(self, service: str) -> str:
-        return self.settings.topic_prefix + TOPICS[service]
+        return self.settings.topic_prefix + topic_of(service)
 
     def watch(self, name: str, run: Job) -> None:
         """Runs it beside the kernel, and begins it anew where its job of this name does not get on."""
@@ -295,38 +300,54 @@ class Runtime(Generic[S]):
             await asyncio.sleep(_MEASURE_SECONDS)
 
 
-def serve(name: str, build: Callable[[Settings], tuple[Runtime[Any], FastAPI]]) -> None:
+Build = Callable[[Settings], tuple[Runtime[Any], FastAPI]]
+
+
+def build_of(name: str, runtime_of: type[Runtime[Any]] = Runtime) -> Build:
+    """What puts a service together: its `app.py`, where something runs beside the kernel, or this."""
+    if find_spec(f"{package_of(name)}.app"):
+        return partial(room_of(name, "app").build, runtime_of=runtime_of)
+
+    def build(settings: Settings) -> tuple[Runtime[Any], FastAPI]:
+        runtime = runtime_of(service_of(name, settings), settings)
+        return runtime, runtime.app(room_of(name, "api").router(runtime))
+
+    return build
+
+
+def serve(name: str, build: Build | None = None) -> None:
     """Runs a service until it is told to stop. Exits 1 where a job died: the supervisor starts it anew."""
     ignore_libpq_variables()
     try:
         settings = Settings()
+        require_agreement([service_of(name, settings)])
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         sys.exit(f"{name}: the setting {first['loc'][0]} is wrong: {first['msg']}")
+    except errors.Unavailable as error:
+        sys.exit(f"{name}: {error}")
     log.configure(name, settings.log_level)
     _require_sessions(name, settings)
     allow_many()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        if not runner.run(_serve(name, build, settings)):
+        if not runner.run(_serve(name, build or build_of(name), settings)):
             sys.exit(1)
 
 
 def _require_sessions(name: str, settings: Settings) -> None:
     """Ends the process where the database is behind a pool. One that is away may come back."""
     try:
-        reason = unusable(_required(settings.database_url_of(name)))
+        reason = unusable(_required(settings.database_urls.get(name)))
     except psycopg.Error as error:
         reason = str(error) if "startup parameter" in str(error) else None
     if reason:
         sys.exit(f"{name}: {name.upper()}_DATABASE_URL cannot be used: {reason}")
 
 
-async def _serve(
-    name: str, build: Callable[[Settings], tuple[Runtime[Any], FastAPI]], settings: Settings
-) -> bool:
+async def _serve(name: str, build: Build, settings: Settings) -> bool:
     runtime, app = build(settings)
-    shared = _listening(name, settings, settings.port_of(name), settings.http_fd)
-    own = _listening(name, settings, settings.own_port_of(name), settings.own_http_fd)
+    shared = _listening(name, settings, port_of(name, settings), settings.http_fd)
+    own = _listening(name, settings, own_port_of(name, settings), settings.own_http_fd)
     connections = Connections(settings.connections, runtime.metrics.registry)
     config = uvicorn.Config(
         operations_alone(app, own.getsockname()[1]),
@@ -383,7 +404,7 @@ class _Server(uvicorn.Server):
 def _by_topic(prefix: str, consumed: Iterable[type[Fact]]) -> FactsByTopic:
     topics: dict[str, frozenset[type[Fact]]] = {}
     for fact in consumed:
-        topic = prefix + TOPICS[SOURCE_OF_TYPE[fact.__name__]]
+        topic = prefix + topic_of(SOURCE_OF_TYPE[fact.__name__])
         topics[topic] = topics.get(topic, frozenset()) | {fact}
     return topics
 

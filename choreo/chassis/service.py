@@ -1,19 +1,19 @@
 """What makes a service: everything the chassis has to be told, and nothing that runs."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis.kafka.grants import Grant, reading, writing
-from choreo.chassis.settings import TOPICS
+from choreo.chassis.settings import OwnSettings
 from choreo.chassis.shared_state import WithSharedState
 from choreo.chassis.transaction.state_store import ReplayableStore
 from choreo.chassis.transaction.step import Decider
-from choreo.message.catalog import SOURCE_OF_TYPE
+from choreo.message.catalog import SOURCE_OF_TYPE, topic_of
 from choreo.message.decider import Command
 from choreo.message.fact import Fact
 from choreo.message.state import SHARED_FACTS
@@ -32,6 +32,45 @@ class Waiting:
     """In the plural, as a person would say it."""
     query: str
     """Gives one row: how many, and since when the oldest."""
+    of_events: str = ""
+    """Gives those that lack a prerequisite of the events whose ids it is given; empty: none can."""
+
+
+@dataclass(frozen=True)
+class End:
+    """What somebody outside sees of a table's rows: for "what if", which compares how it ends."""
+
+    columns: tuple[str, ...]
+    name: Callable[[Any], str] | None = None
+    """What a row is called; as any other, where nothing is said."""
+    value: Callable[[Any], str] | None = None
+    """What it comes to, where that is all there is to say."""
+    shows: str = ""
+    """The column that is shown where a row differs; empty: the sentence says it all."""
+
+
+@dataclass(frozen=True)
+class Follow:
+    """What a service decides sooner or later because of a fact it hears: any one of these."""
+
+    heard: type[Fact]
+    one_of: tuple[type[Fact], ...]
+    about: str = ""
+    """The field of both that says what they are about, where another input may lead to it."""
+    rules_out: Mapping[type[Fact], type[Fact]] = field(default_factory=dict)
+    """By what was decided about it: what cannot follow any more."""
+    must: Callable[[Mapping[str, Any]], bool] = lambda data: True
+    """Whether anything has to follow from a fact with these data."""
+    waits: str = ""
+    """For what, where that may not be there yet."""
+    waits_for: type[Fact] | None = None
+    """The fact because of which what has waited is decided."""
+    later: str = ""
+    """How it stands meanwhile, where it is not decided in the transaction that hears it."""
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        return tuple(fact.__name__ for fact in self.one_of)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +119,19 @@ class Service(Generic[S]):
     signer: "SignerOf[S] | None" = None
     """Of the one service that signs the tokens which all verify."""
     checks: tuple[Check, ...] = ()
+    examples: tuple[Fact, ...] = ()
+    """One of each fact that it decides, for the documents, where no story has one."""
+    follows: tuple[Follow, ...] = ()
+    ends: Mapping[str, End] = field(default_factory=dict)
+    """By table. Rows of others follow from the facts."""
+    needs_all_keys: bool = False
+    """What it decides about a key depends on others, so no replay may leave any out."""
+    sends_mail: bool = False
+    """It is told where the mail server is, and nobody else is."""
+    settings: OwnSettings = field(default_factory=OwnSettings)
+    """Its own, as it was told them."""
+    port_offset: int = 0
+    """From the port base, 1 to 24: its own among the installed services."""
 
     @property
     def name(self) -> str:
@@ -101,7 +153,7 @@ class Service(Generic[S]):
         return frozenset(SOURCE_OF_TYPE[fact.__name__] for fact in self.consumes)
 
     def heard_topics(self, prefix: str) -> list[str]:
-        return sorted(prefix + TOPICS[source] for source in self.sources)
+        return sorted(prefix + topic_of(source) for source in self.sources)
 
     def group(self, prefix: str) -> str:
         return f"{prefix}{self.name}-service"
@@ -109,4 +161,6 @@ class Service(Generic[S]):
     def grants(self, prefix: str) -> frozenset[Grant]:
         """What Kafka must let it do, and no more than that."""
         heard = self.heard_topics(prefix)
-        return writing(prefix + TOPICS[self.name]) | (reading(heard, self.group(prefix)) if heard else set())
+        return writing(prefix + topic_of(self.name)) | (
+            reading(heard, self.group(prefix)) if heard else set()
+        )

@@ -1,27 +1,58 @@
 """Every setting a process reads from its environment, in one place."""
 
+import os
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, AliasChoices, Field, SecretStr
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from choreo.chassis.http.client_address import networks
 from choreo.chassis.kafka.access import KafkaAccess
-
-SERVICES = ("user", "order", "billing", "notification")
-"""Their place in this tuple, counted from 1, is their port's offset from the port base."""
-
-TOPICS = {service: f"{service}-events" for service in SERVICES}
-"""By the service that alone writes them; without the installation's prefix."""
+from choreo.errors import Unavailable
 
 OBSERVER = "observer"
 """Who may see everything in Kafka and change nothing."""
 
 
+class OwnSettings(BaseModel):
+    """A service's own. `decide_within` of the order service is read from `ORDER_DECIDE_WITHIN`, or from
+    `CHOREO_DECIDE_WITHIN`, which is for every service that has such a setting.
+
+    What decisions depend on stands in every recording, so it is no secret.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Own = TypeVar("Own", bound=OwnSettings)
+
+
+def unusable(variable: str, why: str) -> Unavailable:
+    return Unavailable(f"{variable} is not usable: {why.lower()}; correct it or unset it.")
+
+
 def _plain(name: str) -> AliasChoices:
     """A variable without the CHOREO_ prefix, because other tools know it by this name."""
     return AliasChoices(name)
+
+
+def _by_service(variable: str) -> dict[str, str]:
+    """What is in `USER_DATABASE_URL`, `ORDER_DATABASE_URL` and so on, whichever services there are."""
+    ending = f"_{variable}"
+    return {
+        name.removesuffix(ending).lower(): value
+        for name, value in os.environ.items()
+        if name.endswith(ending) and value
+    }
+
+
+def _own_variables(service: str, model: type[OwnSettings]) -> dict[str, str]:
+    """The service's own name wins over what is for all."""
+    fields = {f"{who}_{field}".upper(): field for who in ("choreo", service) for field in model.model_fields}
+    return {field: os.environ[name] for name, field in fields.items() if os.environ.get(name)}
 
 
 class Settings(BaseSettings):
@@ -33,8 +64,6 @@ class Settings(BaseSettings):
 
     port_base: int = Field(8000, ge=1024, le=60000)
     home: Path | None = None
-    currency: str = Field("EUR", pattern=r"^[A-Z]{3}$")
-    decide_within: float = Field(30, ge=0.01, description="seconds an order may stay undecided")
     partitions: int = Field(12, ge=1, le=1000, description="per topic; fixed once topics exist")
     topic_prefix: str = Field("", description="keeps tests on one broker apart")
     kafka_bootstrap_servers: str | None = Field(None, validation_alias=_plain("KAFKA_BOOTSTRAP_SERVERS"))
@@ -47,27 +76,16 @@ class Settings(BaseSettings):
     kafka_ca_file: Path | None = Field(None, validation_alias=_plain("KAFKA_CA_FILE"))
     kafka_username: str | None = Field(None, validation_alias=_plain("KAFKA_USERNAME"))
     kafka_password: SecretStr | None = Field(None, validation_alias=_plain("KAFKA_PASSWORD"))
-    user_kafka_username: str | None = Field(None, validation_alias=_plain("USER_KAFKA_USERNAME"))
-    user_kafka_password: SecretStr | None = Field(None, validation_alias=_plain("USER_KAFKA_PASSWORD"))
-    order_kafka_username: str | None = Field(None, validation_alias=_plain("ORDER_KAFKA_USERNAME"))
-    order_kafka_password: SecretStr | None = Field(None, validation_alias=_plain("ORDER_KAFKA_PASSWORD"))
-    billing_kafka_username: str | None = Field(None, validation_alias=_plain("BILLING_KAFKA_USERNAME"))
-    billing_kafka_password: SecretStr | None = Field(None, validation_alias=_plain("BILLING_KAFKA_PASSWORD"))
-    notification_kafka_username: str | None = Field(
-        None, validation_alias=_plain("NOTIFICATION_KAFKA_USERNAME")
+    kafka_usernames: Mapping[str, str] = Field(
+        default_factory=partial(_by_service, "KAFKA_USERNAME"), description="by service, and the observer's"
     )
-    notification_kafka_password: SecretStr | None = Field(
-        None, validation_alias=_plain("NOTIFICATION_KAFKA_PASSWORD")
-    )
-    observer_kafka_username: str | None = Field(None, validation_alias=_plain("OBSERVER_KAFKA_USERNAME"))
-    observer_kafka_password: SecretStr | None = Field(
-        None, validation_alias=_plain("OBSERVER_KAFKA_PASSWORD")
+    kafka_passwords: Mapping[str, SecretStr] = Field(
+        default_factory=lambda: {who: SecretStr(told) for who, told in _by_service("KAFKA_PASSWORD").items()}
     )
     smtp_url: str | None = Field(None, validation_alias=_plain("SMTP_URL"))
-    user_database_url: str | None = Field(None, validation_alias=_plain("USER_DATABASE_URL"))
-    order_database_url: str | None = Field(None, validation_alias=_plain("ORDER_DATABASE_URL"))
-    billing_database_url: str | None = Field(None, validation_alias=_plain("BILLING_DATABASE_URL"))
-    notification_database_url: str | None = Field(None, validation_alias=_plain("NOTIFICATION_DATABASE_URL"))
+    database_urls: Mapping[str, str] = Field(
+        default_factory=partial(_by_service, "DATABASE_URL"), description="by service"
+    )
     hosts: str = Field("localhost,127.0.0.1,[::1]", description="names the services answer to")
     connections: int = Field(4096, ge=10, description="to one process; beyond, an idle one is closed")
     trusted_proxies: Annotated[str, AfterValidator(networks)] = Field(
@@ -76,23 +94,24 @@ class Settings(BaseSettings):
     http_host: str = Field("127.0.0.1", description="where a service listens that was handed no socket")
     http_fd: int | None = Field(None, description="a listening socket handed over by the supervisor")
     own_http_fd: int | None = Field(None, description="the same, for this process's own port")
+    own: Mapping[str, Mapping[str, Any]] = Field(
+        {}, description="by service: its own settings, where the environment does not say them"
+    )
     log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
 
-    def port_of(self, service: str) -> int:
-        return self.port_base + 1 + SERVICES.index(service)
-
-    def own_port_of(self, service: str, replica: int = 1) -> int:
-        """Where the n-th process of a service, counted from 1, answers for itself."""
-        return self.port_of(service) + 100 * replica
-
-    def database_url_of(self, service: str) -> str | None:
-        url: str | None = getattr(self, f"{service}_database_url")
-        return url
+    def own_of(self, service: str, model: type[Own]) -> Own:
+        """A service's own settings. Raises `Unavailable`, naming the variable, where one cannot be used."""
+        told = self.own.get(service)
+        try:
+            return model.model_validate(_own_variables(service, model) if told is None else told)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            variables = [f"{who}_{first['loc'][0]}".upper() for who in (service, "choreo")]
+            raise unusable(next(filter(os.environ.get, variables), variables[0]), first["msg"]) from None
 
     def kafka_access(self, who: str | None = None) -> KafkaAccess:
         """A service's, or the observer's; without a name of its own, or for nobody, the common one."""
-        username: str | None = getattr(self, f"{who}_kafka_username") if who else None
-        password: SecretStr | None = getattr(self, f"{who}_kafka_password") if who else None
+        username, password = self.kafka_usernames.get(who or ""), self.kafka_passwords.get(who or "")
         if username is None:
             username, password = self.kafka_username, self.kafka_password
         return KafkaAccess(

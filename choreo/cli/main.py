@@ -32,6 +32,8 @@ VERBS = {
     "styles": "programmes",
     "doctor": "running",
     "docs": "programmes",
+    "migration": "programmes",
+    "new": "programmes",
     "trace": "debugging",
     "record": "debugging",
     "verify": "debugging",

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from choreo.chassis.settings import OBSERVER, SERVICES
+from choreo.chassis.registry import service_names
+from choreo.chassis.settings import OBSERVER
 from choreo.embedded.home import cache_directory
 from choreo.embedded.kafka import Kafka
 from choreo.embedded.ports import free_ports, require_free
@@ -36,7 +37,7 @@ def running_with_users(kafka: Kafka) -> Iterator[None]:
     try:
         kafka.start()
         kafka.wait_ready()
-        kafka.admit(dict.fromkeys((*SERVICES, OBSERVER), ()))
+        kafka.admit(dict.fromkeys((*service_names(), OBSERVER), ()))
         yield
     finally:
         if kafka.child:
@@ -75,7 +76,7 @@ def free_port_base() -> int:
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     share = 20_000 // workers
     first = 10_000 + worker * share
-    services = [100 * replica + number for replica in range(4) for number in range(1, 1 + len(SERVICES))]
+    services = [100 * replica + number for replica in range(4) for number in range(1, 25)]
     while True:
         base = random.randrange(first, first + max(share - _WIDTH, 1), 100)
         try:

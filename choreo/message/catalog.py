@@ -7,6 +7,11 @@ SOURCE_OF_TYPE: dict[str, str] = {}
 """The service that alone decides it."""
 
 
+def topic_of(service: str) -> str:
+    """That it alone writes; without the installation's prefix."""
+    return f"{service}-events"
+
+
 def publishes(service: str, *facts: type[Fact]) -> None:
     """Says that this service, and no other, decides these facts. Safe to repeat."""
     for fact in facts:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from choreo.chassis.settings import SERVICES
+from choreo.chassis.registry import service_names
 from choreo.errors import UsageError
 
 MOST = 9
@@ -28,8 +28,8 @@ def read_counts(text: str) -> dict[str, int]:
     counts: dict[str, int] = {}
     for pair in text.split(",") if text else ():
         service, _, count = pair.partition("=")
-        if service not in SERVICES:
-            raise UsageError(f"{pair!r}: not one of {', '.join(SERVICES)} is before the =.")
+        if service not in service_names():
+            raise UsageError(f"{pair!r}: not one of {', '.join(service_names())} is before the =.")
         if service in counts:
             raise UsageError(f"{service} is named twice.")
         if not (count.isascii() and count.isdigit() and 1 <= int(count) <= MOST):

@@ -21,13 +21,13 @@ from choreo.chaos.drain import drain
 from choreo.chaos.history import History
 from choreo.chaos.judge import judge
 from choreo.chaos.load import Load, Rates
-from choreo.chassis.settings import SERVICES
 from choreo.cli.main import app
 from choreo.message.codec import TopicRecord
 from choreo.operations.acting.throwaway import ThrowawaySystem
 from choreo.replay.sources.recording import Recording, Writer
 from choreo.replay.sources.records import Item
 from tests.e2e.outside import Shop, until
+from tests.services import SERVICES
 
 ROOT = Path(__file__).parents[2]
 REPLICAS = "order=2,billing=2"
@@ -156,7 +156,7 @@ def at_rest(system: ThrowawaySystem) -> tuple[History, str]:
         order = ada.order("1.00", wait=0).json()["id"]
         ada.cancel(order)
         until(journals.parked, lambda count: count == 2)
-    until(lambda: drain(facts, 0.0), lambda undone: undone == ["billing: 2 events are parked"])
+    until(lambda: drain(facts, 0.0), lambda undone: undone == ["billing: 2 parked events"])
     return evidence.collect(facts, ()), order
 
 

@@ -20,8 +20,8 @@ from choreo.chaos.faults.half import (
 )
 from choreo.chaos.programme import UP, keep_evidence
 from choreo.chaos.trial import Trial
-from choreo.chassis.settings import SERVICES
 from choreo.operations.acting.throwaway import ThrowawaySystem
+from tests.services import SERVICES
 
 SEED = 1
 QUICK = (

@@ -14,11 +14,11 @@ import pytest
 from choreo.chaos.faults.clean import killed
 from choreo.chaos.programme import keep_evidence
 from choreo.chaos.trial import Trial
-from choreo.chassis.settings import SERVICES
 from choreo.embedded.ports import LOOPBACK
 from choreo.operations.acting.throwaway import ThrowawaySystem
 from choreo.operations.reading.checkup import examine
 from choreo.operations.reading.installation import find_installation
+from tests.services import SERVICES
 from tests.shop import PATIENCE
 
 CLIENTS = 8

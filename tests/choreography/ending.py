@@ -7,7 +7,6 @@ from uuid import UUID, uuid4
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from choreo.chassis.http.auth import sign
-from choreo.chassis.settings import SERVICES, TOPICS
 from choreo.demo.client import Customer
 from choreo.message.codec import Record, decode, encode
 from choreo.message.envelope import Event
@@ -15,6 +14,7 @@ from choreo.message.fact import Fact
 from events.user import UserRegistered
 from tests.component.alone import an_event
 from tests.law import Ending, Leg
+from tests.services import SERVICES, TOPICS
 from tests.shop import PARTITIONS, Shop, eventually
 
 _UNFINISHED = {

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from choreo.chassis.settings import SERVICES
 from choreo.demo.client import Customer
 from order_service import expiry
 from tests.choreography.ending import ending, introduce, settled, stranger
 from tests.law import breaches
+from tests.services import SERVICES
 from tests.shop import Shop
 
 
@@ -39,7 +39,7 @@ scripts = st.tuples(st.just([]) | known, st.lists(acts, max_size=8)).map(lambda 
 @pytest.fixture
 async def hurried(closed_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Shop:
     monkeypatch.setattr(expiry, "_PAUSE", 0.01)
-    closed_shop.settings = closed_shop.settings.model_copy(update={"decide_within": 0.05})
+    closed_shop.settings = closed_shop.settings.model_copy(update={"own": {"order": {"decide_within": 0.05}}})
     await closed_shop.start(*SERVICES)
     return closed_shop
 

@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 import pytest
 
 from choreo.chassis.kafka.catch_up import CatchUp
-from choreo.chassis.settings import SERVICES
 from choreo.demo.client import Customer
 from order_service.expiry import Expiry
 from tests.brokers import Broker
 from tests.choreography.ending import ending, introduce, published, settled, stranger
 from tests.law import breaches
+from tests.services import SERVICES
 from tests.shop import PATIENCE, Shop, eventually
 
 
@@ -42,7 +42,7 @@ async def assert_lawful(shop: Shop) -> None:
 
 def with_deadline(shop: Shop, seconds: float) -> None:
     """For whatever is started from now on."""
-    shop.settings = shop.settings.model_copy(update={"decide_within": seconds})
+    shop.settings = shop.settings.model_copy(update={"own": {"order": {"decide_within": seconds}}})
 
 
 async def test_a_paid_order_that_is_cancelled_is_refunded(shop: Shop) -> None:

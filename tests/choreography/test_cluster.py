@@ -17,13 +17,14 @@ from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.admin.topics import declare_topics
 from choreo.chassis.kafka.cluster import LATEST, Cluster
 from choreo.chassis.kafka.topic_log import LogMismatch, describe
-from choreo.chassis.settings import OBSERVER, SERVICES, Settings
+from choreo.chassis.settings import OBSERVER, Settings
 from choreo.embedded.home import cache_directory
 from choreo.embedded.kafka import Kafka
 from choreo.embedded.ports import free_ports
 from choreo.operations.principals import topic_names
 from choreo.operations.reading.checkup import examine
 from choreo.operations.reading.installation import Installation
+from tests.services import SERVICES
 from tests.shop import PARTITIONS, Shop, eventually
 
 MORE = [f"more-{number}" for number in range(12)]

@@ -14,7 +14,6 @@ from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssigno
 from choreo.chassis.kafka import consumer, faust_internals, handover
 from choreo.chassis.kafka.cluster import Cluster, Member
 from choreo.chassis.kafka.topic_log import describe
-from choreo.chassis.settings import TOPICS
 from choreo.chassis.transaction.inputs import Heard
 from choreo.chassis.transaction.kernel import Kernel
 from choreo.message.codec import encode
@@ -22,6 +21,7 @@ from choreo.operations.reading.checkup import examine
 from events.user import UserRegistered
 from tests.component.alone import an_event
 from tests.locks import held
+from tests.services import TOPICS
 from tests.shop import BUILDS, PARTITIONS, PATIENCE, Shop, eventually
 
 Offsets = dict[tuple[str, int], int]

@@ -15,13 +15,13 @@ from confluent_kafka.admin import (
 )
 
 from choreo.chassis.kafka.admin.topics import declare_topics
-from choreo.chassis.settings import TOPICS
 from choreo.message.codec import Record
 from choreo.operations.reading import checkup
 from choreo.operations.reading.checkup import Finding, examine
 from choreo.operations.reading.installation import Installation
 from tests.choreography.ending import caught_up
 from tests.choreography.test_parking import producing
+from tests.services import TOPICS
 from tests.shop import PARTITIONS, Shop
 
 HOUR = "now() - interval '1 hour'"

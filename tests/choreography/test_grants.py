@@ -16,11 +16,12 @@ from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.admin import acls as grants
 from choreo.chassis.kafka.admin.client import administering
 from choreo.chassis.kafka.grants import Grant
-from choreo.chassis.settings import OBSERVER, SERVICES, TOPICS
+from choreo.chassis.settings import OBSERVER
 from choreo.embedded.kafka import Kafka
 from choreo.operations.principals import grants_of_all, topic_names
 from choreo.operations.reading.checkup import examine
 from tests.brokers import Broker
+from tests.services import SERVICES, TOPICS
 from tests.shop import PATIENCE, Shop, eventually
 
 HEARS: Mapping[str, set[str]] = {
@@ -150,8 +151,8 @@ async def test_a_grant_that_is_taken_away_is_noticed(closed_shop: Shop) -> None:
 
 
 async def test_a_wrong_password_is_called_so(closed_shop: Shop) -> None:
-    wrong = SecretStr("another's")
-    closed_shop.settings = closed_shop.settings.model_copy(update={"billing_kafka_password": wrong})
+    passwords = {**closed_shop.settings.kafka_passwords, "billing": SecretStr("another's")}
+    closed_shop.settings = closed_shop.settings.model_copy(update={"kafka_passwords": passwords})
     await closed_shop.begin("billing")
     await says(closed_shop, "refuses the name or the password of User:billing", jobs=("broker", "consumer"))
 

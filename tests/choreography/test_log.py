@@ -22,12 +22,12 @@ from confluent_kafka.admin import AdminClient
 from choreo.chassis.kafka.admin.topics import declare_topics
 from choreo.chassis.kafka.log_reader import describe_retrying
 from choreo.chassis.kafka.topic_log import PartitionLog
-from choreo.chassis.settings import TOPICS
 from choreo.embedded.kafka import Kafka
 from choreo.message.codec import Record, encode
 from events.user import UserRegistered
 from tests.component.alone import an_event
 from tests.locks import held
+from tests.services import TOPICS
 from tests.shop import PARTITIONS, Shop, eventually
 
 READ = 3

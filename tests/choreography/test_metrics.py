@@ -8,7 +8,9 @@ from pathlib import Path
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from choreo.chassis.settings import SERVICES, Settings
+from choreo.chassis.registry import port_of
+from choreo.chassis.settings import Settings
+from tests.services import SERVICES
 from tests.shop import Shop
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -97,4 +99,4 @@ def test_it_sees_what_an_expression_asks_for() -> None:
 def test_every_service_is_scraped_where_it_listens() -> None:
     (job,) = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["scrape_configs"]
     told = {scraped["labels"]["service"]: scraped["targets"] for scraped in job["static_configs"]}
-    assert told == {name: [f"{name}:{Settings().port_of(name)}"] for name in SERVICES}
+    assert told == {name: [f"{name}:{port_of(name, Settings())}"] for name in SERVICES}

@@ -4,11 +4,11 @@ import asyncio
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from choreo.chassis.settings import SERVICES, TOPICS
 from choreo.demo.client import Customer
 from choreo.embedded.mail import read_maildir
 from tests.brokers import Broker
 from tests.choreography.ending import caught_up, end_offsets, introduce, settled, stranger
+from tests.services import SERVICES, TOPICS
 from tests.shop import Shop, eventually
 
 RACES = 200

@@ -11,7 +11,6 @@ from aiokafka import AIOKafkaProducer
 from billing_service import service as billing_service
 from billing_service.evolve import evolve
 from billing_service.state import Billing
-from choreo.chassis.settings import TOPICS
 from choreo.cli.running.dlq import Desk, Outcome
 from choreo.demo.client import Customer
 from choreo.message.codec import Headers, Record, encode
@@ -20,6 +19,7 @@ from events.order import OrderCreated
 from tests.choreography.ending import caught_up
 from tests.choreography.test_money import assert_money_is_conserved
 from tests.component.alone import NEVER, an_event
+from tests.services import TOPICS
 from tests.shop import Shop
 
 

@@ -7,11 +7,12 @@ import pytest
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.admin.topics import declare_topics
 from choreo.chassis.kafka.grants import observing
-from choreo.chassis.settings import OBSERVER, SERVICES, Settings
+from choreo.chassis.settings import OBSERVER, Settings
 from choreo.cli.running.provision import provision
 from choreo.embedded.kafka import Kafka
 from choreo.errors import Unavailable
 from choreo.operations.principals import topic_names
+from tests.services import SERVICES
 
 
 def test_topics_and_grants_are_made_checked_or_named(

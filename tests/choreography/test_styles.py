@@ -9,7 +9,6 @@ from uuid import uuid4
 import httpx2
 import pytest
 
-from choreo.chassis.settings import SERVICES
 from choreo.demo.client import Customer
 from choreo.embedded.mail import read_maildir
 from choreo.embedded.ports import free_ports
@@ -17,6 +16,7 @@ from choreo.styles.composition import COMPOSITIONS
 from choreo.styles.http import callee, calls
 from choreo.styles.http.callee import Callee, CalleeAway
 from tests.choreography.test_money import assert_money_is_conserved
+from tests.services import SERVICES
 from tests.shop import Shop, eventually
 from tests.styles import Wires, wire
 
@@ -210,7 +210,7 @@ async def test_what_nobody_decided_in_time_expires_though_billing_is_away_and_no
     closed_shop: Shop,
 ) -> None:
     wires = wire(closed_shop, "http")
-    closed_shop.settings = closed_shop.settings.model_copy(update={"decide_within": 1.0})
+    closed_shop.settings = closed_shop.settings.model_copy(update={"own": {"order": {"decide_within": 1.0}}})
     await closed_shop.start(*SERVICES)
     wired = Wired(closed_shop, "http", wires)
     ada = await closed_shop.customer("400.00")

@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 from billing_service import service as billing_service
 from billing_service.evolve import evolve
 from billing_service.state import Billing
-from choreo.chassis.settings import SERVICES
 from choreo.cli.debugging.record import recorded
 from choreo.cli.debugging.trace import live
 from choreo.cli.main import app
 from choreo.message.envelope import Event
 from choreo.replay.trace.trace import Node, Tree
 from tests.choreography.ending import caught_up, sent_out, stranger
+from tests.services import SERVICES
 from tests.shop import Shop
 
 

@@ -18,7 +18,7 @@ from choreo.chassis import clock
 from choreo.chassis.database.connection import raw_connection
 from choreo.chassis.http import auth
 from choreo.chassis.runtime import Runtime
-from choreo.chassis.settings import TOPICS, Settings
+from choreo.chassis.settings import Settings
 from choreo.chassis.transaction import positions
 from choreo.chassis.transaction.inputs import FactTypes, Heard, read
 from choreo.chassis.transaction.kernel import Kernel
@@ -26,7 +26,7 @@ from choreo.chassis.transaction.positions import Position
 from choreo.demo.client import Customer
 from choreo.embedded.ports import free_ports
 from choreo.embedded.postgres import Postgres
-from choreo.message.catalog import SOURCE_OF_TYPE
+from choreo.message.catalog import SOURCE_OF_TYPE, topic_of
 from choreo.message.codec import Record, decode, encode
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
@@ -179,7 +179,7 @@ class Alone:
         return Customer({self.service: self.http}, id, f"ada-{id.hex[:8]}", token)
 
     async def _reader(self, fact: Fact) -> Reader:
-        topic = TOPICS[SOURCE_OF_TYPE[type(fact).__name__]]
+        topic = topic_of(SOURCE_OF_TYPE[type(fact).__name__])
         if topic not in self._readers:
             self._readers[topic] = await Reader(self.runtime.kernel, topic).begin(self.runtime.engine)
         return self._readers[topic]
@@ -199,9 +199,11 @@ async def alone(
 async def a_process(service: str, database: Database, *, consuming: bool = False) -> AsyncIterator[Alone]:
     """One of perhaps several on this database, at once or one after the other."""
     (closed_port,) = free_ports(1)
-    urls: dict[str, Any] = {f"{service}_database_url": database.runtime_url}
     settings = Settings(
-        kafka_bootstrap_servers=f"127.0.0.1:{closed_port}", smtp_url=None, partitions=3, **urls
+        kafka_bootstrap_servers=f"127.0.0.1:{closed_port}",
+        smtp_url=None,
+        partitions=3,
+        database_urls={service: database.runtime_url},
     )
     runtime, app = BUILDS[service](settings)
     if not consuming:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from billing_service import service
 from billing_service.state import Billing
 from billing_service.store import STORE
-from choreo.chassis.settings import SERVICES, Settings
+from choreo.chassis.settings import Settings
 from choreo.cli.running import dlq
 from choreo.embedded.postgres import Postgres
 from choreo.errors import HandlerMisbehaves, UsageError
@@ -37,6 +37,7 @@ from tests.component.test_kernel import (
     raises_for,
     registered,
 )
+from tests.services import SERVICES
 
 
 @dataclass

@@ -9,9 +9,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from choreo.chassis.settings import SERVICES
 from choreo.embedded.postgres import Postgres, binaries
 from choreo.embedded.testing import postgres_for_tests
+from tests.services import SERVICES
 
 ROOT = Path(__file__).parents[2]
 

@@ -2,20 +2,21 @@
 
 import asyncio
 from collections.abc import Iterator
-from importlib import import_module
+from pathlib import Path
 
 import psycopg
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
-from sqlalchemy import MetaData, create_engine, inspect
+from sqlalchemy import create_engine, inspect
 from sqlalchemy.engine import Connection
 
-from choreo.chassis.database import tables as chassis_tables
+from choreo.chassis.database.comparison import differences, require_tables, tables_of
 from choreo.chassis.database.migrate import migrate
-from choreo.chassis.settings import SERVICES
 from choreo.embedded.postgres import Postgres
+from choreo.errors import Unavailable
+from choreo.operations.acting.migration import write_migration
 from tests.component.alone import Database, a_database, alone
+from tests.installing import installed_beside, write
+from tests.services import SERVICES
 
 _LEG = """INSERT INTO ledger (entry_id, side, user_id, kind, amount, balance, at, step)
 VALUES (gen_random_uuid(), 'customer', gen_random_uuid(), 'deposit', 1, 1, now(), 1)"""
@@ -25,15 +26,6 @@ ALTER TABLE orders DROP COLUMN event_id, DROP COLUMN correlation_id, DROP COLUMN
     DROP COLUMN changes;
 DROP INDEX orders_answered;
 UPDATE alembic_version SET version_num = 'order_0002' WHERE version_num LIKE 'order_%'"""
-
-
-def tables_of(service: str) -> MetaData:
-    """The chassis' and the service's own, as the code has them."""
-    together = MetaData()
-    for metadata in (chassis_tables.metadata, import_module(f"{service}_service.tables").metadata):
-        for table in metadata.tables.values():
-            table.to_metadata(together)
-    return together
 
 
 @pytest.fixture(params=SERVICES)
@@ -57,8 +49,7 @@ def connection(database: Database) -> Iterator[Connection]:
 
 def test_the_migrations_make_the_tables_the_code_names(service: str, connection: Connection) -> None:
     """Columns, types, nullability, indexes, unique constraints, comments."""
-    context = MigrationContext.configure(connection, opts={"compare_type": True})
-    assert compare_metadata(context, tables_of(service)) == []
+    assert differences(service, connection) == []
 
 
 def test_primary_keys_and_identities(service: str, connection: Connection) -> None:
@@ -150,3 +141,36 @@ def test_a_service_enters_no_other_services_database(
             assert url != database.runtime_url
             with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
                 psycopg.connect(url)
+
+
+PARCELS = """
+from sqlalchemy import Column, MetaData, Table, Text, Uuid
+metadata = MetaData()
+parcels = Table("parcels", metadata, Column("id", Uuid, primary_key=True){more})
+"""
+NOTED = ', Column("note", Text, server_default="", nullable=False)'
+
+
+def test_a_migration_is_written_from_what_the_tables_lack(tmp_path: Path, postgres: Postgres) -> None:
+    files = {"__init__.py": "", "migrations/.keep": "", "tables.py": PARCELS.format(more="")}
+    owner_url, _ = postgres.create_service("shipping", "shipping_of_today")
+    with installed_beside(tmp_path, "shipping = parcels.service:service", files):
+        first = write_migration("shipping", "parcels have an id", postgres)
+        assert first == tmp_path / "parcels" / "migrations" / "shipping_0001_parcels_have_an_id.py"
+        migrate("shipping", owner_url)
+        assert write_migration("shipping", "nothing", postgres) is None
+
+        write(tmp_path, {"tables.py": PARCELS.format(more=NOTED)})
+        engine = create_engine("postgresql+psycopg://" + owner_url.partition("://")[2])
+        with engine.connect() as connection:
+            assert differences("shipping", connection) == ["the table parcels has no column note"]
+        with pytest.raises(Unavailable, match=r"^shipping: the table parcels has no column note: run"):
+            require_tables("shipping", owner_url)
+        second = write_migration("shipping", "A note.", postgres)
+        assert second and second.name == "shipping_0002_a_note.py"
+        assert second.read_text().startswith('"""A note."""\n')
+        migrate("shipping", owner_url)
+        with engine.connect() as connection:
+            assert differences("shipping", connection) == []
+        engine.dispose()
+    postgres.drop_database("shipping_of_today")

@@ -7,9 +7,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from choreo.chassis.settings import SERVICES
 from choreo.embedded.postgres import Postgres
 from tests.component.alone import Database, a_database
+from tests.services import SERVICES
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ def settings(postgres: Postgres, templates: dict[str, str]) -> Iterator[Settings
     ):
         (nowhere,) = free_ports(1)
         yield Settings(
-            order_database_url=database.runtime_url,
+            database_urls={"order": database.runtime_url},
             kafka_bootstrap_servers=f"127.0.0.1:{nowhere}",
             http_fd=shared.dup().detach(),
             own_http_fd=own.dup().detach(),

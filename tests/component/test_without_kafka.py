@@ -2,10 +2,10 @@
 
 from contextlib import AsyncExitStack
 
-from choreo.chassis.settings import SERVICES
 from choreo.demo.client import Customer
 from choreo.embedded.postgres import Postgres
 from tests.component.alone import Alone, alone, assert_problem
+from tests.services import SERVICES
 
 JOBS = {"kernel", "database", "broker", "relay"}
 MORE_JOBS = {

@@ -52,7 +52,8 @@ def test_it_sees_what_is_not_there(tmp_path: Path) -> None:
 
 def test_decisions_are_numbered_and_listed() -> None:
     pages = [path.name for path in sorted(DECISIONS.glob("0*.md"))]
-    assert [int(name[:4]) for name in pages] == list(range(1, len(pages) + 1))
+    numbers = [int(name[:4]) for name in pages]
+    assert numbers == sorted(set(numbers))
     assert _LINK.findall((DECISIONS / "README.md").read_text()) == pages
 
 

@@ -18,7 +18,6 @@ import psutil
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from choreo.chassis.settings import TOPICS
 from choreo.cli.running.demo import Acts, perform
 from choreo.demo import story
 from choreo.demo.client import Customer, registration
@@ -30,6 +29,7 @@ from choreo.operations.acting.throwaway import ThrowawaySystem
 from choreo.replay.trace.published_events import PublishedEvent
 from events.order import OrderCreated
 from tests.component.alone import an_event
+from tests.services import TOPICS
 
 ROOT = Path(__file__).parents[2]
 

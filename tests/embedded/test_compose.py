@@ -13,7 +13,6 @@ import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from choreo.chassis.settings import SERVICES
 from choreo.embedded.home import cache_directory
 from choreo.embedded.kafka import Kafka, answers
 from choreo.embedded.part import Program
@@ -21,6 +20,7 @@ from choreo.embedded.ports import LOOPBACK, free_ports
 from choreo.embedded.postgres import Postgres, binaries
 from choreo.embedded.testing import postgres_for_tests
 from tests.embedded.test_up import ROOT
+from tests.services import SERVICES
 from tests.unit.test_containers import PARTS
 
 PASSWORDS = ROOT / "deploy" / "passwords.sh"

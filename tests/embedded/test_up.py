@@ -16,11 +16,11 @@ from typing import Any
 import psutil
 import pytest
 
-from choreo.chassis.settings import SERVICES
 from choreo.embedded.mail import read_maildir
 from choreo.embedded.ports import LOOPBACK
 from choreo.embedded.postgres import Postgres
 from choreo.embedded.testing import free_port_base
+from tests.services import SERVICES
 
 DATABASES = [f"{service.upper()}_DATABASE_URL" for service in SERVICES]
 ROOT = Path(__file__).parents[2]

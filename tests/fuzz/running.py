@@ -14,10 +14,10 @@ import httpx2
 import uvicorn
 
 from choreo.chassis.http.protocol import BoundedProtocol, Connections
-from choreo.chassis.settings import SERVICES
 from choreo.demo.client import Customer
 from choreo.embedded.kafka import Kafka
 from choreo.embedded.postgres import Postgres
+from tests.services import SERVICES
 from tests.shop import Shop, a_shop
 from user_service import login_limit
 

@@ -12,10 +12,10 @@ import jwt
 import pytest
 
 from choreo.chassis.http import auth
-from choreo.chassis.settings import SERVICES
 from choreo.cli.programmes.docs import documents
 from choreo.demo.client import Customer
 from tests.fuzz.running import ENDS_SESSIONS, Served
+from tests.services import SERVICES
 
 Json = dict[str, Any]
 Somebody = tuple[Customer, Mapping[str, str]]

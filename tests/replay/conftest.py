@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from choreo.chassis.settings import SERVICES
 from choreo.cli.debugging.record import recorded
 from choreo.embedded.postgres import Postgres
 from choreo.replay.sources.recording import Recording
 from tests.brokers import Broker
 from tests.replay.story import play
+from tests.services import SERVICES
 from tests.shop import Shop, a_shop
 
 

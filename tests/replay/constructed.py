@@ -13,7 +13,7 @@ from sqlalchemy import Table
 from choreo.chassis.database.tables import keys
 from choreo.chassis.registry import services
 from choreo.chassis.service import Service as Described
-from choreo.chassis.settings import TOPICS, Settings
+from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.step import Decider
 from choreo.message.codec import TopicRecord, encode
 from choreo.message.decider import Command, Refusal
@@ -23,11 +23,13 @@ from choreo.replay.sources.recording import Writer
 from choreo.replay.sources.records import Cut, EditedRow, Item, JournalEntry, OutboxRecord, Span
 from choreo.replay.sources.rows import values
 from choreo.replay.verify.digesting import Digesting
+from tests.services import TOPICS
 from tests.unit.choreography import DEADLINE, DECIDERS, Choreography, Service
 from tests.unit.facts import ADA
 
 NAMES = ("order", "billing", "notification")
-_DESCRIBED = services(Settings(currency="EUR", decide_within=DEADLINE))
+OWN: dict[str, dict[str, Any]] = {"order": {"decide_within": DEADLINE}, "billing": {"currency": "EUR"}}
+_DESCRIBED = services(Settings(own=OWN))
 
 
 @dataclass
@@ -114,7 +116,7 @@ class Constructed(Choreography):
     def cut(self) -> Cut:
         ends = {TOPICS[name]: len(records) for name, records in self.topics.items()}
         spans = {(topic, 0): Span(0, end, end) for topic, end in ends.items()}
-        return Cut(spans, NAMES, "", "EUR", DEADLINE)
+        return Cut(spans, NAMES, "", OWN)
 
     def items(self) -> Iterator[Item]:
         for name, records in self.topics.items():

@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
+from choreo.chassis.settings import OBSERVER
 from choreo.cli.debugging import blame as blame_verb
 from choreo.cli.debugging import rebuild as rebuild_verb
 from choreo.cli.debugging import replay_source
@@ -362,8 +363,9 @@ def test_a_refused_password_is_a_sentence(
 ) -> None:
     if not isinstance(here.kafka, Kafka):
         pytest.skip("a Kafka in Docker asks nobody for a name")
-    password = {"observer_kafka_password": SecretStr("wrong")}
-    wrong = replace(here.installation, settings=here.installation.settings.model_copy(update=password))
+    settings = here.installation.settings
+    passwords = {**settings.kafka_passwords, OBSERVER: SecretStr("wrong")}
+    wrong = replace(here.installation, settings=settings.model_copy(update={"kafka_passwords": passwords}))
     for module in (replay_source, rebuild_verb):
         monkeypatch.setattr(module, "find_installation", lambda: wrong)
     code, told = called(capsys, *arguments)

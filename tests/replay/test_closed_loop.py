@@ -263,7 +263,7 @@ def test_a_longer_deadline_would_have_let_an_order_be_paid() -> None:
     ((id, order),) = shop.orders.items()
     assert order.reason == "expired"
     assert of(shop).findings == []
-    tally = of(shop, decide_within=10.0 * DEADLINE)
+    tally = of(shop, own={"order": {"decide_within": 10.0 * DEADLINE}})
     ends = [finding for finding in tally.findings if finding.table == "orders"]
     assert [finding.says for finding in ends] == [f"order {id} is confirmed, and was refunded (expired)"]
     assert [finding.type for finding in ends] == ["PlaceOrder"], "which told the deadline"

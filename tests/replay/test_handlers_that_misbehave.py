@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
-from choreo.chassis import registry
+from choreo.chassis import installed, registry
+from choreo.chassis.settings import Settings
 from choreo.cli.main import app
 from choreo.errors import HandlerMisbehaves, Unavailable
 from choreo.replay.engine import sandbox
@@ -196,9 +198,11 @@ def test_a_service_that_does_not_compile_is_one_sentence(
     (tmp_path / "bakery_service" / "service.py").write_text("def service(:\n")
     (tmp_path / "bakery_service" / "other.py").write_text("1 / 0\n")
     monkeypatch.syspath_prepend(tmp_path)
+    bakery = EntryPoint("bakery", "bakery_service.service:service", installed.GROUP)
+    monkeypatch.setattr(installed, "named", lambda: {"bakery": bakery})
     with pytest.raises(
         Unavailable, match=r"^bakery_service.service cannot .*: invalid syntax at .*service.py:1\.$"
     ):
-        registry.room_of("bakery", "service")
+        registry.service_of("bakery", Settings())
     with pytest.raises(Unavailable, match=r"ZeroDivisionError\('division by zero'\) at .*other.py:1\.$"):
-        registry.room_of("bakery", "other")
+        installed.room_of("bakery", "other")

@@ -21,7 +21,6 @@ from billing_service import service as billing_service
 from billing_service.evolve import evolve
 from billing_service.state import Billing
 from choreo import progress
-from choreo.chassis.settings import SERVICES
 from choreo.cli.debugging.rebuild import rebuilt
 from choreo.cli.debugging.record import recorded
 from choreo.cli.debugging.trace import live
@@ -38,6 +37,7 @@ from tests.brokers import Broker
 from tests.choreography.ending import caught_up, sent_out, settled
 from tests.choreography.test_money import assert_money_is_conserved
 from tests.choreography.test_parking import a_desk
+from tests.services import SERVICES
 from tests.shop import Shop, a_shop, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

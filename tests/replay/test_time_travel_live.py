@@ -8,7 +8,6 @@ from uuid import uuid4
 
 import pytest
 
-from choreo.chassis.settings import SERVICES
 from choreo.cli.debugging import blame as blame_verb
 from choreo.cli.debugging import replay_source
 from choreo.cli.debugging.record import recorded
@@ -17,6 +16,7 @@ from choreo.errors import UsageError
 from choreo.replay.sources import one_key
 from choreo.replay.sources.one_key import records_at
 from tests.choreography.ending import sent_out
+from tests.services import SERVICES
 from tests.shop import Shop
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from choreo.chassis.registry import services
-from choreo.chassis.settings import SERVICES
 from choreo.cli.debugging.rebuild import rebuilt
 from choreo.cli.debugging.record import recorded
 from choreo.cli.main import app
@@ -21,6 +20,7 @@ from choreo.replay.verify.verify import verify
 from tests.choreography.ending import settled
 from tests.choreography.test_parking import producing
 from tests.replay import versions
+from tests.services import SERVICES
 from tests.shop import Shop
 
 RECORDINGS = sorted((Path(__file__).parents[2] / "events" / "recordings").glob("*.ndjson"))

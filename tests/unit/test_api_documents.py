@@ -9,10 +9,10 @@ from jsonschema import Draft7Validator, Draft202012Validator, FormatChecker
 from openapi_spec_validator import validate
 
 from choreo.chassis.http import body
-from choreo.chassis.settings import SERVICES, TOPICS
 from choreo.cli.programmes.docs import FOLDER, documents
 from choreo.message.catalog import published_by
 from choreo.message.codec import Record, decode
+from tests.services import SERVICES, TOPICS
 
 Json = dict[str, Any]
 

@@ -14,8 +14,10 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from choreo.chassis.settings import SERVICES, Settings
+from choreo.chassis.registry import port_of
+from choreo.chassis.settings import OBSERVER, Settings
 from choreo.cli.main import imported
+from tests.services import SERVICES
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docker-compose.kafka.yml"
@@ -76,7 +78,12 @@ def test_ours_run_a_command_that_exists_with_settings_that_exist(name: str) -> N
 
 def variables() -> set[str]:
     """What `Settings` reads from the environment."""
-    return {
+    of_services = {
+        f"{who.upper()}_{what}"
+        for who in (*SERVICES, OBSERVER)
+        for what in ("DATABASE_URL", "KAFKA_USERNAME", "KAFKA_PASSWORD")
+    }
+    return of_services | {
         str(getattr(field.validation_alias, "choices", [f"CHOREO_{name.upper()}"])[0])
         for name, field in Settings.model_fields.items()
     }
@@ -100,7 +107,7 @@ def test_no_password_is_told_and_each_role_has_its_own() -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_waits_for_tables_and_topics_and_has_its_own_database_and_port(name: str) -> None:
-    part, port = PARTS[name], Settings().port_of(name)
+    part, port = PARTS[name], port_of(name, Settings())
     assert set(part["depends_on"]) == {"migrate", "provision"}
     assert part["ports"] == [f"127.0.0.1:{port}:{port}"]
     assert f"http://127.0.0.1:{port}/health/serving" in part["healthcheck"]["test"][-1]

@@ -7,22 +7,15 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from choreo.chassis.database.tables import NOT_REPLAYED, signing_keys
+from choreo.chassis.database.tables import signing_keys
 from choreo.chassis.registry import services
-from choreo.chassis.settings import SERVICES, Settings
-from choreo.message.catalog import published_by
+from choreo.chassis.settings import Settings
 from choreo.message.decider import Command, types_of
 from choreo.message.signing_key import SigningKeyPublished
 from choreo.message.state import SHARED_FACTS
 from choreo.replay.engine.in_memory_service import InMemoryService
+from tests.services import SERVICES
 from tests.unit.spec import START, event
-
-
-@pytest.mark.parametrize("name", SERVICES)
-def test_every_table_of_a_service_is_on_a_shelf_or_declared_aside(name: str) -> None:
-    tables = import_module(f"{name}_service.tables").metadata.tables.values()
-    mapped = {mapping.table.name for mapping in services(Settings())[name].own_store.mappings}
-    assert {table.name for table in tables if not table.info.get(NOT_REPLAYED)} == mapped
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -41,16 +34,6 @@ def test_whatever_a_journal_can_hold_is_known_to_replay(name: str) -> None:
 
 def _is_command_of(module: str, one: object) -> bool:
     return isinstance(one, type) and issubclass(one, Command) and one.__module__ == module
-
-
-@pytest.mark.parametrize("name", SERVICES)
-def test_what_a_service_is_given_is_what_its_functions_have_cases_for(name: str) -> None:
-    """The type checker sees to it that there is a case for each that is in the signature."""
-    service = services(Settings())[name]
-    given = {*service.consumes, *published_by(name)} - set(SHARED_FACTS)
-    for function in filter(None, (service.decider.evolve, service.decider.react)):
-        (applied,) = get_args(get_type_hints(function)["event"])
-        assert set(types_of(applied)) == given
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -1,6 +1,7 @@
 """A recording gives back what was recorded, and whoever cuts it off or edits it is found out."""
 
 import hashlib
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from choreo.message.codec import Record, TopicRecord
+from choreo.replay.sources.manifest import Manifest
 from choreo.replay.sources.recording import NotARecording, Recording, Writer, _end
 from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, OutboxRecord, Span, Wrote
 from choreo.replay.sources.redaction import Redaction
@@ -47,7 +49,7 @@ others = st.lists(entries | st.builds(OutboxRecord, st.just("billing"), records)
 
 
 def a_cut(end: int) -> Cut:
-    return Cut({(TOPIC, 0): Span(0, end, end)}, ("billing",), "p-", "EUR", 30.0)
+    return Cut({(TOPIC, 0): Span(0, end, end)}, ("billing",), "p-", {})
 
 
 def written(path: Path, items: list[Item], redaction: Redaction | None = None) -> Recording:
@@ -168,3 +170,18 @@ def test_equal_addresses_are_replaced_by_equal_ones_whatever_their_capitals(tmp_
     assert (record.record.value or b"").count(told.command["email"].encode()) == 1
     assert told.command["login"] == "Ada"
     assert b"example.com" not in (tmp_path / "a").read_bytes().lower()
+
+
+OLD = """{"recording":1,"services":["order","billing"],"topic_prefix":"",
+"currency":"USD","decide_within":12.0,"keys":null,"until":null,"redacted":false,"partitions":[],"counts":{},"rows":{}}"""
+
+
+def test_settings_of_a_recording_made_before_they_were_the_services_own_are_taken_over() -> None:
+    cut = Manifest.model_validate(json.loads(OLD)).cut
+    assert cut.own_settings == {"order": {"decide_within": 12.0}, "billing": {"currency": "USD"}}
+
+
+def test_settings_that_no_service_can_have_are_none_of_a_recording() -> None:
+    for edited in (OLD.replace("USD", "shells"), OLD.replace("12.0", "1e999")):
+        with pytest.raises(ValueError, match="is not usable"):
+            Manifest.model_validate(json.loads(edited))

@@ -9,13 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.walls import packages
+
 ROOT = Path(__file__).parents[2]
-SERVICES = ("user_service", "order_service", "billing_service", "notification_service")
+SERVICES = packages()
+TEMPLATES = ROOT / "choreo" / "templates"
 ROOMS = ("commands", "state", "decide", "evolve", "react")
 
 PURE = [
     *(path for service in SERVICES for room in ROOMS if (path := ROOT / service / f"{room}.py").exists()),
     ROOT / "notification_service" / "texts.py",
+    *(TEMPLATES / "pinboard_service" / f"{room}.py" for room in ROOMS),
+    TEMPLATES / "pinboard_events.py",
     *sorted((ROOT / "events").glob("*.py")),
     *sorted((ROOT / "choreo" / "message").glob("*.py")),
 ]

@@ -10,15 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from choreo.chassis.registry import follows
 from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.step import Decider
 from choreo.cli.debugging.trace import _consumed_types
 from choreo.cli.debugging.trace_formats import as_json, as_mermaid, print_table, print_trees
 from choreo.message.envelope import Event, derived_id
 from choreo.message.fact import Fact
+from choreo.replay.trace import trace
 from choreo.replay.trace.journals import Journal, JournalRow
 from choreo.replay.trace.published_events import PublishedEvent
-from choreo.replay.trace.trace import FOLLOWS, Gap, Material, Tree, UnpublishedEvent, trees
+from choreo.replay.trace.trace import Gap, Material, Tree, UnpublishedEvent, trees
+from events.order import OrderCreated
 from tests.unit.choreography import DECIDERS, READERS, Choreography
 from tests.unit.test_choreography import spoilt, what_was_paid_is_not_given_back
 from tests.unit.test_hops import FLOW, ORDERS, PAYMENTS, at, command, event, fact
@@ -151,6 +154,17 @@ def test_a_confirmed_payment_lacks_its_mail_until_that_is_sent() -> None:
     assert gaps(trees(replace(without, events=(ORDERED, CONFIRMED, sent)), HEARS)) == []
 
 
+def test_where_nothing_has_to_follow_nothing_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service may say so of a fact by what is in it."""
+    (told,) = (one for one in follows().values() if one.heard is OrderCreated)
+    follow = replace(told, must=lambda data: data["price"] >= 100)
+    monkeypatch.setattr(trace, "follows", lambda: {("billing", "OrderCreated"): follow})
+    billing = Journal([heard(ORDERED)], {ORDERS: 18})
+    for price, missing in ((99, 0), (100, 1)):
+        ordered = replace(ORDERED, data={**ORDER, "price": price})
+        assert len(gaps(trees(material(ordered, billing=billing), HEARS))) == missing
+
+
 def test_a_cancelled_order_that_was_paid_lacks_its_refund_and_one_that_was_not_lacks_nothing() -> None:
     cancelled = replace(
         event("OrderCancelled", "order", ORDERS, 18, decided=80, appended=85, sequence=2),
@@ -173,7 +187,7 @@ def test_what_is_decided_and_not_in_kafka_yet_is_told_as_that() -> None:
         sequence=4,
         flow=FLOW,
         cause=ORDERED.id,
-        order_id="1",
+        data={"order_id": "1"},
     )
     billing = Journal([heard(ORDERED)], {ORDERS: 18})
     gap = the_gap(replace(material(ORDERED, billing=billing), unpublished=[fact]))
@@ -287,15 +301,16 @@ def test_whatever_follows_from_what_another_service_decided_is_in_the_table() ->
         for event in told.events
         if event.cause in events and events[event.cause].source != event.source
     }
-    assert {(service, type) for service, type, _ in links} == FOLLOWS.keys()
-    assert all(follows in FOLLOWS[service, type] for service, type, follows in links)
+    assert {(service, type) for service, type, _ in links} == follows().keys()
+    assert all(follow in follows()[service, type].types for service, type, follow in links)
 
 
 def test_each_line_of_the_table_is_needed_and_notices_what_is_not_there() -> None:
     """Whatever should follow is taken out."""
     told = told_by(played(STORY))
     types = {event.type for event in told.events}
-    for (service, type), follow in FOLLOWS.items():
+    for (service, type), told_of in follows().items():
+        follow = told_of.types
         assert type in types
         rest = [event for event in told.events if event.source != service or event.type not in follow]
         found = gaps(trees(replace(told, events=rest), HEARS))

@@ -26,7 +26,9 @@ from choreo.chaos.faults.fault import (
     until,
 )
 from choreo.chassis.database.connection import session
-from choreo.chassis.settings import SERVICES, Settings
+from choreo.chassis.installed import package_of
+from choreo.chassis.registry import port_of, service_names
+from choreo.chassis.settings import Settings
 from choreo.embedded.part import AnswersHttp, Program
 from choreo.embedded.testing import free_port_base
 from choreo.operations.acting.scaling import scale_to
@@ -221,7 +223,7 @@ def _kills_of(service: str) -> list[Fault]:
 
 FAULTS: tuple[Fault, ...] = tuple(
     _in_turn(
-        *map(_kills_of, SERVICES),
+        *map(_kills_of, service_names()),
         [
             disconnected(),
             stopped("order"),
@@ -257,20 +259,21 @@ def _members(system: ThrowawaySystem, service: str) -> set[str]:
 def _second_process(system: ThrowawaySystem, service: str) -> Iterator[Program]:
     """From when it is ready. However the block is left, it is gone."""
     facts, port_base = system.run_file, free_port_base()
+    own = facts["settings"].get(service, {})
     env = os.environ | {
         "CHOREO_PORT_BASE": str(port_base),
         "CHOREO_TOPIC_PREFIX": facts["topic_prefix"],
         "CHOREO_PARTITIONS": str(facts["partitions"]),
-        "CHOREO_CURRENCY": facts["currency"],
+        **{f"{service}_{field}".upper(): str(told) for field, told in own.items()},
         **system.kafka_access(service).environment(),
         f"{service.upper()}_DATABASE_URL": facts["runtime_urls"][service],
         "SMTP_URL": facts["smtp_url"],
         "PYTHONUNBUFFERED": "1",
     }
-    port = port_base + 1 + SERVICES.index(service)
+    port = port_of(service, Settings(port_base=port_base))
     second = Program(
         f"a second {service}",
-        [sys.executable, "-m", f"{service}_service"],
+        [sys.executable, "-m", package_of(service)],
         log=system.home / "logs" / f"{service}-second.log",
         probe=AnswersHttp(port, "/health/ready"),
         env=env,

@@ -21,9 +21,9 @@ from confluent_kafka import KafkaException
 from choreo.chaos.evidence import end_offsets
 from choreo.chaos.faults.fault import Fault, NotInTime, ended, pid_of, replaced, suspended, until
 from choreo.chassis.database.connection import session
-from choreo.chassis.settings import TOPICS
 from choreo.embedded.part import accepts_connections
 from choreo.embedded.ports import LOOPBACK
+from choreo.message.catalog import topic_of
 from choreo.operations.acting.throwaway import ThrowawaySystem
 
 _READERS = ("order", "billing", "notification")
@@ -44,7 +44,7 @@ Ends = dict[int, int]
 
 def log_cut() -> Fault:
     def strike(system: ThrowawaySystem, chance: Random) -> float:
-        topic, before = system.run_file["topic_prefix"] + TOPICS["user"], pid_of(system, "kafka")
+        topic, before = system.run_file["topic_prefix"] + topic_of("user"), pid_of(system, "kafka")
         with suspended(pid_of(system, "billing")):  # so that it meets a log that has grown again
             with ended(system, "kafka", signal.SIGKILL):
                 port = int(system.run_file["bootstrap"].rpartition(":")[2])
@@ -101,7 +101,7 @@ def _grown(system: ThrowawaySystem, ends: Ends) -> list[int]:
         now = end_offsets(system.run_file)
     except KafkaException:
         return []
-    return [partition for partition, end in ends.items() if now[TOPICS["user"], partition] > end]
+    return [partition for partition, end in ends.items() if now[topic_of("user"), partition] > end]
 
 
 def _says_cut(system: ThrowawaySystem, service: str, topic: str) -> bool:

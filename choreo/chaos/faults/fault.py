@@ -15,7 +15,7 @@ from typing import Any
 
 from confluent_kafka.admin import AdminClient
 
-from choreo.chassis.settings import TOPICS
+from choreo.chassis.registry import all_topics
 from choreo.operations.acting.throwaway import ThrowawaySystem
 from choreo.operations.reading.installation import observer_access
 
@@ -97,7 +97,7 @@ def _partitions(system: ThrowawaySystem) -> list[Any]:
     told = (
         AdminClient(observer_access(facts).confluent()).list_topics(timeout=RECOVERY_TIMEOUT_SECONDS).topics
     )
-    topics = [told[facts["topic_prefix"] + topic] for topic in TOPICS.values()]
+    topics = [told[topic] for topic in all_topics(facts["topic_prefix"])]
     return [partition for topic in topics for partition in topic.partitions.values()]
 
 

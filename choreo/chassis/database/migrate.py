@@ -9,6 +9,7 @@ from alembic.config import Config
 from psycopg import sql
 
 from choreo.chassis.database.connection import session
+from choreo.chassis.installed import package_of
 
 _FOLDER = Path(__file__).parent / "migrations"
 
@@ -20,7 +21,7 @@ def migrate(
     `observer` may read what is no secret.
     """
     config = Config()
-    versions = [_FOLDER / "versions", _migrations(service)]
+    versions = [_FOLDER / "versions", migrations_of(service)]
     config.set_main_option("script_location", str(_FOLDER))
     config.set_main_option("path_separator", "newline")
     config.set_main_option("version_locations", "\n".join(map(str, versions)))
@@ -32,9 +33,9 @@ def migrate(
         _show(owner_url, observer)
 
 
-def _migrations(service: str) -> Path:
+def migrations_of(service: str) -> Path:
     """Of its package, wherever that is installed."""
-    folders = [Path(folder) / "migrations" for folder in import_module(f"{service}_service").__path__]
+    folders = [Path(folder) / "migrations" for folder in import_module(package_of(service)).__path__]
     return next(folder for folder in folders if folder.is_dir())
 
 

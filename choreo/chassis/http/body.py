@@ -10,11 +10,11 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, ClassVar, NoReturn, TypeVar
+from typing import Annotated, Any, ClassVar, NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
 import orjson
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from choreo.chassis.http.problems import (
@@ -38,7 +38,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 class Body(BaseModel):
-    """Base of every model of a request body. Fields are strings, `Amount`, booleans or nested bodies."""
+    """Base of every model of a request body. Fields are strings, `Amount`, `Whole`, booleans or bodies."""
 
     most_parts: ClassVar[int] = MOST_PARTS
     """Commas and opening brackets, those in text included."""
@@ -54,6 +54,17 @@ class Num:
     """A JSON number as it was written. No float ever stands between the client and an amount."""
 
     text: str
+
+
+def _whole(value: object) -> object:
+    """Of a number that is written as a whole one its value; anything else is left to be refused."""
+    if isinstance(value, Num) and re.fullmatch(r"-?(0|[1-9][0-9]{0,17})", value.text):
+        return int(value.text)
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+"""A whole number in a body; say its bounds with `Field`."""
 
 
 class ClientGone(Exception):

@@ -15,7 +15,7 @@ from choreo.chassis import clock
 from choreo.chassis.database.connection import Connection
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.log_reader import LOG_UNREADABLE, describe_retrying
-from choreo.chassis.settings import SERVICES
+from choreo.chassis.registry import service_names
 from choreo.errors import Unavailable, UsageError
 from choreo.operations.acting.rebuilt import SCHEMA, Busy, Rebuilt, open_database, read_snapshot
 from choreo.operations.reading.installation import Installation, find_installation
@@ -45,8 +45,8 @@ def rebuild(
     The service may go on meanwhile. Without --swap the live tables are only read. Exits 0 if both are equal,
     or were made so; 1 if they differ; 3 if something is missing, so that not everything can be said.
     """
-    if service not in SERVICES:
-        raise UsageError(f"There is no service {service}: choose from {', '.join(SERVICES)}.")
+    if service not in service_names():
+        raise UsageError(f"There is no service {service}: choose from {', '.join(service_names())}.")
     try:
         report = asyncio.run(rebuilt(find_installation(), service, swap=swap))
     except (psycopg.Error, *LOG_UNREADABLE, Broken, Busy, OSError) as error:

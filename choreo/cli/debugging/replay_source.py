@@ -10,10 +10,10 @@ from typing import Any
 import psycopg
 
 from choreo.chassis.kafka.log_reader import LOG_UNREADABLE
-from choreo.chassis.registry import services
+from choreo.chassis.registry import service_names, services
 from choreo.chassis.service import Service
-from choreo.chassis.settings import SERVICES, TOPICS
 from choreo.errors import Incomplete, Unavailable, UsageError
+from choreo.message.catalog import topic_of
 from choreo.message.codec import Undecodable, UnknownType, decode
 from choreo.operations.reading.installation import Installation, find_installation
 from choreo.progress import telling
@@ -27,8 +27,8 @@ from choreo.replay.sources.rows import plain
 
 
 def check_service(name: str) -> None:
-    if name not in SERVICES:
-        raise UsageError(f"There is no service {name}: choose from {', '.join(SERVICES)}.")
+    if name not in service_names():
+        raise UsageError(f"There is no service {name}: choose from {', '.join(service_names())}.")
 
 
 @contextmanager
@@ -92,7 +92,7 @@ async def of_service(here: Installation, name: str) -> AsyncIterator[Live]:
     """Opens its journal, its own topic and those it hears; nothing else is read."""
     async with open_live(here.kafka, {name: here.database_urls[name]}, here.settings) as live:
         prefix = here.settings.topic_prefix
-        topics = {prefix + TOPICS[name], *here.service(name).heard_topics(prefix)}
+        topics = {prefix + topic_of(name), *here.service(name).heard_topics(prefix)}
         spans = {place: span for place, span in live.cut.spans.items() if place[0] in topics}
         live.cut = replace(live.cut, spans=spans)
         yield live

@@ -10,8 +10,7 @@ from typing import Any
 
 import typer
 
-from choreo.chassis.registry import services
-from choreo.chassis.settings import SERVICES
+from choreo.chassis.registry import service_names, services
 from choreo.cli.debugging.replay_source import reading, whole
 from choreo.progress import telling
 from choreo.replay.sources.records import Source
@@ -42,10 +41,10 @@ async def _tally(file: Path | None, names: Sequence[str], shuffles: int) -> Tall
         return await tally_of(source, names, shuffles)
 
 
-async def tally_of(source: Source, names: Sequence[str] = SERVICES, shuffles: int = 20) -> Tally:
+async def tally_of(source: Source, names: Sequence[str] = (), shuffles: int = 20) -> Tally:
     """Shuffles; says how far it is, where that takes long."""
     known = services(source.cut.settings)
-    hearing = {name: known[name] for name in names if known[name].consumes}
+    hearing = {name: known[name] for name in names or known if known[name].consumes}
     chosen = {name: service for name, service in hearing.items() if name in source.cut.services}
     with telling() as tell:
         tally = await shuffled(source, chosen, shuffles, tell)
@@ -62,7 +61,7 @@ def _print(tally: Tally, file: Path | None, shuffles: int, seconds: float) -> No
         print(f"... and {more} more: --json prints all")
     print(f"{_VERDICTS[tally.exit_code]}: {shuffles} shuffles, seeds 1 to {shuffles}, in {seconds:.1f} s")
     print(f"  {'':<12}" + "".join(f"{kind:>12}" for kind in _KINDS))
-    for name in SERVICES:
+    for name in service_names():
         if counts := [tally.counts[f"{name} {kind}"] for kind in _KINDS if f"{name} keys" in tally.counts]:
             print(f"  {name:<12}" + "".join(f"{count:>12}" for count in counts))
 

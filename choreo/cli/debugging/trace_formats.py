@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from choreo.chassis.settings import SERVICES
+from choreo.chassis.registry import service_names
 from choreo.demo import screens
 from choreo.demo.screens import figure, print_beneath, print_line
 from choreo.demo.timeline import clock
@@ -108,9 +108,9 @@ def _missing_rows(gaps: Sequence[Gap], depth: int) -> Iterator[tuple[str, str, s
 def as_mermaid(trees: Sequence[Tree], left_out: int) -> str:
     """Draws a sequence diagram. Whatever is not plain text is escaped, so that no content breaks it."""
     lines = ["sequenceDiagram", "    participant client"]
-    lines += [f"    participant {service}" for service in SERVICES]
+    lines += [f"    participant {service}" for service in service_names()]
 
-    def note(text: str, over: str = f"client,{SERVICES[-1]}") -> None:
+    def note(text: str, over: str = f"client,{service_names()[-1]}") -> None:
         lines.append(f"    Note over {over}: {_escaped(text)}")
 
     def missing(gap: Gap) -> None:

@@ -11,7 +11,7 @@ import psycopg
 import typer
 
 from choreo.chassis.kafka.log_reader import LOG_UNREADABLE
-from choreo.chassis.settings import SERVICES
+from choreo.chassis.registry import service_names
 from choreo.cli.debugging.replay_source import whole
 from choreo.cli.debugging.shuffle import shuffle
 from choreo.cli.debugging.verify_formats import (
@@ -56,8 +56,8 @@ def verify(
 
     --shuffle finds out whether it matters which of two topics was heard first. Exits 1 if it does.
     """
-    if service not in (None, *SERVICES):
-        raise UsageError(f"There is no service {service}: choose from {', '.join(SERVICES)}.")
+    if service not in (None, *service_names()):
+        raise UsageError(f"There is no service {service}: choose from {', '.join(service_names())}.")
     if closed_loop and (service or sample < 1 or key or since):
         raise UsageError(
             "--closed-loop lets all services hear what each decides: leave out --service and --sample, --key "
@@ -67,7 +67,7 @@ def verify(
     if shuffles is not None:
         if sample < 1 or allow or junit or closed_loop or key or since:
             raise UsageError("--shuffle goes with --service and --json only: it compares no record.")
-        shuffle(file, names or SERVICES, shuffles, as_json=as_json)
+        shuffle(file, names or service_names(), shuffles, as_json=as_json)
     try:
         allowances = read_allowances(allow) if allow else []
         verifying = partial(

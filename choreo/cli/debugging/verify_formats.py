@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from choreo.chassis.settings import SERVICES
+from choreo.chassis.registry import descriptions, service_names
+from choreo.chassis.service import End
 from choreo.replay.verify.findings import Finding
 from choreo.replay.verify.report import Report
 from choreo.replay.verify.simulation import Difference
@@ -17,7 +18,6 @@ from choreo.replay.verify.simulation import Difference
 _SHOWN = 20
 _SHOWN_IN_CLOSED_LOOP = 10
 """Origins, and of each so many of the differences that come from it."""
-_OUTCOMES = ("users", "accounts", "orders", "notifications")
 
 
 def print_report(report: Report, file: Path | None) -> None:
@@ -40,7 +40,7 @@ def print_report(report: Report, file: Path | None) -> None:
         print(f"  {name} is not in it: it is younger than this recording, or was left out")
     kinds = ("inputs", "steps", "decisions", "records", "rows")
     print(f"  {'':<12}" + "".join(f"{kind:>12}" for kind in kinds))
-    for name in SERVICES:
+    for name in service_names():
         counts = [report.counts.get(f"{name} {kind}") for kind in kinds]
         if any(count is not None for count in counts):
             print(f"  {name:<12}" + "".join(f"{count or 0:>12}" for count in counts))
@@ -130,7 +130,7 @@ def print_closed_loop(report: Report, file: Path | None) -> None:
     if counts["keys"]:
         gone, other, new = (counts[f"facts {what}"] for what in ("gone", "other", "new"))
         print(f"  {'facts':<14}{counts['facts']:>8}  {gone} no longer decided, {other} other, {new} new")
-        for what in _OUTCOMES:
+        for what in _ends():
             print(f"  {what:<14}{counts[what]:>8}  {counts[f'{what} otherwise']} otherwise")
 
 
@@ -156,12 +156,17 @@ def _print_difference(finding: Finding, file: Path | None, *, follows: bool = Fa
 
 def _values(finding: Finding, follows: bool) -> tuple[Any, Any]:
     """Returns what the sentence does not say already: of a notification its text, of an outcome nothing."""
-    if finding.table == "notifications":
+    end = _ends().get(finding.table)
+    if end and end.shows:
         before, after = finding.expected, finding.got
-        return before and before["text"], after and after["text"]
-    if follows or finding.table in _OUTCOMES:
+        return before and before[end.shows], after and after[end.shows]
+    if follows or end:
         return None, None
     return finding.expected, finding.got
+
+
+def _ends() -> dict[str, End]:
+    return {table: end for service in descriptions().values() for table, end in service.ends.items()}
 
 
 def report_as_json(report: Report, file: Path | None) -> str:
@@ -202,7 +207,7 @@ def report_as_junit(report: Report) -> bytes:
     """Writes a test case for each service and kind of comparison."""
     suite = ElementTree.Element("testsuite", name="choreo verify", time=f"{report.seconds:.3f}")
     failed = 0
-    for service in ("", *SERVICES):
+    for service in ("", *service_names()):
         for kind in ("step", "closure", "state", "incomplete"):
             found = [one for one in report.findings if (one.service, one.kind) == (service, kind)]
             unstable = [one for one in report.unstable if (one.service, one.kind) == (service, kind)]

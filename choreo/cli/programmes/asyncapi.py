@@ -7,8 +7,7 @@ import orjson
 
 from choreo.chassis.kafka.admin.topics import FOREVER
 from choreo.chassis.service import Service
-from choreo.chassis.settings import TOPICS
-from choreo.message.catalog import SOURCE_OF_TYPE, published_by
+from choreo.message.catalog import SOURCE_OF_TYPE, published_by, topic_of
 from choreo.message.codec import encode
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
@@ -24,8 +23,8 @@ def asyncapi_of(service: Service[Any], partitions: int, examples: Mapping[str, E
     """AsyncAPI 3.0. `partitions` are those of each topic; an example is an event of its type."""
     published = published_by(service.name)
     facts = sorted({*published, *service.consumes}, key=lambda fact: fact.__name__)
-    heard = sorted({TOPICS[SOURCE_OF_TYPE[fact.__name__]] for fact in service.consumes})
-    operations: Json = {"publish": _operation("send", TOPICS[service.name], published)}
+    heard = sorted({topic_of(SOURCE_OF_TYPE[fact.__name__]) for fact in service.consumes})
+    operations: Json = {"publish": _operation("send", topic_of(service.name), published)}
     for topic in heard:
         consumed = [fact for fact in facts if fact in service.consumes and _topic(fact) == topic]
         operations[f"hear-{topic}"] = _operation("receive", topic, consumed) | {
@@ -49,7 +48,7 @@ def asyncapi_of(service: Service[Any], partitions: int, examples: Mapping[str, E
         },
         "channels": {
             topic: _channel(topic, [fact for fact in facts if _topic(fact) == topic], partitions)
-            for topic in sorted({TOPICS[service.name], *heard})
+            for topic in sorted({topic_of(service.name), *heard})
         },
         "operations": operations,
         "components": {
@@ -60,7 +59,7 @@ def asyncapi_of(service: Service[Any], partitions: int, examples: Mapping[str, E
 
 
 def _topic(fact: type[Fact]) -> str:
-    return TOPICS[SOURCE_OF_TYPE[fact.__name__]]
+    return topic_of(SOURCE_OF_TYPE[fact.__name__])
 
 
 def _channel(topic: str, facts: Iterable[type[Fact]], partitions: int) -> Json:

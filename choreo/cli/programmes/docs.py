@@ -6,8 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from choreo.chassis.registry import examples, room_of
-from choreo.chassis.settings import SERVICES, Settings
+from choreo.chassis.agreement import disagreements
+from choreo.chassis.registry import examples, port_of, service_names, service_of, services
+from choreo.chassis.runtime import build_of
+from choreo.chassis.settings import Settings
 from choreo.cli.programmes.asyncapi import asyncapi_of
 from choreo.message.catalog import FACT_OF_TYPE
 from choreo.message.schema import path_of, store
@@ -21,6 +23,12 @@ def docs(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if a file is stale.")] = False,
 ) -> None:
     """Write each service's OpenAPI and AsyncAPI document into docs/api, from the code. Starts nothing."""
+    settings, there = _nowhere(), examples()
+    told = [one for service in services(settings).values() for one in disagreements(service, there)]
+    for sentence in told:
+        print(sentence)
+    if told:
+        raise typer.Exit(STALE)
     stale = {name: text for name, text in documents().items() if text != _stored(name)}
     new = [] if check else [path_of(fact).name for fact in FACT_OF_TYPE.values() if store(fact)]
     for name in new:
@@ -40,14 +48,13 @@ def documents() -> dict[str, str]:
     """By file name. The same code gives the same text."""
     settings, told = _nowhere(), examples()
     found: dict[str, Any] = {}
-    for service in SERVICES:
-        composition = room_of(service, "app")
-        _, app = composition.build(settings)
-        url = f"http://127.0.0.1:{settings.port_of(service)}"
+    for service in service_names():
+        _, app = build_of(service)(settings)
+        url = f"http://127.0.0.1:{port_of(service, settings)}"
         servers = [{"url": url, "description": "As `choreo up` starts it."}]
         found[f"{service}.openapi.json"] = app.openapi() | {"servers": servers}
         found[f"{service}.asyncapi.json"] = asyncapi_of(
-            composition.service(settings), settings.partitions, told
+            service_of(service, settings), settings.partitions, told
         )
     return {name: json.dumps(document, indent=2) + "\n" for name, document in found.items()}
 
@@ -59,7 +66,10 @@ def _stored(name: str) -> str | None:
 
 def _nowhere() -> Settings:
     """The defaults, whatever the environment says, and parts that nobody connects to."""
-    away: dict[str, Any] = {f"{service}_database_url": "postgresql://nowhere" for service in SERVICES}
     return Settings.model_construct(
-        **away, kafka_bootstrap_servers="nowhere:9092", smtp_url="smtp://nowhere:25"
+        database_urls=dict.fromkeys(service_names(), "postgresql://nowhere"),
+        kafka_usernames={},
+        kafka_passwords={},
+        kafka_bootstrap_servers="nowhere:9092",
+        smtp_url="smtp://nowhere:25",
     )

@@ -12,7 +12,7 @@ import psycopg
 import typer
 
 from choreo.chassis.kafka.log_reader import LOG_UNREADABLE
-from choreo.chassis.settings import TOPICS
+from choreo.chassis.registry import all_topics
 from choreo.demo import story
 from choreo.demo.client import Customer
 from choreo.demo.screens import JsonScreen, Screen, TextScreen
@@ -84,7 +84,7 @@ async def perform(
     try:
         async with AsyncExitStack() as stack:
             timeline = Timeline()
-            topics = [facts["topic_prefix"] + topic for topic in TOPICS.values()]
+            topics = all_topics(facts["topic_prefix"])
             events = None
             if has_kafka(facts["style"]):
                 events = await stack.enter_async_context(EventReader(observer_access(facts), topics))

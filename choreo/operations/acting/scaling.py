@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from choreo.chassis.registry import own_port_of
 from choreo.chassis.settings import Settings
 from choreo.embedded.home import Home
 from choreo.embedded.part import AnswersHttp
@@ -26,7 +27,7 @@ def scale_to(settings: Settings, wanted: Mapping[str, int]) -> dict[str, int]:
         raise UsageError(one_process_each(running["style"]))
     for replica in replicas_of(wanted):
         if replica.number > len(before[replica.service]):
-            require_free(settings.own_port_of(replica.service, replica.number), replica.name)
+            require_free(own_port_of(replica.service, settings, replica.number), replica.name)
     home.leave_wish(wanted)
     deadline = time.monotonic() + _WITHIN
     for service, count in wanted.items():

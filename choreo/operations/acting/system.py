@@ -11,11 +11,21 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 from urllib.parse import urlsplit
 
+from choreo.chassis.agreement import require_agreement
+from choreo.chassis.database.comparison import require_tables
 from choreo.chassis.database.migrate import migrate
+from choreo.chassis.installed import package_of
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.admin.topics import declare_topics
-from choreo.chassis.registry import require_installed
-from choreo.chassis.settings import OBSERVER, SERVICES, Settings
+from choreo.chassis.registry import (
+    descriptions,
+    own_port_of,
+    own_settings,
+    port_of,
+    service_names,
+    service_of,
+)
+from choreo.chassis.settings import OBSERVER, Settings
 from choreo.embedded.home import Home, cache_directory
 from choreo.embedded.kafka import Kafka
 from choreo.embedded.part import AnswersHttp, Part, Program, accepts_connections
@@ -55,7 +65,7 @@ class System:
 
     def run(self, fresh: bool, counts: Mapping[str, int]) -> None:
         """`counts` says of which services there is more than one process."""
-        require_installed(*SERVICES)
+        require_agreement(descriptions().values())
         os.umask(0o077)
         databases = external_databases(self.settings)
         self.home = Home(self.settings)
@@ -65,10 +75,10 @@ class System:
                 self.home.forget_data()
             self.style = self._style(counts)
             self.listening = {
-                service: self.sockets.enter_context(listen(self.settings.port_of(service), service))
-                for service in SERVICES
+                service: self.sockets.enter_context(listen(port_of(service, self.settings), service))
+                for service in service_names()
             }
-            for replica in replicas_of(dict.fromkeys(SERVICES, 1) | dict(counts)):
+            for replica in replicas_of(dict.fromkeys(service_names(), 1) | dict(counts)):
                 self._open(replica)
             try:
                 with Supervisor(self.report.say, on_change=lambda part: self._write_run_file()) as system:
@@ -117,7 +127,7 @@ class System:
             declare_topics(admin, topic_names(self.settings), self.settings.partitions, len(nodes) or -1)
             if kafka:
                 kafka.admit(grants_of_all(self.settings))
-            for who in (*SERVICES, OBSERVER):
+            for who in (*service_names(), OBSERVER):
                 self.kafka_access[who] = kafka.user(who) if kafka else self.settings.kafka_access(who)
         self._write_observer_file(postgres)
 
@@ -181,10 +191,11 @@ class System:
 
     def _migrate(self, postgres: Postgres | None, databases: dict[str, str]) -> None:
         started = time.monotonic()
-        for service in SERVICES:
+        for service in service_names():
             if postgres:
                 owner_url, runtime_url = postgres.create_service(service)
                 migrate(service, owner_url, service, OBSERVER)
+                require_tables(service, owner_url)
             else:
                 owner_url = runtime_url = databases[service]
                 migrate_external(service, owner_url)
@@ -194,12 +205,12 @@ class System:
     def command(self, service: str) -> list[str]:
         """What runs this service."""
         composition = COMPOSITIONS.get(self.style)
-        what = [composition.program, service] if composition else [f"{service}_service"]
+        what = [composition.program, service] if composition else [package_of(service)]
         return [sys.executable, "-m", *what]
 
     def _open(self, replica: Replica) -> None:
         """Its own port; Unavailable if taken."""
-        port = self.settings.own_port_of(replica.service, replica.number)
+        port = own_port_of(replica.service, self.settings, replica.number)
         self.replicas[replica] = self.sockets.enter_context(listen(port, replica.name))
 
     def _scale(self, system: Supervisor) -> None:
@@ -224,7 +235,7 @@ class System:
     def _service(self, replica: Replica) -> Program:
         name, own = replica.service, self.replicas[replica]
         handed_over = [self.listening[name].fileno(), own.fileno()]
-        others = {f"{service.upper()}_DATABASE_URL" for service in SERVICES} | {"SMTP_URL"}
+        others = {f"{service.upper()}_DATABASE_URL" for service in service_names()} | {"SMTP_URL"}
         inherited = {key: value for key, value in os.environ.items() if key not in others}
         env = {key: value for key, value in inherited.items() if "KAFKA_" not in key} | {
             **(self.kafka_access[name].environment() if self.kafka_access else {}),
@@ -235,7 +246,7 @@ class System:
             "CHOREO_OWN_HTTP_FD": str(handed_over[1]),
             "PYTHONUNBUFFERED": "1",
         }
-        if name == "notification":
+        if service_of(name, self.settings).sends_mail:
             env["SMTP_URL"] = self.smtp_url
         service = Program(
             replica.name,
@@ -253,14 +264,14 @@ class System:
         if self.style not in COMPOSITIONS:
             return {}
         known = Secrets(self.home.secrets / "services.json")
-        digests = {name: digest_of(known[name]) for name in SERVICES}
+        digests = {name: digest_of(known[name]) for name in service_names()}
         return {
             "CHOREO_SERVICE_CREDENTIAL": known[service],
             "CHOREO_CALLER_DIGESTS": json.dumps(digests),
         }
 
     def _urls(self) -> dict[str, str]:
-        urls = {name: f"http://{LOOPBACK}:{self.settings.port_of(name)}" for name in SERVICES}
+        urls = {name: f"http://{LOOPBACK}:{port_of(name, self.settings)}" for name in service_names()}
         kafka = {"kafka": self.bootstrap} if self.bootstrap else {}
         return urls | kafka | {"mail": self.smtp_url, "logs": str(self.home.logs)}
 
@@ -268,17 +279,17 @@ class System:
         """Of each service's processes, in their order."""
         ports: dict[str, list[int]] = {}
         for replica in sorted(self.replicas):
-            port = self.settings.own_port_of(replica.service, replica.number)
+            port = own_port_of(replica.service, self.settings, replica.number)
             ports.setdefault(replica.service, []).append(port)
         return ports
 
     def _write_observer_file(self, postgres: Postgres | None) -> None:
         """For debuggers and checkers: sees everything that is no secret, and changes nothing."""
-        databases = (
-            {name: postgres.observer_url(urlsplit(self.owner_urls[name]).path[1:]) for name in SERVICES}
+        databases = {
+            name: postgres.observer_url(urlsplit(url).path[1:])
+            for name, url in self.owner_urls.items()
             if postgres
-            else {}
-        )
+        }
         kafka = self.kafka_access[OBSERVER].told() if self.kafka_access else None
         write_secret(self.home.observer_file, {"kafka": kafka, "databases": databases})
 
@@ -293,14 +304,13 @@ class System:
                 "observer": str(self.home.observer_file),
                 "topic_prefix": self.settings.topic_prefix,
                 "partitions": self.settings.partitions,
-                "decide_within": self.settings.decide_within,
-                "currency": self.settings.currency,
+                "settings": own_settings(self.settings),
                 "owner_urls": self.owner_urls,
                 "runtime_urls": self.runtime_urls,
                 "smtp_url": self.smtp_url,
                 "maildir": str(self.home.maildir) if "mail" in self.parts else None,
                 "urls": self._urls(),
-                "ports": {name: self.settings.port_of(name) for name in SERVICES},
+                "ports": {name: port_of(name, self.settings) for name in service_names()},
                 "own_ports": self._own_ports(),
                 "pids": {name: part.pid for name, part in self.parts.items()},
             }

@@ -16,7 +16,6 @@ from typing import Any
 import typer
 
 from choreo.chassis.kafka.access import KafkaAccess
-from choreo.chassis.settings import SERVICES
 from choreo.embedded.kafka import Kafka
 from choreo.embedded.postgres import Postgres
 from choreo.embedded.process import Child
@@ -32,7 +31,6 @@ _NOT_HANDED_ON = (
     "CHOREO_OWN_HTTP_FD",
     "CHOREO_TOPIC_PREFIX",
     "SMTP_URL",
-    *(f"{service.upper()}_DATABASE_URL" for service in SERVICES),
 )
 
 
@@ -101,7 +99,7 @@ class ThrowawaySystem:
         outer = {
             name: value
             for name, value in os.environ.items()
-            if name not in _NOT_HANDED_ON and "KAFKA_" not in name
+            if name not in _NOT_HANDED_ON and "KAFKA_" not in name and not name.endswith("_DATABASE_URL")
         }
         return outer | {"CHOREO_HOME": str(self.home), "CHOREO_PORT_BASE": str(self.port_base)}
 

@@ -21,8 +21,8 @@ from choreo.chassis.kafka.admin.topics import FOREVER, forgetting_settings
 from choreo.chassis.kafka.grants import AccessDenied, Grant, asking
 from choreo.chassis.kafka.log_reader import LOG_UNREADABLE, retrying
 from choreo.chassis.kafka.topic_log import LogMismatch, PartitionLog, compare, compare_last_read, describe
+from choreo.chassis.registry import all_topics, port_of, service_names
 from choreo.chassis.service import Check, Service
-from choreo.chassis.settings import SERVICES, TOPICS
 from choreo.chassis.transaction import positions
 from choreo.chassis.transaction.positions import Position, TopicPartition
 from choreo.embedded.ports import LOOPBACK
@@ -63,7 +63,7 @@ class Finding:
 async def examine(installation: Installation) -> list[Finding]:
     """Topics first, then services. What cannot be asked is a finding, too; nothing is raised."""
     prefix = installation.settings.topic_prefix
-    topics = [prefix + topic for topic in TOPICS.values()]
+    topics = all_topics(prefix)
     findings: list[Finding] = []
     log: Mapping[TopicPartition, PartitionLog] = {}
     old: Mapping[TopicPartition, int] = {}
@@ -89,7 +89,7 @@ async def examine(installation: Installation) -> list[Finding]:
         httpx2.AsyncClient(timeout=_REQUEST_TIMEOUT_SECONDS, trust_env=False) as http,
     ):
         for name, engine in engines.items():
-            ports = installation.own_ports.get(name) or [installation.settings.port_of(name)]
+            ports = installation.own_ports.get(name) or [port_of(name, installation.settings)]
             for replica, port in zip(replicas_of({name: len(ports)}), ports, strict=True):
                 findings.append(await _ready(http, replica, port))
             service = installation.service(name)
@@ -172,14 +172,14 @@ def _kafka_grants(acls: Acls | Unknowable | None, installation: Installation) ->
     if acls is None:
         return [Finding("Kafka", "grants", "no authorizer: everybody may do everything")]
     settings = installation.settings
-    by_service = {name: installation.service(name).grants(settings.topic_prefix) for name in SERVICES}
+    by_service = {name: installation.service(name).grants(settings.topic_prefix) for name in service_names()}
     needed: dict[str, set[Grant]] = {}
     for name, grants in by_service.items():  # several may have one name
         needed.setdefault(settings.kafka_access(name).principal, set()).update(grants)
     resources = {(grant.resource, grant.name) for grants in by_service.values() for grant in grants}
     resources.add(("cluster", "kafka-cluster"))
     findings = []
-    for name in SERVICES:
+    for name in service_names():
         principal = settings.kafka_access(name).principal
         may = acls.allowed(principal, resources)
         told = [f"{grant} is missing" for grant in sorted(by_service[name] - may)]

@@ -14,9 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from choreo.chassis.database.connection import make_engine
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.relay import partition_of
-from choreo.chassis.registry import service_of
+from choreo.chassis.registry import service_names, service_of
 from choreo.chassis.service import Service
-from choreo.chassis.settings import OBSERVER, SERVICES, Settings
+from choreo.chassis.settings import OBSERVER, Settings, unusable
 from choreo.embedded.home import Home
 from choreo.errors import Incomplete, Unavailable
 from choreo.styles.composition import COLLABORATION, has_kafka
@@ -86,10 +86,9 @@ def read_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        why = first["msg"].lower()
         field = str(first["loc"][0])
         variable = field if field.isupper() else f"CHOREO_{field.upper()}"
-        raise Unavailable(f"{variable} is not usable: {why}; correct it or unset it.") from None
+        raise unusable(variable, first["msg"]) from None
 
 
 def find_installation() -> Installation:
@@ -98,17 +97,17 @@ def find_installation() -> Installation:
     facts = running_system(settings)
     if facts is not None:
         kafka = observer_access(facts) if has_kafka(facts["style"]) else KafkaAccess("")
-        users = {f"{name}_kafka_username": username for name, username in facts["kafka_users"].items()}
-        told = users | {
+        passwords = {**settings.kafka_passwords, OBSERVER: SecretStr(kafka.password)}
+        told = {
             "kafka_bootstrap_servers": kafka.bootstrap,
             "kafka_security_protocol": kafka.protocol,
             "kafka_sasl_mechanism": kafka.mechanism,
             "kafka_ca_file": kafka.ca_file,
-            "observer_kafka_password": SecretStr(kafka.password),
+            "kafka_usernames": {**settings.kafka_usernames, **facts["kafka_users"]},
+            "kafka_passwords": passwords,
             "topic_prefix": facts["topic_prefix"],
             "partitions": facts["partitions"],
-            "currency": facts["currency"],
-            "decide_within": facts["decide_within"],
+            "own": facts["settings"],
         }
         return Installation(
             settings.model_copy(update=told),
@@ -117,9 +116,9 @@ def find_installation() -> Installation:
             facts["owner_urls"],
             facts["style"],
         )
-    urls = {name: settings.database_url_of(name) for name in SERVICES}
-    if settings.kafka_bootstrap_servers and all(urls.values()):
-        return Installation(settings, {name: url for name, url in urls.items() if url})
+    urls = {name: url for name in service_names() if (url := settings.database_urls.get(name))}
+    if settings.kafka_bootstrap_servers and len(urls) == len(service_names()):
+        return Installation(settings, urls)
     raise Unavailable(
         f"No system runs from {Home(settings).path}: start it with `choreo up`, name its home with "
         "CHOREO_HOME or its CHOREO_PORT_BASE, or set KAFKA_BOOTSTRAP_SERVERS and every ..._DATABASE_URL."

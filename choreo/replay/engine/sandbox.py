@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from functools import cache, partial, wraps
+from functools import partial, wraps
 from types import FrameType, ModuleType
 from typing import Any, Generic, TypeVar
 
-from choreo.chassis.settings import SERVICES
+from choreo.chassis.installed import named
 from choreo.chassis.source_lines import lines_to
 from choreo.chassis.transaction.step import Outcome
 from choreo.errors import HandlerMisbehaves
@@ -370,6 +370,5 @@ def _is_of_a_service(frame: FrameType | None, *, otherwise: bool) -> bool:
     return otherwise
 
 
-@cache
 def _is_a_service(package: str) -> bool:
-    return package in {f"{name}_service" for name in SERVICES}
+    return package in {entry.module.partition(".")[0] for entry in named().values()}

@@ -24,9 +24,6 @@ from choreo.replay.sources.records import Broken, JournalEntry, Source
 
 S = TypeVar("S")
 
-ALWAYS_WHOLE = "user"
-"""Whether a login is free depends on other keys: of this service all are taken, whatever is asked for."""
-
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
@@ -84,7 +81,7 @@ class Done:
 class Walk(Generic[S]):
     """Takes a service's inputs, or those of one key.
 
-    Whether a login is free depends on other keys: of the user service, all of the stream are taken.
+    Of a service that needs all keys, as a login is free or not whoever asks, all of the stream are taken.
     """
 
     def __init__(
@@ -199,7 +196,7 @@ class Walk(Generic[S]):
     async def _read_facts(self) -> int:
         """Reads what was decided, before anything is told: see `RecordedFacts`. Returns how much it read."""
         service, read = self.service.name, 0
-        key = None if service == ALWAYS_WHOLE else self.key
+        key = None if self.service.needs_all_keys else self.key
         own_topic = self._source.cut.topic_of(service)
         async with aclosing(self._source.batches()) as batches:  # type: ignore[type-var]
             async for batch in batches:
@@ -269,7 +266,7 @@ class Walk(Generic[S]):
     def _concerns(self, key: str) -> bool:
         if key in self._excluded_keys:
             return False
-        return self.key in (None, key) or self.service.name == ALWAYS_WHOLE
+        return self.key in (None, key) or self.service.needs_all_keys
 
     def _stop(self, entry: JournalEntry, why: str) -> None:
         self._excluded_keys.add(entry.key)

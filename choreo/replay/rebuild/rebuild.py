@@ -15,11 +15,13 @@ from uuid import UUID
 
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.topic_log import LogMismatch, PartitionLog, compare
+from choreo.chassis.registry import all_topics, own_settings
 from choreo.chassis.service import Service
-from choreo.chassis.settings import TOPICS, Settings
+from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.positions import Position, TopicPartition
 from choreo.chassis.transaction.state_store import Memory
 from choreo.errors import HandlerMisbehaves
+from choreo.message.catalog import topic_of
 from choreo.message.codec import Record, TopicRecord, Undecodable, UnknownType, decode, type_in
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
@@ -82,10 +84,10 @@ class Topics:
         self.service = service
         self._settings = settings
         self._access = access
-        self.own = settings.topic_prefix + TOPICS[service.name]
+        self.own = settings.topic_prefix + topic_of(service.name)
         heard = service.heard_topics(settings.topic_prefix)
         # In the topics' order: the user service's facts come first where nothing else says what came first.
-        self.heard = [topic for name in TOPICS.values() if (topic := settings.topic_prefix + name) in heard]
+        self.heard = [topic for topic in all_topics(settings.topic_prefix) if topic in heard]
 
     @property
     def names(self) -> list[str]:
@@ -130,8 +132,7 @@ class Topics:
             spans,
             (),
             settings.topic_prefix,
-            settings.currency,
-            settings.decide_within,
+            own_settings(settings),
             None if keys is None else frozenset(keys),
         )
 

@@ -22,7 +22,8 @@ from choreo.chassis.database.connection import session
 from choreo.chassis.database.tables import keys
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.log_reader import Fetched, LogReader, NothingCame, describe_retrying
-from choreo.chassis.settings import TOPICS, Settings
+from choreo.chassis.registry import all_topics, own_settings
+from choreo.chassis.settings import Settings
 from choreo.chassis.transaction import outbox
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode
@@ -142,7 +143,7 @@ async def open_live(
     With a flow or a time, it has only the keys that this touches, each from its beginning: what is decided
     about a key follows from all that came before. Raises psycopg.Error and what is in `LOG_UNREADABLE`.
     """
-    topics = [settings.topic_prefix + topic for topic in TOPICS.values()]
+    topics = all_topics(settings.topic_prefix)
     before = await describe_retrying(access, topics)
     async with AsyncExitStack() as stack:
         conns, snapshots = {}, {}
@@ -161,8 +162,7 @@ async def open_live(
             spans,
             tuple(urls),
             settings.topic_prefix,
-            settings.currency,
-            settings.decide_within,
+            own_settings(settings),
             selected,
             until,
         )

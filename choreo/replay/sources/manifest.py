@@ -3,9 +3,11 @@
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from choreo.chassis.settings import SERVICES, TOPICS
+from choreo.chassis.registry import all_topics, own_settings, service_names, service_of
+from choreo.chassis.settings import Settings
+from choreo.errors import Unavailable
 from choreo.replay.sources.records import Cut, Span
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -33,8 +35,8 @@ class Manifest(_Told):
 
     services: list[str]
     topic_prefix: str
-    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
-    decide_within: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    settings: dict[str, dict[str, Any]]
+    """By service, its own."""
     keys: list[str] | None
     until: str | None
     redacted: bool
@@ -45,17 +47,39 @@ class Manifest(_Told):
     columns: dict[str, dict[str, list[str]]] = {}
     edited: dict[str, dict[str, list[_Row]]] = {}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_today(cls, told: Any) -> Any:
+        """Recordings of before have all services' settings beside everything else."""
+        if not isinstance(told, dict) or "settings" in told:
+            return told
+        known = own_settings(Settings.model_construct())
+        own = {
+            name: {field: told[field] for field in there if field in told} for name, there in known.items()
+        }
+        return told | {"settings": own}
+
+    @field_validator("settings")
+    @classmethod
+    def _are_usable(cls, own: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name in own:
+            try:
+                service_of(name, Settings.model_construct(own=own))
+            except Unavailable as error:
+                raise ValueError(str(error)) from error
+        return own
+
     @field_validator("services")
     @classmethod
     def _are_known(cls, services: list[str]) -> list[str]:
-        if unknown := set(services) - set(SERVICES):
+        if unknown := set(services) - set(service_names()):
             raise ValueError(f"nobody knows a service {min(unknown)}")
         return services
 
     @field_validator("partitions")
     @classmethod
     def _are_ours(cls, partitions: list[_Partition], told: ValidationInfo) -> list[_Partition]:
-        ours = {told.data.get("topic_prefix", "") + topic for topic in TOPICS.values()}
+        ours = set(all_topics(told.data.get("topic_prefix", "")))
         if foreign := {partition.topic for partition in partitions} - ours:
             raise ValueError(f"no service writes to the topic {min(foreign)}")
         return partitions
@@ -69,8 +93,7 @@ class Manifest(_Told):
             },
             services=tuple(self.services),
             topic_prefix=self.topic_prefix,
-            currency=self.currency,
-            decide_within=self.decide_within,
+            own_settings=self.settings,
             keys=None if self.keys is None else frozenset(self.keys),
             until=datetime.fromisoformat(self.until) if self.until else None,
             redacted=self.redacted,

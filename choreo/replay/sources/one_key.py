@@ -15,10 +15,12 @@ from sqlalchemy import Table, Uuid
 
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.log_reader import LogReader, NothingCame
+from choreo.chassis.registry import own_settings
 from choreo.chassis.service import Service
-from choreo.chassis.settings import TOPICS, Settings
+from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.chassis.transaction.state_store import TableMapping
+from choreo.message.catalog import topic_of
 from choreo.message.codec import TopicRecord
 from choreo.replay.sources.live import _ENTRIES, Connection, _snapshot, trimmed, unpublished_of
 from choreo.replay.sources.records import Broken, Cut, EditedRow, Item, JournalEntry, sequence_of
@@ -55,14 +57,13 @@ class OneKey:
         partition: int,
     ) -> None:
         self.key = key
-        self._own = settings.topic_prefix + TOPICS[service.name], partition
+        self._own = settings.topic_prefix + topic_of(service.name), partition
         self._items: list[Item] = []
         self.cut = Cut(
             {},
             (service.name,),
             settings.topic_prefix,
-            settings.currency,
-            settings.decide_within,
+            own_settings(settings),
             keys=frozenset({key}),
         )
         self._access = access

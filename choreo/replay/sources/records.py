@@ -13,8 +13,10 @@ from uuid import UUID
 
 from sqlalchemy import Table
 
-from choreo.chassis.settings import TOPICS, Settings
+from choreo.chassis.registry import service_names
+from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.positions import TopicPartition
+from choreo.message.catalog import topic_of
 from choreo.message.codec import Record, TopicRecord
 
 Values = Mapping[str, Any] | Sequence[Any]
@@ -99,8 +101,8 @@ class Cut:
     services: tuple[str, ...]
     """Whose journals are in it."""
     topic_prefix: str
-    currency: str
-    decide_within: float
+    own_settings: Mapping[str, Mapping[str, Any]]
+    """By service: see `OwnSettings`."""
     keys: frozenset[str] | None = None
     """Only these keys, each from its beginning; None: all of them."""
     until: datetime | None = None
@@ -118,17 +120,15 @@ class Cut:
     @property
     def settings(self) -> Settings:
         """What of an installation's settings decisions depend on."""
-        return Settings(
-            currency=self.currency, decide_within=self.decide_within, topic_prefix=self.topic_prefix
-        )
+        return Settings(own=self.own_settings, topic_prefix=self.topic_prefix)
 
     @property
     def service_of(self) -> Mapping[str, str]:
         """By topic."""
-        return {self.topic_of(service): service for service in TOPICS}
+        return {self.topic_of(service): service for service in service_names()}
 
     def topic_of(self, service: str) -> str:
-        return self.topic_prefix + TOPICS[service]
+        return self.topic_prefix + topic_of(service)
 
 
 class Broken(Exception):

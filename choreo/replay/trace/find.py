@@ -17,9 +17,10 @@ from choreo.chassis import clock
 from choreo.chassis.database.connection import Connection
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.log_reader import LogReader, NothingCame
-from choreo.chassis.settings import TOPICS
+from choreo.chassis.registry import all_topics, follows
 from choreo.chassis.transaction import outbox
 from choreo.chassis.transaction.positions import TopicPartition
+from choreo.message.catalog import topic_of
 from choreo.message.codec import TopicRecord, decode
 from choreo.replay.sources.records import Broken
 from choreo.replay.trace.journals import JournalRow, journal_of, open_session
@@ -62,9 +63,9 @@ _FLOWS_OF_ORDERS = """/* trace.flows_of_orders: whoever placed or cancelled them
 SELECT DISTINCT correlation_id FROM journal
 WHERE key = ANY(%(keys)b::text[]) AND kind = 'command' AND command->>'order_id' = ANY(%(orders)b::text[])"""
 
-_REGISTRATIONS = """/* trace.registrations: they decide what waited for an account */
+_CAME = """/* trace.came: what decided what had waited for it */
 SELECT correlation_id FROM journal
-WHERE key = ANY(%(keys)b::text[]) AND type = 'UserRegistered' AND outcome = 'applied'"""
+WHERE key = ANY(%(keys)b::text[]) AND type = %(type)s AND outcome = 'applied'"""
 
 _UNPUBLISHED = """/* trace.unpublished */
 SELECT event_id, key, partition, value, headers, decided_at FROM outbox WHERE key = ANY(%(keys)b::text[])"""
@@ -111,11 +112,11 @@ async def find(
                 progress(done, 2 * len(entries))
                 if not await log.has_all_of(service, entry, unpublished):
                     lost.add(entry.id)
-            # They may have waited for an account, and what was decided then nobody may have heard yet.
-            if undecided(log.of(flows)):
-                registered = await _column(conns["billing"], _REGISTRATIONS, keys=keys)
-                for entry in (await journal_of(conns["billing"], "billing", [], registered)).entries:
-                    await log.has_all_of("billing", entry, unpublished)
+            # They may have waited, as for an account, and what was decided then nobody may have heard yet.
+            for service, type in _came_for(undecided(log.of(flows))):
+                came = await _column(conns[service], _CAME, keys=keys, type=type)
+                for entry in (await journal_of(conns[service], service, [], came)).entries:
+                    await log.has_all_of(service, entry, unpublished)
             events = log.of(flows)
         return Material(
             flows=flows,
@@ -155,6 +156,13 @@ async def _newest(conns: Mapping[str, Connection], key: str, limit: int) -> tupl
     return set(newest), len(began) - len(newest)
 
 
+def _came_for(waiting: Mapping[str, Collection[UUID]]) -> Iterable[tuple[str, str]]:
+    """Yields by service the type of the fact for which these have waited."""
+    for (service, _), follow in follows().items():
+        if follow.waits_for and waiting.get(service):
+            yield service, follow.waits_for.__name__
+
+
 async def _of_the_same_orders(conn: Connection, flows: Collection[UUID]) -> set[UUID]:
     """Returns the flows that cancelled what these placed, or placed what these cancelled."""
     asked = [entry for entry in (await journal_of(conn, "order", [], flows)).entries if entry.order_id]
@@ -180,7 +188,7 @@ class _Log:
     ) -> None:
         self._reader = reader
         self._prefix, self._partition_of = prefix, partition_of
-        self._topics = {prefix + topic for topic in TOPICS.values()}
+        self._topics = set(all_topics(prefix))
         self._keys = {key.encode() for key in keys}
         self._found: dict[tuple[str, int, int], PublishedEvent] = {}
         self._steps: set[tuple[str, str, int]] = set()
@@ -217,7 +225,7 @@ class _Log:
         missing = {(service, entry.key, step) for step in steps} - known
         if not missing:
             return True
-        place = self._prefix + TOPICS[service], self._partition_of(entry.key)
+        place = self._prefix + topic_of(service), self._partition_of(entry.key)
         begin = await self._reader.first_since(place, entry.decided_at - _CLOCKS)
         end = await self._reader.latest(place)
         if begin is None:

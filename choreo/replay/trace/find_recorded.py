@@ -46,17 +46,12 @@ def find_recorded(
             case OutboxRecord(record=record):
                 if _is_of(record, keys) and (fact := decode(record)).correlation_id in flows:
                     unpublished.append(UnpublishedEvent.of(fact))
-    unpaid = undecided(events)
-    waiting = {
-        event.id for event in events if event.type == "OrderCreated" and event.data["order_id"] in unpaid
-    }
+    waiting = undecided(events)
     return Material(
         flows=flows,
         events=events,
         journals={
-            service: _journal(
-                recording, found, consumed_types.get(service, ()), waiting if service == "billing" else ()
-            )
+            service: _journal(recording, found, consumed_types.get(service, ()), waiting.get(service, ()))
             for service, found in entries.items()
         },
         unpublished=without_published(unpublished, events),

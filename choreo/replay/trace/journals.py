@@ -11,6 +11,7 @@ import psycopg
 from psycopg.rows import class_row
 
 from choreo.chassis.database.connection import Connection, session
+from choreo.chassis.registry import descriptions
 from choreo.chassis.transaction import positions
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.replay.trace.published_events import PublishedEvent
@@ -42,15 +43,6 @@ LEFT JOIN LATERAL (
 WHERE journal.id = ANY(%(ids)b::uuid[]) OR correlation_id = ANY(%(flows)b::uuid[])
     OR journal.key = ANY(%(keys)b::text[]) AND decided_at = ANY(%(times)b::timestamptz[])
 ORDER BY journal.position"""
-
-_WAITING = {
-    "billing": """/* journals.waiting: orders whose account is not there yet */
-SELECT event_id FROM payments WHERE outcome = 'waiting' AND event_id = ANY(%b::uuid[])""",
-    "notification": """/* journals.waiting: notifications whose user is not known yet */
-SELECT event_id FROM notifications LEFT JOIN recipients USING (user_id)
-WHERE status = 'pending' AND recipients.user_id IS NULL AND event_id = ANY(%b::uuid[])""",
-}
-"""Which heard events lack a prerequisite, by the services where that may happen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,8 +157,9 @@ async def journal_of(
         entries = await cursor.fetchall()
     read = await positions.read(conn, sorted({event.topic for event in events}))
     waiting: list[tuple[UUID]] = []
-    if service in _WAITING:
-        waiting = await (await conn.execute(_WAITING[service].encode(), [ids])).fetchall()
+    waits = descriptions()[service].waiting
+    if waits and waits.of_events:
+        waiting = await (await conn.execute(waits.of_events.encode(), [ids])).fetchall()
     return Journal(
         entries,
         {position.place: position.next_offset for position in read},

@@ -1,38 +1,21 @@
 """What followed from what, as trees: and in them, where it should have been, what has not followed yet.
 
-A service that hears an event either decides something because of it or does not; `FOLLOWS` says when it
+A service that hears an event either decides something because of it or does not; its description says when it
 must. What is not there is held against the service's journal, which knows why: see decision 25.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
+from choreo.chassis.registry import follows
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.replay.trace.hops import Hearing, Way, ways
 from choreo.replay.trace.journals import Journal, JournalRow
 from choreo.replay.trace.published_events import PublishedEvent, in_causal_order
-
-_PAID = ("PaymentConfirmed", "PaymentRejected")
-_TOLD = ("NotificationSent", "NotificationFailed")
-
-FOLLOWS: Mapping[tuple[str, str], tuple[str, ...]] = {
-    ("billing", "UserRegistered"): ("AccountCreated",),
-    ("billing", "OrderCreated"): _PAID,
-    ("billing", "OrderCancelled"): ("PaymentRefunded", "PaymentRejected"),
-    ("notification", "PaymentConfirmed"): _TOLD,
-    ("notification", "PaymentRejected"): _TOLD,
-    ("notification", "PaymentRefunded"): _TOLD,
-}
-"""By service and what it hears: what it decides because of it sooner or later, any one of these."""
-
-_WAITS = {
-    "billing": "waits for the account",
-    "notification": "waits for the user's address",
-}
-_UNDECIDED = {"billing": "nothing was decided", "notification": "the mail is not sent yet"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +28,7 @@ class UnpublishedEvent:
     sequence: int
     flow: UUID
     cause: UUID | None
-    order_id: str | None
+    data: Mapping[str, Any]
 
     @staticmethod
     def of(event: Event[Fact]) -> "UnpublishedEvent":
@@ -56,7 +39,7 @@ class UnpublishedEvent:
             sequence=event.sequence,
             flow=event.correlation_id,
             cause=event.causation_id,
-            order_id=event.data.model_dump(mode="json").get("order_id"),
+            data=event.data.model_dump(mode="json"),
         )
 
 
@@ -138,10 +121,15 @@ def trees(material: Material, consumed_types: Mapping[str, Collection[str]]) -> 
     return sorted((tree for tree in found if tree), key=lambda tree: tree.began_at)
 
 
-def undecided(events: Sequence[PublishedEvent]) -> set[str]:
-    """Returns the orders of which no payment's outcome is among these."""
-    settled = {event.data["order_id"] for event in events if event.type in _PAID}
-    return {event.data["order_id"] for event in events if event.type == "OrderCreated"} - settled
+def undecided(events: Sequence[PublishedEvent]) -> dict[str, set[UUID]]:
+    """Returns by service those of these that must wait for something, as nothing was decided about them."""
+    found = {}
+    for (service, heard), follow in follows().items():
+        if follow.waits_for and not follow.later:
+            settled = {event.data[follow.about] for event in events if event.type in follow.types}
+            mine = [event for event in events if event.type == heard]
+            found[service] = {event.id for event in mine if event.data[follow.about] not in settled}
+    return found
 
 
 def without_published(
@@ -165,6 +153,7 @@ class _Flow:
             event for _, event in in_causal_order(event for event in material.events if event.flow == flow)
         ]
         self._ids = {event.id for event in self._events}
+        self._follows = follows()
 
     def tree(self) -> Tree | None:
         """Returns None where nothing is known of it."""
@@ -239,10 +228,11 @@ class _Flow:
             case "unread":
                 return self._since(event, hearing.service, expects, "unread", "not heard yet")
             case "waiting":
-                says = _WAITS[hearing.service]
+                says = self._follows[hearing.service, event.type].waits
                 return self._since(event, hearing.service, expects, "waiting", says)
-        state = "unsent" if hearing.service == "notification" else "undecided"
-        return self._since(event, hearing.service, expects, state, _UNDECIDED[hearing.service])
+        later = self._follows[hearing.service, event.type].later
+        state, says = ("unsent", later) if later else ("undecided", "nothing was decided")
+        return self._since(event, hearing.service, expects, state, says)
 
     def _since(
         self, event: PublishedEvent, service: str, expects: tuple[str, ...], state: str, says: str
@@ -257,25 +247,21 @@ class _Flow:
 
     def _expected(self, event: PublishedEvent, service: str) -> tuple[str, ...]:
         """Returns what the service still has to decide because of this; nothing where it has."""
-        expects = FOLLOWS.get((service, event.type), ())
-        order_id = event.data.get("order_id") if service == "billing" else None
+        follow = self._follows.get((service, event.type))
+        if follow is None or not follow.must(event.data):
+            return ()
+        about = event.data.get(follow.about)
         facts: list[PublishedEvent | UnpublishedEvent] = [*self._material.events, *self._material.unpublished]
         decided = {
             fact.type
             for fact in facts
             if fact.source == service
-            and (fact.cause == event.id or (order_id is not None and _order(fact) == order_id))
+            and (fact.cause == event.id or (about is not None and fact.data.get(follow.about) == about))
         }
-        if decided.intersection(expects):
+        if decided.intersection(follow.types):
             return ()
-        if "PaymentConfirmed" in decided:
-            return tuple(type for type in expects if type != "PaymentRejected")
-        return expects
-
-
-def _order(fact: PublishedEvent | UnpublishedEvent) -> str | None:
-    """Returns the order it is about."""
-    return fact.order_id if isinstance(fact, UnpublishedEvent) else fact.data.get("order_id")
+        ruled_out = {out.__name__ for by, out in follow.rules_out.items() if by.__name__ in decided}
+        return tuple(type for type in follow.types if type not in ruled_out)
 
 
 def _lost(service: str) -> Gap:

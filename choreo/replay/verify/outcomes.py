@@ -9,8 +9,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from choreo.chassis.http.money import decimal_text
-from choreo.chassis.service import Service
+from choreo.chassis.service import End, Service
 from choreo.chassis.transaction.state_store import TableMapping
 from choreo.message.catalog import FACT_OF_TYPE
 from choreo.replay.engine.cases import case_of
@@ -23,14 +22,7 @@ from choreo.replay.sources.rows import Digest, canonical, plain, values
 from choreo.replay.verify.findings import Finding, Tally
 from choreo.replay.verify.simulation import Difference, Origin, Simulation
 
-_ENDS: Mapping[str, tuple[str, ...]] = {
-    "users": ("login", "email"),
-    "orders": ("status", "reason"),
-    "accounts": ("balance",),
-    "notifications": ("kind", "status", "subject", "text"),
-}
-"""By table: what somebody outside sees of a row. Other rows follow from the facts, and are counted."""
-
+_NO_END = End(())
 Rows = dict[Any, Any]
 """By primary key."""
 
@@ -126,6 +118,7 @@ class _Table:
         simulation: Simulation,
     ) -> None:
         self.service, self.mapping, self.in_memory, self.simulation = service, mapping, in_memory, simulation
+        self.end = in_memory.service.ends.get(mapping.table.name, _NO_END)
 
     @property
     def name(self) -> str:
@@ -139,7 +132,7 @@ class _Table:
         row = recorded if mine is None else mine
         key, name = _key(self.mapping, row), self.mapping.name_of(row)
         origin = self.simulation.origins.get((self.service, key)) or self._writer(name, column)
-        expected, got = _row_as_dict(self.name, column, recorded), _row_as_dict(self.name, column, mine)
+        expected, got = self.as_dict(column, recorded), self.as_dict(column, mine)
         return Difference(
             "state",
             self.service,
@@ -170,26 +163,28 @@ class _Table:
         return Origin(service=self.service, type=type_, event=str(id), at="", time="", handler=handler)
 
     def _says(self, row: Any, column: str, recorded: Any, mine: Any) -> str:
-        before, after = _end(self.name, recorded), _end(self.name, mine)
-        match self.name:
-            case "orders":
-                return f"order {row.id} is {after}, and was {before}"
-            case "accounts":
-                return f"the balance of {row.user_id} is {after}, and was {before}"
-            case "notifications" if recorded is None:
-                return f"notification {row.kind} of order {row.order_id} is new"
-            case "notifications" if mine is None:
-                return f"notification {row.kind} of order {row.order_id} is not told any more"
-            case "notifications":
-                return f"notification {row.kind} of order {row.order_id} has another {column}"
-        name = self.mapping.name_of(row)
+        if self.end.name is None:
+            name = self.mapping.name_of(row)
+            if recorded is None:
+                return f"{self.name} has {name}, and had not"
+            return f"{self.name} lacks {name}" if mine is None else f"{self.name} {name} has another {column}"
+        name = self.end.name(row)
+        if self.end.value is not None:
+            before, after = (self.end.value(one) if one else "not there" for one in (recorded, mine))
+            return f"{name} is {after}, and was {before}"
         if recorded is None:
-            return f"{self.name} has {name}, and had not"
-        return f"{self.name} lacks {name}" if mine is None else f"{self.name} {name} has another {column}"
+            return f"{name} is new"
+        return f"{name} is not told any more" if mine is None else f"{name} has another {column}"
+
+    def as_dict(self, column: str, row: Any) -> dict[str, Any] | None:
+        if row is None:
+            return None
+        columns = self.end.columns or ((column,) if column else ())
+        return {name: plain(getattr(row, name)) for name in columns}
 
 
 def _compare(table: _Table, mine: Rows, recorded: Rows, excluded_keys: Collection[str], tally: Tally) -> None:
-    ends = _ENDS.get(table.name, ())
+    ends = table.end.columns
     for name in [*recorded, *(name for name in mine if name not in recorded)]:
         before, after = recorded.get(name), mine.get(name)
         key = _key(table.mapping, before or after)
@@ -217,21 +212,3 @@ def _first(columns: Iterable[str], one: Any, other: Any) -> str:
 
 def _key(mapping: TableMapping, row: Any) -> str:
     return str(getattr(row, mapping.key))
-
-
-def _row_as_dict(table: str, column: str, row: Any) -> dict[str, Any] | None:
-    if row is None:
-        return None
-    columns = _ENDS.get(table, (column,) if column else ())
-    return {name: plain(getattr(row, name)) for name in columns}
-
-
-def _end(table: str, row: Any) -> str:
-    if row is None:
-        return "not there"
-    match table:
-        case "orders":
-            return f"{row.status} ({row.reason})" if row.reason else str(row.status)
-        case "accounts":
-            return decimal_text(row.balance)
-    return ""

@@ -11,9 +11,8 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from choreo.chassis.registry import services
+from choreo.chassis.registry import service_names, services
 from choreo.chassis.service import Service
-from choreo.chassis.settings import SERVICES
 from choreo.errors import HandlerMisbehaves
 from choreo.progress import Tell, telling
 from choreo.replay.engine.deciding_lines import parting, path_of
@@ -121,7 +120,9 @@ async def report_on(
     """Verifies these services, or all that the source has; of what is found, only what is about this key and
     this time is told. The second process first calls `preload`, as module:function.
     """
-    absent = tuple(name for name in SERVICES if name not in source.cut.services) if names is None else ()
+    absent = (
+        tuple(name for name in service_names() if name not in source.cut.services) if names is None else ()
+    )
     names = source.cut.services if names is None else names
     missing = [name for name in names if name not in source.cut.services]
     lacks = [Finding("incomplete", name, f"the journal of {name} is not recorded") for name in missing]
@@ -165,7 +166,7 @@ async def closed_loop_report(
     if lacks := _lacking_for_closed_loop(source):
         return Report([Finding("incomplete", "", why) for why in lacks])
     replay = partial(closed_loop, source, services(source.cut.settings))
-    second = second_run(source, SERVICES, 1.0, preload, in_closed_loop=True)
+    second = second_run(source, service_names(), 1.0, preload, in_closed_loop=True)
     report = await _report(replay, second, [])
     report.allow(allowances)
     return report
@@ -192,7 +193,7 @@ async def _report(
 
 
 def _lacking_for_closed_loop(source: Source) -> list[str]:
-    missing = [name for name in SERVICES if name not in source.cut.services]
+    missing = [name for name in service_names() if name not in source.cut.services]
     lacks = [f"the journal of {name} is not recorded: a closed loop needs those of all" for name in missing]
     if source.cut.reduced:
         lacks.append("inputs were left out of this recording: a closed loop needs all that happened to a key")

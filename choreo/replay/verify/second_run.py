@@ -19,9 +19,9 @@ from typing import Any
 
 import orjson
 
-from choreo.chassis.registry import services
+from choreo.chassis.installed import package_of
+from choreo.chassis.registry import service_names, services
 from choreo.chassis.service import Service
-from choreo.chassis.settings import SERVICES
 from choreo.replay.engine.sandbox import refuse_always
 from choreo.replay.sources.live import join_live
 from choreo.replay.sources.recording import Recording, size_of
@@ -148,7 +148,7 @@ def _preload(order: dict[str, Any]) -> None:
 
 
 def _is_service(module: str) -> bool:
-    return module.partition(".")[0] in {f"{name}_service" for name in SERVICES}
+    return module.partition(".")[0] in set(map(package_of, service_names()))
 
 
 class _AnySet(type):

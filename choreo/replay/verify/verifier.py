@@ -15,7 +15,7 @@ from choreo.replay.engine.hidden_inputs import Sample
 from choreo.replay.engine.in_memory_service import InMemoryService, Put, refusal_as_dict
 from choreo.replay.engine.row_digests import digest_of_facts, digest_of_rows, first_otherwise, wrote_in
 from choreo.replay.engine.sandbox import SideEffect, take
-from choreo.replay.engine.walk import ALWAYS_WHOLE, Ahead
+from choreo.replay.engine.walk import Ahead
 from choreo.replay.sources.records import Cut, JournalEntry, Wrote
 from choreo.replay.verify.decisions import DecisionComparison, of_effect, of_entry, of_row
 from choreo.replay.verify.findings import Finding, ServiceTally
@@ -32,9 +32,7 @@ class Verifier:
         self.in_memory = InMemoryService(service)
         self.consumes = frozenset(service.consumes)
         self.sources = service.sources
-        self.tally = ServiceTally(
-            service=service.name, sample=1.0 if service.name == ALWAYS_WHOLE else sample
-        )
+        self.tally = ServiceTally(service=service.name, sample=1.0 if service.needs_all_keys else sample)
         self.decisions = DecisionComparison(self.tally)
         self.wrote: Wrote | None = None
         """The digest of the latest input, where it has one."""

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from choreo.chassis.registry import descriptions
 from choreo.chassis.service import Service
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode
 from choreo.replay.engine.collector import no_collector
 from choreo.replay.engine.sandbox import SideEffect
-from choreo.replay.engine.walk import ALWAYS_WHOLE
 from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, Source, lacking
 from choreo.replay.verify.compare_rows import compare_rows
 from choreo.replay.verify.decisions import Published, effect_beside_steps
@@ -95,11 +95,12 @@ def _other_keys_first(items: Sequence[Item]) -> list[Item]:
     """
     records = [item for item in items if not isinstance(item, JournalEntry)]
     entries = [item for item in items if isinstance(item, JournalEntry)]
+    kept = {name for name, service in descriptions().items() if service.needs_all_keys}
     return [
         *records,
-        *(entry for entry in entries if entry.service == ALWAYS_WHOLE),
+        *(entry for entry in entries if entry.service in kept),
         *sorted(
-            (entry for entry in entries if entry.service != ALWAYS_WHOLE),
+            (entry for entry in entries if entry.service not in kept),
             key=lambda entry: entry.key,
             reverse=True,
         ),

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import httpx2
@@ -16,8 +15,8 @@ from choreo.chassis.database.connection import Connection
 from choreo.chassis.http.answer import Answer
 from choreo.chassis.http.routes import Router
 from choreo.chassis.kafka.catch_up import CatchUp
-from choreo.chassis.registry import room_of, services
-from choreo.chassis.runtime import Runtime, serve
+from choreo.chassis.registry import port_of, services
+from choreo.chassis.runtime import Runtime, build_of, serve
 from choreo.chassis.service import Service
 from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.inputs import Respond, SideWrite
@@ -73,7 +72,7 @@ class HttpRuntime(Runtime[S]):
         return CallSettings()  # from the environment
 
     def client(self, callee: str) -> httpx2.AsyncClient:
-        url = f"http://127.0.0.1:{self.settings.port_of(callee)}"
+        url = f"http://127.0.0.1:{port_of(callee, self.settings)}"
         return httpx2.AsyncClient(base_url=url, timeout=CALL_TIMEOUT_SECONDS, trust_env=False)
 
     def topics(self) -> Sequence[Recipient]:
@@ -141,4 +140,4 @@ def consumers(settings: Settings) -> Mapping[str, Collection[str]]:
 def main(runtime: type[HttpRuntime[Any]]) -> None:
     """Runs the service that is named first on the command line."""
     name = sys.argv[1]
-    serve(name, partial(room_of(name, "app").build, runtime_of=runtime))
+    serve(name, build_of(name, runtime))

@@ -7,7 +7,7 @@ from datetime import timedelta, timezone
 import pytest
 
 from choreo.chaos.history import Record, Request
-from choreo.chaos.judge import judge, repeats
+from choreo.chaos.judge import judge, repeats, unknown
 from tests.unit.chaos.past import SERVICES, Past, header, with_data, with_header
 
 
@@ -64,6 +64,12 @@ def test_tables_columns_and_types_that_are_new_do_not_disturb(past: Story) -> No
     past.publish("PaymentDelayed", past.ada, user_id=past.ada)
     past.row("billing", "keys", key=past.ada)["sequence"] -= 1
     assert judge(past.history()) == []
+
+
+def test_a_service_that_it_does_not_know_is_named_and_not_judged(past: Story) -> None:
+    assert unknown(past.history()) == []
+    past.tables["shipping"] = {"parcels": [{"id": "1"}], "journal": [], "parked": []}
+    assert (unknown(past.history()), broken(past)) == (["shipping"], set())
 
 
 def test_a_violation_names_ids_and_figures(past: Story) -> None:

@@ -1,12 +1,13 @@
 import asyncio
 import json
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import Field
 
-from choreo.chassis.http.body import Num, fingerprint, parse_form, parse_json, validate
+from choreo.chassis.http.body import Body, Num, Whole, fingerprint, parse_form, parse_json, validate
 from choreo.chassis.http.problems import Problem
 
 
@@ -167,3 +168,19 @@ def test_a_fingerprint_is_of_the_meaning(new_thing: Any) -> None:
     assert of(b'{"price": 101}') not in same
     assert of(b'{"price": 100, "name": ""}') not in same
     assert len(fingerprint(None)) == 32
+
+
+class Counted(Body):
+    number: Annotated[Whole, Field(ge=1, le=10)]
+
+
+@pytest.mark.parametrize("number", ["1", "10"])
+def test_a_whole_number_is_one(number: str) -> None:
+    assert validate(Counted, parse_json(f'{{"number": {number}}}'.encode())).number == int(number)
+
+
+@pytest.mark.parametrize("number", ["0", "11", "1.0", "1e0", "-1", '"1"', "true", "null", "9" * 19])
+def test_what_is_no_whole_number_within_its_bounds_is_refused(number: str) -> None:
+    with pytest.raises(Problem) as refusal:
+        validate(Counted, parse_json(f'{{"number": {number}}}'.encode()))
+    assert refusal.value.status == 422

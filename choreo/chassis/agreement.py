@@ -1,0 +1,116 @@
+"""What a service has to say twice, compared: each difference is one sentence, with its cure."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import fields
+from functools import partial
+from typing import Any, get_args, get_type_hints
+
+from pydantic import BaseModel
+
+from choreo.chassis.database.tables import NOT_REPLAYED
+from choreo.chassis.installed import room_of
+from choreo.chassis.service import Service
+from choreo.errors import Unavailable
+from choreo.message.catalog import published_by
+from choreo.message.decider import types_of
+from choreo.message.state import SHARED_FACTS
+
+
+def require_agreement(services: Iterable[Service[Any]]) -> None:
+    """Raises `Unavailable` with the first thing that differs."""
+    for service in services:
+        if told := disagreements(service):
+            raise Unavailable(told[0])
+
+
+def disagreements(service: Service[Any], examples: Collection[str] | None = None) -> list[str]:
+    """`examples` are the types of which there is one; where they are not given nobody asks for any."""
+    told = [*_facts(service), *_commands(service), *_follows(service), *_rows(service)]
+    lacking = [
+        fact.__name__
+        for fact in published_by(service.name)
+        if examples is not None and fact.__name__ not in examples
+    ]
+    told += [
+        f"there is no example of {type}: name one in service.py (examples), or in events/examples.py"
+        for type in lacking
+    ]
+    return [f"{service.name}: {sentence}." for sentence in told]
+
+
+def _facts(service: Service[Any]) -> Iterator[str]:
+    decided = {*published_by(service.name)} - {*SHARED_FACTS}
+    given = {*service.own_consumed, *decided}
+    for function in filter(None, (service.decider.evolve, service.decider.react)):
+        where = _plain(function).__name__
+        taken = _types(function, "event")
+        if taken is None:
+            continue
+        for fact in _sorted(given - taken):
+            whose = "Its events name" if fact in decided else "Consumed names"
+            yield f"{whose} {fact.__name__} and {where} has no case for it: add one, or do not name it"
+        for fact in _sorted(taken - given):
+            yield (
+                f"{where} has a case for {fact.__name__}, which is neither heard nor decided here: name it "
+                "in Consumed or among its events, or take the case away"
+            )
+
+
+def _commands(service: Service[Any]) -> Iterator[str]:
+    react = service.decider.react
+    asked = {*service.commands, *((_types(react, "return") or ()) if react else ())}
+    taken = _types(service.decider.decide, "command")
+    if taken is None:
+        return
+    for command in _sorted(asked - taken):
+        yield f"Commands or react name {command.__name__} and decide does not take it: add a case for it"
+    for command in _sorted(taken - asked):
+        yield f"decide takes {command.__name__} and nobody asks for it: name it in Commands, or take it out"
+
+
+def _follows(service: Service[Any]) -> Iterator[str]:
+    for follow in service.follows:
+        if follow.heard not in service.consumes:
+            yield f"it decides because of {follow.heard.__name__}, and does not hear it: name it in Consumed"
+        for fact in _sorted({*follow.one_of} - {*published_by(service.name)}):
+            yield f"{fact.__name__} shall follow from {follow.heard.__name__}, and is not decided here"
+
+
+def _rows(service: Service[Any]) -> Iterator[str]:
+    mappings = service.own_store.mappings
+    for mapping in mappings:
+        row, table = mapping.row, mapping.table
+        has = [*row.model_fields] if issubclass(row, BaseModel) else [field.name for field in fields(row)]
+        columns = [column.name for column in table.columns]
+        for name in has:
+            if name not in columns:
+                yield (
+                    f"{row.__name__} has the field {name} and the table {table.name} no such column: add it "
+                    f"to tables.py and run `choreo migration {service.name}`, or take the field away"
+                )
+        for name in columns:
+            if name not in has and not hasattr(row, name):
+                yield f"the table {table.name} has the column {name} and {row.__name__} no such field: add it"
+    mapped = {mapping.table.name for mapping in mappings}
+    for table in room_of(service.name, "tables").metadata.tables.values():
+        if table.name not in mapped and not table.info.get(NOT_REPLAYED):
+            yield (
+                f"no row of a state is kept in the table {table.name}: map it in store.py, or say "
+                "NOT_REPLAYED of it in tables.py"
+            )
+
+
+def _types(function: Callable[..., Any], hinted: str) -> set[type[Any]] | None:
+    """Of the parameter, or of what is returned; None where nothing is said of it."""
+    hint = get_type_hints(_plain(function)).get(hinted)
+    if hinted == "command":
+        return set(types_of(hint)) if hint else None
+    return set(types_of(get_args(hint)[0])) if get_args(hint) else None
+
+
+def _plain(function: Any) -> Any:
+    return function.func if isinstance(function, partial) else function
+
+
+def _sorted(types: Iterable[type[Any]]) -> list[type[Any]]:
+    return sorted(types, key=lambda one: one.__name__)

@@ -1,0 +1,81 @@
+"""The packages that are services of this installation, found by their entry points.
+
+Each names, in the group `choreo.services`, the function that describes it. A package that is named and is not
+there is no service of this installation: choreo may be installed without the shop it comes from.
+"""
+
+import sys
+import tomllib
+from contextlib import redirect_stdout
+from functools import lru_cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from traceback import extract_tb
+from typing import Any
+
+from choreo.errors import Unavailable
+
+GROUP = "choreo.services"
+_CHECKOUT = Path(__file__).parents[2] / "pyproject.toml"
+"""Of an installation that is this very folder; what is not there is not asked."""
+
+
+def package_of(service: str) -> str:
+    """Raises `Unavailable` where it is not installed."""
+    return _package(entry_point(service))
+
+
+def room_of(service: str, room: str) -> Any:
+    """The module of this name in the service's package. Raises `Unavailable` where it is not installed."""
+    return imported(f"{package_of(service)}.{room}")
+
+
+@lru_cache(maxsize=1)
+def named() -> dict[str, EntryPoint]:
+    """Those whose package is here. Raises `Unavailable` where what is installed is not what is here."""
+    found = {entry.name: entry for entry in entry_points(group=GROUP)}
+    if late := [name for name in _in_the_checkout() if name not in found]:
+        raise Unavailable(
+            f"The {' and '.join(late)} service is named in pyproject.toml and not installed: run "
+            "`make .venv/installed`, or `pip install --no-deps -e .`."
+        )
+    return {name: entry for name, entry in found.items() if find_spec(_package(entry))}
+
+
+def _in_the_checkout() -> list[str]:
+    if not _CHECKOUT.exists():
+        return []
+    project = tomllib.loads(_CHECKOUT.read_text()).get("project", {})
+    return list(project.get("entry-points", {}).get(GROUP, {}))
+
+
+def entry_point(service: str) -> EntryPoint:
+    if service not in named():
+        raise Unavailable(
+            f"There is no {service} service here: install its package beside choreo, or run this where it "
+            "can be imported."
+        )
+    return named()[service]
+
+
+def _package(entry: EntryPoint) -> str:
+    return entry.module.rpartition(".")[0]
+
+
+def imported(module: str) -> Any:
+    """Imports what somebody wrote. Raises `Unavailable`, naming the line, where that does not work."""
+    try:
+        with redirect_stdout(sys.stderr):  # what it prints is no answer of a verb's
+            return import_module(module)
+    except SyntaxError as error:
+        at = f"{error.filename}:{error.lineno}"
+        raise Unavailable(f"{module} cannot be imported: {error.msg} at {at}.") from error
+    except Exception as error:
+        at = next(
+            f"{frame.filename}:{frame.lineno}"
+            for frame in reversed(extract_tb(error.__traceback__))
+            if not frame.filename.startswith("<")
+        )
+        raise Unavailable(f"{module} cannot be imported: {error!r} at {at}.") from error

@@ -1,0 +1,6 @@
+"""Runs the service: `python -m pinboard_service`, with the settings `choreo up` gives it."""
+
+from choreo.chassis.runtime import serve
+
+if __name__ == "__main__":
+    serve("pinboard")

@@ -1,0 +1,125 @@
+"""A service is found by its entry point, whoever's package it is in; what cannot be is one sentence."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from choreo.chassis import installed, registry
+from choreo.chassis.registry import all_topics, own_port_of, port_of, service_names
+from choreo.chassis.settings import Settings
+from choreo.errors import Unavailable
+from tests.installing import forget, installed_beside
+
+OURS = ("user", "order", "billing", "notification")
+DESCRIBED = """
+from dataclasses import replace
+from order_service.service import service as order
+from choreo.chassis.transaction.step import Decider
+
+def service(settings):
+    there = order(settings)
+    return replace(there, decider=replace(there.decider, service={name!r}), port_offset={offset})
+"""
+Install = Callable[..., None]
+
+
+@pytest.fixture(autouse=True)
+def _forgets() -> Iterator[None]:
+    yield
+    forget()
+
+
+@pytest.fixture
+def install(tmp_path: Path) -> Iterator[Install]:
+    with ExitStack() as stack:
+
+        def beside(name: str, offset: int, told_as: str | None = None) -> None:
+            files = {"__init__.py": "", "service.py": DESCRIBED.format(name=told_as or name, offset=offset)}
+            stack.enter_context(installed_beside(tmp_path, f"{name} = parcels.service:service", files))
+
+        yield beside
+
+
+def test_the_shops_services_are_there_in_the_order_of_their_ports() -> None:
+    settings = Settings(port_base=20000)
+    assert service_names() == OURS
+    assert [port_of(name, settings) for name in OURS] == [20001, 20002, 20003, 20004]
+    assert own_port_of("billing", settings, 2) == 20203
+
+
+def test_a_service_of_somebody_elses_package_joins_by_being_installed(install: Install) -> None:
+    install("shipping", 7)
+    assert service_names() == (*OURS, "shipping")
+    assert all_topics("x-")[-1] == "x-shipping-events"
+    assert registry.services(Settings())["shipping"].group("") == "shipping-service"
+    assert installed.package_of("shipping") == "parcels"
+
+
+def test_an_entry_point_without_its_package_is_no_service_here(tmp_path: Path) -> None:
+    with installed_beside(tmp_path, "shipping = nowhere_at_all.service:service", {}):
+        assert service_names() == OURS
+        with pytest.raises(Unavailable, match=r"^There is no shipping service here: install its package"):
+            installed.package_of("shipping")
+
+
+@pytest.mark.parametrize("offset", [0, 3, 5, 25])
+def test_a_port_that_is_anothers_or_out_of_the_way_is_refused_and_a_free_one_named(
+    install: Install, offset: int
+) -> None:
+    install("shipping", offset)
+    with pytest.raises(
+        Unavailable, match=rf"shipping .*cannot have port offset {offset}: .* port_offset=6 in"
+    ):
+        service_names()
+
+
+def test_a_service_that_calls_itself_otherwise_is_refused(install: Install) -> None:
+    install("shipping", 7, told_as="haulage")
+    with pytest.raises(Unavailable, match=r"^The entry point shipping describes the haulage service: give"):
+        service_names()
+
+
+def test_metadata_older_than_the_checkout_is_told_with_the_command_that_renews_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "pyproject.toml"
+    project.write_text(f'[project.entry-points."{installed.GROUP}"]\nshipping = "parcels.service:service"\n')
+    monkeypatch.setattr(installed, "_CHECKOUT", project)
+    forget()
+    with pytest.raises(Unavailable, match=r"^The shipping service is named .* run `make \.venv/installed`"):
+        service_names()
+
+
+def test_where_no_service_is_installed_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "named", dict)
+    forget()
+    with pytest.raises(Unavailable, match=r"^There is no service here: install one beside choreo"):
+        service_names()
+
+
+def test_what_is_a_services_own_is_read_from_variables_that_begin_with_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SHIPPING_DATABASE_URL", "postgresql://somewhere")
+    monkeypatch.setenv("BILLING_DATABASE_URL", "")
+    assert Settings().database_urls == {"shipping": "postgresql://somewhere"}
+
+
+def test_a_services_own_settings_come_from_its_variables_or_those_for_all_or_from_what_it_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CHOREO_DECIDE_WITHIN", "7")
+    assert registry.own_settings(Settings()) == {
+        "order": {"decide_within": 7.0},
+        "billing": {"currency": "EUR"},
+    }
+    monkeypatch.setenv("ORDER_DECIDE_WITHIN", "8")
+    assert registry.own_settings(Settings())["order"] == {"decide_within": 8.0}
+    told = Settings(own={"order": {"decide_within": 9}})
+    assert registry.own_settings(told)["order"] == {"decide_within": 9.0}
+    for variable in ("CHOREO_CURRENCY", "BILLING_CURRENCY"):
+        monkeypatch.setenv(variable, "shells")
+        with pytest.raises(Unavailable, match=rf"^{variable} is not usable: .*; correct it or unset it\.$"):
+            registry.service_of("billing", Settings())
