@@ -11,31 +11,32 @@ from shutil import copytree, ignore_patterns
 ROOT = Path(__file__).parents[2]
 _SERVICES = ("user_service", "order_service", "billing_service", "notification_service")
 
-Edit = tuple[str, str]
-"""What stands in the file, once, and what stands there instead."""
+Edits = Mapping[str, Sequence[tuple[str, str]]]
+"""By file: what stands there, once, and what instead. A file that is not there is made of the latter."""
 
 
 @dataclass(frozen=True)
 class Bug:
     name: str
-    edits: Mapping[str, Sequence[Edit]]
-    """By file. One that is not there yet is made of what would stand there instead."""
+    edits: Edits
     verdict: str
+    """Empty where it depends on when modules are imported anew: changed, or not deterministic."""
     service: str
     type: str
     """Of the input, or of the fact that a row follows from."""
     line: str
-    """What stands in the line that is told."""
+    """What stands in one of the lines that are told."""
     kind: str = "step"
     column: str = ""
     """Of a row: `table.column`."""
     says: str = ""
 
 
-def planted(where: Path, edits: Mapping[str, Sequence[Edit]]) -> Path:
-    """Copies the services and edits the copy, which is found first where it leads PYTHONPATH."""
+def planted(where: Path, edits: Edits) -> Path:
+    """Copies the services, unless they are there, and edits the copy."""
     for package in _SERVICES:
-        copytree(ROOT / package, where / package, ignore=ignore_patterns("__pycache__"))
+        if not (where / package).exists():
+            copytree(ROOT / package, where / package, ignore=ignore_patterns("__pycache__"))
     for name, changes in edits.items():
         path = where / name
         text = path.read_text() if path.exists() else ""
@@ -65,7 +66,63 @@ _SERVICE = 'SERVICE = "billing"\n'
 _TEXTS = "\n\n@dataclass(frozen=True, slots=True)\nclass Text:"
 _CONFIRMED = "def order_confirmed(fact: PaymentConfirmed) -> Text:\n"
 
+EMOJI = {
+    EVOLVE: [
+        (
+            "        case OrderCreated() as fact:\n",
+            '        case OrderCreated() as fact:\n            (fact.description or "").encode("cp1252")\n',
+        )
+    ]
+}
+CACHE = {
+    DECIDE: [
+        (_SERVICE, _SERVICE + "\n_DEPOSITED: dict[int, MoneyDeposited] = {}\n"),
+        (
+            "            return [_deposited(command, account)]",
+            "            fact = _deposited(command, account)\n"
+            "            balance = _DEPOSITED.setdefault(command.amount, fact).balance\n"
+            '            return [fact.model_copy(update={"balance": balance})]',
+        ),
+    ]
+}
+ROUNDING = {
+    DECIDE: [
+        (
+            "                    amount=payment.amount,\n"
+            "                    balance=balance + payment.amount,",
+            "                    amount=round(payment.amount, -1),\n"
+            "                    balance=balance + round(payment.amount, -1),",
+        )
+    ]
+}
+
 BUGS = [
+    Bug(
+        "a refund forgets the outcome",
+        {
+            EVOLVE: [
+                (
+                    "            state = _with_payment(state, replace(state.payments[fact.order_id], "
+                    'outcome="refunded"))\n',
+                    "",
+                )
+            ]
+        },
+        "changed",
+        "billing",
+        "PaymentRefunded",
+        "",
+        "state",
+        "payments.outcome",
+    ),
+    Bug(
+        "<= at the balance",
+        {DECIDE: [(_TOO_LITTLE, _TOO_LITTLE.replace("<", "<="))]},
+        "changed",
+        "billing",
+        "OrderCreated",
+        'return [_rejected(payment, "insufficient_funds"',
+    ),
     Bug(
         "float rounding in billing",
         {DECIDE: [(_PAID, "            balance=int((account.balance / 100 - payment.amount / 100) * 100),")]},
@@ -75,12 +132,13 @@ BUGS = [
         "return [",
     ),
     Bug(
-        "<= at the balance",
-        {DECIDE: [(_TOO_LITTLE, _TOO_LITTLE.replace("<", "<="))]},
+        "emoji in billing",
+        EMOJI,
         "changed",
         "billing",
         "OrderCreated",
-        _TOO_LITTLE.replace("<", "<="),
+        'encode("cp1252")',
+        says="raises UnicodeEncodeError",
     ),
     Bug(
         "emoji in order",
@@ -99,36 +157,39 @@ BUGS = [
         says="raises UnicodeEncodeError",
     ),
     Bug(
-        "emoji in billing",
+        "a status that forgets a combination",
         {
-            EVOLVE: [
+            STATUS: [
                 (
-                    "        case OrderCreated() as fact:\n",
-                    "        case OrderCreated() as fact:\n"
-                    '            (fact.description or "").encode("cp1252")\n',
+                    "        if self.cancel_reason is not None:",
+                    '        if self.cancel_reason is not None and self.payment != "rejected":',
                 )
             ]
         },
         "changed",
-        "billing",
-        "OrderCreated",
-        'encode("cp1252")',
-        says="raises UnicodeEncodeError",
+        "order",
+        "PaymentRejected",
+        "",
+        "state",
+        "orders.status",
     ),
     Bug(
-        "uuid4",
+        "wrong balance in a text",
         {
-            DECIDE: [
-                ("from uuid import UUID\n", "from uuid import UUID, uuid4\n"),
-                ('    return derived_id("payment", payment.order_id)', "    return uuid4()"),
+            TEXTS: [
+                (
+                    _CONFIRMED + "    amount, balance = money(fact.amount), money(fact.balance)",
+                    _CONFIRMED
+                    + "    amount, balance = money(fact.amount), money(fact.balance + fact.amount)",
+                )
             ]
         },
-        "not deterministic",
-        "billing",
-        "OrderCreated",
-        "return uuid4()",
-        "effect",
-        says="asks for chance (os.urandom)",
+        "changed",
+        "notification",
+        "PaymentConfirmed",
+        "texts.order_confirmed(fact)",
+        "state",
+        "notifications.text",
     ),
     Bug(
         "stale module cache",
@@ -151,99 +212,6 @@ BUGS = [
         "return [",
     ),
     Bug(
-        "wrong balance in a text",
-        {
-            TEXTS: [
-                (
-                    _CONFIRMED + "    amount, balance = money(fact.amount), money(fact.balance)",
-                    _CONFIRMED
-                    + "    amount, balance = money(fact.amount), money(fact.balance + fact.amount)",
-                )
-            ]
-        },
-        "changed",
-        "notification",
-        "PaymentConfirmed",
-        "texts.order_confirmed(fact)",
-        "state",
-        "notifications.text",
-    ),
-    Bug(
-        "a status that forgets a combination",
-        {
-            STATUS: [
-                (
-                    "        if self.cancel_reason is not None:",
-                    '        if self.cancel_reason is not None and self.payment != "rejected":',
-                )
-            ]
-        },
-        "changed",
-        "order",
-        "PaymentRejected",
-        "",
-        "state",
-        "orders.status",
-    ),
-    Bug(
-        "a refund forgets the outcome",
-        {
-            EVOLVE: [
-                (
-                    "            state = _with_payment(state, replace(state.payments[fact.order_id], "
-                    'outcome="refunded"))\n',
-                    "",
-                )
-            ]
-        },
-        "changed",
-        "billing",
-        "PaymentRefunded",
-        "",
-        "state",
-        "payments.outcome",
-    ),
-    Bug(
-        "a mutable default",
-        {
-            ORDER: [
-                (
-                    "def _with_order(state: Orders, event: Event[Applied], order: Order) -> Orders:",
-                    "def _with_order(state: Orders, event: Event[Applied], order: Order, changes: list = []) "
-                    "-> Orders:",
-                ),
-                (
-                    "        order = replace(order, changes=[*order.changes, change])",
-                    "        changes.append(change)\n        order = replace(order, changes=changes)",
-                ),
-            ]
-        },
-        "not deterministic",
-        "order",
-        "",
-        "changes.append(change)",
-        "state",
-        "orders.changes",
-    ),
-    Bug(
-        "a list appended in place",
-        {
-            ORDER: [
-                (
-                    "        order = replace(order, changes=[*order.changes, change])",
-                    "        if not order.changes:\n            order = replace(order, changes=[])\n"
-                    "        order.changes.append(change)",
-                )
-            ]
-        },
-        "not deterministic",
-        "order",
-        "",
-        "order.changes.append(change)",
-        "effect",
-        says="of the state it was given in place",
-    ),
-    Bug(
         "a dict changed in place",
         {
             EVOLVE: [
@@ -261,6 +229,21 @@ BUGS = [
         says="changes payments of the state it was given in place",
     ),
     Bug(
+        "uuid4",
+        {
+            DECIDE: [
+                ("from uuid import UUID\n", "from uuid import UUID, uuid4\n"),
+                ('    return derived_id("payment", payment.order_id)', "    return uuid4()"),
+            ]
+        },
+        "not deterministic",
+        "billing",
+        "OrderCreated",
+        "return uuid4()",
+        "effect",
+        says="asks for chance (os.urandom)",
+    ),
+    Bug(
         "a reaction in the order of a set",
         {
             REACT: [
@@ -274,44 +257,6 @@ BUGS = [
         "billing",
         "UserRegistered",
         "",
-    ),
-    Bug(
-        "a module cache by amount",
-        {
-            DECIDE: [
-                (_SERVICE, _SERVICE + "\n_DEPOSITED: dict[int, MoneyDeposited] = {}\n"),
-                (
-                    "            return [_deposited(command, account)]",
-                    "            fact = _deposited(command, account)\n"
-                    "            balance = _DEPOSITED.setdefault(command.amount, fact).balance\n"
-                    '            return [fact.model_copy(update={"balance": balance})]',
-                ),
-            ]
-        },
-        "not deterministic",
-        "billing",
-        "Deposit",
-        "return [fact.model_copy",
-    ),
-    Bug(
-        "LANG",
-        {
-            TEXTS: [
-                (_TEXTS, '\n\nGERMAN = "de"' + _TEXTS),
-                ("from dataclasses import dataclass\n", "import os\nfrom dataclasses import dataclass\n"),
-                (
-                    _CONFIRMED,
-                    _CONFIRMED + '    if os.environ.get("LANG", "").startswith(GERMAN):\n'
-                    '        return Text("Gute Nachricht", "")\n',
-                ),
-            ]
-        },
-        "not deterministic",
-        "notification",
-        "PaymentConfirmed",
-        'os.environ.get("LANG", "")',
-        "effect",
-        says="reads the environment (os.environ)",
     ),
     Bug(
         "the hour of UTC, through a helper",
@@ -334,6 +279,24 @@ BUGS = [
         "datetime.now(UTC).hour",
         "effect",
         says="reads the clock (datetime.now)",
+    ),
+    Bug(
+        "the local hour, through a helper",
+        {
+            "billing_service/hours.py": [
+                ("", "import time\n\n\ndef is_open():\n    return 0 <= time.localtime().tm_hour\n")
+            ],
+            DECIDE: [
+                (_SERVICE, "from billing_service.hours import is_open\n\n" + _SERVICE),
+                (_TOO_LITTLE, "if account.balance < payment.amount or not is_open():"),
+            ],
+        },
+        "not deterministic",
+        "billing",
+        "OrderCreated",
+        "time.localtime().tm_hour",
+        "effect",
+        says="reads the clock (time.localtime)",
     ),
     Bug(
         "an HTTP call, and what comes of it caught",
@@ -362,6 +325,66 @@ BUGS = [
         says="tries to open a socket",
     ),
     Bug(
+        "a list appended in place",
+        {
+            ORDER: [
+                (
+                    "        order = replace(order, changes=[*order.changes, change])",
+                    "        if not order.changes:\n            order = replace(order, changes=[])\n"
+                    "        order.changes.append(change)",
+                )
+            ]
+        },
+        "not deterministic",
+        "order",
+        "PaymentConfirmed",
+        "order.changes.append(change)",
+        "effect",
+        says="of the state it was given in place",
+    ),
+    Bug(
+        "a mutable default",
+        {
+            ORDER: [
+                (
+                    "def _with_order(state: Orders, event: Event[Applied], order: Order) -> Orders:",
+                    "def _with_order(state: Orders, event: Event[Applied], order: Order, changes: list = []) "
+                    "-> Orders:",
+                ),
+                (
+                    "        order = replace(order, changes=[*order.changes, change])",
+                    "        changes.append(change)\n        order = replace(order, changes=changes)",
+                ),
+            ]
+        },
+        "not deterministic",
+        "order",
+        "PaymentConfirmed",
+        "return _with_order(",
+        "effect",
+        says="changes orders of the state it was given in place",
+    ),
+    Bug(
+        "LANG",
+        {
+            TEXTS: [
+                (_TEXTS, '\n\nGERMAN = "de"' + _TEXTS),
+                ("from dataclasses import dataclass\n", "import os\nfrom dataclasses import dataclass\n"),
+                (
+                    _CONFIRMED,
+                    _CONFIRMED + '    if os.environ.get("LANG", "").startswith(GERMAN):\n'
+                    '        return Text("Gute Nachricht", "")\n',
+                ),
+            ]
+        },
+        "not deterministic",
+        "notification",
+        "PaymentConfirmed",
+        'os.environ.get("LANG", "")',
+        "effect",
+        says="reads the environment (os.environ)",
+    ),
+    Bug(
         "the local time zone in a text",
         {
             TELL: [
@@ -370,27 +393,10 @@ BUGS = [
         },
         "not deterministic",
         "notification",
-        "",
-        "event.time.astimezone()",
-        "effect",
-    ),
-    Bug(
-        "the local hour, through a helper",
-        {
-            "billing_service/hours.py": [
-                ("", "import time\n\n\ndef is_open():\n    return 0 <= time.localtime().tm_hour\n")
-            ],
-            DECIDE: [
-                (_SERVICE, "from billing_service.hours import is_open\n\n" + _SERVICE),
-                (_TOO_LITTLE, "if account.balance < payment.amount or not is_open():"),
-            ],
-        },
-        "not deterministic",
-        "billing",
-        "OrderCreated",
-        "time.localtime().tm_hour",
-        "effect",
-        says="reads the clock (time.localtime)",
+        "PaymentConfirmed",
+        "return Notification(",
+        "state",
+        "notifications.text",
     ),
     Bug(
         "the clock in a text, through a helper",
@@ -409,5 +415,13 @@ BUGS = [
         "datetime.now().date()",
         "effect",
         says="reads the clock (datetime.now)",
+    ),
+    Bug(
+        "a module cache by amount",
+        CACHE,
+        "",
+        "billing",
+        "Deposit",
+        "return [fact.model_copy",
     ),
 ]
