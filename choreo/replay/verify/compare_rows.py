@@ -11,7 +11,7 @@ from choreo.chassis.service import Service
 from choreo.chassis.transaction.state_store import TableMapping
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
-from choreo.replay.engine.cases import case_of
+from choreo.replay.engine.cases import case_of, written_through
 from choreo.replay.engine.in_memory_service import InMemoryService, Row
 from choreo.replay.engine.walk import Walk, Write
 from choreo.replay.sources.records import Source
@@ -141,9 +141,7 @@ def _compare_row(
 class _Wrote:
     """The fact from which a row follows as it is today."""
 
-    event: Event[Fact]
-    case: str
-    """File and line in evolve."""
+    write: Write
     left_by: Event[Fact] | None = None
     """The last fact after it that names the row, and leaves all of it as it is."""
     left_at: str = ""
@@ -182,7 +180,7 @@ async def _writers(
             written = {(write.mapping.field, write.name): write for write in of_event}
             for at, write in written.items():
                 if at in columns and _changes(write, columns[at]):
-                    found[at] = _Wrote(event, write.case)
+                    found[at] = _Wrote(write)
                 elif at in found:
                     found[at].left_by = None
             for field, value in event.data.model_dump(mode="json").items():
@@ -235,11 +233,14 @@ def _row_differs(
     else:
         says = f"{table.name} {name} has another {column}"
         expected, got = {column: expected[column]}, {column: got[column]}
-    event, handler = (writer.event, writer.case) if writer else (None, "")
-    if event:
+    event = writer.write.event if writer else None
+    lines: tuple[str, ...] = ()
+    if writer and event:
+        evolve = service.decider.evolve_of(type(event.data))
+        lines = written_through(evolve, writer.write.before, event, writer.write.row)
         says += f"; last written by {event.type} {event.id}"
     if writer and writer.left_by:
-        event, handler = writer.left_by, writer.left_at
+        event, lines = writer.left_by, (writer.left_at,)
         says += f"; {event.type} {event.id} is about it, and leaves it as it is"
     tally.findings.append(
         Finding(
@@ -249,11 +250,12 @@ def _row_differs(
             key,
             str(event.id) if event else "",
             event.type if event else "",
-            handler=handler,
+            handler=lines[-1] if lines else "",
             table=table.name,
             column=column,
             expected=expected,
             got=got,
+            lines=lines,
         )
     )
 

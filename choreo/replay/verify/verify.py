@@ -14,9 +14,10 @@ from choreo.chassis.service import Service
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode
 from choreo.replay.engine.collector import no_collector
+from choreo.replay.engine.sandbox import SideEffect
 from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, Source, lacking
 from choreo.replay.verify.compare_rows import compare_rows
-from choreo.replay.verify.decisions import Published
+from choreo.replay.verify.decisions import Published, effect_beside_steps
 from choreo.replay.verify.findings import Finding, Tally
 from choreo.replay.verify.verifier import Verifier
 
@@ -65,7 +66,10 @@ async def verify(
         tally = verifier.tally
         if not broken:
             verifier.finish(stream.gaps_of(name))
-            await compare_rows(source, verifier.in_memory, tally, going_on)
+            try:
+                await compare_rows(source, verifier.in_memory, tally, going_on)
+            except SideEffect as error:  # at a row's property
+                tally.has_effect(effect_beside_steps(name, error.effect))
         whole.findings += tally.findings
         whole.counts.update({f"{name} {what}": n for what, n in tally.counts.items()})
     whole.findings.sort(key=lambda finding: finding.time)
