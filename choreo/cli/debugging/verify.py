@@ -23,6 +23,7 @@ from choreo.cli.debugging.verify_formats import (
     report_as_junit,
 )
 from choreo.errors import Unavailable, UsageError
+from choreo.operations.reading.installation import find_installation
 from choreo.progress import Progress
 from choreo.replay.history.moments import AtTime, NoMoment, moment_of
 from choreo.replay.sources.recording import NotARecording
@@ -118,7 +119,7 @@ async def _report(
 ) -> Report:
     progress = Progress()
     if file is None:
-        progress.stage("reading the running system")
+        progress.stage(f"reading the running system, its log from {find_installation().kafka.bootstrap}")
     try:
         async with opened() as source:
             progress.done()
