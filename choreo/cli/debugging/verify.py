@@ -23,7 +23,6 @@ from choreo.cli.debugging.verify_formats import (
     report_as_junit,
 )
 from choreo.errors import Unavailable, UsageError
-from choreo.operations.reading.installation import find_installation
 from choreo.progress import Progress
 from choreo.replay.history.moments import AtTime, NoMoment, moment_of
 from choreo.replay.sources.recording import NotARecording
@@ -118,10 +117,11 @@ async def _report(
     look: Callable[[Source], Awaitable[Report]],
 ) -> Report:
     progress = Progress()
+    opening = opened()  # where there is nothing to read it says so, and no more
     if file is None:
-        progress.stage(f"reading the running system, its log from {find_installation().kafka.bootstrap}")
+        progress.stage("reading the running system")
     try:
-        async with opened() as source:
+        async with opening as source:
             progress.done()
             return await look(source)
     finally:
