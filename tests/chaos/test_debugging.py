@@ -113,6 +113,8 @@ ACTING = {
     "up",
     "scale",
     "migrate",
+    "migration",
+    "new",
     "provision",
     "demo",
     "bench",
