@@ -23,6 +23,7 @@ PATIENCE = 60.0
 ENVIRONMENT = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "COLUMNS": "1000"}
 """No plugin is loaded that is not needed; and the last lines of pytest's report are whole."""
 
+_BAD = ("FAILED tests/", "ERROR tests/")
 _ROW = re.compile(r"^\| `([\w-]+)` \| (.+?) \| `(tests/.+?)` \|$", re.MULTILINE)
 
 
@@ -89,9 +90,6 @@ async def test_the_suite_notices_that_a_guard_is_gone(
     (failed,) = told
     assert failed.startswith(f"FAILED {guard.noticed_by} - ")
     assert "TimeoutError" not in failed, "it did not fail: it waited in vain"
-
-
-_BAD = ("FAILED tests/", "ERROR tests/")
 
 
 def test_the_page_lists_the_guards_and_who_misses_them() -> None:
