@@ -351,6 +351,8 @@ def _require_sessions(name: str, settings: Settings) -> None:
 async def _serve(name: str, build: Build, settings: Settings) -> bool:
     runtime, app = build(settings)
     shared = _listening(name, settings, port_of(name, settings), settings.http_fd)
+    # dup() sets the mode anew, for all processes that share the socket: they would block in accept().
+    shared.setblocking(False)
     own = _listening(name, settings, own_port_of(name, settings), settings.own_http_fd)
     connections = Connections(settings.connections, runtime.metrics.registry)
     config = uvicorn.Config(

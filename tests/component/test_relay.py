@@ -99,11 +99,14 @@ class Post:
 
     async def says(self, sentence: str) -> None:
         """Returns once the relay's job says so."""
+        await eventually(self._state, lambda state: re.search(sentence, state.cause or "") is not None)
 
-        async def state() -> JobState:
-            return self.job.state
+    async def is_ready(self) -> None:
+        """Returns once the relay's job is: it hears a moment after the outbox that all is published."""
+        await eventually(self._state, lambda state: state.ready)
 
-        await eventually(state, lambda state: re.search(sentence, state.cause or "") is not None)
+    async def _state(self) -> JobState:
+        return self.job.state
 
     async def owned(self) -> set[int]:
         """The partitions that some relay owns."""
@@ -405,7 +408,7 @@ async def test_a_shard_that_nobody_can_own_is_named_and_the_others_go_on(
         await post.emptied(1)
         await post.says("partition 1: nobody can take the lease")
     await post.emptied()
-    assert post.job.state.ready
+    await post.is_ready()
     await stack.__aexit__(None, None, None)
     assert_first_occurrences_in_order(await post.arrived(), decided)
 
@@ -454,7 +457,7 @@ async def test_a_relay_that_began_without_kafka_publishes_once_it_is_there(post:
         assert post.database.count("outbox") == len(decided)
         async with forwarding(port, post.access.bootstrap):
             await post.emptied()
-        assert post.job.state.ready
+        await post.is_ready()
     assert_first_occurrences_in_order(await post.arrived(), decided)
 
 
@@ -504,7 +507,7 @@ async def test_a_topic_that_grew_keeps_its_keys_where_they_are(post: Post) -> No
     async with running(relay := post.relay()):
         await post.emptied()
         await relay.probe()
-        assert post.job.state.ready
+        await post.is_ready()
     assert_first_occurrences_in_order(await post.arrived(), decided)
 
 
@@ -520,7 +523,7 @@ async def test_facts_of_partitions_that_are_used_no_more_are_named_and_the_other
         await post.emptied(stray)
     async with running(post.relay()):
         await post.emptied()
-        assert post.job.state.ready
+        await post.is_ready()
 
 
 async def test_a_host_that_is_silent_keeps_nobody_from_the_others(post: Post) -> None:
@@ -548,7 +551,7 @@ async def test_a_batch_that_kafka_finds_too_large_is_split(post: Post) -> None:
     await takes_at_most(post, 1000)
     async with running(post.relay()):
         await post.emptied()
-        assert post.job.state.ready
+        await post.is_ready()
     places = await post.arrived()
     assert_first_occurrences_in_order(places, decided)
     assert len(places) == len(decided)
@@ -569,7 +572,7 @@ async def test_a_record_that_kafka_finds_too_large_holds_up_its_partition_alone(
         await post.says(f"partition {there}: .*MessageSizeTooLargeError")
         await takes_at_most(post, 10_000)
         await post.emptied()
-        assert post.job.state.ready
+        await post.is_ready()
     assert_first_occurrences_in_order(await post.arrived(), decided)
 
 
@@ -643,7 +646,7 @@ async def test_a_partition_whose_leader_does_not_answer_delays_only_itself(
         finally:
             second.resume()
         await post.emptied()
-        assert post.job.state.ready
+        await post.is_ready()
     places = await post.arrived()
     assert_first_occurrences_in_order(places, decided)
     assert len(places) == len(decided), "Kafka knows a batch again"
