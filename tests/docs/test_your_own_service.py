@@ -12,6 +12,7 @@ from shutil import copy, copytree, ignore_patterns
 import pytest
 
 from choreo.chassis.installed import GROUP
+from choreo.cli.programmes.deployed import FILES
 from choreo.operations.acting.newcomer import write_service
 from tests.walls import packages
 
@@ -81,9 +82,9 @@ class Tree:
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
     root = tmp_path_factory.mktemp("tree")
-    for folder in ("choreo", "events", "tests", "docs", *packages()):
+    for folder in ("choreo", "events", "tests", "docs", "deploy", *packages()):
         copytree(ROOT / folder, root / folder, ignore=ignore_patterns("__pycache__"))
-    for file in ("pyproject.toml", "requirements.lock", "README.md"):
+    for file in ("pyproject.toml", "requirements.lock", "README.md", "docker-compose.kafka.yml"):
         copy(ROOT / file, root)
     return Tree(root)
 
@@ -100,7 +101,8 @@ def test_who_follows_the_page_has_a_service_and_has_touched_nothing_else(tree: T
     after = tree.files()
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     ours = ("points_service/", "events/points.py", "events/schemas/Points", "tests/unit/test_points.py")
-    told = ("docs/api/points.", "choreo_kafka-0.dist-info/", "pyproject.toml")
+    told = ("docs/api/points.", "choreo_kafka-0.dist-info/", "pyproject.toml", *FILES)
     assert [name for name in sorted(changed) if not name.startswith((*ours, *told))] == []
+    assert all(b"points" in after[file] and b"points" not in before[file] for file in FILES)
     lines = {*after["pyproject.toml"].splitlines()} - {*before["pyproject.toml"].splitlines()}
     assert lines == {b'points = "points_service.service:service"'}
