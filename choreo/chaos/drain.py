@@ -11,7 +11,7 @@ from confluent_kafka import KafkaException
 from choreo.chaos.evidence import end_offsets
 from choreo.chaos.history import Place
 from choreo.chassis.database.connection import session
-from choreo.chassis.registry import descriptions
+from choreo.chassis.registry import description_of
 
 _LOOK_AGAIN = 0.1
 
@@ -60,7 +60,7 @@ def _look(facts: Mapping[str, Any], connections: Connections) -> tuple[Sight, li
     undone = []
     positions: dict[tuple[str, str, int], int] = {}
     for service, conn in connections.items():
-        waiting = descriptions()[service].waiting
+        waiting = description_of(service).waiting
         for what, query in (_COUNTS | ({waiting.what: waiting.query} if waiting else {})).items():
             ((count, _),) = conn.execute(query.encode()).fetchall()
             if count:

@@ -28,7 +28,7 @@ def service_names() -> tuple[str, ...]:
         )
     at: dict[int, list[str]] = {}
     for name in found:
-        at.setdefault(service_of(name, Settings.model_construct()).port_offset, []).append(name)
+        at.setdefault(description_of(name).port_offset, []).append(name)
     for offset, there in at.items():
         if offset not in _PORT_OFFSETS or len(there) > 1:
             raise Unavailable(
@@ -72,9 +72,14 @@ def own_settings(settings: Settings) -> dict[str, dict[str, Any]]:
     return {name: own for name, own in told.items() if own}
 
 
+def description_of(name: str) -> Service[Any]:
+    """For what is the same whatever the settings are. Raises `Unavailable` where it is not installed."""
+    return service_of(name, Settings.model_construct())
+
+
 def descriptions() -> dict[str, Service[Any]]:
-    """All of them, for what is the same whatever the settings are."""
-    return services(Settings.model_construct())
+    """All of them, in the order of their ports."""
+    return {name: description_of(name) for name in service_names()}
 
 
 def follows() -> dict[tuple[str, str], Follow]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from choreo.chassis.registry import descriptions
+from choreo.chassis.registry import description_of
 from choreo.chassis.source_lines import raised_at
 from choreo.cli.debugging.replay_source import (
     check_complete,
@@ -113,7 +113,7 @@ async def _replay(
     today: bool,
 ) -> Ahead | None:
     """Returns the input before which it stopped. By then all is closed: what is in memory is enough."""
-    async with opened(file, name, key, alone=not descriptions()[name].needs_all_keys) as source:
+    async with opened(file, name, key, alone=not description_of(name).needs_all_keys) as source:
         moment = await moment_in(source, until, name, file) if until is not None else End()
         async with walking(source, described(source, name), key, today=today) as walk:
             stepping = Stepping(walk, moment, stop, log, printer)

@@ -11,7 +11,7 @@ import psycopg
 from psycopg.rows import class_row
 
 from choreo.chassis.database.connection import Connection, session
-from choreo.chassis.registry import descriptions
+from choreo.chassis.registry import description_of
 from choreo.chassis.transaction import positions
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.replay.trace.published_events import PublishedEvent
@@ -157,7 +157,7 @@ async def journal_of(
         entries = await cursor.fetchall()
     read = await positions.read(conn, sorted({event.topic for event in events}))
     waiting: list[tuple[UUID]] = []
-    waits = descriptions()[service].waiting
+    waits = description_of(service).waiting
     if waits and waits.of_events:
         waiting = await (await conn.execute(waits.of_events.encode(), [ids])).fetchall()
     return Journal(
