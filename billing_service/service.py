@@ -7,12 +7,12 @@ from pydantic import Field
 from billing_service.commands import Commands
 from billing_service.decide import SERVICE, decide
 from billing_service.evolve import Consumed, evolve
-from billing_service.queries import LACK_AN_ACCOUNT, WITHOUT_ACCOUNT
+from billing_service.queries import ACCOUNT_BY_ID, ENTRY_BY_ID, LACK_AN_ACCOUNT, WITHOUT_ACCOUNT
 from billing_service.react import react
 from billing_service.state import Billing
 from billing_service.store import STORE
 from choreo.chassis.http.money import decimal_text
-from choreo.chassis.service import End, Follow, Service, Waiting
+from choreo.chassis.service import End, Follow, Id, Service, Waiting
 from choreo.chassis.settings import OwnSettings, Settings
 from choreo.chassis.transaction.step import Decider
 from choreo.message.decider import types_of
@@ -49,6 +49,9 @@ class BillingSettings(OwnSettings):
     currency: str = Field("EUR", pattern=r"^[A-Z]{3}$")
 
 
+IDS = (Id("account", ACCOUNT_BY_ID), Id("entry", ENTRY_BY_ID))
+
+
 def decider(settings: Settings) -> Decider[Billing]:
     currency = settings.own_of(SERVICE, BillingSettings).currency
     return Decider(SERVICE, partial(decide, currency=currency), evolve, react)
@@ -63,6 +66,7 @@ def service(settings: Settings) -> Service[Billing]:
         types_of(Commands),
         waiting,
         follows=FOLLOWS,
+        ids=IDS,
         ends={"accounts": ACCOUNTS},
         settings=settings.own_of(SERVICE, BillingSettings),
         port_offset=3,

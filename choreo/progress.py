@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from choreo.terminal import Console
 
-_LINE_SECONDS = 5.0
+_LINE_SECONDS = 4.0
 _QUIET = 2.0
 """Seconds; what is done by then needs no progress."""
 

@@ -22,6 +22,17 @@ def harmless(text: str) -> str:
     return _COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+def packed(parts: Iterable[str], width: int, indent: str = "") -> list[str]:
+    """Writes parts beside each other, and on further lines, behind the indent, what there is no room for."""
+    lines: list[str] = []
+    for part in filter(None, parts):
+        if lines and len(lines[-1]) + 2 + len(part) <= width:
+            lines[-1] += f"  {part}"
+        else:
+            lines.append(f"{indent}{part}" if lines else part)
+    return lines
+
+
 class Console(console.Console):
     """Rich's, whose own commands reach the terminal, and nobody else's."""
 

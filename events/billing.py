@@ -10,6 +10,7 @@ from choreo.message.fact import Amount, Balance, Fact
 
 class AccountCreated(Fact):
     SUBJECT: ClassVar[str] = "account_id"
+    TELLS: ClassVar[tuple[str, ...]] = ("currency",)
 
     account_id: UUID
     user_id: UUID
@@ -18,6 +19,7 @@ class AccountCreated(Fact):
 
 class MoneyDeposited(Fact):
     SUBJECT: ClassVar[str] = "entry_id"
+    TELLS: ClassVar[tuple[str, ...]] = ("amount", "balance")
 
     entry_id: UUID
     user_id: UUID
@@ -27,6 +29,7 @@ class MoneyDeposited(Fact):
 
 class MoneyWithdrawn(Fact):
     SUBJECT: ClassVar[str] = "entry_id"
+    TELLS: ClassVar[tuple[str, ...]] = ("amount", "balance")
 
     entry_id: UUID
     user_id: UUID
@@ -36,6 +39,7 @@ class MoneyWithdrawn(Fact):
 
 class PaymentConfirmed(Fact):
     SUBJECT: ClassVar[str] = "order_id"
+    TELLS: ClassVar[tuple[str, ...]] = ("amount", "balance")
 
     payment_id: UUID
     order_id: UUID
@@ -46,6 +50,7 @@ class PaymentConfirmed(Fact):
 
 class PaymentRejected(Fact):
     SUBJECT: ClassVar[str] = "order_id"
+    TELLS: ClassVar[tuple[str, ...]] = ("amount", "reason", "balance")
 
     order_id: UUID
     user_id: UUID
@@ -56,6 +61,7 @@ class PaymentRejected(Fact):
 
 class PaymentRefunded(Fact):
     SUBJECT: ClassVar[str] = "order_id"
+    TELLS: ClassVar[tuple[str, ...]] = ("amount", "balance")
 
     payment_id: UUID
     order_id: UUID

@@ -12,6 +12,7 @@ NotificationKind = Literal["order_confirmed", "order_rejected", "order_cancelled
 
 class _Delivery(Fact):
     SUBJECT: ClassVar[str] = "notification_id"
+    TELLS: ClassVar[tuple[str, ...]] = ("kind",)
 
     notification_id: UUID
     user_id: UUID

@@ -10,6 +10,7 @@ from choreo.message.fact import Amount, Fact, Moment
 
 class OrderCreated(Fact):
     SUBJECT: ClassVar[str] = "order_id"
+    TELLS: ClassVar[tuple[str, ...]] = ("price", "description")
 
     order_id: UUID
     user_id: UUID
@@ -20,6 +21,7 @@ class OrderCreated(Fact):
 
 class OrderCancelled(Fact):
     SUBJECT: ClassVar[str] = "order_id"
+    TELLS: ClassVar[tuple[str, ...]] = ("reason",)
 
     order_id: UUID
     user_id: UUID

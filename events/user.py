@@ -9,6 +9,7 @@ from choreo.message.fact import Fact
 
 class UserRegistered(Fact):
     SUBJECT: ClassVar[str] = "user_id"
+    TELLS: ClassVar[tuple[str, ...]] = ("login",)
 
     user_id: UUID
     login: str

@@ -13,6 +13,9 @@ from notification_service.tables import notifications
 PENDING = """/* notifications.pending: how many mails are to be sent, and since when the oldest */
 SELECT count(*), min(created_at) FROM notifications WHERE status = 'pending'"""
 
+BY_ID = """/* notifications.by_id */
+SELECT id, user_id::text, correlation_id FROM notifications WHERE id BETWEEN %(first)s AND %(last)s"""
+
 LACK_A_RECIPIENT = """/* notifications.lack_a_recipient: of these events, those whose user is not known yet */
 SELECT event_id FROM notifications LEFT JOIN recipients USING (user_id)
 WHERE status = 'pending' AND recipients.user_id IS NULL AND event_id = ANY(%b::uuid[])"""

@@ -1,6 +1,6 @@
 """The notification service as the chassis needs to know it, with nothing that runs."""
 
-from choreo.chassis.service import End, Follow, Service, Waiting
+from choreo.chassis.service import End, Follow, Id, Service, Waiting
 from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.step import Decider
 from choreo.message.decider import types_of
@@ -11,7 +11,7 @@ from events.user import UserRegistered
 from notification_service.commands import Commands
 from notification_service.decide import SERVICE, decide
 from notification_service.evolve import Consumed, evolve
-from notification_service.queries import LACK_A_RECIPIENT, PENDING
+from notification_service.queries import BY_ID, LACK_A_RECIPIENT, PENDING
 from notification_service.state import Notifications
 from notification_service.store import STORE
 
@@ -35,6 +35,7 @@ def service(settings: Settings) -> Service[Notifications]:
         types_of(Commands),
         waiting,
         follows=tuple(_told(fact) for fact in (PaymentConfirmed, PaymentRejected, PaymentRefunded)),
+        ids=(Id("notification", BY_ID),),
         ends={"notifications": NOTIFICATIONS},
         sends_mail=True,
         port_offset=4,

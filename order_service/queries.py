@@ -18,6 +18,9 @@ from order_service.tables import orders
 UNDECIDED = """/* orders.undecided: how many, and since when the oldest */
 SELECT count(*), min(created_at) FROM orders WHERE status = 'created'"""
 
+BY_ID = """/* orders.by_id */
+SELECT id, user_id::text, correlation_id FROM orders WHERE id BETWEEN %(first)s AND %(last)s"""
+
 _NEXT_DEADLINE = """/* orders.next_deadline: of those nobody has decided about */
 SELECT min(decide_by) FROM orders WHERE status = 'created'"""
 

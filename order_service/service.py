@@ -5,14 +5,14 @@ from functools import partial
 
 from pydantic import Field
 
-from choreo.chassis.service import End, Service, Waiting
+from choreo.chassis.service import End, Id, Service, Waiting
 from choreo.chassis.settings import OwnSettings, Settings
 from choreo.chassis.transaction.step import Decider
 from choreo.message.decider import types_of
 from order_service.commands import Commands
 from order_service.decide import SERVICE, decide
 from order_service.evolve import Consumed, evolve
-from order_service.queries import UNDECIDED
+from order_service.queries import BY_ID, UNDECIDED
 from order_service.state import Order, Orders
 from order_service.store import STORE
 
@@ -43,6 +43,7 @@ def service(settings: Settings) -> Service[Orders]:
         types_of(Consumed),
         types_of(Commands),
         waiting,
+        ids=(Id("order", BY_ID),),
         ends={"orders": End(("status", "reason"), lambda order: f"order {order.id}", _value)},
         settings=settings.own_of(SERVICE, OrderSettings),
         port_offset=2,

@@ -20,6 +20,12 @@ UNION ALL
 SELECT 'e-mail address: ' || string_agg(id::text, ' has it, not ' ORDER BY created_at, id)
 FROM users GROUP BY email_key HAVING count(*) > 1"""
 
+BY_LOGIN = """/* users.by_login: whoever has it; two, where it was two names before */
+SELECT id, id::text, NULL::uuid FROM users WHERE login_key = %(name)s"""
+
+BY_EMAIL = """/* users.by_email */
+SELECT id, id::text, NULL::uuid FROM users WHERE email_key = %(name)s"""
+
 
 async def user_of(engine: AsyncEngine, user_id: UUID) -> Row[Any] | None:
     async with engine.connect() as conn:

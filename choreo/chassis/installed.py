@@ -4,7 +4,9 @@ Each names, in the group `choreo.services`, the function that describes it. A pa
 there is no service of this installation: choreo may be installed without the shop it comes from.
 """
 
+import sys
 import tomllib
+from contextlib import redirect_stdout
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -65,7 +67,8 @@ def _package(entry: EntryPoint) -> str:
 def imported(module: str) -> Any:
     """Imports what somebody wrote. Raises `Unavailable`, naming the line, where that does not work."""
     try:
-        return import_module(module)
+        with redirect_stdout(sys.stderr):  # what it prints is no answer of a verb's
+            return import_module(module)
     except SyntaxError as error:
         at = f"{error.filename}:{error.lineno}"
         raise Unavailable(f"{module} cannot be imported: {error.msg} at {at}.") from error

@@ -72,6 +72,10 @@ Job = Callable[[], Awaitable[None]]
 _MEASURE_SECONDS = 5.0
 _CONNECTIONS = AT_ONCE + 4
 """The four are for the relay, the listening, and the short looks of all other jobs: no reader takes them."""
+_MORE_ACCEPTED = 15
+"""In a round of the event loop. Of each socket uvloop accepts one, and whoever is new would stand behind all
+that come again and again.
+"""
 _LOOK_TIMEOUT_SECONDS = 2.0
 _KERNEL_CONNECTIONS = 3
 """Its own: a transaction, a look for first answers, a look for locks. No reader takes them from it."""
@@ -375,7 +379,7 @@ async def _serve(name: str, build: Build, settings: Settings) -> bool:
             server.should_exit = True
 
         died.add_done_callback(give_up)
-        await server.serve(sockets=[shared, own])
+        await server.serve(sockets=[shared, *(shared.dup() for _ in range(_MORE_ACCEPTED)), own])
         return not died.done()
 
 

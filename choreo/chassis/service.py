@@ -107,6 +107,25 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Id:
+    """By what people ask for a thing of the service's: its id, or a name with a way to compare it.
+
+    Ids of events, commands, flows and keys every service has: the chassis' journal knows them.
+    """
+
+    what: str
+    query: str
+    """Gives of each thing its id, its key, and its flow, or NULL where it is about all flows of its key.
+
+    Of ids from `%(first)s` to `%(last)s`; of a name that is, compared, `%(name)s`.
+    """
+    compared: Callable[[str], str] | None = None
+    """Of a name: the form in which two are compared."""
+    said_in: tuple[type[Fact], str] | None = None
+    """Of a name: the fact and its field that say it. What is a UUID is found in whatever fact names it."""
+
+
+@dataclass(frozen=True)
 class Service(Generic[S]):
     """`own_store` and `own_consumed` are the service's; `store` and `consumes` have what the chassis adds."""
 
@@ -119,6 +138,8 @@ class Service(Generic[S]):
     signer: "SignerOf[S] | None" = None
     """Of the one service that signs the tokens which all verify."""
     checks: tuple[Check, ...] = ()
+    ids: tuple[Id, ...] = ()
+    """What it can be asked for by id, besides what lies in its journal."""
     examples: tuple[Fact, ...] = ()
     """One of each fact that it decides, for the documents, where no story has one."""
     follows: tuple[Follow, ...] = ()

@@ -72,6 +72,11 @@ def _is_own(module: str) -> bool:
     return not distributions or any(re.match("choreo[-_]kafka", one) for one in needed)
 
 
+def read_installed() -> None:
+    """Looks what is installed, as each process does once: for whoever forks, so that no fork has to."""
+    _distributions(tuple(sys.path))
+
+
 @cache
 def _distributions(path: tuple[str, ...]) -> Mapping[str, Sequence[str]]:
     """By package, on this path. Reads what says so of everything installed: once is enough."""

@@ -101,6 +101,7 @@ def main() -> NoReturn:
     if VERBS.get(next(iter(sys.argv[1:]), "")) == "debugging":
         # A handler that is replayed leaves asyncio no turn, and its way to be interrupted waits for one.
         signal.signal(signal.SIGINT, _interrupted)
+        import_module("choreo.replay.engine.sandbox").refuse_always()
     try:
         # Not standalone: there typer itself exits with 2 for wrong usage, and verbs give 2 another meaning.
         sys.exit(app(standalone_mode=False))

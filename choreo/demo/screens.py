@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from email.message import EmailMessage
 from typing import Any
@@ -10,12 +11,14 @@ from rich.markup import escape
 
 from choreo.demo.timeline import Asked, clock
 from choreo.replay.trace.hops import HOPS, WHOLE, Hearing, Hop, Way
-from choreo.terminal import Console
+from choreo.terminal import Console, packed
 
 _UUID = re.compile(r"([0-9a-f]{8})(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _BEGINNING = r"\1…"
 
 _GOOD = ("applied", "duplicate")
+LABELS = 25
+"""Columns of who did what with an event."""
 _UNKNOWN = "\N{EN DASH}"
 
 
@@ -129,31 +132,37 @@ def print_beneath(console: Console, way: Way, margin: str) -> None:
     """What the services did with it. Nothing where no journal was read."""
     if way.origin is None:
         return
-    print_line(console, margin, way.origin.service, "decided", _in_columns(way.origin.hops))
+    print_line(console, margin, way.origin.service, "decided", *_in_columns(way.origin.hops))
     hearers = [hearing for hearing in way.hearings if hearing.outcome != "skipped"]
     for hearing in hearers:
-        print_line(console, margin, hearing.service, hearing.outcome, _said(hearing))
+        print_line(console, margin, hearing.service, hearing.outcome, *_said(hearing))
     if not hearers:
         console.print(f"    {margin}   [dim]nobody else hears it[/]")
 
 
-def print_line(console: Console, margin: str, service: str, did: str, what: str) -> None:
+def print_line(console: Console, margin: str, service: str, did: str, *parts: str) -> None:
+    """Parts that the console has no room for go below, unless it lets lines run on."""
     colour = "dim" if did in ("decided", *_GOOD) else "yellow"
-    console.print(f"    {margin}   [dim]{service:<13}[/][{colour}]{did:<12}[/][dim]{escape(what)}[/]")
+    begin = f"    {margin}   "
+    room = 1000 if console.soft_wrap else console.width - len(begin) - LABELS
+    first, *rest = packed(parts, room) or [""]
+    console.print(f"{begin}[dim]{service:<13}[/][{colour}]{did:<12}[/][dim]{escape(first)}[/]")
+    for line in rest:
+        console.print(f"{begin}{'':<{LABELS}}[dim]{escape(line)}[/]")
 
 
-def _said(hearing: Hearing) -> str:
+def _said(hearing: Hearing) -> Sequence[str]:
     match hearing.outcome:
         case "duplicate":
-            return f"it lies again at @{hearing.offset}"
+            return [f"it lies again at @{hearing.offset}"]
         case "unread":
-            return f"it has not read as far as @{hearing.offset} yet"
-    then = f"  → {', '.join(hearing.leads_to)}" if hearing.leads_to else ""
-    return _in_columns(hearing.hops) + then
+            return [f"it has not read as far as @{hearing.offset} yet"]
+    then = [f"→ {', '.join(hearing.leads_to)}"] if hearing.leads_to else []
+    return [*_in_columns(hearing.hops), *then]
 
 
-def _in_columns(hops: tuple[Hop, ...]) -> str:
-    return "  ".join(f"{hop.name} {figure(hop):>5}" for hop in hops)
+def _in_columns(hops: tuple[Hop, ...]) -> Sequence[str]:
+    return [f"{hop.name} {figure(hop):>5}" for hop in hops]
 
 
 def figure(hop: Hop) -> str:

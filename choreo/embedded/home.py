@@ -128,6 +128,13 @@ def cache_directory() -> Path:
     return _state_directory() / "cache"
 
 
+def usual_homes() -> dict[int, Path]:
+    """By port base, those that systems of this checkout have where nobody chose another one."""
+    default = _state_directory()
+    others = {int(path.name): path for path in default.glob("*") if path.name.isdecimal()}
+    return {_DEFAULT_PORT_BASE: default, **dict(sorted(others.items()))}
+
+
 def _state_directory() -> Path:
     """`.choreo` of the checkout; of the current directory where the project is installed without one."""
     return (_CHECKOUT if (_CHECKOUT / "pyproject.toml").exists() else Path.cwd()) / ".choreo"

@@ -35,6 +35,8 @@ class Fact(BaseModel):
     VERSION: ClassVar[int] = 1
     SUBJECT: ClassVar[str]
     """The field that names the thing this fact is about."""
+    TELLS: ClassVar[tuple[str, ...]] = ()
+    """The fields that tell its story in a few words: amounts, reasons, names. No ids."""
     KEY: ClassVar[str] = "user_id"
     """The field whose facts keep their order."""
 

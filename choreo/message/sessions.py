@@ -11,6 +11,7 @@ class SessionsEnded(Fact):
     """Tokens of this user that were signed at `not_before` or earlier are refused."""
 
     SUBJECT: ClassVar[str] = "user_id"
+    TELLS: ClassVar[tuple[str, ...]] = ("not_before",)
 
     user_id: UUID
     not_before: Moment

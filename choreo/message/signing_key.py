@@ -14,6 +14,7 @@ class SigningKeyPublished(Fact):
 
     SUBJECT: ClassVar[str] = "kid"
     KEY: ClassVar[str] = "kid"
+    TELLS: ClassVar[tuple[str, ...]] = ("not_after",)
 
     kid: str
     public_jwk: dict[str, str]

@@ -1,5 +1,7 @@
 """What happened, made to happen again in memory. It reads what any service wrote, so it knows all facts."""
 
 from choreo.chassis.registry import load_facts
+from choreo.replay.engine.sandbox import refusing_services
 
-load_facts()
+with refusing_services():
+    load_facts()

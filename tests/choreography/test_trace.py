@@ -83,7 +83,17 @@ async def test_a_trace_tells_what_followed_and_what_is_missing_and_changes_nothi
         assert {hearing.outcome for hearing in node.way.hearings} <= {"applied"}
 
     payment = next(nodes(trees)).children[0].way.event
-    for id in (payment.id, cancel.headers["Flow-Id"], notification_of(shop, paid)):
+    mailed = next(node.way.event for node in nodes(trees) if node.way.event.type == "NotificationSent")
+    for id in (
+        payment.id,
+        cancel.headers["Flow-Id"],
+        notification_of(shop, paid),
+        paid[:13],
+        f"00-{payment.flow.hex}-00f067aa0ba902b7-01",
+        # In no database, so the log is read.
+        payment.data["payment_id"],
+        mailed.id,
+    ):
         again, _ = await live(shop.installation, str(id))
         assert told(again) == told(trees), "whichever id of it is asked for"
 
@@ -110,6 +120,9 @@ async def test_a_trace_tells_what_followed_and_what_is_missing_and_changes_nothi
         [(0, "UserRegistered"), (1, "AccountCreated"), (0, "MoneyDeposited")],
         0,
     )
+    login = next(nodes(trees)).way.event.data["login"]
+    for name in (login.upper(), str(ada.id)[:8], f" {ada.id}"):
+        assert told((await live(shop.installation, name))[0]) == told(trees)
     newest, left_out = await live(shop.installation, str(bob.id), limit=1)
     assert ([node.way.event.data["order_id"] for node in nodes(newest)], left_out) == ([queued], 3)
     deposit = next(node.way.event.id for node in nodes(trees) if node.way.event.type == "MoneyDeposited")

@@ -135,6 +135,7 @@ def test_show_tells_where_the_event_lies_and_what_it_says(shelf: Shelf) -> None:
     head, behind = shelf.json("show", "--group", shelf.group())
     assert (head["at"], behind["at"]) == ("user-events[0]@0", "order-events[0]@0")
     assert json.loads(head["value"])["user_id"] == str(ada)
+    assert (head["tells"], behind["tells"]) == (f"login ada-{ada}", "price 10")
     assert ["ce_type", "UserRegistered"] in head["headers"]
     assert "user-events[0]@0" in shelf.run("show")
 

@@ -282,7 +282,7 @@ async def test_readers_leave_the_database_to_everybody_else(
     asked = [asyncio.ensure_future(mallory.orders()) for _ in range(5 * AT_ONCE)]
 
     async def state() -> tuple[int, bool]:
-        return len(reading), str(ada.id) in shop.runtime.kernel.waiters.turns._waiting
+        return len(reading), str(ada.id) in shop.runtime.kernel.waiters.turns._line._waiting
 
     await eventually(state, lambda found: found[0] == AT_ONCE)
     assert (await (await shop.customer()).order("1")).status_code == 202

@@ -1,9 +1,16 @@
 """Changes to the pure functions, for a verification to find. Each is called in both of its processes."""
 
+import atexit
 import builtins
 import contextlib
+import ctypes
+import logging
+import mmap
+import multiprocessing.util
 import os
+import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -215,24 +222,47 @@ TOUCHED = Path(tempfile.gettempdir()) / f"choreo-touched-{os.getuid()}"
 """What `everything_that_is_refused` would write."""
 
 
+def _touch() -> None:
+    TOUCHED.write_text("")
+
+
+def _write_to_what_is_open() -> None:
+    os.write(1, b"beside all streams")
+
+
+ATTEMPTS: dict[str, Callable[[], object]] = {
+    "open a socket": lambda: socket.create_connection(("127.0.0.1", 1)),
+    "write the file": _touch,
+    "start a process": lambda: subprocess.run(["touch", str(TOUCHED)], check=False),
+    "start a thread": lambda: threading.Thread(target=_touch).start(),
+    "start a process (os.fork)": lambda: os.fork(),
+    "start a process (_posixsubprocess": lambda: multiprocessing.util.spawnv_passfds(
+        b"/usr/bin/touch", [b"touch", bytes(TOUCHED)], []
+    ),
+    "start a process (os.posix_spawn)": lambda: os.posix_spawn("/usr/bin/touch", ["touch", str(TOUCHED)], {}),
+    "write the file HERE": lambda: os.open(TOUCHED, os.O_CREAT | os.O_WRONLY),
+    "write the file LOG": lambda: logging.FileHandler(f"{TOUCHED}.log"),
+    "make a file": lambda: os.mkfifo(TOUCHED),
+    "open a database": lambda: sqlite3.connect(TOUCHED),
+    "call a library": lambda: ctypes.pythonapi["system"],
+    "map a file": lambda: mmap.mmap(-1, 1),
+    "write to an open file": _write_to_what_is_open,
+    "change the environment": lambda: os.environ.update(CHOREO_HOME="elsewhere"),
+    "change the directory": lambda: os.chdir("/"),
+    "leave something to be done": lambda: atexit.register(_touch),
+    "send or catch a signal (signal.signal)": lambda: signal.signal(signal.SIGUSR1, signal.SIG_IGN),
+    "send or catch a signal (signal.raise": lambda: signal.raise_signal(signal.SIGUSR1),
+    "end the program": lambda: os._exit(0),
+}
+"""By what is said of each."""
+
+
 def everything_that_is_refused(setattr: SetAttr = builtins.setattr) -> None:
     """Sockets, files, processes and threads, from a helper, and whatever comes of it is caught."""
     right = billing_service.decide._deposited
 
-    def connect() -> None:
-        socket.create_connection(("127.0.0.1", 1))
-
-    def write() -> None:
-        TOUCHED.write_text("")
-
-    def start() -> None:
-        subprocess.run(["touch", str(TOUCHED)], check=False)
-
-    def spawn() -> None:
-        threading.Thread(target=write).start()
-
     def wrong(command: Deposit, account: Account) -> MoneyDeposited:
-        for act in (connect, write, start, spawn):
+        for act in ATTEMPTS.values():
             with contextlib.suppress(Exception):
                 act()
         return right(command, account)
@@ -244,8 +274,8 @@ def a_print(setattr: SetAttr = builtins.setattr) -> None:
     right = billing_service.decide._deposited
 
     def wrong(command: Deposit, account: Account) -> MoneyDeposited:
-        print("so far", account.balance)
-        os.write(1, b"and beside all streams")
+        for stream in (sys.stdout, sys.__stdout__):
+            print("so far", account.balance, file=stream)
         return right(command, account)
 
     setattr(billing_service.decide, "_deposited", wrong)

@@ -17,6 +17,7 @@ from choreo.cli.main import app
 from choreo.errors import UsageError
 from choreo.message.codec import Record, TopicRecord
 from choreo.replay.sources.recording import Recording, Writer
+from choreo.replay.sources.records import Cut, Item, JournalEntry, OutboxRecord, Span
 from choreo.replay.verify.verify import verify
 from events.billing import PaymentRefunded
 from tests.replay import plants
@@ -38,9 +39,59 @@ def verified(capsys: Out, *arguments: str | Path) -> tuple[int, Any]:
 
 def test_a_recording_is_verified_by_the_services_it_has(file: Path, capsys: Out) -> None:
     code, told = verified(capsys, file)
-    assert (code, told["verdict"], told["not_recorded"]) == (0, "match", ["user"])
+    assert (code, told["verdict"], list(told["not_verified"])) == (0, "match", ["user"])
     app(["verify", str(file)], standalone_mode=False)
-    assert "user is not in it: it is younger than this recording, or was left out" in capsys.readouterr().out
+    assert "  the journal of user is not recorded\n" in capsys.readouterr().out
+
+
+def test_a_recording_older_than_a_service_or_newer_than_the_code_says_what_it_does_not_verify(
+    file: Path, tmp_path: Path, capsys: Out
+) -> None:
+    whole = Recording(file)
+    items = [item for batch in whole.read() for item in batch]
+    entry = next(item for item in items if isinstance(item, JournalEntry) and item.kind == "command")
+    record = next(item for item in items if isinstance(item, TopicRecord))
+    loyalty: list[Item] = [
+        changed(record, topic="loyalty-events", partition=0, offset=0, fetched_from=-1),
+        changed(entry, service="loyalty", type="GivePoints"),
+        OutboxRecord("loyalty", record.record),
+    ]
+    newer = changed(
+        whole.cut,
+        services=(*whole.cut.services, "loyalty"),
+        spans=whole.cut.spans | {("loyalty-events", 0): Span(0, 1, 1)},
+    )
+    code, told = verified(capsys, written(tmp_path / "newer.ndjson", newer, [*items, *loyalty]))
+    assert (code, told["verdict"]) == (0, "match")
+    assert told["not_verified"]["loyalty"] == "loyalty is in this recording, and unknown to this code"
+
+    older = changed(
+        whole.cut,
+        services=tuple(name for name in whole.cut.services if name != "notification"),
+        spans={place: span for place, span in whole.cut.spans.items() if place[0] != "notification-events"},
+    )
+    left = [
+        item
+        for item in items
+        if (
+            item.topic != "notification-events"
+            if isinstance(item, TopicRecord)
+            else item.service != "notification"
+        )
+    ]
+    small = written(tmp_path / "older.ndjson", older, left)
+    code, told = verified(capsys, small)
+    assert (code, told["verdict"]) == (0, "match")
+    assert told["not_verified"]["notification"] == "notification is younger than this recording"
+    code, told = verified(capsys, small, "--service", "notification")
+    assert (code, told["findings"][0]["says"]) == (3, "notification is younger than this recording")
+
+
+def written(path: Path, cut: Cut, items: list[Item]) -> Path:
+    with Writer(path, cut, None) as writer:
+        writer.write(items)
+        writer.finish()
+    return path
 
 
 def test_only_what_is_about_a_key_or_a_time_is_told(
@@ -52,7 +103,8 @@ def test_only_what_is_about_a_key_or_a_time_is_told(
     (found,) = told["not_deterministic"]
     assert (code, found["type"]) == (2, "Deposit")
     assert verified(capsys, file, "--key", found["key"], "--since", found["time"])[0] == 2
-    assert verified(capsys, file, "--key", "somebody else")[0] == 0
+    with pytest.raises(UsageError, match="Nothing has the id somebody else"):
+        verified(capsys, file, "--key", "somebody else")
     assert verified(capsys, file, "--since", "2035-01-01T00:00:00Z")[0] == 0
     with pytest.raises(UsageError, match="--since takes a time"):
         verified(capsys, file, "--since", "billing-events[0]@1")

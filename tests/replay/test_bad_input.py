@@ -265,7 +265,7 @@ def test_what_a_stranger_wrote_commands_no_terminal(arguments: list[str], tmp_pa
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", told), told
 
 
-@pytest.mark.parametrize("option", ["--break", "--log"])
+@pytest.mark.parametrize("option", ["--break", "--log", "--expect"])
 @pytest.mark.parametrize(
     ("reached", "attempt"),
     [
@@ -280,7 +280,10 @@ def test_an_expression_has_no_side_effects(
     modules = "[c for c in ().__class__.__base__.__subclasses__() if c.__name__ == 'Quitter'][0].__call__"
     modules += ".__globals__['sys'].modules"
     expression = reached.format(modules).replace("PATH", repr(str(tmp_path / "mine")))
-    code, told = called(capsys, "replay", str(GOOD), "--service", "order", option, expression)
+    verb = ["replay", str(GOOD), "--service", "order", option, expression]
+    if option == "--expect":
+        verb = ["minimize", str(GOOD), option, f"PlaceOrder: {expression}"]
+    code, told = called(capsys, *verb)
     assert (code, f"{option} tries to {attempt}" in told) == (1, True), told
     assert not (tmp_path / "mine").exists()
 

@@ -30,7 +30,7 @@ from choreo.replay.sources.records import Cut, Item, JournalEntry
 from choreo.replay.verify.closed_loop import closed_loop
 from choreo.replay.verify.findings import Tally
 from choreo.replay.verify.report import Report, closed_loop_report
-from choreo.replay.verify.simulation import Difference
+from choreo.replay.verify.simulation import Difference, Origin
 from events.billing import PaymentConfirmed, PaymentRefunded
 from order_service.commands import CancelOrder
 from tests.choreography.ending import sent_out
@@ -178,7 +178,7 @@ async def test_an_unchanged_shop_is_the_record_and_nothing_is_sent_or_published(
     before = await sent_out(played)
     report = await looped(played)
     assert (report.findings, report.unstable, report.exit_code) == ([], [], 0)
-    assert report.counts["facts"] > 30 and report.counts["orders"] > 8
+    assert report.counts["facts"] > 30 and report.counts["order orders"] > 8
     assert await sent_out(played) == before
 
 
@@ -440,6 +440,35 @@ def test_half_a_loop_is_a_usage_error(recording: Recording, with_it: list[str]) 
     assert "leave out --service and --sample" in str(result.exception)
 
 
+def test_a_service_that_is_younger_than_the_recording_takes_no_part(
+    recording: Recording, tmp_path: Path
+) -> None:
+    cut = replace(
+        recording.cut,
+        services=tuple(name for name in recording.cut.services if name != "notification"),
+        spans={place: at for place, at in recording.cut.spans.items() if "notification" not in place[0]},
+    )
+    with Writer(tmp_path / "older.ndjson", cut, None) as writer:
+        for batch in recording.read():
+            writer.write(
+                [
+                    item
+                    for item in batch
+                    if (
+                        (item.topic, item.partition) in cut.spans
+                        if isinstance(item, TopicRecord)
+                        else item.service in cut.services
+                    )
+                ]
+            )
+        writer.finish()
+    result = CliRunner().invoke(app, ["verify", str(tmp_path / "older.ndjson"), "--closed-loop", "--json"])
+    told = json.loads(result.stdout)
+    assert (result.exit_code, told["verdict"], told["findings"]) == (0, "match", [])
+    assert told["not_verified"] == {"notification": "notification is younger than this recording"}
+    assert told["counts"]["order orders"] > 8 and "notification notifications" not in told["counts"]
+
+
 def test_the_command_prints_how_much_it_looked_at(recording: Recording) -> None:
     result = CliRunner().invoke(app, ["verify", str(recording.path), "--closed-loop"])
     assert result.exit_code == 0 and result.stdout.startswith("match: ")
@@ -447,7 +476,7 @@ def test_the_command_prints_how_much_it_looked_at(recording: Recording) -> None:
         CliRunner().invoke(app, ["verify", str(recording.path), "--closed-loop", "--json"]).stdout
     )
     assert (told["verdict"], told["findings"]) == ("match", [])
-    assert told["counts"]["orders"] > 8
+    assert told["counts"]["order orders"] > 8
 
 
 def test_a_difference_is_printed_with_what_shows_more(
@@ -464,3 +493,32 @@ def test_a_difference_is_printed_with_what_shows_more(
     id = next(id for id, order in shop.orders.items() if order.status == "refunded")
     ended = lines.index(f"  so in order: order {id} is cancelled (by_user), and was refunded (by_user)")
     assert lines[ended + 1] == f"    more      choreo trace {id} a.ndjson"
+    assert next(line for line in lines if line.startswith("  recorded")) == (
+        "  recorded  PaymentRefunded amount 10000, balance 40000"
+    )
+
+
+def test_differences_that_begin_alike_are_one_example_and_a_count(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    alike = [
+        Difference(
+            "step",
+            "billing",
+            f"OrderCreated {number} leads to nothing",
+            f"key-{number}",
+            handler="decide.py:60",
+        )
+        for number in range(61)
+    ]
+    alike = [
+        replace(
+            one,
+            origin=Origin(service="billing", type="OrderCreated", event=one.key, at="", time="", handler=""),
+        )
+        for one in alike
+    ]
+    print_closed_loop(Report(list(alike)), None)
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("OrderCreated" in line for line in lines) == 1
+    assert "  alike     61 keys, all through decide.py:60: --json prints them" in lines

@@ -1,6 +1,7 @@
 """What should be is asked of what was recorded, and becomes a test that the mended code passes."""
 
 import json
+import os
 import re
 import runpy
 from collections.abc import Callable, Sequence
@@ -11,10 +12,12 @@ import pytest
 
 from choreo.cli.debugging.expected import _Told
 from choreo.cli.main import app
-from choreo.errors import UsageError
+from choreo.errors import HandlerMisbehaves, Incomplete, UsageError
 from choreo.replay.sources.recording import Recording
 from choreo.replay.sources.records import JournalEntry
+from choreo.replay.verify.forgetting import forgetting
 from tests import words
+from tests.replay import plants
 from tests.replay.constructed import Constructed
 from tests.replay.test_recorded_history import no_refunds, rounded_refunds
 from tests.words import (
@@ -191,3 +194,37 @@ def test_a_fact_that_today_is_not_decided_at_all_keeps_the_state_that_it_was_dec
         assert choreo("minimize", file, "--expect", PAID_BACK, "--json") == 1
     told = json.loads(capsys.readouterr().out)
     assert not told["violated_today"] and len(told["inputs"]) == 5
+
+
+def test_what_a_module_remembers_is_forgotten_before_each_try(tmp_path: Path, capsys: Out) -> None:
+    """Else a part would do that shows the bug for what was tried before it."""
+    shop = Constructed()
+    shop.register()
+    for amount in (7, 5, 9, 5):
+        shop.settle()
+        shop.seconds += 1
+        shop.deposit(amount)
+    shop.settle()
+    file, written = shop.recorded(tmp_path / "deposits.ndjson"), tmp_path / "test_deposits.py"
+    added = "MoneyDeposited: balance == state.account.balance + amount"
+    with pytest.MonkeyPatch.context() as still:
+        still.setattr(plants, "_AMOUNTS", {})
+        plants.what_a_module_remembers(still.setattr)
+        assert choreo("minimize", file, "--expect", added, "--pytest", written) == 1
+        assert set(run_tests(written).values()) == {False}
+    line = "billing.given(deposit(5), deposit(5)).then(deposited(5, balance=10))"
+    assert line in capsys.readouterr().out
+    assert set(run_tests(written).values()) == {True}
+
+
+def test_whoever_ends_the_fork_is_a_sentence_and_what_it_raises_arrives() -> None:
+    async def leave() -> None:
+        os._exit(1)
+
+    async def lack() -> None:
+        raise Incomplete("nothing is there")
+
+    with pytest.raises(HandlerMisbehaves, match="A handler ended the process"):
+        forgetting(lambda tell: leave())
+    with pytest.raises(Incomplete, match="nothing is there"):
+        forgetting(lambda tell: lack())

@@ -23,6 +23,8 @@ from choreo.replay.sources.recording import Recording
 from choreo.replay.verify.report import Report, closed_loop_report, report_on
 from tests.replay import plants
 from tests.replay.constructed import NAMES, a_story
+from tests.replay.planted_bugs import PLACE, STATUS, choreo, planted
+from tests.unit.facts import ADA
 
 ROOT = Path(__file__).parents[2]
 HERE = "tests/replay/plants.py"
@@ -44,8 +46,9 @@ def test_what_a_handler_tries_and_hides_is_found_and_has_not_happened(
     plants.TOUCHED.unlink(missing_ok=True)
     report = verified(file, plants.everything_that_is_refused)
     says = "\n".join(finding.says for finding in report.unstable)
-    for what in ("open a socket", "write the file", "start a process", "start a thread"):
-        assert re.search(rf"{HERE}:\d+ tries to {what}.*, called from {HERE}:\d+", says), says
+    for what in plants.ATTEMPTS:
+        what = re.escape(what.replace("HERE", str(plants.TOUCHED)).replace("LOG", f"{plants.TOUCHED}.log"))
+        assert re.search(rf"{HERE}:\d+ tries to {what}.*, called from {HERE}:\d+", says), (what, says)
     assert {finding.kind for finding in report.unstable} == {"effect"}
     assert (report.exit_code, report.findings) == (2, [])
     assert not plants.TOUCHED.exists()
@@ -57,7 +60,9 @@ def test_what_a_handler_tries_and_hides_is_found_and_has_not_happened(
     [
         ["state", "billing", "FILE", "--at", "2040-01-01T00:00:00Z"],
         ["replay", "FILE", "--service", "billing"],
+        ["blame", "billing", "accounts", str(ADA), "balance", "FILE"],
         ["minimize", "FILE"],
+        ["minimize", "FILE", "--expect", "MoneyDeposited: amount > 0"],
         ["verify", "FILE", "--shuffle", "2"],
     ],
     ids=lambda arguments: " ".join(arguments[:1] + arguments[2:3]),
@@ -93,11 +98,11 @@ def test_what_a_handler_prints_is_kept_apart(
     report = verified(file, plants.a_print)
     assert "so far" not in capfd.readouterr().out
     (found,) = report.unstable
-    assert (found.kind, found.got) == ("effect", "so far 0")
+    assert (found.kind, found.got) == ("effect", "so far 0\nso far 0")
     assert re.fullmatch(rf"{HERE}:\d+ prints, called from billing_service/decide.py:\d+", found.says)
     app(["state", "billing", str(file), "--at", "2040-01-01T00:00:00Z", "--json"], standalone_mode=False)
-    told = json.loads(capfd.readouterr().out.replace("and beside all streams", ""))
-    assert list(told["printed"].values()) == ["so far 0"]
+    told = json.loads(capfd.readouterr().out)
+    assert list(told["printed"].values()) == ["so far 0\nso far 0"]
 
 
 @pytest.mark.parametrize(
@@ -125,13 +130,14 @@ def test_a_handler_that_comes_to_no_end_is_named(file: Path, monkeypatch: pytest
 def test_control_c_ends_it_at_once(file: Path) -> None:
     program = (
         "import sys\n"
+        "terminal = sys.stderr\n"
         "from tests.replay import plants\n"
         "from choreo.cli import main\n"
         "import billing_service.decide\n"
         "plants.no_end()\n"
         "right = billing_service.decide._deposited\n"
         "def wrong(*asked):\n"
-        "    sys.__stderr__.write('in it\\n'); sys.__stderr__.flush()\n"
+        "    terminal.write('in it\\n'); terminal.flush()\n"
         "    return right(*asked)\n"
         "billing_service.decide._deposited = wrong\n"
         "main.main()\n"
@@ -145,6 +151,44 @@ def test_control_c_ends_it_at_once(file: Path) -> None:
         assert process.wait(5) == 130
         assert time.monotonic() - begin < 3
         assert "Traceback" not in process.stderr.read()
+
+
+NO_HANDLER = {
+    "while it is imported": (PLACE, "def decide(", "ATTEMPT\n\n\ndef decide("),
+    "at the property of a row": (
+        STATUS,
+        "    def status(self) -> Status:\n",
+        "    def status(self) -> Status:\n        ATTEMPT\n",
+    ),
+    "at the end": (
+        PLACE,
+        "def decide(",
+        "class Late:\n    def __del__(self):\n        ATTEMPT\n\n\nlate = Late()\n\n\ndef decide(",
+    ),
+    "in a turn of asyncio": (
+        PLACE,
+        "            return [_created(",
+        "            import asyncio\n\n            asyncio.get_running_loop().call_soon(lambda: ATTEMPT)\n"
+        "            return [_created(",
+    ),
+}
+"""Where a service's code runs that is no handler: the file, what stands there, and what instead."""
+
+
+@pytest.mark.parametrize("where", NO_HANDLER)
+def test_nothing_happens_where_no_handler_is_called_either(file: Path, tmp_path: Path, where: str) -> None:
+    name, before, after = NO_HANDLER[where]
+    touched = tmp_path / "touched"
+    attempt = f"open({str(touched)!r}, 'w')"
+    tree = planted(tmp_path, {name: [(before, after.replace("ATTEMPT", attempt))]})
+    if where == "at the property of a row":
+        ran = choreo("verify", str(file), "--service", "order", tree=tree)
+    else:
+        ran = choreo("state", "order", str(file), "--at", "2040-01-01T00:00:00Z", tree=tree)
+    assert not touched.exists()
+    if where not in ("at the end", "in a turn of asyncio"):
+        assert ran.returncode != 0 and f"tries to write the file {touched}" in ran.stdout + ran.stderr
+        assert f"{name}:" in ran.stdout + ran.stderr
 
 
 def test_a_service_that_does_not_compile_is_one_sentence(

@@ -413,7 +413,7 @@ def test_state_prints_rows_with_their_causes(story: Story, capsys: Out) -> None:
     choreo("state", "billing", file, "--at", str(deposit.id), "--diff", "live", "--table", "accounts")
     told = capsys.readouterr().out
     assert f"~ accounts {ADA}" in told and "balance  40000 → 39999" in told
-    assert all(len(line) <= 100 for line in told.splitlines())
+    assert all(len(line) <= 80 for line in told.splitlines())
 
 
 def test_blame_prints_the_writer_of_a_column(story: Story, capsys: Out) -> None:
@@ -432,7 +432,9 @@ def test_replay_stops_where_asked_and_logs_what_was_asked(story: Story, capsys: 
     choreo("replay", file, "--service", "billing", "--break", 'type=="OrderCreated" and price>40000')
     told = capsys.readouterr().out
     assert "--break is true before OrderCreated" in told and "→ PaymentRejected" in told
-    assert "  amount 50000, reason insufficient_funds, balance 30000  billing_service/decide.py:" in told
+    assert (
+        "  amount 50000, reason insufficient_funds, balance 30000\n        billing_service/decide.py:" in told
+    )
     choreo("replay", file, "--service", "billing", "--log", "balance_")
     assert "NameError: name 'balance_' is not defined" in capsys.readouterr().out
     choreo("replay", file, "--service", "billing", "--break", 'type=="OrderCreated" and amount>1', "--json")

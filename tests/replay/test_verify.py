@@ -1,6 +1,6 @@
 """A verification passes where nothing changed, and names what did: on a real shop, and on its recording."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -170,6 +170,36 @@ async def test_a_row_edited_by_hand_is_found_with_its_column(played: Shop) -> No
     }
     assert (report.exit_code, report.findings[0].type) == (1, "PaymentConfirmed")
     assert (report.findings[0].expected, report.findings[0].got) == ({"balance": 1}, {"balance": 0})
+
+
+async def test_about_one_key_or_a_time_no_more_is_read_than_that_takes_and_all_of_it_is_compared(
+    played: Shop,
+) -> None:
+    here = played.installation
+
+    async def verified_about(*keys: str) -> Report:
+        async def about(_: object) -> Collection[str]:
+            return keys
+
+        async with open_live(
+            here.kafka, here.database_urls, here.settings, about=about, partition_of=here.partition_of
+        ) as source:
+            return await report_on(source)
+
+    whole = await verified(played)
+    poor, other = played.rows("billing", "SELECT user_id::text, balance FROM accounts ORDER BY balance")[:2]
+    with psycopg.connect(played.owner_urls["billing"]) as conn:
+        conn.execute("UPDATE accounts SET balance = balance + 1 WHERE user_id = %s", [poor[0]])
+    found, beside, nobody = [await verified_about(*keys) for keys in ([poor[0]], [other[0]], [])]
+    with psycopg.connect(played.owner_urls["billing"]) as conn:
+        conn.execute("UPDATE accounts SET balance = balance - 1 WHERE user_id = %s", [poor[0]])
+    assert [(finding.table, finding.key) for finding in found.findings] == [("accounts", poor[0])]
+    assert (beside.exit_code, beside.findings) == (0, [])
+    assert 0 < beside.counts["billing steps"] < whole.counts["billing steps"]
+    assert 0 < beside.counts["billing rows"] < whole.counts["billing rows"]
+    assert beside.counts["items"] < whole.counts["items"]
+    # Whether a login is free depends on others, so of the user service all are read.
+    assert nobody.counts["user steps"] == whole.counts["user steps"] and "order steps" not in nobody.counts
 
 
 async def test_a_journal_row_that_is_gone_is_incomplete(played: Shop) -> None:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
@@ -16,6 +17,13 @@ from choreo.message.upcast import UPCASTERS
 from tests.unit.facts import order_created, rejected
 
 load_facts()
+
+
+@pytest.mark.parametrize("fact", FACT_OF_TYPE.values())
+def test_a_fact_says_which_of_its_fields_tell_its_story(fact: type[Fact]) -> None:
+    """No ids: those are told anyway."""
+    assert fact.TELLS and set(fact.TELLS) <= set(fact.model_fields)
+    assert not [name for name in fact.TELLS if fact.model_fields[name].annotation is UUID]
 
 
 @pytest.mark.parametrize("fact", FACT_OF_TYPE.values())

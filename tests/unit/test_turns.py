@@ -1,12 +1,13 @@
-"""Who reads next: each user in turn, however often he asks."""
+"""Who is next, and who reads next: each user in turn, however often he asks."""
 
 import asyncio
+from collections import Counter
 from contextlib import AsyncExitStack
 
 import pytest
 
 from choreo.chassis.waiting import turns as module
-from choreo.chassis.waiting.turns import TooManyBefore, Turns
+from choreo.chassis.waiting.turns import BEGUN_IN_A_ROUND, Pace, TooManyBefore, Turns
 
 
 class Crowd:
@@ -67,3 +68,33 @@ async def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(TooManyBefore):
             await asyncio.gather(*crowd.ask("mallory"))
     await asyncio.gather(*crowd.ask("ada"))
+
+
+async def test_of_what_is_ready_at_once_a_few_are_begun_and_others_are_not_last() -> None:
+    pace, begun, rounds = Pace(), [], 0
+
+    async def begin(whose: str) -> None:
+        await pace.begin(whose)
+        begun.append((rounds, whose))
+
+    asking = [asyncio.create_task(begin("mallory")) for _ in range(1000)]
+    asking.append(asyncio.create_task(begin("ada")))
+    while not all(task.done() for task in asking):
+        await asyncio.sleep(0)
+        rounds += 1
+    of_a_round = Counter(round for round, _ in begun)
+    assert max(of_a_round.values()) <= BEGUN_IN_A_ROUND
+    assert "ada" in dict.fromkeys(whose for _, whose in begun[: 3 * BEGUN_IN_A_ROUND]), "soon"
+    assert len(begun) == 1001
+
+
+async def test_who_leaves_the_line_takes_nobodys_place() -> None:
+    pace = Pace()
+    asking = [asyncio.create_task(pace.begin("mallory")) for _ in range(3 * BEGUN_IN_A_ROUND)]
+    await asyncio.sleep(0)
+    for task in asking[BEGUN_IN_A_ROUND:]:
+        task.cancel()
+    await asyncio.wait_for(pace.begin("ada"), 20)
+    await asyncio.gather(*asking, return_exceptions=True)
+    for _ in range(3):
+        await asyncio.wait_for(pace.begin("ada"), 20)

@@ -1,5 +1,7 @@
 """What `choreo verify` prints."""
 
+from dataclasses import replace
+
 import pytest
 
 from choreo.cli.debugging.verify_formats import print_report
@@ -60,6 +62,34 @@ def test_what_is_alike_is_summed_up_with_one_example(capsys: pytest.CaptureFixtu
     alike = [otherwise(number, amount=900 + number) for number in range(61)]
     another = otherwise(61, payment_id=5)
     lines = told(Report([*alike, another]), capsys)
-    assert ["alike", "60", "more,", "of", "61", "keys", "in", "all:", "--json", "prints", "them"] in lines
+    assert ["alike", "61", "keys,", "all", "through", "decide.py:60:", "--json", "prints", "them"] in lines
     shown = [line[2:4] for line in lines if line[0] == "billing:"]
     assert shown == [["OrderCancelled", "0"], ["OrderCancelled", "61"]]
+
+
+def test_another_decision_is_told_by_its_amounts_and_not_as_long_json(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ids = dict.fromkeys(("order_id", "user_id"), "2b1c5d1f-0000-5000-8000-000000000001")
+    poor = {"amount": 5, "reason": "insufficient_funds"}
+    confirmed = {"type": "PaymentConfirmed", "id": "1", "data": ids | {"amount": 5, "balance": 2}}
+    rejected = {"type": "PaymentRejected", "id": "2", "data": ids | poor}
+    refused = {"type": "InsufficientFunds", "balance": 2, "requested": 5}
+    paid = "PaymentConfirmed amount 5, balance 2"
+    finding = replace(EDITED, kind="step")
+    for expected, got, recorded, replayed in (
+        (confirmed, rejected, paid, "PaymentRejected amount 5, reason insufficient_funds"),
+        (None, [confirmed], "nothing", paid),
+        ([confirmed], refused, paid, "InsufficientFunds balance 2, requested 5"),
+        ([confirmed], [confirmed | {"id": "3"}], '[{"id": "1"}]', '[{"id": "3"}]'),
+    ):
+        lines = told(Report([replace(finding, expected=expected, got=got)]), capsys)
+        assert ["recorded", *recorded.split()] in lines and ["replayed", *replayed.split()] in lines
+
+
+def test_of_two_long_texts_only_where_they_part_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "Dear ada, " + "your order was paid. " * 20 + "Your balance is {} EUR." + " Thank you." * 20
+    changed = replace(EDITED, expected={"text": text.format("3.00")}, got={"text": text.format("3.50")})
+    recorded, replayed = told(Report([changed]), capsys)[1:3]
+    assert " ".join(recorded) == 'recorded {"text": "…. Your balance is 3.00 EUR. Thank you. Th…"}'
+    assert " ".join(replayed) == 'replayed {"text": "…. Your balance is 3.50 EUR. Thank you. Th…"}'

@@ -76,10 +76,11 @@ async def test_nobody_is_told_what_was_looked_at_before_he_asked() -> None:
     await look.begin()
     look.value = 1
     late = [asyncio.create_task(waiters.look("key", look, "it")) for _ in range(40)]
-    await look.begin()
+    await asyncio.sleep(0)
     look.go_on.set()
     assert (await first, await asyncio.gather(*late)) == (0, [1] * 40)
     assert look.begun == 2
+    assert not waiters._under_way
 
 
 async def test_who_waits_looks_by_turns_with_all_who_read() -> None:
@@ -110,7 +111,7 @@ async def test_a_look_that_fails_fails_for_all_and_the_next_is_a_new_one() -> No
     waiters.wake(["key"])
     look.go_on.set()
     assert await asyncio.gather(*tasks) == [1] * 3
-    assert not waiters._next
+    assert not waiters._next and not waiters._under_way
 
 
 async def test_who_gives_up_takes_nobodys_look_away() -> None:

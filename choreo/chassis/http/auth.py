@@ -11,7 +11,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from jwt.utils import base64url_decode, base64url_encode
 
-from choreo.chassis.http.problems import unauthorized, unavailable
+from choreo.chassis.http.problems import Problem, unauthorized, unavailable
 
 Jwk = Mapping[str, str]
 
@@ -92,6 +92,14 @@ class Verifier:
         self._most_remembered = most_remembered
         self._waiting = 0
         self._most_waiting = most_waiting
+
+    def user_of(self, authorization: bytes | None) -> UUID | None:
+        """Whose token this is, if it was verified before. Nothing more is promised of it."""
+        try:
+            known = self._remembered.get(_bearer_token(authorization or b""))
+        except Problem:
+            return None
+        return known.principal.user_id if known else None
 
     async def principal(self, authorization: bytes | None) -> Principal:
         """Raises 401; 503 if the key is unknown and `user-events` is not read to its end."""

@@ -30,7 +30,7 @@ from choreo.chassis.http.problems import Problem
 from choreo.chassis.http.routes import FlowApplied, Route, Router, ServiceSide
 from choreo.chassis.observe.health import Health, JobState
 from choreo.chassis.observe.metrics import CONTENT_TYPE, Metrics
-from choreo.chassis.waiting.turns import Turns
+from choreo.chassis.waiting.turns import Pace, Turns
 
 log = structlog.get_logger()
 
@@ -226,6 +226,7 @@ class Edge:
         self._service = service
         self._documents = documents
         self._hosts = hosts
+        self._pace = Pace()
         self._metrics = metrics
         self._translate = translate
         self._plain: dict[str, dict[str, Route]] = {}
@@ -250,6 +251,7 @@ class Edge:
         template = "unmatched"
         try:
             headers = read(scope["headers"])
+            await self._pace.begin(self._whose(scope["path"], headers))
             self._hosts.check(scope["headers"], scope["http_version"], any_name=scope["path"] in _QUIET)
             route = self._find(scope)
             if route is None:
@@ -273,6 +275,10 @@ class Edge:
             await reply.give(found.answer())
         finally:
             self._record(scope["method"], template, reply.status or _CLIENT_GONE, time.perf_counter() - began)
+
+    def _whose(self, path: str, headers: Mapping[bytes, bytes]) -> str:
+        """All strangers are one, and who asks for health or metrics is not held up by them."""
+        return path if path in _QUIET else str(self._service.verifier.user_of(headers.get(b"authorization")))
 
     def _find(self, scope: Scope) -> Route | None:
         methods = self._plain.get(scope["path"])

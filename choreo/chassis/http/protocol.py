@@ -5,6 +5,7 @@ and callbacks; `tests/unit/chassis_http/test_http_protocol.py` notices where the
 """
 
 import asyncio
+from random import uniform
 from typing import Any
 
 import httptools
@@ -27,13 +28,16 @@ begin. What is below this and over the headers' bound gets its 431 as any other 
 MOST_HEADERS = 2 * headers.MOST
 """Likewise, though they came in one piece: 20,000 would take 7 ms to read."""
 _TELL_SECONDS = 10.0
+CLOSED_AT_ONCE = 5
+_AT_ONCE_SECONDS = 0.01
+"""Of the idle only so many are closed in so many seconds: whoever comes back at once would keep us busy."""
 
 log = structlog.get_logger()
 
 
 class Connections:
     """All of a process, at most so many: then the one that is longest without a complete request is closed,
-    and somebody new never is.
+    and somebody new never is. While many come at once there may be twice as many.
     """
 
     def __init__(self, most: int, registry: CollectorRegistry) -> None:
@@ -47,13 +51,15 @@ class Connections:
             ("reason",),
             registry=registry,
         )
-        self._told = float("-inf")
+        self._told = self._closed_since = float("-inf")
+        self._closed_lately = 0
 
     def asks(self, connection: "BoundedProtocol") -> None:
         """Its next request is still to come."""
         self.forget(connection)
         self._asking[connection] = None
-        if len(self._asking) + len(self._answered) > self._most:
+        number = len(self._asking) + len(self._answered)
+        if number > 2 * self._most or (number > self._most and self.may_close()):
             self.close(next(iter(self._asking if len(self._asking) > 1 else self._answered)), "many")
 
     def is_answered(self, connection: "BoundedProtocol") -> None:
@@ -64,6 +70,14 @@ class Connections:
     def forget(self, connection: "BoundedProtocol") -> None:
         self._asking.pop(connection, None)
         self._answered.pop(connection, None)
+
+    def may_close(self) -> bool:
+        """Whether not too many were closed just now."""
+        now = asyncio.get_running_loop().time()
+        if now > self._closed_since + _AT_ONCE_SECONDS:
+            self._closed_since, self._closed_lately = now, 0
+        self._closed_lately += 1
+        return self._closed_lately <= CLOSED_AT_ONCE
 
     def close(self, connection: "BoundedProtocol", reason: str) -> None:
         self.forget(connection)
@@ -162,8 +176,10 @@ class BoundedProtocol(HttpToolsProtocol):
         if enough or self.flow.read_paused:  # then it is we who do not read
             self._body_bytes = 0
             self._watch()
-        else:
+        elif self._all.may_close():
             self._all.close(self, self._lacks)
+        else:
+            self._deadline = self.loop.call_later(uniform(_AT_ONCE_SECONDS, 1), self._look)
 
     # what is read
 

@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any, Protocol, Self, TypeVar
 
 import aiokafka
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.aiokafka_internals import Fetched as Chunk
-from choreo.chassis.kafka.grants import AccessDenied
+from choreo.chassis.kafka.grants import AccessDenied, asking
 from choreo.chassis.kafka.topic_log import LogMismatch, PartitionLog, describe
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.message.codec import Record, TopicRecord
@@ -27,6 +27,7 @@ _APPENDED = 1
 _FETCH_WAIT_MS = 20
 _POLL_MS = 200
 _RETRY_TIMEOUT_SECONDS = 5.0
+_ANSWER_TIMEOUT_SECONDS = 3.0
 _RETRY_PAUSE_SECONDS = 0.1
 
 
@@ -54,7 +55,9 @@ class LogReader:
         self, access: KafkaAccess, *, fetch_bytes: int = 1 << 20, silence_timeout_seconds: float = 10.0
     ) -> None:
         self._silence_timeout_seconds = silence_timeout_seconds
-        self._consumer: _Consumer = aiokafka.AIOKafkaConsumer(
+        self._access = access
+        self._make_consumer: Callable[[], _Consumer] = partial(
+            aiokafka.AIOKafkaConsumer,
             **access.aiokafka(),
             group_id=None,
             enable_auto_commit=False,
@@ -65,6 +68,8 @@ class LogReader:
         )
 
     async def __aenter__(self) -> Self:
+        await see_that_it_answers(self._access)
+        self._consumer = self._make_consumer()
         try:
             await self._consumer.start()
         except BaseException:
@@ -93,18 +98,32 @@ class LogReader:
         return [await self._fetched(partition, _told(chunk)) for partition, chunk in found.items()]
 
     async def read_on(self, place: TopicPartition) -> AsyncIterator[Fetched]:
-        """Yields what comes, of all partitions, until this one's reading has got on. Raises `NothingCame`."""
+        """Yields what comes, of all partitions, until this one's reading has got on. Raises `NothingCame`.
+
+        A Kafka that does not even answer is not waited for as long as one that has nothing.
+        """
         partition = aiokafka.TopicPartition(*place)
         loop, before = asyncio.get_running_loop(), await self._consumer.position(partition)
         deadline = loop.time() + self._silence_timeout_seconds
+        look_at = loop.time() + _ANSWER_TIMEOUT_SECONDS / 2
         while await self._consumer.position(partition) == before:
             if loop.time() > deadline:
                 raise NothingCame(f"{place[0]}[{place[1]}] gives nothing from offset {before} on.")
+            if loop.time() > look_at:
+                await self._see_that_it_answers(partition)
+                look_at = loop.time() + _ANSWER_TIMEOUT_SECONDS / 2
             fetched = await self.poll()
             for one in fetched:
                 yield one
             if all(one.place != place for one in fetched):  # offsets at which there is no record are got over
                 yield await self._fetched(partition, [])
+
+    async def _see_that_it_answers(self, partition: aiokafka.TopicPartition) -> None:
+        try:
+            async with asyncio.timeout(_ANSWER_TIMEOUT_SECONDS / 2):
+                await self._consumer.end_offsets([partition])
+        except TimeoutError:
+            raise NothingCame(f"Kafka at {self._access.bootstrap} does not answer.") from None
 
     async def earliest(self, place: TopicPartition) -> int:
         partition = aiokafka.TopicPartition(*place)
@@ -140,10 +159,20 @@ def _told(chunk: Chunk) -> list[TopicRecord]:
     return records
 
 
+async def see_that_it_answers(access: KafkaAccess) -> None:
+    """Raises KafkaError, and not only after a request's whole time where Kafka is frozen."""
+    try:
+        async with asyncio.timeout(_ANSWER_TIMEOUT_SECONDS), asking(access) as cluster:
+            await cluster.metadata([])
+    except TimeoutError:
+        raise KafkaTimeoutError(f"Kafka at {access.bootstrap} does not answer") from None
+
+
 async def describe_retrying(
     access: KafkaAccess, topics: Sequence[str]
 ) -> Mapping[TopicPartition, PartitionLog]:
     """Returns each partition of these topics as it is now. Raises what is in `LOG_UNREADABLE`."""
+    await see_that_it_answers(access)
     return await retrying(partial(describe, access, topics))
 
 

@@ -23,6 +23,7 @@ class Waiters:
 
     def __init__(self) -> None:
         self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._under_way: dict[tuple[str, Hashable], asyncio.Future[Any]] = {}
         self._next: dict[tuple[str, Hashable], asyncio.Future[Any]] = {}
         """Looks that have not begun."""
         self.turns = Turns()
@@ -69,8 +70,8 @@ class Waiters:
         return signal
 
     async def look(self, key: str, look: Look[T], of: Hashable) -> T:
-        """What `look` sees now. All who ask for the same thing `of` the key before it begins share it: nobody
-        sees what was before he asked. It takes a turn of the key's.
+        """What `look` sees now. One after the other, each in a turn of the key's: all who ask for the same
+        thing `of` the key meanwhile share the next one, so that nobody sees what was before he asked.
 
         Raises what `look` raises, and `TooManyBefore`.
         """
@@ -82,13 +83,16 @@ class Waiters:
         return seen
 
     async def _look(self, key: str, look: Look[T], of: Hashable) -> T:
+        if (key, of) in self._under_way:
+            await asyncio.wait([self._under_way[key, of]])
         async with self.turns.one(key):
-            del self._next[key, of]
+            self._under_way[key, of] = self._next.pop((key, of))
             return await look()
 
     def _looked(self, name: tuple[str, Hashable], look: "asyncio.Future[Any]") -> None:
-        if self._next.get(name) is look:  # which never began
-            del self._next[name]
+        for looks in (self._under_way, self._next):  # in the latter it never began
+            if looks.get(name) is look:
+                del looks[name]
         if not look.cancelled():
             look.exception()  # whoever still waits has it
 

@@ -1,13 +1,13 @@
 """`choreo minimize --expect`: the inputs that lead to what should not be, and a test that says what should.
 
-A part of the recording will do if today's code decides the same fact there, right or wrong, and the
-expectation says the same of it. What is expected of an input has to meet the same state as well: without what
-it needs, the right code would not do what is expected either.
+A part of the recording will do if today's code violates the expectation there with the same fact, or, if it
+does not, decides it as in the whole. What is expected of an input has to meet the same state: without what it
+needs, the right code would not do what is expected either.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import Any
 from uuid import UUID
@@ -16,13 +16,13 @@ from choreo.chassis.registry import services
 from choreo.chassis.service import Service
 from choreo.errors import Incomplete, UsageError
 from choreo.message.catalog import SOURCE_OF_TYPE
-from choreo.replay.engine.expressions import BadExpression, names_at
+from choreo.replay.engine.expressions import BadExpression, names_at, state_of
 from choreo.replay.engine.walk import Walk
 from choreo.replay.history.expectations import Expectation, Judged
 from choreo.replay.sources.recording import Recording
 from choreo.replay.sources.records import Source
-from choreo.replay.verify.decisions import of_entry
 from choreo.replay.verify.findings import Finding
+from choreo.replay.verify.forgetting import forgetting
 from choreo.replay.verify.minimize import Minimum, minimize
 
 _TEST = '''\
@@ -102,20 +102,24 @@ async def expected(
     service = known[_owner(expectation.type, name, known)]
     if service.name not in recording.cut.services:
         raise Incomplete(f"{recording.path} has no journal of {service.name}.")
-    violated, today = await _first(recording, service, expectation, today=True), True
-    if violated is None:
-        violated, today = await _first(recording, service, expectation, today=False), False
-    if violated is None:
+    found = today = forgetting(lambda tell: _first(recording, service, expectation, today=True))
+    found = found or forgetting(lambda tell: _first(recording, service, expectation, today=False))
+    if found is None:
         return None
-    finding = _finding(violated, expectation)
-    whole = await _at(recording, service, expectation, violated)
+    violated = Judged(**found)
+    whole = forgetting(lambda tell: _again(recording, service, expectation, violated))
 
     async def shows(reduced: Source) -> Finding | None:
-        return finding if whole and await _at(reduced, service, expectation, violated) == whole else None
+        again = await _again(reduced, service, expectation, violated)
+        if again is None or whole is None or not _is_same(again, whole, today=today is not None):
+            return None
+        return _finding(_judged(again) or violated, expectation, service.name)
 
-    minimum = await minimize(recording, service, finding, tell, shows)
-    steps = await _in_words(minimum.reduced, service, violated, words)
-    return Expected(minimum, expectation, violated, today, steps)
+    minimum = await minimize(recording, service, _finding(violated, expectation, service.name), tell, shows)
+    again = forgetting(lambda tell: _again(minimum.reduced, service, expectation, violated))
+    judged = _judged(again) or violated
+    steps = await _in_words(minimum.reduced, service, judged, words)
+    return Expected(minimum, expectation, judged, today is not None, steps)
 
 
 def _owner(type_: str, name: str | None, known: Mapping[str, Service[Any]]) -> str:
@@ -130,7 +134,7 @@ def _owner(type_: str, name: str | None, known: Mapping[str, Service[Any]]) -> s
 
 async def _first(
     source: Recording, service: Service[Any], expectation: Expectation, *, today: bool
-) -> Judged | None:
+) -> dict[str, Any] | None:
     """Returns the first that violates the expectation, by today's code or as recorded."""
     seen = 0
     walk = Walk(source, service, today=today, compare=not today)
@@ -138,7 +142,7 @@ async def _first(
         async for judged in found:
             seen += 1
             if not judged.holds:
-                return judged
+                return asdict(judged)
     if walk.lacks and not today:
         raise Incomplete(f"{service.name}: {walk.lacks[0]}.")
     if not (seen or today):
@@ -147,25 +151,62 @@ async def _first(
     return None
 
 
-def _finding(judged: Judged, expectation: Expectation) -> Finding:
-    entry = judged.ahead.entry
+def _finding(judged: Judged, expectation: Expectation, service: str) -> Finding:
+    input, lines = judged.input, tuple(judged.lines)
     what = "" if judged.fact is None else f" leads to a {judged.type} that"
-    says = f"{entry.type} {entry.id}{what} is not as expected: {expectation.text}"
-    return of_entry("step", entry, says, judged.lines, judged.should_be or None, judged.is_ or None)
+    return Finding(
+        "step",
+        service,
+        f"{input['type']} {input['id']}{what} is not as expected: {expectation.text}",
+        input["key"],
+        input["id"],
+        input["type"],
+        input["at"],
+        input["time"],
+        handler=lines[-1] if lines else "",
+        expected=judged.should_be or None,
+        got=judged.is_ or None,
+        lines=lines,
+    )
 
 
-async def _at(source: Source, service: Service[Any], expectation: Expectation, violated: Judged) -> object:
-    """Returns what the expectation says of what today's code does with the input; None where it raises."""
-    entry = violated.ahead.entry
-    walk = Walk(source, service, entry.key, today=True, compare=False)
+_Again = Mapping[str, Any]
+"""What today's code makes of the input that violated the expectation: the `state` it meets, and what is
+`judged`, if it decides the fact.
+"""
+
+
+def _judged(again: _Again | None) -> Judged | None:
+    return Judged(**again["judged"]) if again and again["judged"] else None
+
+
+async def _again(
+    source: Source, service: Service[Any], expectation: Expectation, violated: Judged
+) -> _Again | None:
+    """Takes the input in today's code; None where that does not get there, or raises."""
+    walk = Walk(source, service, violated.input["key"], today=True, compare=False)
     async with aclosing(walk.inputs()) as inputs:  # type: ignore[type-var]
         async for ahead in inputs:
             done = walk.take(ahead)
-            if ahead.entry.id == entry.id and done:
-                judged = expectation.judged_of(ahead, done)
-                verdicts = [(one.id, one.holds, one.should_be, one.is_) for one in judged]
-                return verdicts, None if violated.fact and verdicts else ahead.taken.state
+            if done and str(ahead.entry.id) == violated.input["id"]:
+                judged = [asdict(one) for one in expectation.judged_of(ahead, done) if one.id == violated.id]
+                state = state_of(service, ahead.taken.state)
+                return {"state": state, "judged": judged[0] if judged else None}
     return None
+
+
+def _is_same(one: _Again, whole: _Again, *, today: bool) -> bool:
+    """Tells whether a part of the recording shows what the whole does. Where `today` violates the expectation
+    that is enough; else it is the very fact.
+    """
+    mine, its = _judged(one), _judged(whole)
+    if mine is None or its is None:
+        return mine is its and one["state"] == whole["state"]
+    if mine.fact is None:
+        return mine.holds == its.holds and one["state"] == whole["state"]
+    if today:
+        return not mine.holds
+    return mine.holds and mine.is_ == its.is_
 
 
 # -- words ---------------------------------------------------------------------------------------------
@@ -214,7 +255,7 @@ class _Told:
 
     def line(self, module: str, service: str, judged: Judged) -> Words | str:
         assert judged.fact is not None
-        fields = judged.fact.model_dump(mode="json") | dict(judged.should_be)
+        fields = {**judged.fact, **judged.should_be}
         result = self._word(judged.type, fields, list(judged.should_be))
         if self._unknown:
             return f"{module} has no word for {', '.join(self._unknown)}"

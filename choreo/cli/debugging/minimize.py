@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,10 +15,11 @@ from choreo.cli.debugging.expected import Expected, Words, expected
 from choreo.cli.debugging.replay_source import check_service
 from choreo.cli.debugging.verify_formats import print_finding
 from choreo.errors import HandlerMisbehaves, Incomplete, Unavailable, UsageError
-from choreo.progress import telling
+from choreo.progress import Tell, telling
 from choreo.replay.sources.recording import NotARecording, Recording, Writer, size_of
 from choreo.replay.sources.records import Broken
 from choreo.replay.verify.findings import Finding
+from choreo.replay.verify.forgetting import forgetting
 from choreo.replay.verify.minimize import Minimum, NotReproduced
 from choreo.replay.verify.minimize import minimize as minimized
 from choreo.replay.verify.verify import verify
@@ -75,7 +77,7 @@ def minimize(
 
     Example: choreo minimize monday.ndjson --pytest tests/test_monday.py
 
-    Example: choreo minimize FILE --expect 'PaymentRefunded: amount == state.payments[order_id].amount'
+    Example: choreo minimize FILE --expect 'MoneyDeposited: balance == state.account.balance + amount'
     """
     if test and test.suffix != ".py":
         raise UsageError(f"{test} is no name of a test: it must end in .py.")
@@ -122,9 +124,14 @@ async def _minimum(recording: Recording) -> Minimum | None:
     chosen = {name: known[name] for name in recording.cut.services}
     items = size_of(recording)
     with telling() as tell:
-        tally = await verify(recording, chosen, progress=lambda done: tell("replaying", done, items))
-    effects = [finding for finding in tally.findings if finding.kind == "effect"]
-    findings = [finding for finding in tally.findings if finding.kind != "effect"]
+
+        async def found(told: Tell) -> list[dict[str, Any]]:
+            tally = await verify(recording, chosen, progress=lambda done: told("replaying", done, items))
+            return [asdict(finding) for finding in tally.findings]
+
+        everything = [Finding.from_dict(one) for one in forgetting(found, tell)]
+    effects = [finding for finding in everything if finding.kind == "effect"]
+    findings = [finding for finding in everything if finding.kind != "effect"]
     if not findings and effects:
         raise HandlerMisbehaves(f"{effects[0].says}: nothing else differs.")
     if not findings:

@@ -17,6 +17,7 @@ from choreo.cli.debugging.replay_source import (
     check_reached,
     check_service,
     described,
+    key_of,
     moment_in,
     opened,
     reading,
@@ -29,6 +30,7 @@ from choreo.cli.debugging.row_formats import (
     print_today,
     shown,
     telling,
+    whose,
 )
 from choreo.errors import HandlerMisbehaves, UsageError
 from choreo.message.envelope import Event
@@ -57,7 +59,7 @@ _SHOWN = 20
 def replay(
     source: Annotated[str, typer.Argument(metavar="FILE|live", help="A recording, or the running system.")],
     service: Annotated[str, typer.Option(help="Its name, as order.")],
-    key: Annotated[str | None, typer.Option(help="Only the steps of this key (the user id).")] = None,
+    key: Annotated[str | None, typer.Option(help="Only the steps of this user: an id or a login.")] = None,
     until: Annotated[
         str | None,
         typer.Option(
@@ -113,6 +115,7 @@ async def _replay(
     today: bool,
 ) -> Ahead | None:
     """Returns the input before which it stopped. By then all is closed: what is in memory is enough."""
+    key = await key_of(key, file)
     async with opened(file, name, key, alone=not description_of(name).needs_all_keys) as source:
         moment = await moment_in(source, until, name, file) if until is not None else End()
         async with walking(source, described(source, name), key, today=today) as walk:
@@ -209,7 +212,7 @@ class Printer:
         if self._json:
             self._line("step", **_input(ahead), **_told(done))
             return
-        self._paper.line(_head(ahead))
+        self._paper.parts("", *_head(ahead))
         self._decision(ahead, done)
 
     def parked(self, ahead: Ahead) -> None:
@@ -220,7 +223,7 @@ class Printer:
         if self._json:
             self._line("parked", **_input(ahead), **_told(tried))
             return
-        self._paper.line(f"{_head(ahead)}  parked", "red")
+        self._paper.parts("", *_head(ahead), "parked", style="red")
         self._decision(ahead, tried)
 
     def log(self, ahead: Ahead, done: Done | None, value: Any, error: str) -> None:
@@ -229,7 +232,7 @@ class Printer:
             value = _as_json_has_it(value)
             self._line("log", **_input(ahead), value=value, error=error or None, differs=differs)
             return
-        self._paper.line(f"{_head(ahead)}  {error or repr(value)}", "yellow" if error else "")
+        self._paper.parts("", *_head(ahead), error or repr(value), style="yellow" if error else "")
         if done and done.differs:
             self._differs(done.differs)
 
@@ -302,12 +305,12 @@ class Printer:
             return
         for event in came.events:
             line = "" if came.differs else _source_line(ahead, event.data)
-            told = "  ".join(filter(None, (str(event.id), telling(event.data), line)))
-            self._paper.line(f"    → {event.type} {told}", "green")
+            told = telling(event.type, dict(event.data))
+            self._paper.parts("    ", f"→ {event.type} {event.id}", told, line, style="green")
         if came.refusal is not None:
             numbers = ", ".join(f"{name}={value}" for name, value in came.refusal.items() if name != "type")
             line = "" if came.differs else _source_line(ahead, None)
-            self._paper.line(f"    → {came.refusal['type']}({numbers})  {line}".rstrip(), "yellow")
+            self._paper.parts("    ", f"→ {came.refusal['type']}({numbers})", line, style="yellow")
         if came.differs:
             self._differs(came.differs)
 
@@ -333,9 +336,11 @@ def _tried(ahead: Ahead) -> Done | str:
     return Done(outcome.events, refusal_as_dict(outcome), (), outcome.state)
 
 
-def _head(ahead: Ahead) -> str:
-    type_ = ahead.entry.type or "record"
-    return f"{plain(ahead.entry.now)}  {type_} {ahead.entry.id}  {ahead.at}".rstrip()
+def _head(ahead: Ahead) -> tuple[str, ...]:
+    """Says when, what with its amounts, where it lies, and whose it is."""
+    entry, input = ahead.entry, ahead.taken.input
+    told = telling(input.type, dict(input.data)) if isinstance(input, Event) else ""
+    return str(plain(entry.now)), entry.type or "record", told, ahead.at, str(entry.id), whose(entry.key)
 
 
 def _input(ahead: Ahead) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Where `choreo state`, `blame` and `replay` read from: a recording, or the running system."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,11 +19,12 @@ from choreo.operations.reading.installation import Installation, find_installati
 from choreo.progress import telling
 from choreo.replay.engine.walk import Walk
 from choreo.replay.history.moments import AfterId, AfterPlace, AtTime, Moment, NoMoment, moment_of, settled
-from choreo.replay.sources.live import Live, open_live
+from choreo.replay.sources.live import About, Connection, Live, keys_since, open_live
 from choreo.replay.sources.one_key import open_key, records_at
 from choreo.replay.sources.recording import NotARecording, Recording, size_of
-from choreo.replay.sources.records import Broken, Source, lacking
+from choreo.replay.sources.records import Broken, JournalEntry, Source, lacking
 from choreo.replay.sources.rows import plain
+from choreo.replay.trace.ids import Named, Wanted, named_in, named_live, the_one
 
 
 def check_service(name: str) -> None:
@@ -46,10 +47,40 @@ def reading() -> Iterator[None]:
 
 def whole(file: Path | None) -> AbstractAsyncContextManager[Source]:
     """Opens a recording, or all of the running system."""
+    return asked(file, None, None, None)
+
+
+def asked(
+    file: Path | None, name: str | None, key: str | None, since: datetime | None
+) -> AbstractAsyncContextManager[Source]:
+    """Opens what it takes to tell of one service, of a key, or of what was decided since a time."""
+
+    async def about(conns: Mapping[str, Connection]) -> Collection[str]:
+        if key is not None:
+            return {key}
+        return await keys_since(conns, since) if since else ()
+
+    some = key is not None or since is not None
     if file is not None:
-        return nullcontext(Recording(file))
+        recording = Recording(file)
+        return nullcontext(
+            Recording(file, {key} if key else _keys_since(recording, since)) if some else recording
+        )
     here = find_installation()
-    return open_live(here.kafka, here.database_urls, here.settings)
+    if name is not None:
+        return of_service(here, name, about if some else None)
+    return open_live(
+        here.kafka,
+        here.database_urls,
+        here.settings,
+        about=about if some else None,
+        partition_of=here.partition_of,
+    )
+
+
+def _keys_since(recording: Recording, since: datetime | None) -> set[str]:
+    items = (item for batch in recording.read() for item in batch)
+    return {item.key for item in items if isinstance(item, JournalEntry) and since and item.now >= since}
 
 
 @asynccontextmanager
@@ -88,9 +119,11 @@ def recording_of(file: Path, name: str, key: str | None = None) -> Recording:
 
 
 @asynccontextmanager
-async def of_service(here: Installation, name: str) -> AsyncIterator[Live]:
+async def of_service(here: Installation, name: str, about: About | None = None) -> AsyncIterator[Live]:
     """Opens its journal, its own topic and those it hears; nothing else is read."""
-    async with open_live(here.kafka, {name: here.database_urls[name]}, here.settings) as live:
+    urls = {name: here.database_urls[name]}
+    live_of = open_live(here.kafka, urls, here.settings, about=about, partition_of=here.partition_of)
+    async with live_of as live:
         prefix = here.settings.topic_prefix
         topics = {prefix + topic_of(name), *here.service(name).heard_topics(prefix)}
         spans = {place: span for place, span in live.cut.spans.items() if place[0] in topics}
@@ -98,10 +131,42 @@ async def of_service(here: Installation, name: str) -> AsyncIterator[Live]:
         yield live
 
 
+async def key_of(text: str | None, file: Path | None) -> str | None:
+    """Returns the key that somebody means by an id or a name. Raises `UsageError` where nothing has it."""
+    if text is None:
+        return None
+    keys = sorted({one.key for one in await _named(text, file)})
+    if len(keys) != 1:
+        raise UsageError(
+            f"{text} is about several keys: {', '.join(keys)}."
+            if keys
+            else f"Nothing has the id {text.strip()}."
+        )
+    return keys[0]
+
+
+async def _named(text: str, file: Path | None) -> list[Named]:
+    wanted = Wanted.of(text)
+    if file is None:
+        here = find_installation()
+        ids = {name: here.service(name).ids for name in here.database_urls}
+        return the_one(await named_live(here.database_urls, ids, wanted), wanted)
+    recording = Recording(file)
+    ids = {name: service.ids for name, service in services(recording.cut.settings).items()}
+    found: list[Named] = []
+    for one in named_in((item for batch in recording.read() for item in batch), ids, wanted):
+        found.append(one)
+        if wanted.first == wanted.last and one.key == one.id:
+            break  # a key it is, written out: nothing else can be meant
+    return the_one(found, wanted)
+
+
 async def moment_in(source: Source, text: str, name: str, file: Path | None) -> Moment:
     """Reads a moment as somebody writes it. Raises `NoMoment`, and `Incomplete` after a recording's end."""
     cut = source.cut
-    moment = moment_of(text, datetime.now(UTC), cut.topic_prefix)
+    if Wanted.of(text).is_cut_short:
+        text = next((one.id for one in await _named(text, file)), text)
+    moment = moment_of(text.strip(), datetime.now(UTC), cut.topic_prefix)
     if isinstance(moment, AtTime) and cut.until is not None and moment.time > cut.until:
         raise Incomplete(f"{file} ends at {plain(cut.until)}, before {moment}.")
     if file is not None or not isinstance(moment, AfterPlace) or cut.service_of.get(moment.topic) != name:

@@ -1,6 +1,6 @@
 """How rows, their changes and their causes look: for people, and as JSON has them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from choreo.chassis.transaction.journal import CODE_VERSION
 from choreo.chassis.transaction.state_store import TableMapping
+from choreo.message.catalog import FACT_OF_TYPE
 from choreo.message.fact import Fact
 from choreo.replay.engine.recorded import Differs
 from choreo.replay.engine.walk import Walk, Write
@@ -15,9 +16,9 @@ from choreo.replay.history.blame import RowChange
 from choreo.replay.history.causes import Cause
 from choreo.replay.history.state import Difference, difference_made_by
 from choreo.replay.sources.rows import name_as_text, plain
-from choreo.terminal import Console
+from choreo.terminal import Console, packed
 
-_WIDTH = 100
+_WIDTH = 80
 _SHORT = 40
 _BRIEF = 20
 """A value of a new row on a line of history: ids and texts are longer."""
@@ -25,7 +26,7 @@ _SIGNS = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "ye
 
 
 class Paper:
-    """Prints for people, in colour on a terminal. Only ids and commands may go beyond column 100."""
+    """Prints for people, in colour on a terminal. Only ids and commands may go beyond column 80."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False, soft_wrap=True)
@@ -34,19 +35,30 @@ class Paper:
         told = escape(text)
         self._console.print(f"[{style}]{told}[/]" if style else told)
 
+    def parts(self, indent: str, *parts: str, style: str = "") -> None:
+        """Prints them beside each other, and those that column 80 has no room for below."""
+        for line in packed(parts, _WIDTH - len(indent), "    "):
+            self.line(f"{indent}{line}", style)
+
     def columns(self, told: Sequence[tuple[str, str]], style: str = "") -> None:
         """Prints names and values below each other."""
         width = max((len(name) for name, _ in told), default=0)
         for name, value in told:
-            self.line(_cut_off(f"    {name:<{width}}  {value}"), style)
+            begin = f"    {name:<{width}}  "
+            old, arrow, new = value.partition(" → ")
+            if not arrow or len(begin) + len(value) <= _WIDTH:
+                self.line(_cut_off(f"{begin}{value}"), style)
+            else:
+                self.line(_cut_off(f"{begin}{old}"), style)
+                self.line(_cut_off(f"{'':<{len(begin) - 2}}→ {new}"), style)
 
     def cause(self, cause: Cause | None) -> None:
         if cause is None:
             self.line("    nothing in the journal gives it that today: see `choreo verify`", "red")
             return
-        self.line(f"    {cause.fact} {cause.fact_id}  {cause.handler}", "dim")
+        self.parts("    ", f"{cause.fact} {cause.fact_id}", cause.handler, style="dim")
         if cause.fact_id != cause.id:
-            self.line(f"    because of {cause.type} {cause.id} {cause.at}".rstrip(), "dim")
+            self.parts("    ", f"because of {cause.type} {cause.id}", cause.at, style="dim")
 
     def row(self, mapping: TableMapping, name: Any, row: Sequence[Any], cause: Cause) -> None:
         self.line(f"  {mapping.table.name} {name_as_text(name)}", "bold")
@@ -60,7 +72,7 @@ class Paper:
 
     def write(self, write: Write) -> None:
         self._changed(difference_made_by(write))
-        self.line(f"    {write.event.type} {write.event.id}  {write.case}", "dim")
+        self.parts("    ", f"{write.event.type} {write.event.id}", write.case, style="dim")
 
     def row_change(self, change: RowChange) -> None:
         """Prints when, by which fact, what it did to the row, and the line; on one line."""
@@ -91,15 +103,25 @@ class Paper:
         self.columns(told)
 
 
-def telling(fact: Fact) -> str:
-    """Writes the short fields of a fact that are no ids: amounts, reasons, kinds."""
-    told = {name: value for name, value in fact if isinstance(value, str | int | bool)}
-    return ", ".join(f"{name} {shown(value)}" for name, value in told.items() if len(str(value)) <= _SHORT)
+def telling(type: str, data: Mapping[str, Any]) -> str:
+    """Writes the fields that tell a fact's story, as the fact declares them."""
+    fact = FACT_OF_TYPE.get(type)
+    told = {name: data.get(name) for name in (fact.TELLS if fact else ())}
+    return ", ".join(f"{name} {_short(shown(value))}" for name, value in told.items() if value is not None)
+
+
+def whose(key: str, *, whole: bool = False) -> str:
+    """Writes a key, as briefly as one may ask for it; the key of most is a user's id."""
+    return f"user {key if whole else key[:8]}" if "-" in key else f"key {key}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHORT else f"{text[: _SHORT - 1]}…"
 
 
 def when(cause: Cause, fact: Fact) -> str:
     """Writes the beginning of a line of history: the time, and the fact with its amounts."""
-    told = telling(fact)
+    told = telling(cause.fact, dict(fact))
     return f"{plain(cause.time)}  {cause.fact} {str(cause.fact_id)[:8]}{f' ({told})' if told else ''}"
 
 

@@ -15,6 +15,7 @@ from choreo.cli.debugging.replay_source import (
     check_reached,
     check_service,
     described,
+    key_of,
     moment_in,
     opened,
     reading,
@@ -49,7 +50,9 @@ def state(
         ),
     ],
     file: Annotated[Path | None, typer.Argument(help="A recording; without it, the running system.")] = None,
-    key: Annotated[str | None, typer.Option(help="Only the rows of this key (the user id); fast.")] = None,
+    key: Annotated[
+        str | None, typer.Option(help="Only the rows of this user: an id or a login; fast.")
+    ] = None,
     diff: Annotated[
         str | None, typer.Option(metavar="MOMENT|live", help="What is different there, row by row.")
     ] = None,
@@ -88,6 +91,7 @@ async def _state(
     today: bool,
     as_json: bool,
 ) -> None:
+    key = await key_of(key, file)
     async with opened(file, name, key) as source:
         mappings = _chosen(described(source, name).store.mappings, table)
         moment = await moment_in(source, at, name, file)

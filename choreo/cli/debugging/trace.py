@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
-from uuid import UUID
 
 import psycopg
 import typer
@@ -39,7 +38,10 @@ class Format(StrEnum):
 
 
 def trace(
-    id: Annotated[str, typer.Argument(metavar="ID", help="Of an order, a user, an event, a flow ...")],
+    id: Annotated[
+        str,
+        typer.Argument(metavar="ID", help="Of an order, a user, an event ..., or how it begins; a login."),
+    ],
     file: Annotated[Path | None, typer.Argument(help="A recording; without it, the running system.")] = None,
     format: Annotated[Format, typer.Option(help="How to print it.")] = Format.tree,
     limit: Annotated[int, typer.Option(min=1, help="Of a user, so many flows: the newest.")] = 20,
@@ -49,7 +51,7 @@ def trace(
 
     Reads only, and joins no consumer group. Exits 1 if nobody knows the id. See docs/trace.md.
     """
-    id = _normal(id)
+    id = id.strip()
     format = Format.json if in_json else format
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it has to say is raised as well
     try:
@@ -90,11 +92,12 @@ async def live(installation: Installation, id: str, limit: int = 20) -> tuple[li
         material = await find(
             installation.kafka if has_kafka(installation.style) else None,
             installation.database_urls,
-            settings.topic_prefix,
+            settings,
             installation.partition_of,
+            {name: installation.service(name).ids for name in installation.database_urls},
             id,
             limit,
-            lambda done, total: tell("looking up", done, total),
+            tell,
         )
     return _trees(material, settings)
 
@@ -108,7 +111,12 @@ def _recorded(file: Path, id: str, limit: int) -> tuple[list[Tree], int]:
         id = _flow_of(there) or id
     with telling() as tell:
         material = find_recorded(
-            recording, id, limit, _consumed_types(settings), lambda done, total: tell("reading", done, total)
+            recording,
+            {name: service.ids for name, service in services(settings).items()},
+            id,
+            limit,
+            _consumed_types(settings),
+            lambda done, total: tell("reading", done, total),
         )
     return _trees(material, settings)
 
@@ -127,12 +135,3 @@ def _consumed_types(settings: Settings) -> dict[str, set[str]]:
     return {
         name: {fact.__name__ for fact in service.consumes} for name, service in services(settings).items()
     }
-
-
-def _normal(id: str) -> str:
-    """Writes an id as the system does, however it was typed or pasted."""
-    id = id.strip()
-    try:
-        return str(UUID(id))
-    except ValueError:
-        return id

@@ -1,6 +1,7 @@
 """How a trace looks: a tree or a table for people, Mermaid for documents, JSON for programs.
 
-Text fits 100 columns and is in colour only on a terminal. Times are milliseconds from the root.
+Text fits the terminal, and 80 columns where there is none; it is in colour only on a terminal. Times are
+milliseconds from the root.
 """
 
 import json
@@ -14,20 +15,21 @@ from typing import Any
 from rich.markup import escape
 
 from choreo.chassis.registry import service_names
+from choreo.cli.debugging.row_formats import telling, whose
 from choreo.demo import screens
-from choreo.demo.screens import figure, print_beneath, print_line
+from choreo.demo.screens import LABELS, figure, print_beneath, print_line
 from choreo.demo.timeline import clock
 from choreo.message.catalog import SOURCE_OF_TYPE
 from choreo.replay.trace.hops import Hop
 from choreo.replay.trace.journals import JournalRow
+from choreo.replay.trace.published_events import PublishedEvent
 from choreo.replay.trace.trace import Gap, Node, Tree
-from choreo.terminal import Console
+from choreo.terminal import Console, packed
 
 WIDTH = 100
 _COLUMNS = ("outbox", "broker", "consumer", "transaction")
 _INDENT = "   "
 _MARGIN = 4
-_SERVICE_AND_DID = 28
 _LONG = 200
 
 
@@ -35,21 +37,31 @@ def print_trees(trees: Sequence[Tree], left_out: int) -> None:
     console = _console()
     _say_left_out(console, left_out)
     for tree in trees:
-        console.print(f"[bold]{escape(_title(tree))}[/]")
+        console.print(f"[bold]{escape(_heading(tree))}[/]")
         _print_gaps(console, tree.gaps, "")
         for depth, node in tree.everything():
             event, margin = node.way.event, _INDENT * depth
-            name = f"{margin}└─ {event.type}"
-            place = escape(f"[{event.partition}]@{event.offset}")
-            console.print(
-                f"    [cyan]{name:<28}[/] {f'+{node.after_ms:.1f}':>9} ms  {place}  [dim]{event.id}[/]"
-            )
+            begin = f"    {margin}{_INDENT}"
+            name, *told = packed([event.type, *_told(node)], console.width - len(begin))
+            console.print(f"    {margin}[cyan]└─ {escape(name)}[/]")
+            for line in (*told, *packed([_place(event), str(event.id)], console.width - len(begin))):
+                console.print(f"{begin}[dim]{escape(line)}[/]")
             print_beneath(console, node.way, margin)
             _print_gaps(console, node.gaps, margin + _INDENT)
         for service, entry in tree.journaled:
             after = f"+{_after_ms(tree, entry):.1f}"
             console.print(f"    [cyan]└─ {entry.type:<25}[/] {after:>9} ms  {_did(service, entry)}")
         console.print()
+
+
+def _told(node: Node) -> list[str]:
+    """Says what an event's type does not: its amounts and reasons, and when."""
+    event = node.way.event
+    return [telling(event.type, event.data), f"+{node.after_ms:.1f} ms"]
+
+
+def _place(event: PublishedEvent) -> str:
+    return f"{event.topic}[{event.partition}]@{event.offset}"
 
 
 def _after_ms(tree: Tree, entry: JournalRow) -> float:
@@ -66,43 +78,48 @@ def _print_gaps(console: Console, gaps: Sequence[Gap], margin: str) -> None:
     for gap in gaps:
         if gap.expects:
             console.print(f"    {margin}[red]└─ ? {' or '.join(gap.expects)}[/]")
-        first, *rest = wrap(_why(gap), WIDTH - _MARGIN - len(margin) - _SERVICE_AND_DID) or [""]
-        print_line(console, margin, gap.service, gap.state, first)
-        for line in rest:
-            print_line(console, margin, "", "", line)
+        says = wrap(_why(gap), console.width - _MARGIN - len(margin) - len(_INDENT) - LABELS)
+        print_line(console, margin, gap.service, gap.state, *says)
 
 
 def print_table(trees: Sequence[Tree], left_out: int) -> None:
     console = _console()
     _say_left_out(console, left_out)
     for tree in trees:
-        console.print(f"[bold]{escape(_title(tree))}[/]")
-        console.print(f"[dim]{'ms':>9} {'event':<24} {'service':<13}{'did':<12}{' '.join(_COLUMNS)}[/]")
-        for after, what, service, did, hops in _rows(tree):
-            told = {hop.name: figure(hop) for hop in hops}
-            figures = " ".join(f"{told.get(name, ''):>{len(name)}}" for name in _COLUMNS)
-            console.print(escape(f"{after:>9} {what:<24} {service:<13}{did:<12}{figures}".rstrip()))
+        console.print(f"[bold]{escape(_heading(tree))}[/]")
+        console.print(f"[dim]{'ms':>9} {'event, service':<15}{'did':<12}{' '.join(_COLUMNS)}[/]")
+        for line in _rows(tree, console.width):
+            console.print(escape(line))
         for service, entry in tree.journaled:
-            after = f"{_after_ms(tree, entry):.1f}"
-            console.print(escape(f"{after:>9} {entry.type:<24} {service:<13}{entry.outcome}"))
+            console.print(escape(f"{_after_ms(tree, entry):>9.1f} {entry.type}"))
+            console.print(escape(_row(service, entry.outcome)))
         console.print()
 
 
-def _rows(tree: Tree) -> Iterator[tuple[str, str, str, str, Sequence[Hop]]]:
+def _rows(tree: Tree, width: int) -> Iterator[str]:
     yield from _missing_rows(tree.gaps, 0)
     for depth, node in tree.everything():
-        way, what = node.way, "  " * depth + node.way.event.type
-        origin = way.origin
-        yield f"{node.after_ms:.1f}", what, way.event.source, "decided", origin.hops if origin else ()
+        way, margin = node.way, "  " * depth
+        amounts, after = telling(way.event.type, way.event.data), f"{node.after_ms:.1f}"
+        for told in packed([f"{margin}{way.event.type}", amounts, _place(way.event)], width - 10, margin):
+            yield f"{after:>9} {told}"
+            after = ""
+        yield _row(way.event.source, "decided", way.origin.hops if way.origin else ())
         for hearing in way.hearings:
-            yield "", "", hearing.service, hearing.outcome, hearing.hops
+            yield _row(hearing.service, hearing.outcome, hearing.hops)
         yield from _missing_rows(node.gaps, depth + 1)
 
 
-def _missing_rows(gaps: Sequence[Gap], depth: int) -> Iterator[tuple[str, str, str, str, Sequence[Hop]]]:
+def _row(service: str, did: str, hops: Sequence[Hop] = ()) -> str:
+    told = {hop.name: figure(hop) for hop in hops}
+    figures = " ".join(f"{told.get(name, ''):>{len(name)}}" for name in _COLUMNS)
+    return f"{'':>9}   {service:<13}{did:<12}{figures}".rstrip()
+
+
+def _missing_rows(gaps: Sequence[Gap], depth: int) -> Iterator[str]:
     for gap in gaps:
-        for expected in gap.expects:
-            yield "", f"{'  ' * depth}? {expected}", gap.service, gap.state, ()
+        yield f"{'':>9} {'  ' * depth}? {' or '.join(gap.expects) or 'nothing'}"
+        yield _row(gap.service, gap.state)
 
 
 def as_mermaid(trees: Sequence[Tree], left_out: int) -> str:
@@ -193,16 +210,28 @@ def _node(node: Node) -> dict[str, Any]:
 
 def _title(tree: Tree) -> str:
     """Says what was asked, of whom, when, and what the flow is called."""
+    return f"{_what(tree)}  {clock(tree.began_at.timestamp())}  flow {tree.flow}{_refused(tree)}"
+
+
+def _heading(tree: Tree) -> str:
+    """The same below each other, and whose it is: the key of its events, mostly a user."""
+    began = clock(tree.began_at.timestamp())
+    return f"{_what(tree)}  {began}\n  flow {tree.flow}\n  {whose(tree.key, whole=True)}{_refused(tree)}"
+
+
+def _what(tree: Tree) -> str:
+    return f"{tree.service} {tree.asked.type}" if tree.asked else "a flow whose request is not known"
+
+
+def _refused(tree: Tree) -> str:
     asked = tree.asked
-    what = f"{tree.service} {asked.type}" if asked else "a flow whose request is not known"
-    title = f"{what}  {clock(tree.began_at.timestamp())}  flow {tree.flow}"
     if asked and asked.outcome != "applied":
         numbers = ", ".join(
             f"{name} {value}" for name, value in (asked.refusal or {}).items() if name != "type"
         )
         reason = (asked.refusal or {}).get("type", "")
-        title += f"\n  {asked.outcome} {reason} {numbers}".rstrip()
-    return title
+        return f"\n  {asked.outcome} {reason} {numbers}".rstrip()
+    return ""
 
 
 def _why(gap: Gap) -> str:
@@ -225,5 +254,6 @@ def _say_left_out(console: Console, left_out: int) -> None:
 
 
 def _console() -> Console:
-    """Longer lines are cut, as far as there are any."""
-    return Console(highlight=False, width=WIDTH)
+    console = Console(highlight=False)
+    console.width = min(console.width, WIDTH)
+    return console

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import typer
 
 from choreo.chassis.kafka.log_reader import LOG_UNREADABLE
 from choreo.chassis.registry import service_names
-from choreo.cli.debugging.replay_source import whole
+from choreo.cli.debugging.replay_source import asked, key_of
 from choreo.cli.debugging.shuffle import shuffle
 from choreo.cli.debugging.verify_formats import (
     closed_loop_as_json,
@@ -22,6 +23,7 @@ from choreo.cli.debugging.verify_formats import (
     report_as_junit,
 )
 from choreo.errors import Unavailable, UsageError
+from choreo.progress import Progress
 from choreo.replay.history.moments import AtTime, NoMoment, moment_of
 from choreo.replay.sources.recording import NotARecording
 from choreo.replay.sources.records import Broken, Source
@@ -33,7 +35,9 @@ from choreo.replay.verify.second_run import SecondRunDied
 def verify(
     file: Annotated[Path | None, typer.Argument(help="A recording; without it, the running system.")] = None,
     service: Annotated[str | None, typer.Option(help="Only this service: user, order, ...")] = None,
-    key: Annotated[str | None, typer.Option(help="Tell only what is about this key (the user id).")] = None,
+    key: Annotated[
+        str | None, typer.Option(help="Tell only what is about this user: an id or a login.")
+    ] = None,
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="Tell only what was decided since: a time, or -5m.")
     ] = None,
@@ -70,11 +74,14 @@ def verify(
         shuffle(file, names or service_names(), shuffles, as_json=as_json)
     try:
         allowances = read_allowances(allow) if allow else []
+        key, moment = asyncio.run(key_of(key, file)), _time(since)
         verifying = partial(
-            report_on, names=names, sample=sample, key=key, since=_time(since), allowances=allowances
+            report_on, names=names, sample=sample, key=key, since=moment, allowances=allowances
         )
         looping = partial(closed_loop_report, allowances=allowances)
-        report = asyncio.run(_report(file, looping if closed_loop else verifying))
+        report = asyncio.run(
+            _report(file, partial(asked, file, service, key, moment), looping if closed_loop else verifying)
+        )
     except Broken as broken:
         report = Report([Finding("incomplete", "", str(broken))])
     except (WrongAllowance, NotARecording, NoMoment) as wrong:
@@ -104,6 +111,17 @@ def _time(text: str | None) -> datetime | None:
     return moment.time
 
 
-async def _report(file: Path | None, look: Callable[[Source], Awaitable[Report]]) -> Report:
-    async with whole(file) as source:
-        return await look(source)
+async def _report(
+    file: Path | None,
+    opened: Callable[[], AbstractAsyncContextManager[Source]],
+    look: Callable[[Source], Awaitable[Report]],
+) -> Report:
+    progress = Progress()
+    if file is None:
+        progress.stage("reading the running system")
+    try:
+        async with opened() as source:
+            progress.done()
+            return await look(source)
+    finally:
+        progress.done()

@@ -11,6 +11,8 @@ from xml.etree import ElementTree
 
 from choreo.chassis.registry import descriptions, service_names
 from choreo.chassis.service import End
+from choreo.cli.debugging.row_formats import telling
+from choreo.message.catalog import FACT_OF_TYPE
 from choreo.replay.verify.findings import Finding
 from choreo.replay.verify.report import Report
 from choreo.replay.verify.simulation import Difference
@@ -18,6 +20,10 @@ from choreo.replay.verify.simulation import Difference
 _SHOWN = 20
 _SHOWN_IN_CLOSED_LOOP = 10
 """Origins, and of each so many of the differences that come from it."""
+_SHORT = 60
+"""So long a text is printed whole."""
+_CONTEXT = 20
+_NONE = object()
 
 
 def print_report(report: Report, file: Path | None) -> None:
@@ -26,8 +32,7 @@ def print_report(report: Report, file: Path | None) -> None:
     for first, *others in kinds_of_it[:_SHOWN]:
         print_finding(first, "not deterministic" if id(first) in unstable else first.kind)
         if others:
-            keys = len({finding.key for finding in (first, *others)})
-            print(f"  alike     {len(others)} more, of {keys} keys in all: --json prints them")
+            print(f"  alike     {_count_of((first, *others))}: --json prints them")
         if first.service:
             print(f"  again     {_again(first, file)}")
     if (more := len(kinds_of_it) - _SHOWN) > 0:
@@ -36,8 +41,8 @@ def print_report(report: Report, file: Path | None) -> None:
     items = report.counts.get("items", 0)
     rate = f", {items / report.seconds:.0f}/s" if report.seconds else ""
     print(f"{report.verdict}: {items} items in {report.seconds:.1f} s{rate}")
-    for name in report.absent:
-        print(f"  {name} is not in it: it is younger than this recording, or was left out")
+    for why in report.absent.values():
+        print(f"  {why}")
     kinds = ("inputs", "steps", "decisions", "records", "rows")
     print(f"  {'':<12}" + "".join(f"{kind:>12}" for kind in kinds))
     for name in service_names():
@@ -56,13 +61,42 @@ def _alike(findings: Sequence[Finding]) -> list[list[Finding]]:
     return list(found.values())
 
 
+def _count_of(alike: Sequence[Finding]) -> str:
+    """`61 keys, all through billing_service/decide.py:60`."""
+    keys = len({finding.key for finding in alike})
+    count = f"{keys} keys" if keys == len(alike) else f"{len(alike)} findings of {keys} keys"
+    return f"{count}, all through {alike[0].handler}" if alike[0].handler else count
+
+
 def _differing(expected: Any, got: Any) -> tuple[Any, Any]:
-    """Leaves out what is the same on both sides."""
+    """Leaves out what is the same on both sides: of objects and lists by part, of long texts at both ends."""
+    if isinstance(expected, str) and isinstance(got, str):
+        return _parting(expected, got)
+    if isinstance(expected, list) and isinstance(got, list) and len(expected) == len(got):
+        parted = [_differing(*pair) for pair in zip(expected, got, strict=True) if pair[0] != pair[1]]
+        return [one for one, _ in parted], [other for _, other in parted]
     if not (isinstance(expected, dict) and isinstance(got, dict)):
         return expected, got
-    names = [name for name in {**expected, **got} if expected.get(name) != got.get(name)]
-    pairs = {name: _differing(expected.get(name), got.get(name)) for name in names}
-    return tuple({name: pair[side] for name, pair in pairs.items()} for side in (0, 1))  # type: ignore[return-value]
+    names = [name for name in {**expected, **got} if expected.get(name, _NONE) != got.get(name, _NONE)]
+    pairs = {name: _differing(expected.get(name, _NONE), got.get(name, _NONE)) for name in names}
+    return tuple(
+        {name: pair[side] for name, pair in pairs.items() if pair[side] is not _NONE} for side in (0, 1)
+    )  # type: ignore[return-value]
+
+
+def _parting(one: str, other: str) -> tuple[str, str]:
+    """Cuts off, but for a few characters, what two long texts begin and end with."""
+    shorter = min(len(one), len(other))
+    if shorter <= _SHORT:
+        return one, other
+    begin = next((at for at in range(shorter) if one[at] != other[at]), shorter)
+    end = next((at for at in range(shorter - begin) if one[-1 - at] != other[-1 - at]), shorter - begin)
+    begin, end = max(0, begin - _CONTEXT), max(0, end - _CONTEXT)
+    return _within(one, begin, end), _within(other, begin, end)
+
+
+def _within(text: str, begin: int, end: int) -> str:
+    return f"{'…' if begin else ''}{text[begin : len(text) - end]}{'…' if end else ''}"
 
 
 def _names(pair: tuple[Any, Any]) -> tuple[str, ...]:
@@ -71,8 +105,39 @@ def _names(pair: tuple[Any, Any]) -> tuple[str, ...]:
     if not (isinstance(expected, dict) and isinstance(got, dict)):
         return ()
     return tuple(
-        "/".join((name, *below)) for name in expected for below in [_names((expected[name], got[name]))]
+        "/".join((name, *_names((expected.get(name), got.get(name))))) for name in {**expected, **got}
     )
+
+
+def _compared(expected: Any, got: Any) -> tuple[str, str]:
+    """Writes what differs; of decisions that are not of one type, their amounts and reasons."""
+    if _are_decisions(expected) and _are_decisions(got) and _types(expected) != _types(got):
+        return _decisions(expected), _decisions(got)
+    recorded, replayed = _differing(expected, got)
+    return json.dumps(recorded, ensure_ascii=False), json.dumps(replayed, ensure_ascii=False)
+
+
+def _are_decisions(value: Any) -> bool:
+    """Tells whether these are facts or a refusal, as JSON has them, or none."""
+    return all(isinstance(one, dict) and "type" in one for one in _as_list(value))
+
+
+def _types(decisions: Any) -> list[str]:
+    return [one["type"] for one in _as_list(decisions)]
+
+
+def _decisions(decisions: Any) -> str:
+    told = []
+    for one in _as_list(decisions):
+        words = ", ".join(f"{name} {value}" for name, value in one.items() if name != "type")
+        if one["type"] in FACT_OF_TYPE:
+            words = telling(one["type"], one.get("data", one))
+        told.append(f"{one['type']} {words}".rstrip())
+    return "; ".join(told) or "nothing"
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def print_finding(finding: Finding, kind: str, sides: tuple[str, str] = ("recorded", "replayed")) -> None:
@@ -82,9 +147,9 @@ def print_finding(finding: Finding, kind: str, sides: tuple[str, str] = ("record
         if finding.got:
             print(f"  output    {json.dumps(finding.got)}")
     elif finding.expected is not None or finding.got is not None:
-        expected, got = _differing(finding.expected, finding.got)
-        for side, value in zip(sides, (expected, got), strict=True):
-            print(f"  {side:<9} {json.dumps(value)}")
+        compared = _compared(finding.expected, finding.got)
+        for side, value in zip(sides, compared, strict=True):
+            print(f"  {side:<9} {value}")
 
 
 def _print_whereabouts(finding: Finding) -> None:
@@ -112,26 +177,33 @@ def _print_allowed(report: Report) -> None:
 
 def print_closed_loop(report: Report, file: Path | None) -> None:
     """Prints each divergence with what follows from it, and then how much that is of all."""
-    for number, (origin, found) in enumerate(groupby(report.findings, key=_origin)):
-        if number == _SHOWN_IN_CLOSED_LOOP:
-            print("... and more: --json prints all")
-            break
-        first, *others = found
+    origins = [list(found) for _, found in groupby(report.findings, key=_origin)]
+    kinds_of_it = _alike([found[0] for found in origins])
+    by_first = {id(found[0]): found for found in origins}
+    for alike in kinds_of_it[:_SHOWN_IN_CLOSED_LOOP]:
+        first, *others = by_first[id(alike[0])]
         _print_difference(first, file)
+        if len(alike) > 1:
+            print(f"  alike     {_count_of(alike)}: --json prints them")
         for finding in others[:_SHOWN_IN_CLOSED_LOOP]:
-            _print_difference(finding, file, follows=bool(origin[1]))
+            _print_difference(finding, file, follows=bool(_origin(first)[1]))
         if (more := len(others) - _SHOWN_IN_CLOSED_LOOP) > 0:
             print(f"  ... and {more} more: --json prints all")
+    if (more := len(kinds_of_it) - _SHOWN_IN_CLOSED_LOOP) > 0:
+        print(f"... and {more} more kinds: --json prints all")
     for finding in report.unstable[:_SHOWN_IN_CLOSED_LOOP]:
         print(f"{finding.service}: not deterministic: {finding.says} {finding.handler}".rstrip())
     _print_allowed(report)
     counts = Counter(report.counts)
     print(f"{report.verdict}: {counts['inputs']} inputs, {counts['keys']} keys in {report.seconds:.1f} s")
+    for why in report.absent.values():
+        print(f"  {why}")
     if counts["keys"]:
         gone, other, new = (counts[f"facts {what}"] for what in ("gone", "other", "new"))
-        print(f"  {'facts':<14}{counts['facts']:>8}  {gone} no longer decided, {other} other, {new} new")
-        for what in _ends():
-            print(f"  {what:<14}{counts[what]:>8}  {counts[f'{what} otherwise']} otherwise")
+        print(f"  {'facts':<28}{counts['facts']:>8}  {gone} no longer decided, {other} other, {new} new")
+        for service, table in _ends():
+            what, otherwise = f"{service} {table}", counts[f"{service} {table} otherwise"]
+            print(f"  {what:<28}{counts[what]:>8}  {otherwise} otherwise")
 
 
 def _origin(finding: Finding) -> tuple[str, str]:
@@ -148,15 +220,16 @@ def _print_difference(finding: Finding, file: Path | None, *, follows: bool = Fa
         _print_whereabouts(finding)
     expected, got = _values(finding, follows)
     if expected is not None or got is not None:
-        print(f"{indent}  recorded  {json.dumps(expected)}")
-        print(f"{indent}  now       {json.dumps(got)}")
+        recorded, now = _compared(expected, got)
+        print(f"{indent}  recorded  {recorded}")
+        print(f"{indent}  now       {now}")
     for command in _commands(finding, file)[1 if follows else 0 :]:
         print(f"{indent}  more      {command}")
 
 
 def _values(finding: Finding, follows: bool) -> tuple[Any, Any]:
     """Returns what the sentence does not say already: of a notification its text, of an outcome nothing."""
-    end = _ends().get(finding.table)
+    end = _ends().get((finding.service, finding.table))
     if end and end.shows:
         before, after = finding.expected, finding.got
         return before and before[end.shows], after and after[end.shows]
@@ -165,8 +238,11 @@ def _values(finding: Finding, follows: bool) -> tuple[Any, Any]:
     return finding.expected, finding.got
 
 
-def _ends() -> dict[str, End]:
-    return {table: end for service in descriptions().values() for table, end in service.ends.items()}
+def _ends() -> dict[tuple[str, str], End]:
+    """By service and table: two services may have tables of one name."""
+    return {
+        (name, table): end for name, service in descriptions().items() for table, end in service.ends.items()
+    }
 
 
 def report_as_json(report: Report, file: Path | None) -> str:
@@ -185,7 +261,7 @@ def _as_json(report: Report, more: Callable[[Finding], dict[str, Any]]) -> str:
         "not_deterministic": [finding.as_dict() for finding in report.unstable],
         "allowed": [finding.as_dict() | {"reason": meant.reason} for finding, meant in report.allowed],
         "allowed_without_a_match": [asdict(allowance) for allowance in report.idle],
-        "not_recorded": report.absent,
+        "not_verified": report.absent,
         "counts": report.counts,
         "seconds": report.seconds,
     }

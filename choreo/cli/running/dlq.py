@@ -25,8 +25,9 @@ from choreo.chassis.transaction.parked import Parked
 from choreo.chassis.transaction.retry import Retried, drop, retry
 from choreo.chassis.transaction.store import PostgresStore
 from choreo.chassis.transaction.transaction import Transaction
-from choreo.cli.debugging.row_formats import Paper, write_as_dict
+from choreo.cli.debugging.row_formats import Paper, telling, write_as_dict
 from choreo.errors import Unavailable, UsageError
+from choreo.message.codec import Undecodable, UnknownType, decode
 from choreo.operations.reading.installation import Installation, find_installation
 from choreo.operations.reading.parked_groups import Group, Queue, grouped
 from choreo.replay.engine.dry_run import Tried, dry_run
@@ -259,6 +260,7 @@ def _event(queue: Queue, row: Parked) -> dict[str, Any]:
         "id": str(row.id),
         "group": queue.group_id,
         "event": row.type,
+        "tells": _tells(row),
         "key": row.key,
         "at": f"{row.topic}[{row.partition}]@{row.offset}",
         "parked_at": row.parked_at.isoformat(),
@@ -269,6 +271,15 @@ def _event(queue: Queue, row: Parked) -> dict[str, Any]:
         "headers": orjson.loads(row.record_headers),
         "value": None if row.record_value is None else row.record_value.decode(errors="backslashreplace"),
     }
+
+
+def _tells(row: Parked) -> str | None:
+    """Amounts, reasons: what the event's fact declares; None where it cannot be read."""
+    try:
+        event = decode(row.record)
+    except (UnknownType, Undecodable):
+        return None
+    return telling(event.type, dict(event.data))
 
 
 def _replay(queue: Queue) -> str:

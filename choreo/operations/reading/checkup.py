@@ -19,7 +19,7 @@ from choreo.chassis.kafka.admin.acls import Acls, Unknowable, read_acls
 from choreo.chassis.kafka.admin.client import RequestFailed, administering
 from choreo.chassis.kafka.admin.topics import FOREVER, forgetting_settings
 from choreo.chassis.kafka.grants import AccessDenied, Grant, asking
-from choreo.chassis.kafka.log_reader import LOG_UNREADABLE, retrying
+from choreo.chassis.kafka.log_reader import LOG_UNREADABLE, retrying, see_that_it_answers
 from choreo.chassis.kafka.topic_log import LogMismatch, PartitionLog, compare, compare_last_read, describe
 from choreo.chassis.registry import all_topics, port_of, service_names
 from choreo.chassis.service import Check, Service
@@ -69,6 +69,7 @@ async def examine(installation: Installation) -> list[Finding]:
     old: Mapping[TopicPartition, int] = {}
     try:
         if has_kafka(installation.style):
+            await see_that_it_answers(installation.kafka)
             log, since, old = await retrying(partial(_ask_kafka, installation.kafka, topics))
             forgetting, acls = await asyncio.to_thread(_ask_admin, installation.kafka, topics)
             findings = [

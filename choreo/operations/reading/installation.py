@@ -17,7 +17,7 @@ from choreo.chassis.kafka.relay import partition_of
 from choreo.chassis.registry import service_names, service_of
 from choreo.chassis.service import Service
 from choreo.chassis.settings import OBSERVER, Settings, unusable
-from choreo.embedded.home import Home
+from choreo.embedded.home import Home, usual_homes
 from choreo.errors import Incomplete, Unavailable
 from choreo.styles.composition import COLLABORATION, has_kafka
 
@@ -68,8 +68,12 @@ class Installation:
 
 def running_system(settings: Settings) -> dict[str, Any] | None:
     """What run.json says of the system that runs from this home."""
+    return _running_from(Home(settings).path)
+
+
+def _running_from(home: Path) -> dict[str, Any] | None:
     try:
-        facts: dict[str, Any] = json.loads((Home(settings).path / "run.json").read_text())
+        facts: dict[str, Any] = json.loads((home / "run.json").read_text())
     except (FileNotFoundError, NotADirectoryError):
         return None
     return facts if psutil.pid_exists(facts["pid"]) else None
@@ -119,7 +123,12 @@ def find_installation() -> Installation:
     urls = {name: url for name in service_names() if (url := settings.database_urls.get(name))}
     if settings.kafka_bootstrap_servers and len(urls) == len(service_names()):
         return Installation(settings, urls)
+    found = [
+        f"CHOREO_PORT_BASE={base} ({home})" for base, home in usual_homes().items() if _running_from(home)
+    ]
+    elsewhere = f" Found running: {', '.join(found)}." if found else ""
     raise Unavailable(
         f"No system runs from {Home(settings).path}: start it with `choreo up`, name its home with "
         "CHOREO_HOME or its CHOREO_PORT_BASE, or set KAFKA_BOOTSTRAP_SERVERS and every ..._DATABASE_URL."
+        f"{elsewhere}"
     )

@@ -1,24 +1,27 @@
 """While a handler is replayed it can reach nothing outside: whoever tries is told where.
 
-Python itself reports what is about to be opened (PEP 578). That stops mistakes, and is no prison: a C library
-that opens something by itself reports nothing. What is printed meanwhile is kept, so that the output is the
-verb's own, and a step that does not end is ended.
+Python itself reports what is about to be opened (PEP 578); what it does not report is made to. That stops
+mistakes, and is no prison: a C library that opens something by itself reports nothing. What is printed
+meanwhile is kept, so that the output is the verb's own, and a step that does not end is ended.
 """
 
+import _posixsubprocess
 import _thread
+import atexit
 import io
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from functools import partial
-from types import FrameType
+from functools import partial, wraps
+from types import FrameType, ModuleType
 from typing import Any, Generic, TypeVar
 
+from choreo.chassis.installed import named
 from choreo.chassis.source_lines import lines_to
 from choreo.chassis.transaction.step import Outcome
 from choreo.errors import HandlerMisbehaves
@@ -26,6 +29,7 @@ from choreo.message.envelope import Event
 from choreo.replay.engine.changed_in_place import changed_fields, place_of_change
 from choreo.replay.engine.hidden_inputs import watching_reads
 from choreo.replay.engine.in_memory_service import S, Taken
+from choreo.replay.sources.rows import values
 
 T = TypeVar("T")
 
@@ -33,6 +37,7 @@ STEP_SECONDS = 10.0
 """So long a step may take. Most take a ten-thousandth of one."""
 _AGAIN_SECONDS = 0.5
 """A handler that catches what ends it is told again."""
+_STREAMS = "stdout", "stderr", "__stdout__", "__stderr__"
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _ATTEMPTS = {
     "socket.": "open a socket",
@@ -42,9 +47,27 @@ _ATTEMPTS = {
     "os.posix_spawn": "start a process",
     "os.spawn": "start a process",
     "os.fork": "start a process",
+    "_posixsubprocess.": "start a process",
     "os.kill": "send a signal",
+    "signal.": "send or catch a signal",
     "_thread.start_": "start a thread",
-    "ctypes.dlopen": "load a library",
+    "ctypes.": "call a library",
+    "atexit.": "leave something to be done at the end",
+    "os._exit": "end the program",
+    "os.abort": "end the program",
+    "os.putenv": "change the environment",
+    "os.unsetenv": "change the environment",
+    "os.chdir": "change the directory",
+    "resource.setrlimit": "change a limit",
+    "syslog.": "write to the system's log",
+    "os.write": "write to an open file",
+    "os.sendfile": "write to an open file",
+    "mmap.": "map a file",
+    "fcntl.": "change an open file",
+    "os.mkfifo": "make a file",
+    "os.mknod": "make a file",
+    "os.setxattr": "change a file",
+    "os.removexattr": "change a file",
     "sqlite3.connect": "open a database",
     "os.remove": "remove a file",
     "os.rmdir": "remove a directory",
@@ -57,7 +80,19 @@ _ATTEMPTS = {
     "os.chown": "change a file",
     "os.utime": "change a file",
 }
-"""By the beginning of the name of Python's audit event."""
+"""By the beginning of the name of Python's audit event, or of the function that has none."""
+
+_UNREPORTED: Sequence[tuple[ModuleType, str]] = (
+    *((os, name) for name in ("_exit", "abort", "write", "writev", "sendfile", "mkfifo", "mknod")),
+    *((os, f"p{name}") for name in ("write", "writev")),
+    *((signal, name) for name in ("signal", "setitimer", "alarm", "raise_signal")),
+    (atexit, "register"),
+    (_posixsubprocess, "fork_exec"),  # what subprocess reports, multiprocessing does not
+    # Threads are reported from 3.12 on.
+    *([(_thread, "start_new_thread")] if sys.version_info < (3, 12) else []),
+)
+"""Each is replaced by one that reports itself."""
+_set_handler, _set_timer = signal.signal, signal.setitimer
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +114,10 @@ class Effect:
 class SideEffect(HandlerMisbehaves):
     """A handler tried to do something. The message is a sentence."""
 
+    def __init__(self, effect: Effect) -> None:
+        super().__init__(f"{effect.says}: a replay has no side effects.")
+        self.effect = effect
+
 
 class StillRunning(HandlerMisbehaves):
     """A handler came to no end. The message is a sentence."""
@@ -96,20 +135,29 @@ class _Watch:
     """The one audit hook. Python cannot take it back, so most of the time it is off."""
 
     def __init__(self) -> None:
-        self.on = self._installed = False
+        self.on = self.always = self._installed = False
         self.effects: list[Effect] = []
+        self._between: list[Effect] = []
+        """What services tried while no handler was called: when they were imported, or in a property."""
         self.ended_at: tuple[str, ...] | None = None
         self._thread = 0
         self._what = ""
 
     def begin(self, what: str) -> None:
+        self.install()
+        self._what, self._thread = what, threading.get_ident()
+        self.effects, self._between = self._between, []
+        self.ended_at = None
+        self.on = True
+
+    def install(self) -> None:
         if not self._installed:
             sys.addaudithook(self._hook)
-            self._guard_threads()
+            for module, name in _UNREPORTED:
+                setattr(module, name, self._reporting(module, name))
+            if hasattr(threading, "_start_new_thread"):
+                threading._start_new_thread = _thread.start_new_thread
             self._installed = True
-        self._what, self._thread = what, threading.get_ident()
-        self.effects, self.ended_at = [], None
-        self.on = True
 
     def note(self, what: str, text: str = "", frame: FrameType | None = None) -> Effect:
         self.on = False  # what is looked at now is our own doing
@@ -126,23 +174,28 @@ class _Watch:
     def read(self, what: str, frame: FrameType) -> None:
         self.note(what, frame=frame)
 
-    def _guard_threads(self) -> None:
-        """Before 3.12 Python does not report them."""
-        start = _thread.start_new_thread
+    def _reporting(self, module: ModuleType, name: str) -> Callable[..., Any]:
+        unreported = getattr(module, name)
 
-        def guarded(*arguments: Any) -> int:
-            self._hook("_thread.start_new_thread", ())
-            return start(*arguments)
+        @wraps(unreported)
+        def reporting(*arguments: Any, **named: Any) -> Any:
+            self._hook(f"{module.__name__}.{name}", ())
+            return unreported(*arguments, **named)
 
-        if sys.version_info < (3, 12):
-            threading._start_new_thread = _thread.start_new_thread = guarded  # type: ignore[attr-defined]
+        return reporting
 
     def _hook(self, name: str, args: tuple[Any, ...]) -> None:
-        if not self.on or threading.get_ident() != self._thread:
+        in_handler = self.on and threading.get_ident() == self._thread
+        if not (in_handler or self.always):
             return
         attempt = _attempt(name, args)
-        if attempt is not None:
-            raise SideEffect(f"{self.note(f'tries to {attempt}').says}: a replay has no side effects.")
+        if attempt is None or not _is_of_a_service(sys._getframe(1), otherwise=in_handler):
+            return
+        if in_handler:
+            raise SideEffect(self.note(f"tries to {attempt}"))
+        effect = Effect(f"tries to {attempt}", lines_to(sys._getframe(1)))
+        self._between.append(effect)
+        raise SideEffect(effect)
 
     def end(self, _: int, frame: FrameType | None) -> None:
         if self.on:
@@ -162,6 +215,26 @@ _watch = _Watch()
 _output = _Output()
 
 
+def refuse_always() -> None:
+    """From now on services reach nothing outside in this process, whoever calls them, and however late: also
+    while they are imported, at the property of a row, in a thread, and at the end. For a process that does
+    nothing but replay.
+    """
+    _watch.install()
+    _watch.always = True
+
+
+@contextmanager
+def refusing_services() -> Iterator[None]:
+    """As `refuse_always`, in the block: for an import of services."""
+    before = _watch.always
+    refuse_always()
+    try:
+        yield
+    finally:
+        _watch.always = before
+
+
 @contextmanager
 def watching(what: str = "", *, by_hand: bool = False) -> Iterator[list[Effect]]:
     """Refuses side effects in the block: the list has what was tried. `what` names what runs there; of a
@@ -169,24 +242,26 @@ def watching(what: str = "", *, by_hand: bool = False) -> Iterator[list[Effect]]
 
     For plain code: no await within. Raises `StillRunning` where it comes to no end.
     """
-    streams = sys.stdout, sys.stderr
+    streams = [getattr(sys, name) for name in _STREAMS]
     timed = not by_hand and threading.current_thread() is threading.main_thread()
     _watch.begin(what)
     try:
         if not by_hand:
-            sys.stdout = sys.stderr = _output
+            for name in _STREAMS:
+                setattr(sys, name, _output)
         if timed:
-            before = signal.signal(signal.SIGALRM, _watch.end)
-            timer = signal.setitimer(signal.ITIMER_REAL, STEP_SECONDS, _AGAIN_SECONDS)
+            before = _set_handler(signal.SIGALRM, _watch.end)
+            timer = _set_timer(signal.ITIMER_REAL, STEP_SECONDS, _AGAIN_SECONDS)
         yield _watch.effects
     except _Ended:
         pass  # it is told below, as it is where the handler caught it
     finally:
         _watch.on = False
         if timed:
-            signal.setitimer(signal.ITIMER_REAL, *timer)
-            signal.signal(signal.SIGALRM, before)
-        sys.stdout, sys.stderr = streams
+            _set_timer(signal.ITIMER_REAL, *timer)
+            _set_handler(signal.SIGALRM, before)
+        for name, stream in zip(_STREAMS, streams, strict=True):
+            setattr(sys, name, stream)
     if _watch.ended_at is not None:
         at = f" at {_watch.ended_at[-1]}" if _watch.ended_at else ""
         raise StillRunning(f"still running after {STEP_SECONDS:.0f} s{at}")
@@ -231,7 +306,7 @@ def take(taken: Taken[S], *, reads: bool = False) -> Ran[Outcome[S]]:
 
     Raises `StillRunning`, which names the input.
     """
-    run = partial(watching_reads, taken.run, _watch.read) if reads else taken.run
+    run = partial(watching_reads, partial(_with_rows, taken), _watch.read) if reads else taken.run
     before = deepcopy(taken.state) if reads else None
     try:
         ran = watched(run)
@@ -242,6 +317,14 @@ def take(taken: Taken[S], *, reads: bool = False) -> Ran[Outcome[S]]:
         return ran
     except StillRunning as error:
         raise StillRunning(f"{_named(taken)} is {error}.") from None
+
+
+def _with_rows(taken: Taken[S]) -> Outcome[S]:
+    """Takes the step and reads the rows it writes: a column may be a property, which is a service's code."""
+    outcome = taken.run()
+    for mapping, _, row, _, _ in taken.puts():
+        values(mapping.table, row)
+    return outcome
 
 
 def run_sandboxed(taken: Taken[S]) -> Outcome[S] | Exception:
@@ -255,7 +338,7 @@ def refuse(effects: list[Effect]) -> None:
     """Raises `SideEffect` for the first that was more than printing."""
     refused = next((one for one in effects if one.what != "prints"), None)
     if refused:
-        raise SideEffect(f"{refused.says}: a replay has no side effects.")
+        raise SideEffect(refused)
 
 
 def _named(taken: Taken[Any]) -> str:
@@ -271,13 +354,21 @@ def _named(taken: Taken[Any]) -> str:
 def _attempt(name: str, args: tuple[Any, ...]) -> str | None:
     if name == "open":
         path, _, flags = args
-        if flags & _WRITING and not _is_importing():
-            return f"write the file {path}"
-        return None
+        return f"write the file {path}" if flags & _WRITING else None
     found = next((what for beginning, what in _ATTEMPTS.items() if name.startswith(beginning)), None)
     return f"{found} ({name})" if found else None
 
 
-def _is_importing() -> bool:
-    """Tells whether Python writes what it has compiled."""
-    return sys._getframe(3).f_code.co_filename.startswith("<frozen importlib")
+def _is_of_a_service(frame: FrameType | None, *, otherwise: bool) -> bool:
+    """Tells whether a service's code is what does this, and not Python because it imports a library."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return False
+        if _is_a_service(frame.f_globals.get("__name__", "").partition(".")[0]):
+            return True
+        frame = frame.f_back
+    return otherwise
+
+
+def _is_a_service(package: str) -> bool:
+    return package in {entry.module.partition(".")[0] for entry in named().values()}

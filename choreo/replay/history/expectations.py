@@ -7,7 +7,7 @@ fact holds.
 
 import ast
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -17,34 +17,31 @@ from choreo.errors import HandlerMisbehaves
 from choreo.message.fact import Fact
 from choreo.replay.engine.deciding_lines import decided_through
 from choreo.replay.engine.expressions import BadExpression, Expression, names_at, names_of_fact
-from choreo.replay.engine.sandbox import no_side_effects
 from choreo.replay.engine.walk import Ahead, Done, Walk
 from choreo.replay.sources.records import Source
+from choreo.replay.sources.rows import plain
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A fact, or an input, of which something is expected."""
+    """A fact, or an input, of which something is expected. Values are what JSON can hold."""
 
     holds: bool
     id: str
     type: str
-    ahead: Ahead
-    fact: Fact | None
+    input: Mapping[str, str]
+    """The `id`, `type`, `key`, place (`at`) and `time` of the input."""
+    fact: Mapping[str, Any] | None
+    """What it holds; None of an input."""
     should_be: Mapping[str, Any]
     """Fields of the fact that the expectation gives a value, with that value."""
+    lines: Sequence[str]
+    """Of today's code that lead to it, where it does not hold."""
 
     @property
     def is_(self) -> Mapping[str, Any]:
         """Those fields as they were decided."""
-        decided = self.fact.model_dump(mode="json") if self.fact else {}
-        return {name: decided[name] for name in self.should_be}
-
-    @property
-    def lines(self) -> tuple[str, ...]:
-        """The lines of today's code that lead to it."""
-        with no_side_effects():
-            return decided_through(self.ahead.taken, self.fact)
+        return {name: (self.fact or {})[name] for name in self.should_be}
 
 
 class Expectation:
@@ -88,7 +85,23 @@ class Expectation:
         except Exception as error:
             self.errors[f"{type(error).__name__}: {error}"] += 1
             return None
-        return Judged(holds, id, self.type, ahead, fact, should_be)
+        lines = () if holds else decided_through(ahead.taken, fact)
+        entry = ahead.entry
+        return Judged(
+            holds,
+            id,
+            self.type,
+            {
+                "id": str(entry.id),
+                "type": entry.type,
+                "key": entry.key,
+                "at": entry.at,
+                "time": plain(entry.now),
+            },
+            fact.model_dump(mode="json") if fact else None,
+            should_be,
+            lines,
+        )
 
     def _should_be(self, fact: Fact | None, names: dict[str, Any]) -> dict[str, Any]:
         """Evaluates what the expression says a field of the fact is equal to."""

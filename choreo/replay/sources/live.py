@@ -6,7 +6,7 @@ snapshots has its decision in one of them, and what they hold as published lies 
 """
 
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
@@ -22,14 +22,25 @@ from choreo.chassis.database.connection import session
 from choreo.chassis.database.tables import keys
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.log_reader import Fetched, LogReader, NothingCame, describe_retrying
-from choreo.chassis.registry import all_topics, own_settings
+from choreo.chassis.registry import all_topics, own_settings, services
 from choreo.chassis.settings import Settings
 from choreo.chassis.transaction import outbox
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode
-from choreo.replay.sources.records import Broken, Cut, EditedRow, Item, JournalEntry, OutboxRecord, Span
+from choreo.replay.sources.records import (
+    Broken,
+    Cut,
+    EditedRow,
+    Item,
+    JournalEntry,
+    OutboxRecord,
+    Span,
+    taken_whole,
+)
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+About = Callable[[Mapping[str, Connection]], Awaitable[Collection[str]]]
+"""Says by the databases' snapshots which keys something is asked about."""
 
 _CONNECT_WITHIN = 10
 _AT_ONCE = 1000
@@ -100,15 +111,24 @@ class Live:
 
     async def rows(self, service: str, table: Table) -> AsyncIterator[Sequence[tuple[Any, ...]]]:
         columns = ", ".join(f'"{column.name}"' for column in table.columns)
-        some = " WHERE sequence > 0" if table is keys else ""  # a key may be locked and nothing come of it
+        # A key may be locked and nothing come of it.
+        conditions = ["sequence > 0"] if table is keys else []
+        chosen = self.cut.chosen_of(service)
+        if chosen is not None:
+            conditions.append(f"{self._key_column(service, table)}::text = ANY(%(chosen)s)")
+        some = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         query = f"/* rows.{table.name} */ SELECT {columns} FROM {table.name}{some}"
         async with self._conns[service].cursor(f"rows_{table.name}") as cursor:
-            await cursor.execute(query.encode())
+            await cursor.execute(query.encode(), {"chosen": list(chosen or ())})
             while page := await cursor.fetchmany(_AT_ONCE):
                 yield page
 
+    def _key_column(self, service: str, table: Table) -> str:
+        mappings = services(self.cut.settings)[service].store.mappings
+        return next((mapping.key for mapping in mappings if mapping.table is table), "key")
+
     async def trimmed(self, service: str) -> Collection[str]:
-        return await trimmed(self._conns[service], self.cut)
+        return await trimmed(self._conns[service], self.cut, service)
 
     def digest(self, service: str, table: Table) -> str | None:
         return None
@@ -119,7 +139,8 @@ class Live:
     def ticket(self) -> dict[str, Any]:
         cut = asdict(self.cut)
         spans = [[*place, span.first, span.settled, span.end] for place, span in self.cut.spans.items()]
-        cut |= {"spans": spans, "keys": self.cut.keys and sorted(self.cut.keys)}
+        cut |= {"spans": spans}
+        cut |= {name: cut[name] and sorted(cut[name]) for name in ("keys", "chosen")}
         return {
             "kafka": self._access.told(),
             "urls": dict(self._urls),
@@ -137,11 +158,14 @@ async def open_live(
     flow: UUID | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
+    about: About | None = None,
+    partition_of: Callable[[str], int] | None = None,
 ) -> AsyncIterator[Live]:
     """Opens the running system. `urls` are those of the databases, by service.
 
     With a flow or a time, it has only the keys that this touches, each from its beginning: what is decided
-    about a key follows from all that came before. Raises psycopg.Error and what is in `LOG_UNREADABLE`.
+    about a key follows from all that came before. Where something is asked `about` some keys alone, nothing
+    else is read: in the partitions of those keys. Raises psycopg.Error and what is in `LOG_UNREADABLE`.
     """
     topics = all_topics(settings.topic_prefix)
     before = await describe_retrying(access, topics)
@@ -166,6 +190,10 @@ async def open_live(
             selected,
             until,
         )
+        if about is not None and partition_of is not None:
+            chosen = frozenset(await about(conns))
+            spans = _spans_of(cut, {partition_of(key) for key in chosen})
+            cut = replace(cut, chosen=chosen, sparse=True, spans=spans)
         live = Live(access, urls, cut, snapshots)
         live._conns = conns
         yield live
@@ -177,7 +205,7 @@ async def join_live(ticket: Mapping[str, Any]) -> AsyncIterator[Live]:
     told = dict(ticket["cut"])
     told["spans"] = {(topic, partition): Span(*span) for topic, partition, *span in told["spans"]}
     told["services"] = tuple(told["services"])
-    told["keys"] = None if told["keys"] is None else frozenset(told["keys"])
+    told |= {name: None if told[name] is None else frozenset(told[name]) for name in ("keys", "chosen")}
     told["until"] = told["until"] and datetime.fromisoformat(told["until"])
     async with AsyncExitStack() as stack:
         live = Live(KafkaAccess.from_told(ticket["kafka"]), ticket["urls"], Cut(**told), ticket["snapshots"])
@@ -187,7 +215,7 @@ async def join_live(ticket: Mapping[str, Any]) -> AsyncIterator[Live]:
 
 
 async def unpublished_of(conn: Connection, cut: Cut, service: str) -> list[OutboxRecord]:
-    rows = await (await conn.execute(_UNPUBLISHED, _wanted(cut))).fetchall()
+    rows = await (await conn.execute(_UNPUBLISHED, _wanted(cut, service))).fetchall()
     return [
         OutboxRecord(service, outbox.OutboxRow(UUID(int=0), key, 0, value, headers, datetime.min).record)
         for key, value, headers in rows
@@ -213,6 +241,16 @@ async def _snapshot(stack: AsyncExitStack, url: str, of: str | None = None) -> C
     return conn
 
 
+def _spans_of(cut: Cut, partitions: Collection[int]) -> dict[TopicPartition, Span]:
+    whole = {cut.topic_of(service) for service in taken_whole()}
+    return {place: span for place, span in cut.spans.items() if place[1] in partitions or place[0] in whole}
+
+
+async def keys_since(conns: Mapping[str, Connection], since: datetime) -> frozenset[str]:
+    """Returns the keys of which something was decided since then."""
+    return await _keys(conns, None, since, None)
+
+
 async def _keys(
     conns: Mapping[str, Connection], flow: UUID | None, since: datetime | None, until: datetime | None
 ) -> frozenset[str]:
@@ -226,12 +264,13 @@ async def _keys(
     return frozenset(found)
 
 
-async def trimmed(conn: Connection, cut: Cut) -> Collection[str]:
-    return {key for (key,) in await (await conn.execute(_TRIMMED, _wanted(cut))).fetchall()}
+async def trimmed(conn: Connection, cut: Cut, service: str) -> Collection[str]:
+    return {key for (key,) in await (await conn.execute(_TRIMMED, _wanted(cut, service))).fetchall()}
 
 
-def _wanted(cut: Cut) -> dict[str, Any]:
-    return {"keys": None if cut.keys is None else list(cut.keys), "until": cut.until}
+def _wanted(cut: Cut, service: str) -> dict[str, Any]:
+    keys = cut.chosen_of(service) if cut.keys is None else cut.keys
+    return {"keys": None if keys is None else list(keys), "until": cut.until}
 
 
 class _Journal:
@@ -243,7 +282,7 @@ class _Journal:
         self.page: deque[JournalEntry] = deque()
 
     async def begin(self) -> None:
-        await self._cursor.execute(_ENTRIES, _wanted(self._cut))
+        await self._cursor.execute(_ENTRIES, _wanted(self._cut, self._service))
         await self.turn()
 
     async def turn(self) -> None:
@@ -319,6 +358,9 @@ class _Log:
                 part.fetched.clear()
 
     def _is_wanted(self, record: TopicRecord) -> bool:
+        chosen = self._cut.chosen_of(self._cut.service_of[record.topic])
+        if chosen is not None and (record.record.key or b"").decode(errors="replace") not in chosen:
+            return False
         if self._cut.keys is None:
             return True
         if (record.record.key or b"").decode(errors="replace") not in self._cut.keys:

@@ -1,5 +1,6 @@
 """The first line of a recording, which says what the file holds. It may come from anybody."""
 
+import re
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -8,8 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from choreo.chassis.registry import all_topics, own_settings, service_names, service_of
 from choreo.chassis.settings import Settings
 from choreo.errors import Unavailable
+from choreo.message.catalog import topic_of
 from choreo.replay.sources.records import Cut, Span
 
+_SERVICE = "[a-z][a-z0-9_]{0,40}"
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -62,7 +65,7 @@ class Manifest(_Told):
     @field_validator("settings")
     @classmethod
     def _are_usable(cls, own: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        for name in own:
+        for name in set(own).intersection(service_names()):
             try:
                 service_of(name, Settings.model_construct(own=own))
             except Unavailable as error:
@@ -71,27 +74,32 @@ class Manifest(_Told):
 
     @field_validator("services")
     @classmethod
-    def _are_known(cls, services: list[str]) -> list[str]:
-        if unknown := set(services) - set(service_names()):
-            raise ValueError(f"nobody knows a service {min(unknown)}")
+    def _are_names(cls, services: list[str]) -> list[str]:
+        """Today's code need not know them all: the recording may be newer."""
+        if wrong := [name for name in services if not re.fullmatch(_SERVICE, name)]:
+            raise ValueError(f"no service can be called {wrong[0]}")
         return services
 
     @field_validator("partitions")
     @classmethod
     def _are_ours(cls, partitions: list[_Partition], told: ValidationInfo) -> list[_Partition]:
-        ours = set(all_topics(told.data.get("topic_prefix", "")))
+        prefix = told.data.get("topic_prefix", "")
+        ours = {*all_topics(prefix), *(prefix + topic_of(name) for name in told.data.get("services", ()))}
         if foreign := {partition.topic for partition in partitions} - ours:
             raise ValueError(f"no service writes to the topic {min(foreign)}")
         return partitions
 
     @property
     def cut(self) -> Cut:
+        known = set(all_topics(self.topic_prefix))
         return Cut(
             spans={
                 (told.topic, told.partition): Span(told.first, told.settled, told.last + 1)
                 for told in self.partitions
+                if told.topic in known
             },
-            services=tuple(self.services),
+            services=tuple(name for name in self.services if name in service_names()),
+            unknown_services=tuple(name for name in self.services if name not in service_names()),
             topic_prefix=self.topic_prefix,
             own_settings=self.settings,
             keys=None if self.keys is None else frozenset(self.keys),

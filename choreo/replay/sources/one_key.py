@@ -112,7 +112,7 @@ class OneKey:
         yield await (await self._conn.execute(query.encode(), [key])).fetchall()
 
     async def trimmed(self, service: str) -> Collection[str]:
-        return await trimmed(self._conn, self.cut)
+        return await trimmed(self._conn, self.cut, service)
 
     def digest(self, service: str, table: Table) -> None:
         return None

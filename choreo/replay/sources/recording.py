@@ -313,8 +313,10 @@ class Recording:
     It is checked on opening: nothing is read of what was cut off or edited, for anything may be wrong.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Raises `NotARecording`, and `Broken` for one that is not whole."""
+    def __init__(self, path: Path, chosen: Collection[str] | None = None) -> None:
+        """`chosen` are the keys that something is asked about. Raises `NotARecording`, and `Broken` for one
+        that is not whole.
+        """
         self.path = path
         first = b""
         try:
@@ -323,7 +325,8 @@ class Recording:
             self.manifest: dict[str, Any] = orjson.loads(first)
             if self.manifest.get("recording") != FORMAT:
                 raise NotARecording(f"{path} is of another format than this program reads ({FORMAT}).")
-            self.cut = Manifest.model_validate(self.manifest).cut
+            cut = Manifest.model_validate(self.manifest).cut
+            self.cut = replace(cut, chosen=None if chosen is None else frozenset(chosen))
         except FileNotFoundError:
             raise NotARecording(f"{path} is not there.") from None
         except (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -332,6 +335,8 @@ class Recording:
             if first.startswith(_BEGINNING):
                 raise Broken(f"{path} is not what was recorded: it was edited.") from error
             raise NotARecording(f"{path} does not begin with the manifest of a recording.") from error
+        self._unknown = {self.cut.topic_of(name): name for name in self.cut.unknown_services}
+        """By topic."""
         self._check()
 
     def _check(self) -> None:
@@ -367,7 +372,10 @@ class Recording:
                 if number == 1 or line.startswith(b'{"end":'):
                     continue
                 try:
-                    item = _item(orjson.loads(line))
+                    told = orjson.loads(line)
+                    if self._is_of_unknown(told):
+                        continue
+                    item = _item(told)
                     _check_place(item, self.cut)
                     batch.append(item)
                 except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -377,6 +385,11 @@ class Recording:
                     yield batch
                     batch = []
         yield batch
+
+    def _is_of_unknown(self, told: Mapping[str, Any]) -> bool:
+        """Tells whether it is about a service that today's code does not know."""
+        service = told.get("journal") or told.get("outbox") or self._unknown.get(told.get("topic", ""))
+        return service in self.cut.unknown_services
 
     def rows(self, service: str, table: Table) -> None:
         return None
@@ -393,7 +406,7 @@ class Recording:
         return [EditedRow(one["name"], one["values"]) for one in told]
 
     def ticket(self) -> dict[str, Any]:
-        return {"recording": str(self.path.absolute())}
+        return {"recording": str(self.path.absolute()), "chosen": self.cut.chosen and sorted(self.cut.chosen)}
 
 
 def _cut_off(line: bytes) -> bool:

@@ -8,12 +8,13 @@ nothing else is needed: what a service decided is held against its topic by key 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import Any, Protocol
 from uuid import UUID
 
 from sqlalchemy import Table
 
-from choreo.chassis.registry import service_names
+from choreo.chassis.registry import descriptions, service_names
 from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.message.catalog import topic_of
@@ -113,9 +114,27 @@ class Cut:
     columns: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
     """By service and table: the order in which `Wrote` has a row's values. Empty where no step says any."""
 
+    unknown_services: tuple[str, ...] = ()
+    """Whose journals were recorded, and which today's code has not: nothing of theirs is in the stream."""
+    chosen: frozenset[str] | None = None
+    """About these keys alone something is asked; None: about all."""
+    sparse: bool = False
+    """What is about other keys was not read."""
+
     @property
     def is_whole(self) -> bool:
         return self.keys is None and self.until is None
+
+    @property
+    def has_every_offset(self) -> bool:
+        return self.is_whole and not self.sparse
+
+    def is_younger(self, service: str) -> bool:
+        """Tells whether there was no such service when this was recorded: not even its topic."""
+        return self.topic_of(service) not in {topic for topic, _ in self.spans}
+
+    def chosen_of(self, service: str) -> frozenset[str] | None:
+        return None if service in taken_whole() else self.chosen
 
     @property
     def settings(self) -> Settings:
@@ -133,6 +152,12 @@ class Cut:
 
 class Broken(Exception):
     """The stream does not hold what it says. The message is a sentence; what came before it is good."""
+
+
+@cache
+def taken_whole() -> frozenset[str]:
+    """Returns the services of which all keys are needed, whatever is asked about."""
+    return frozenset(name for name, service in descriptions().items() if service.needs_all_keys)
 
 
 def sequence_of(record: Record) -> int | None:

@@ -1,13 +1,15 @@
 """Finds what there is to tell about an id: in a running system by its indexes, in a recording by reading it.
 
-In a running system the log is never scanned. The journals know where the events lie that somebody hears.
-The others are looked for near the time they were decided, in the one partition of their key; the journal says
-with which steps there must be any. Nothing is written, no group joined, nothing committed.
+In a running system the journals know where the events lie that somebody hears. The others are looked for near
+the time they were decided, in the one partition of their key; the journal says with which steps there must be
+any. The log is read from end to end only for an id that is in no database. Nothing is written, no group
+joined, nothing committed.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -16,13 +18,16 @@ from psycopg.rows import class_row
 from choreo.chassis import clock
 from choreo.chassis.database.connection import Connection
 from choreo.chassis.kafka.access import KafkaAccess
-from choreo.chassis.kafka.log_reader import LogReader, NothingCame
+from choreo.chassis.kafka.log_reader import LogReader, NothingCame, describe_retrying
 from choreo.chassis.registry import all_topics, follows
+from choreo.chassis.settings import Settings
 from choreo.chassis.transaction import outbox
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.message.catalog import topic_of
 from choreo.message.codec import TopicRecord, decode
-from choreo.replay.sources.records import Broken
+from choreo.replay.sources.live import read_spans
+from choreo.replay.sources.records import Broken, Cut, Span
+from choreo.replay.trace.ids import IdsOf, Named, Wanted, named_in, named_in_databases, the_one
 from choreo.replay.trace.journals import JournalRow, journal_of, open_session
 from choreo.replay.trace.published_events import PublishedEvent, event_in
 from choreo.replay.trace.trace import Material, UnpublishedEvent, undecided, without_published
@@ -36,28 +41,9 @@ _CLOCKS = timedelta(seconds=1)
 _FETCHED = 1 << 18
 """Bytes at a time."""
 
-_FLOWS_OF_ID = """/* trace.flows_of_id: of an input, or the flow itself */
-SELECT DISTINCT correlation_id FROM journal
-WHERE (id = %(id)s OR correlation_id = %(id)s) AND correlation_id IS NOT NULL"""
-
 _FLOWS_OF_KEY = """/* trace.flows_of_key: with when each touched it first */
 SELECT correlation_id, min(decided_at) FROM journal
 WHERE key = %(key)s AND correlation_id IS NOT NULL GROUP BY correlation_id"""
-
-_FLOW_OF_THING = {
-    "order": "/* trace.flow_of_order */ SELECT correlation_id FROM orders WHERE id = %(id)s",
-    "billing": """/* trace.flow_of_entry: the order's; else that of the last input before the entry */
-SELECT coalesce(payments.correlation_id, deciding.correlation_id) FROM ledger
-LEFT JOIN payments USING (order_id)
-LEFT JOIN LATERAL (
-    SELECT correlation_id FROM journal
-    WHERE key = ledger.user_id::text AND decided_at = ledger.at AND journal.step < ledger.step
-    ORDER BY position DESC LIMIT 1) AS deciding ON true
-WHERE entry_id = %(id)s AND side = 'customer'""",
-    "notification": """/* trace.flow_of_notification */
-SELECT correlation_id FROM notifications WHERE id = %(id)s""",
-}
-_OWNER_OF_ACCOUNT = "/* trace.owner_of_account */ SELECT user_id::text FROM accounts WHERE id = %(id)s"
 
 _FLOWS_OF_ORDERS = """/* trace.flows_of_orders: whoever placed or cancelled them */
 SELECT DISTINCT correlation_id FROM journal
@@ -74,26 +60,31 @@ SELECT event_id, key, partition, value, headers, decided_at FROM outbox WHERE ke
 async def find(
     access: KafkaAccess | None,
     urls: Mapping[str, str],
-    topic_prefix: str,
+    settings: Settings,
     partition_of: Callable[[str], int],
+    ids: IdsOf,
     id: str,
     limit: int,
-    progress: Callable[[int, int], None],
+    progress: Callable[[str, int, int], None],
 ) -> Material | None:
     """Looks in the running system: of a user, for the `limit` newest flows. Returns None for an unknown id.
 
     Without Kafka there are no events, and all there is to tell is what the journals hold.
-    `progress` hears how much is looked up, and of how much: what each input heard, and what it decided.
-    Raises psycopg.Error, `Broken` and what is in `LOG_UNREADABLE`.
+    `progress` hears what is done, how much of it is, and of how much: what each input heard and decided.
+    Raises psycopg.Error, `Broken`, what is in `LOG_UNREADABLE`, and `UsageError` where several have the id.
     """
     async with AsyncExitStack() as stack:
         # Each of these sees one moment. What was decided by then is in its outbox, or lies in Kafka already.
         conns = {
             service: await stack.enter_async_context(await open_session(url)) for service, url in urls.items()
         }
-        flows, left_out = await _flows(conns, id, limit)
-        if not flows:
+        named = await _named(
+            access, settings, conns, ids, Wanted.of(id), partial(progress, "reading the log")
+        )
+        if not named:
             return None
+        flows, left_out = await _flows(conns, named, limit)
+        looked_up = partial(progress, "looking up")
         flows |= await _of_the_same_orders(conns["order"], flows)
         journals = {name: await journal_of(conn, name, [], flows) for name, conn in conns.items()}
         if access is None:
@@ -105,11 +96,11 @@ async def find(
         keys = sorted({entry.key for _, entry in entries})
         unpublished = [fact for conn in conns.values() for fact in await _outbox(conn, keys)]
         async with LogReader(access, fetch_bytes=_FETCHED) as reader:
-            log = _Log(reader, topic_prefix, keys, partition_of)
-            await log.fetch([entry for _, entry in entries], lambda done: progress(done, 2 * len(entries)))
+            log = _Log(reader, settings.topic_prefix, keys, partition_of)
+            await log.fetch([entry for _, entry in entries], lambda done: looked_up(done, 2 * len(entries)))
             lost = set()
             for done, (service, entry) in enumerate(entries, len(entries)):
-                progress(done, 2 * len(entries))
+                looked_up(done, 2 * len(entries))
                 if not await log.has_all_of(service, entry, unpublished):
                     lost.add(entry.id)
             # They may have waited, as for an account, and what was decided then nobody may have heard yet.
@@ -129,22 +120,35 @@ async def find(
         )
 
 
-async def _flows(conns: Mapping[str, Connection], text: str, limit: int) -> tuple[set[UUID], int]:
-    """Returns a key's newest flows and how many were left out; or those of whatever else has this id."""
-    flows, left_out = await _newest(conns, text, limit)
-    if flows:
-        return flows, left_out
-    try:
-        id = UUID(text)
-    except ValueError:
-        return set(), 0
-    for service, conn in conns.items():
-        flows |= set(await _column(conn, _FLOWS_OF_ID, id=id))
-        if service in _FLOW_OF_THING:
-            flows |= set(await _column(conn, _FLOW_OF_THING[service], id=id))
-    for owner in await _column(conns["billing"], _OWNER_OF_ACCOUNT, id=id):
-        return await _newest(conns, owner, limit)
-    return flows, 0
+async def _named(
+    access: KafkaAccess | None,
+    settings: Settings,
+    conns: Mapping[str, Connection],
+    ids: IdsOf,
+    wanted: Wanted,
+    progress: Callable[[int, int], None],
+) -> list[Named]:
+    """Returns what has this id. What no database knows is looked for in the log, from end to end."""
+    found = the_one(await named_in_databases(conns, ids, wanted), wanted)
+    if found or access is None or wanted.first is None:
+        return found
+    logs = await describe_retrying(access, all_topics(settings.topic_prefix))
+    spans = {place: Span(log.earliest, log.earliest, log.latest) for place, log in logs.items()}
+    cut = Cut(spans, (), settings.topic_prefix, {})
+    size, done = sum(log.latest - log.earliest for log in logs.values()), 0
+    async for records in read_spans(access, cut):
+        found += named_in(records, ids, wanted)
+        progress(done := done + len(records), size)
+    return the_one(found, wanted)
+
+
+async def _flows(
+    conns: Mapping[str, Connection], named: Sequence[Named], limit: int
+) -> tuple[set[UUID], int]:
+    """Returns theirs; of what is about a key its newest ones, and how many were left out."""
+    flows = {one.flow for one in named if one.flow}
+    of_key = next((one.key for one in named if one.flow is None), None)
+    return (flows, 0) if of_key is None else await _newest(conns, of_key, limit)
 
 
 async def _newest(conns: Mapping[str, Connection], key: str, limit: int) -> tuple[set[UUID], int]:

@@ -8,6 +8,7 @@ from choreo.message.catalog import SOURCE_OF_TYPE
 from choreo.message.codec import Record, TopicRecord, decode
 from choreo.replay.sources.recording import Recording, size_of
 from choreo.replay.sources.records import Item, JournalEntry, OutboxRecord
+from choreo.replay.trace.ids import IdsOf, Named, Wanted, named_in, the_one
 from choreo.replay.trace.journals import Journal, JournalRow
 from choreo.replay.trace.published_events import PublishedEvent, event_in
 from choreo.replay.trace.trace import Material, UnpublishedEvent, undecided, without_published
@@ -15,21 +16,24 @@ from choreo.replay.trace.trace import Material, UnpublishedEvent, undecided, wit
 
 def find_recorded(
     recording: Recording,
+    ids: IdsOf,
     id: str,
     limit: int,
     consumed_types: Mapping[str, Collection[str]],
     progress: Callable[[int, int], None],
 ) -> Material | None:
-    """Returns None where nothing in it has this id. Of a user, the `limit` newest flows. Raises `Broken`.
+    """Returns None where nothing in it has this id. Of a user, the `limit` newest flows.
 
-    `progress` hears how many items are read, and of how many.
+    `progress` hears how many items are read, and of how many. Raises `Broken`, and `UsageError` where several
+    have the id.
 
     What a recording does not keep is not told: times of commits, and why an event is parked.
     """
-    size = size_of(recording)
-    flows, keys, left_out = _flows(_items(recording, lambda done: progress(done, 2 * size)), id, limit)
-    if not flows:
+    size, wanted = size_of(recording), Wanted.of(id)
+    named = the_one(named_in(_items(recording, lambda done: progress(done, 2 * size)), ids, wanted), wanted)
+    if not named:
         return None
+    keys = {one.key for one in named}
     events: list[PublishedEvent] = []
     unpublished: list[UnpublishedEvent] = []
     entries: dict[str, list[JournalRow]] = {service: [] for service in recording.cut.services}
@@ -41,11 +45,13 @@ def find_recorded(
                 if item.key in keys:
                     entries[item.service].append(_entry(item))
             case TopicRecord():
-                if _is_of(item.record, keys) and (event := event_in(item)) and event.flow in flows:
+                if _is_of(item.record, keys) and (event := event_in(item)):
                     events.append(event)
             case OutboxRecord(record=record):
-                if _is_of(record, keys) and (fact := decode(record)).correlation_id in flows:
-                    unpublished.append(UnpublishedEvent.of(fact))
+                if _is_of(record, keys):
+                    unpublished.append(UnpublishedEvent.of(decode(record)))
+    flows, left_out = _flows([entry for found in entries.values() for entry in found], named, limit)
+    events = [event for event in events if event.flow in flows]
     waiting = undecided(events)
     return Material(
         flows=flows,
@@ -54,40 +60,29 @@ def find_recorded(
             service: _journal(recording, found, consumed_types.get(service, ()), waiting.get(service, ()))
             for service, found in entries.items()
         },
-        unpublished=without_published(unpublished, events),
+        unpublished=without_published([fact for fact in unpublished if fact.flow in flows], events),
         now=now,
         left_out=left_out,
     )
 
 
-def _flows(items: Iterable[Item], id: str, limit: int) -> tuple[set[UUID], set[str], int]:
-    """Returns the flows of whatever has this id, with their keys; of a key the newest, and how many more."""
+def _flows(entries: Iterable[JournalRow], named: Iterable[Named], limit: int) -> tuple[set[UUID], int]:
+    """Returns the flows of what has the id and of their orders; of a key the newest, and how many more."""
     began: dict[UUID, datetime] = {}
-    flows: set[UUID] = set()
-    keys: set[str] = set()
     of_order: dict[str, set[UUID]] = {}
-    for item in items:
-        match item:
-            case JournalEntry(correlation_id=UUID() as flow):
-                if item.key == id:
-                    began.setdefault(flow, item.now)
-                    began[flow] = min(item.now, began[flow])
-                elif id in (str(item.id), str(flow)):
-                    flows.add(flow)
-                    keys.add(item.key)
-                if item.command and (order := item.command.get("order_id")):
-                    of_order.setdefault(order, set()).add(flow)
-            case TopicRecord(record=record) if _mentions(record, id.encode()) and (event := event_in(item)):
-                if event.key != id and id in (str(event.id), *event.data.values()):
-                    flows.add(event.flow)
-                    keys.add(event.key)
-    if began:
-        flows, keys = set(sorted(began, key=lambda flow: began[flow])[-limit:]), {id}
-    left_out = len(began) - len(flows) if began else 0
+    for entry in entries:
+        if entry.flow:
+            began[entry.flow] = min(entry.decided_at, began.get(entry.flow, entry.decided_at))
+            if entry.order_id:
+                of_order.setdefault(entry.order_id, set()).add(entry.flow)
+    flows, left_out = {one.flow for one in named if one.flow}, 0
+    if any(one.flow is None for one in named):
+        flows = set(sorted(began, key=lambda flow: began[flow])[-limit:])
+        left_out = len(began) - len(flows)
     for same in of_order.values():
         if same & flows:
             flows |= same
-    return flows, keys, left_out
+    return flows, left_out
 
 
 def _items(recording: Recording, progress: Callable[[int], None]) -> Iterator[Item]:
@@ -99,10 +94,6 @@ def _items(recording: Recording, progress: Callable[[int], None]) -> Iterator[It
 
 def _is_of(record: Record, keys: Collection[str]) -> bool:
     return (record.key or b"").decode(errors="replace") in keys
-
-
-def _mentions(record: Record, id: bytes) -> bool:
-    return id in (record.value or b"") or any(value == id for _, value in record.headers)
 
 
 def _entry(item: JournalEntry) -> JournalRow:
@@ -121,6 +112,7 @@ def _entry(item: JournalEntry) -> JournalRow:
         committed_at=None,
         flow=item.correlation_id,
         refusal=item.refusal,
+        order_id=item.command.get("order_id") if item.command else None,
     )
 
 

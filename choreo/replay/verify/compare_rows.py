@@ -1,6 +1,6 @@
 """The rows that a replay makes, held against the tables or the digests that were recorded of them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from choreo.chassis.service import Service
 from choreo.chassis.transaction.state_store import TableMapping
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
-from choreo.replay.engine.cases import case_of
+from choreo.replay.engine.cases import case_of, written_through
 from choreo.replay.engine.in_memory_service import InMemoryService, Row
 from choreo.replay.engine.walk import Walk, Write
 from choreo.replay.sources.records import Source
@@ -38,12 +38,18 @@ class _Differing:
     mine: _Row | None
 
 
-async def compare_rows(source: Source, in_memory: InMemoryService[Any], tally: ServiceTally) -> None:
-    """Adds to the tally of one service what differs, where the source has everything."""
+async def compare_rows(
+    source: Source, in_memory: InMemoryService[Any], tally: ServiceTally, going_on: Callable[[], None]
+) -> None:
+    """Adds to the tally of one service what differs, where the source has everything.
+
+    `going_on` is called now and then, as this may take long.
+    """
     if not source.cut.is_whole or tally.sample < 1:
         return
     differing: list[_Differing] = []
     for table, rows in _tables(in_memory):
+        going_on()
         live = source.rows(tally.service, table)
         if live is not None:
             left = dict(rows)
@@ -52,7 +58,7 @@ async def compare_rows(source: Source, in_memory: InMemoryService[Any], tally: S
             differing += [_Differing(table, "", None, row) for row in left.values()]
             continue
         recorded = source.digest(tally.service, table)
-        if recorded is None:
+        if recorded is None or tally.keys is not None:
             continue
         rows = dict(rows)
         edited = list(_compare_edited(source, tally.service, table, rows))
@@ -60,7 +66,7 @@ async def compare_rows(source: Source, in_memory: InMemoryService[Any], tally: S
         if not (edited or tally.excluded_keys):
             _compare_digest(tally, table, rows.values(), recorded)
     changed = [one for one in differing if one.mine is None or one.mine.key not in tally.excluded_keys]
-    writers = await _writers(source, in_memory.service, changed)
+    writers = await _writers(source, in_memory.service, changed, going_on)
     for one in differing:
         writer = writers.get(one.mine.at) if one.mine and one.mine.at else None
         _row_differs(in_memory.service, tally, one, writer)
@@ -135,16 +141,17 @@ def _compare_row(
 class _Wrote:
     """The fact from which a row follows as it is today."""
 
-    event: Event[Fact]
-    case: str
-    """File and line in evolve."""
+    write: Write
     left_by: Event[Fact] | None = None
     """The last fact after it that names the row, and leaves all of it as it is."""
     left_at: str = ""
 
 
 async def _writers(
-    source: Source, service: Service[Any], differing: Sequence[_Differing]
+    source: Source,
+    service: Service[Any],
+    differing: Sequence[_Differing],
+    going_on: Callable[[], None],
 ) -> dict[Row, _Wrote]:
     """Returns what gave the differing columns their values; of a row that should not be, what made it.
 
@@ -163,7 +170,7 @@ async def _writers(
         for one in differing
         if one.mine and one.mine.at and one.column and one.mine.at[0] in single
     }
-    walk = Walk(source, service, today=True, compare=False)
+    walk = Walk(source, service, None, lambda _: going_on(), today=True, compare=False)
     async for ahead in walk.inputs():
         done = walk.take(ahead)
         if done is None:
@@ -173,7 +180,7 @@ async def _writers(
             written = {(write.mapping.field, write.name): write for write in of_event}
             for at, write in written.items():
                 if at in columns and _changes(write, columns[at]):
-                    found[at] = _Wrote(event, write.case)
+                    found[at] = _Wrote(write)
                 elif at in found:
                     found[at].left_by = None
             for field, value in event.data.model_dump(mode="json").items():
@@ -226,11 +233,14 @@ def _row_differs(
     else:
         says = f"{table.name} {name} has another {column}"
         expected, got = {column: expected[column]}, {column: got[column]}
-    event, handler = (writer.event, writer.case) if writer else (None, "")
-    if event:
+    event = writer.write.event if writer else None
+    lines: tuple[str, ...] = ()
+    if writer and event:
+        evolve = service.decider.evolve_of(type(event.data))
+        lines = written_through(evolve, writer.write.before, event, writer.write.row)
         says += f"; last written by {event.type} {event.id}"
     if writer and writer.left_by:
-        event, handler = writer.left_by, writer.left_at
+        event, lines = writer.left_by, (writer.left_at,)
         says += f"; {event.type} {event.id} is about it, and leaves it as it is"
     tally.findings.append(
         Finding(
@@ -240,11 +250,12 @@ def _row_differs(
             key,
             str(event.id) if event else "",
             event.type if event else "",
-            handler=handler,
+            handler=lines[-1] if lines else "",
             table=table.name,
             column=column,
             expected=expected,
             got=got,
+            lines=lines,
         )
     )
 

@@ -257,6 +257,11 @@ def of_row(entry: JournalEntry, row: Otherwise) -> Finding:
     )
 
 
+def effect_beside_steps(service: str, effect: Effect) -> Finding:
+    handler = effect.lines[-1] if effect.lines else ""
+    return Finding("effect", service, effect.says, handler=handler, lines=effect.lines)
+
+
 def of_entry(
     kind: Kind,
     entry: JournalEntry,

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from zlib import crc32
 
 Kind = Literal["step", "closure", "state", "effect", "incomplete"]
@@ -47,6 +47,11 @@ class Finding:
     path: tuple[str, ...] = ()
     """Every own line that the step runs: for a second run to be compared with, and not to be told."""
 
+    @classmethod
+    def from_dict(cls, told: dict[str, Any]) -> Self:
+        """Reads what `asdict` has written, and JSON has carried from another process."""
+        return cls(**told | {"lines": tuple(told["lines"]), "path": tuple(told["path"])})
+
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
         told = asdict(self)
@@ -76,11 +81,13 @@ class ServiceTally(Tally):
     service: str = ""
     sample: float = 1.0
     """Only this share of the keys is looked at."""
+    keys: frozenset[str] | None = None
+    """Only these are; None: all."""
     excluded_keys: set[str] = field(default_factory=set)
     _effects: set[tuple[str, ...]] = field(default_factory=set)
 
     def includes(self, key: str) -> bool:
-        if key in self.excluded_keys:
+        if key in self.excluded_keys or (self.keys is not None and key not in self.keys):
             return False
         return self.sample >= 1 or crc32(key.encode()) < self.sample * 2**32
 

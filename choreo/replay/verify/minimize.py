@@ -6,13 +6,14 @@ heard and those it decided, so that no candidate is refuted for what is missing.
 
 An input that diverges for want of another would be found in nearly any candidate, and would diverge under the
 right code as well. So a candidate counts only if the diverging input meets the very state it met in the whole
-recording: a decision depends on nothing else, and the right code decides there what was recorded.
+recording: a decision depends on nothing else, and the right code decides there what was recorded. What a
+module remembers is something else, so it is forgotten before each candidate.
 """
 
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, count, pairwise
 from typing import Any, TypeVar
 from uuid import UUID
@@ -20,10 +21,13 @@ from uuid import UUID
 from choreo.chassis.service import Service
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode
+from choreo.replay.engine.expressions import state_of
+from choreo.replay.engine.in_memory_service import InMemoryService
 from choreo.replay.engine.walk import Walk
 from choreo.replay.sources.recording import Recording
 from choreo.replay.sources.records import Cut, Item, JournalEntry, OfRecordsAlone, Source, Span
 from choreo.replay.verify.findings import Finding
+from choreo.replay.verify.forgetting import forgetting
 from choreo.replay.verify.verify import verify
 
 T = TypeVar("T")
@@ -32,7 +36,7 @@ Tell = Callable[[int, int, int], None]
 """Is told how many candidates were tried, how many more this round has at most, how many parts are left."""
 
 
-Shows = Callable[[Source], Awaitable[Finding | None]]
+Shows = Callable[[Source], Coroutine[Any, Any, Finding | None]]
 """Returns what a part of a recording shows, if that is what is looked for."""
 
 
@@ -84,7 +88,8 @@ async def minimize(
     `shows` looks for it in a part of the recording; without it the part is verified. Raises `NotReproduced`,
     and `Broken`.
     """
-    shows = shows or await _diverging(recording, service, finding)
+    InMemoryService(service)  # what it takes to read commands is made here, and not in each try
+    shows = shows or _diverging(recording, service, finding)
     search = _Search(recording.cut, service, finding, tell, shows)
     own = await _inputs(recording, service.name, finding.key)
     position = next((number for number, one in enumerate(own) if search.is_target(one)), None)
@@ -167,16 +172,21 @@ class _Search:
         """Tells whether the one divergence is there, and keeps it."""
         self.tries += 1
         reduced = _reduced(self._cut, self._service.name, inputs)
-        found = await self._shows(reduced)
+
+        async def shown(tell: Callable[..., None]) -> dict[str, Any] | None:
+            found = await self._shows(reduced)
+            return asdict(found) if found else None
+
+        found = forgetting(shown)
         if found is None:
             return False
-        self.reduced, self.found = reduced, found
+        self.reduced, self.found = reduced, Finding.from_dict(found)
         return True
 
 
-async def _diverging(recording: Recording, service: Service[Any], finding: Finding) -> Shows:
+def _diverging(recording: Recording, service: Service[Any], finding: Finding) -> Shows:
     """Looks whether the one divergence is there, nothing else, and nothing is missing."""
-    met = await _met(recording, service, finding)
+    met = forgetting(lambda tell: _met(recording, service, finding))
 
     async def shows(reduced: Source) -> Finding | None:
         tally = await verify(reduced, {service.name: service})
@@ -198,14 +208,14 @@ def _same(one: Finding, other: Finding) -> bool:
 
 
 async def _met(source: Source, service: Service[Any], finding: Finding) -> object:
-    """Returns the state that the input meets; None where today's code does not come to it."""
+    """Returns the state that the input meets, as JSON has it; None where today's code does not come to it."""
     walk = Walk(source, service, finding.key, today=True, compare=False)
     async with aclosing(walk.inputs()) as inputs:  # type: ignore[type-var]
         async for ahead in inputs:
             done = walk.take(ahead)
             led_to = [str(event.id) for event in done.events] if done else []
             if finding.event in (str(ahead.entry.id), *led_to):
-                return ahead.taken.state
+                return state_of(service, ahead.taken.state)
     return None
 
 

@@ -35,7 +35,7 @@ async def compared(source: Source, simulation: Simulation, keys: Mapping[str, Ke
         before: _Folded | None = None
         for mapping in in_memory.service.store.mappings:
             mine = dict(in_memory.memory.rows(mapping))
-            tally.counts[mapping.table.name] += len(mine)
+            tally.counts[f"{name} {mapping.table.name}"] += len(mine)
             recorded = await _rows(source, name, mapping)
             if recorded is None:
                 if before is None:
@@ -194,7 +194,7 @@ def _compare(table: _Table, mine: Rows, recorded: Rows, excluded_keys: Collectio
         end = _first(ends, before, after) if before and after else ""
         other_way = (table.service, key) in table.simulation.origins
         if ends and (end or not (before and after)):
-            tally.counts[f"{table.name} otherwise"] += 1
+            tally.counts[f"{table.service} {table.name} otherwise"] += 1
             tally.findings.append(table.differs(end, before, after))
         elif other_way:
             tally.counts["other rows otherwise"] += 1

@@ -18,7 +18,7 @@ from choreo.progress import Tell, telling
 from choreo.replay.engine.deciding_lines import parting, path_of
 from choreo.replay.engine.walk import Walk
 from choreo.replay.sources.recording import size_of
-from choreo.replay.sources.records import Broken, Source
+from choreo.replay.sources.records import Broken, Cut, Source
 from choreo.replay.verify.closed_loop import closed_loop
 from choreo.replay.verify.findings import Allowance, Finding, Tally
 from choreo.replay.verify.second_run import second_run
@@ -39,8 +39,8 @@ class Report:
     """Those that match nothing."""
     counts: dict[str, int] = field(default_factory=dict)
     """What was looked at."""
-    absent: tuple[str, ...] = ()
-    """Services of which the source has no journal: they are younger than it, or were left out."""
+    absent: Mapping[str, str] = field(default_factory=dict)
+    """By service that is not verified: why, as a sentence."""
     seconds: float = 0.0
 
     @property
@@ -120,12 +120,9 @@ async def report_on(
     """Verifies these services, or all that the source has; of what is found, only what is about this key and
     this time is told. The second process first calls `preload`, as module:function.
     """
-    absent = (
-        tuple(name for name in service_names() if name not in source.cut.services) if names is None else ()
-    )
-    names = source.cut.services if names is None else names
+    asked_for, names = names is not None, source.cut.services if names is None else names
     missing = [name for name in names if name not in source.cut.services]
-    lacks = [Finding("incomplete", name, f"the journal of {name} is not recorded") for name in missing]
+    lacks = [Finding("incomplete", name, _why_absent(source.cut, name)) for name in missing]
     known, total = services(source.cut.settings), size_of(source)
     chosen = {name: known[name] for name in names if name not in missing}
 
@@ -137,7 +134,7 @@ async def report_on(
     second = second_run(source, list(chosen), sample, preload)
     report = await _report(replay, second, lacks)
     await _find_partings(report, source, chosen)
-    report.absent = absent
+    report.absent = {} if asked_for else _absent(source.cut)
     report.narrow(key, since)
     report.allow(allowances)
     return report
@@ -165,9 +162,11 @@ async def closed_loop_report(
     """Closes the loop of all services. The second process first calls `preload`, as module:function."""
     if lacks := _lacking_for_closed_loop(source):
         return Report([Finding("incomplete", "", why) for why in lacks])
-    replay = partial(closed_loop, source, services(source.cut.settings))
-    second = second_run(source, service_names(), 1.0, preload, in_closed_loop=True)
+    known = services(source.cut.settings)
+    replay = partial(closed_loop, source, {name: known[name] for name in source.cut.services})
+    second = second_run(source, source.cut.services, 1.0, preload, in_closed_loop=True)
     report = await _report(replay, second, [])
+    report.absent = _absent(source.cut)
     report.allow(allowances)
     return report
 
@@ -192,9 +191,26 @@ async def _report(
     return report
 
 
+def _absent(cut: Cut) -> dict[str, str]:
+    """Says which services are not verified that the source lacks, or that today's code has not."""
+    missing = {name: _why_absent(cut, name) for name in service_names() if name not in cut.services}
+    newer = "is in this recording, and unknown to this code"
+    return missing | {name: f"{name} {newer}" for name in cut.unknown_services}
+
+
+def _why_absent(cut: Cut, name: str) -> str:
+    if cut.is_younger(name):
+        return f"{name} is younger than this recording"
+    return f"the journal of {name} is not recorded"
+
+
 def _lacking_for_closed_loop(source: Source) -> list[str]:
     missing = [name for name in service_names() if name not in source.cut.services]
-    lacks = [f"the journal of {name} is not recorded: a closed loop needs those of all" for name in missing]
+    lacks = [
+        f"{_why_absent(source.cut, name)}: a closed loop needs those of all"
+        for name in missing
+        if not source.cut.is_younger(name)
+    ]
     if source.cut.reduced:
         lacks.append("inputs were left out of this recording: a closed loop needs all that happened to a key")
     return lacks

@@ -22,6 +22,7 @@ import orjson
 from choreo.chassis.installed import package_of
 from choreo.chassis.registry import service_names, services
 from choreo.chassis.service import Service
+from choreo.replay.engine.sandbox import refuse_always
 from choreo.replay.sources.live import join_live
 from choreo.replay.sources.recording import Recording, size_of
 from choreo.replay.sources.records import Source
@@ -63,12 +64,13 @@ async def second_run(
     seed = next(seed for seed in _SEEDS if seed != os.environ.get("PYTHONHASHSEED"))
     process = await asyncio.create_subprocess_exec(
         sys.executable,
+        "-P",  # not from where somebody stands: both replay the same code
         "-m",
         "choreo.replay.verify.second_run",
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=os.environ | {"PYTHONHASHSEED": seed},
+        env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": _path()},
     )
     order = {"ticket": source.ticket(), "services": names, "sample": sample, "preload": preload}
     order["closed_loop"] = in_closed_loop
@@ -83,15 +85,16 @@ async def second_run(
         await process.wait()
 
 
+def _path() -> str:
+    return os.pathsep.join(path or os.getcwd() for path in sys.path)
+
+
 async def _findings(process: asyncio.subprocess.Process, order: bytes) -> list[Finding]:
     out, err = await process.communicate(order)
     if process.returncode:
         last = err.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
         raise SecondRunDied(f"The second replay died: {last[0]}")
-    found = orjson.loads(out)
-    for told in found:
-        told |= {"lines": tuple(told["lines"]), "path": tuple(told["path"])}
-    return [(Difference if "origin" in told else Finding)(**told) for told in found]
+    return [(Difference if "origin" in told else Finding).from_dict(told) for told in orjson.loads(out)]
 
 
 def _live_elsewhere() -> None:
@@ -106,10 +109,11 @@ def _live_elsewhere() -> None:
 
 async def main(order: dict[str, Any]) -> list[Finding]:
     _live_elsewhere()
+    refuse_always()
     _preload(order)
     ticket = order["ticket"]
     if "recording" in ticket:
-        return await _verify(Recording(Path(ticket["recording"])), order)
+        return await _verify(Recording(Path(ticket["recording"]), ticket["chosen"]), order)
     async with join_live(ticket) as source:
         return await _verify(source, order)
 

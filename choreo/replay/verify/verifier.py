@@ -32,7 +32,11 @@ class Verifier:
         self.in_memory = InMemoryService(service)
         self.consumes = frozenset(service.consumes)
         self.sources = service.sources
-        self.tally = ServiceTally(service=service.name, sample=1.0 if service.needs_all_keys else sample)
+        self.tally = ServiceTally(
+            service=service.name,
+            sample=1.0 if service.needs_all_keys else sample,
+            keys=cut.chosen_of(service.name),
+        )
         self.decisions = DecisionComparison(self.tally)
         self.wrote: Wrote | None = None
         """The digest of the latest input, where it has one."""

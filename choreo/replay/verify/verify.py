@@ -14,9 +14,10 @@ from choreo.chassis.service import Service
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode
 from choreo.replay.engine.collector import no_collector
+from choreo.replay.engine.sandbox import SideEffect
 from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, Source, lacking
 from choreo.replay.verify.compare_rows import compare_rows
-from choreo.replay.verify.decisions import Published
+from choreo.replay.verify.decisions import Published, effect_beside_steps
 from choreo.replay.verify.findings import Finding, Tally
 from choreo.replay.verify.verifier import Verifier
 
@@ -43,6 +44,11 @@ async def verify(
         verifier.add_lacking(await lacking(source, name))
     read = 0
     broken = ""
+
+    def going_on() -> None:
+        if progress:
+            progress(read)
+
     try:
         with no_collector():
             async for batch in source.batches():
@@ -52,8 +58,7 @@ async def verify(
                     if second and read in second.places:
                         for name, service in second.import_anew().items():
                             verifiers[name].go_on_with(service)
-                if progress:
-                    progress(read)
+                going_on()
     except Broken as error:
         broken = str(error)
     whole.findings += stream.finish(broken)
@@ -61,7 +66,10 @@ async def verify(
         tally = verifier.tally
         if not broken:
             verifier.finish(stream.gaps_of(name))
-            await compare_rows(source, verifier.in_memory, tally)
+            try:
+                await compare_rows(source, verifier.in_memory, tally, going_on)
+            except SideEffect as error:  # at a row's property
+                tally.has_effect(effect_beside_steps(name, error.effect))
         whole.findings += tally.findings
         whole.counts.update({f"{name} {what}": n for what, n in tally.counts.items()})
     whole.findings.sort(key=lambda finding: finding.time)
@@ -133,7 +141,7 @@ class Stream:
         expected = self._next.get(place)
         if expected is None:
             return
-        if record.offset < expected or (self._cut.is_whole and record.begin > expected):
+        if record.offset < expected or (self._cut.has_every_offset and record.begin > expected):
             found = record.offset if record.offset < expected else record.begin
             self._gap(record.topic, record.partition, expected, found)
         self._next[place] = record.offset + 1
@@ -156,7 +164,7 @@ class Stream:
     def finish(self, broken: str) -> list[Finding]:
         if broken:
             return [*self.findings, Finding("incomplete", "", broken)]
-        if self._cut.is_whole:
+        if self._cut.has_every_offset:
             for (topic, partition), span in self._cut.spans.items():
                 if self._next[topic, partition] < span.end:
                     self._gap(topic, partition, self._next[topic, partition], span.end)

@@ -220,6 +220,31 @@ async def test_a_newcomer_gets_in_and_who_has_asked_nothing_for_longest_goes(
         assert (await answer(peer, GET))[0] == 200
 
 
+async def test_who_comes_back_again_and_again_is_closed_at_a_pace_and_twice_as_many_are_the_end(
+    toy: Any, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "CLOSED_AT_ONCE", 1)
+    monkeypatch.setattr(protocol, "_AT_ONCE_SECONDS", 3600.0)
+    silent = [await connect() for _ in range(17)]
+    newcomer = await connect()
+    assert (await answer(newcomer, GET))[0] == 200
+    await is_closed(silent[0])
+    await is_closed(silent[1])
+    assert closed(toy) == {"many": 2}, "for the ninth, and for the eighteenth"
+    for peer in silent[2:]:
+        assert (await answer(peer, GET))[0] == 200
+
+
+async def test_a_deadline_that_passes_for_many_at_once_closes_a_few_and_then_the_others(
+    toy: Any, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.05)
+    monkeypatch.setattr(protocol, "CLOSED_AT_ONCE", 2)
+    for silent in [await connect() for _ in range(8)]:
+        assert await is_closed(silent) == b""
+    assert closed(toy) == {"head": 8}
+
+
 @pytest.mark.parametrize("connection", [b"Upgrade, HTTP2-Settings", b"upgrade"])
 async def test_an_upgrade_is_ignored_and_the_body_is_read(
     toy: Any, connect: Connect, connection: bytes

@@ -1,0 +1,45 @@
+"""What a frozen Kafka is to who reads: its host takes connections, and nobody answers."""
+
+import asyncio
+import gc
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from aiokafka.errors import KafkaTimeoutError
+
+from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.kafka.log_reader import LogReader, describe_retrying
+
+
+@pytest_asyncio.fixture
+async def frozen() -> AsyncIterator[KafkaAccess]:
+    server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+    yield KafkaAccess(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    server.close()
+
+
+async def test_who_reads_is_told_so_within_six_seconds_and_nothing_else_is_said(
+    frozen: KafkaAccess, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def read() -> None:
+        async with LogReader(frozen):
+            raise AssertionError("it answers")
+
+    since = time.monotonic()
+    told = await asyncio.gather(read(), describe_retrying(frozen, ["order-events"]), return_exceptions=True)
+    assert time.monotonic() - since < 6
+    assert [type(one) for one in told] == [KafkaTimeoutError] * 2
+    assert all(f"Kafka at {frozen.bootstrap} does not answer" in str(one) for one in told)
+    del told
+    gc.collect()
+    assert capfd.readouterr() == ("", "")
+
+
+async def test_a_reader_that_was_never_opened_leaves_no_warning(
+    frozen: KafkaAccess, capfd: pytest.CaptureFixture[str]
+) -> None:
+    LogReader(frozen)
+    gc.collect()
+    assert capfd.readouterr() == ("", "")
