@@ -9,7 +9,6 @@ from choreo.chassis.registry import services
 from choreo.cli.debugging.rebuild import rebuilt
 from choreo.cli.debugging.record import recorded
 from choreo.cli.main import app
-from choreo.message.catalog import FACT_OF_TYPE
 from choreo.message.codec import TopicRecord
 from choreo.message.schema import path_of
 from choreo.message.upcast import UPCASTERS
@@ -20,7 +19,7 @@ from choreo.replay.verify.verify import verify
 from tests.choreography.ending import settled
 from tests.choreography.test_parking import producing
 from tests.replay import versions
-from tests.services import SERVICES
+from tests.services import FACTS, SERVICES
 from tests.shop import Shop
 
 RECORDINGS = sorted((Path(__file__).parents[2] / "events" / "recordings").glob("*.ndjson"))
@@ -44,7 +43,7 @@ def test_every_version_of_every_fact_is_in_one_of_them() -> None:
         for item in batch
         if isinstance(item, TopicRecord)
     }
-    folders = {path_of(fact).parent for fact in FACT_OF_TYPE.values()}
+    folders = {path_of(fact).parent for fact in FACTS}
     stored = {json.loads(path.read_text())["$id"].encode() for folder in folders for path in folder.iterdir()}
     assert recorded == stored, "docs/changing-an-event.md says how a recording is made"
 

@@ -19,6 +19,7 @@ from choreo.message.envelope import NAMESPACE, Event, derived_id
 from choreo.message.fact import Fact
 from choreo.message.upcast import UPCASTERS
 from events import billing
+from tests.services import FACTS
 from tests.unit.facts import confirmed
 from tests.unit.spec import START, event
 
@@ -54,7 +55,7 @@ def facts_of(fact: type[Fact]) -> st.SearchStrategy[Fact]:
 
 @st.composite
 def events(draw: st.DrawFn) -> Event[Fact]:
-    fact = draw(st.sampled_from(sorted(FACT_OF_TYPE.values(), key=str)).flatmap(facts_of))
+    fact = draw(st.sampled_from(FACTS).flatmap(facts_of))
     return Event(
         id=draw(st.uuids()),
         source=SOURCE_OF_TYPE[type(fact).__name__],

@@ -9,30 +9,28 @@ import pytest
 from jsonschema import Draft202012Validator, ValidationError
 from pydantic import create_model
 
-from choreo.chassis.registry import load_facts
 from choreo.message.catalog import FACT_OF_TYPE
 from choreo.message.fact import Amount, Fact
 from choreo.message.schema import fault_of, path_of, store
 from choreo.message.upcast import UPCASTERS
+from tests.services import FACTS
 from tests.unit.facts import order_created, rejected
 
-load_facts()
 
-
-@pytest.mark.parametrize("fact", FACT_OF_TYPE.values())
+@pytest.mark.parametrize("fact", FACTS)
 def test_a_fact_says_which_of_its_fields_tell_its_story(fact: type[Fact]) -> None:
     """No ids: those are told anyway."""
     assert fact.TELLS and set(fact.TELLS) <= set(fact.model_fields)
     assert not [name for name in fact.TELLS if fact.model_fields[name].annotation is UUID]
 
 
-@pytest.mark.parametrize("fact", FACT_OF_TYPE.values())
+@pytest.mark.parametrize("fact", FACTS)
 def test_a_fact_reads_as_its_version_says(fact: type[Fact]) -> None:
     assert (fault := fault_of(fact)) is None, fault
 
 
 def test_every_stored_version_is_todays_or_can_be_lifted() -> None:
-    folders = {path_of(fact).parent for fact in FACT_OF_TYPE.values()}
+    folders = {path_of(fact).parent for fact in FACTS}
     for path in (path for folder in folders for path in folder.iterdir()):
         name, version, suffix = path.name.split(".")
         assert suffix == "json" and name in FACT_OF_TYPE, f"{path.name} belongs to no fact"
