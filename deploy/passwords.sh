@@ -4,8 +4,16 @@
 set -euC
 umask 077
 
+services=""
+# each service: words, as `make docs` writes it
+services="$services user"
+services="$services order"
+services="$services billing"
+services="$services notification"
+# each service ends
+
 names="POSTGRES KAFKA OBSERVER_KAFKA"
-for service in USER ORDER BILLING NOTIFICATION; do
+for service in $(echo "$services" | tr a-z A-Z); do
     names="$names ${service}_KAFKA ${service}_DATABASE ${service}_OWNER"
 done
 {
@@ -16,7 +24,7 @@ done
     echo "KAFKA_SECURITY_PROTOCOL=SASL_PLAINTEXT"
     echo "KAFKA_SASL_MECHANISM=PLAIN"
     echo "KAFKA_USERNAME=admin"
-    for name in user order billing notification observer; do
+    for name in $services observer; do
         echo "$(echo "$name" | tr a-z A-Z)_KAFKA_USERNAME=$name"
     done
 } > .env

@@ -120,7 +120,7 @@ class Postgres(Part):
         except (OSError, subprocess.SubprocessError) as error:
             raise Unavailable(
                 f"Postgres could not be started in {self.directory} ({error}): run this as another user or "
-                f"from another directory, or give the four *_DATABASE_URL."
+                f"from another directory, or give every *_DATABASE_URL."
             ) from error
 
     def _start(self) -> None:

@@ -65,7 +65,7 @@ def require_name() -> None:
     except KeyError:
         raise Unavailable(
             f"Postgres cannot be set up, as user {user} has no name on this machine: give it one (useradd "
-            f"--uid {user}), or give the four *_DATABASE_URL."
+            f"--uid {user}), or give every *_DATABASE_URL."
         ) from None
 
 

@@ -11,22 +11,25 @@ from choreo.message.fact import Fact
 
 
 class PinboardOpened(Fact):
-    """A user has one from now on."""
+    """A user has one from now on, which takes so many notes."""
 
     SUBJECT: ClassVar[str] = "user_id"
+    TELLS: ClassVar[tuple[str, ...]] = ("most_notes",)
 
     user_id: UUID
+    most_notes: Annotated[int, Field(ge=1, le=10_000)]
 
 
 class PinboardNoted(Fact):
     """`notes` is how many there are with this one."""
 
     SUBJECT: ClassVar[str] = "note_id"
+    TELLS: ClassVar[tuple[str, ...]] = ("text", "notes")
 
     note_id: UUID
     user_id: UUID
     text: Annotated[str, Field(min_length=1, max_length=200)]
-    notes: Annotated[int, Field(ge=1)]
+    notes: Annotated[int, Field(ge=1, le=10_000)]
 
 
 PinboardFact = PinboardOpened | PinboardNoted

@@ -12,6 +12,7 @@ from shutil import copy, copytree, ignore_patterns
 import pytest
 
 from choreo.chassis.installed import GROUP
+from choreo.cli.programmes.deployed import FILES
 from choreo.operations.acting.newcomer import write_service
 from tests.walls import packages
 
@@ -25,6 +26,7 @@ _CHECK = (
     ["choreo.cli.main", "docs", "--check"],
 )
 """`make check` but for mypy, which would take a minute where nothing is cached, and for the tidy tests."""
+_TESTS = ("tests/unit/test_points.py", "tests/unit/test_schemas.py", "tests/unit/test_codec.py")
 _ELSEWHERE = ("make run", "make test")
 """These start systems of their own; the tests of the page are run at its end."""
 
@@ -74,16 +76,17 @@ class Tree:
         return {
             str(path.relative_to(self.root)): path.read_bytes()
             for path in self.root.rglob("*")
-            if path.is_file() and not {"__pycache__", ".ruff_cache", ".import_linter_cache"} & {*path.parts}
+            if path.is_file()
+            and not {"__pycache__", ".ruff_cache", ".import_linter_cache", ".hypothesis"} & {*path.parts}
         }
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
     root = tmp_path_factory.mktemp("tree")
-    for folder in ("choreo", "events", "tests", "docs", *packages()):
+    for folder in ("choreo", "events", "tests", "docs", "deploy", *packages()):
         copytree(ROOT / folder, root / folder, ignore=ignore_patterns("__pycache__"))
-    for file in ("pyproject.toml", "requirements.lock", "README.md"):
+    for file in ("pyproject.toml", "requirements.lock", "README.md", "docker-compose.kafka.yml"):
         copy(ROOT / file, root)
     return Tree(root)
 
@@ -96,11 +99,12 @@ def test_who_follows_the_page_has_a_service_and_has_touched_nothing_else(tree: T
         elif not language:
             for line in text.splitlines():
                 tree.follow(line)
-    tree.run("pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=", "tests/unit/test_points.py")
+    tree.run("pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=", *_TESTS)
     after = tree.files()
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     ours = ("points_service/", "events/points.py", "events/schemas/Points", "tests/unit/test_points.py")
-    told = ("docs/api/points.", "choreo_kafka-0.dist-info/", "pyproject.toml")
+    told = ("docs/api/points.", "choreo_kafka-0.dist-info/", "pyproject.toml", *FILES)
     assert [name for name in sorted(changed) if not name.startswith((*ours, *told))] == []
+    assert all(b"points" in after[file] and b"points" not in before[file] for file in FILES)
     lines = {*after["pyproject.toml"].splitlines()} - {*before["pyproject.toml"].splitlines()}
     assert lines == {b'points = "points_service.service:service"'}

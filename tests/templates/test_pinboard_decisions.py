@@ -12,7 +12,7 @@ from tests.unit.facts import ADA, registered
 from tests.unit.spec import Spec, request
 
 pinboard = Spec(Decider(SERVICE, decide, evolve, react), Pinboard())
-opened = PinboardOpened(user_id=ADA)
+opened = PinboardOpened(user_id=ADA, most_notes=MOST_NOTES)
 NOTE = derived_id("pinboard", "note", request().id)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 from uuid import UUID, uuid5
 
 import pytest
-from annotated_types import Ge, Le
+from annotated_types import Ge, Le, MaxLen, MinLen
 from hypothesis import example
 from hypothesis import given as forall
 from hypothesis import strategies as st
@@ -26,18 +26,22 @@ from tests.unit.spec import START, event
 moments = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))
 
 
+def limit(field: FieldInfo, kind: type[Any], name: str, otherwise: Any) -> Any:
+    """That the field's type says of itself, or else this one."""
+    return next((getattr(one, name) for one in field.metadata if isinstance(one, kind)), otherwise)
+
+
 def values(field: FieldInfo) -> st.SearchStrategy[Any]:
     if get_origin(field.annotation) is Literal:
         return st.sampled_from(get_args(field.annotation))
     if field.annotation is int:
-        low, high = (
-            next(getattr(limit, name) for limit in field.metadata if isinstance(limit, kind))
-            for name, kind in (("ge", Ge), ("le", Le))
+        return st.integers(limit(field, Ge, "ge", -(2**63)), limit(field, Le, "le", 2**63 - 1))
+    if field.annotation is str:
+        return st.text(
+            min_size=limit(field, MinLen, "min_length", 0), max_size=limit(field, MaxLen, "max_length", None)
         )
-        return st.integers(low, high)
     simple: dict[Any, st.SearchStrategy[Any]] = {
         UUID: st.uuids(),
-        str: st.text(),
         str | None: st.none() | st.text(),
         datetime: moments,
         dict[str, str]: st.dictionaries(st.text(), st.text()),

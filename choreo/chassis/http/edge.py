@@ -77,7 +77,7 @@ def create_app(
     return app
 
 
-_DESCRIPTION = """One of the four services of a shop. They meet only through Kafka: see the AsyncAPI document.
+_DESCRIPTION = """One of the services of a shop. They meet only through Kafka: see the AsyncAPI document.
 
 Errors are RFC 9457 problem details. Money is a decimal string with two places, times are RFC 3339 in UTC,
 lists are pages, newest first. Bodies are read strictly: an unknown field, a number with three decimals or a

@@ -31,7 +31,7 @@ from choreo.replay.sources.rows import name_as_text, name_in, plain
 
 
 def blame(
-    service: Annotated[str, typer.Argument(help="user, order, billing or notification.")],
+    service: Annotated[str, typer.Argument(help="Its name, as order.")],
     table: Annotated[str, typer.Argument(help="One of its tables.")],
     primary_key: Annotated[str, typer.Argument(metavar="PK", help="A composite one as a,b.")],
     column: Annotated[str | None, typer.Argument(help="Only this column.")] = None,

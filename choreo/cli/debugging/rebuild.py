@@ -34,7 +34,7 @@ _TRIES = 5
 
 
 def rebuild(
-    service: Annotated[str, typer.Argument(help="user, order, billing or notification.")],
+    service: Annotated[str, typer.Argument(help="Its name, as order.")],
     swap: Annotated[
         bool, typer.Option("--swap", help="Put the rebuilt rows in the place of live ones that differ.")
     ] = False,

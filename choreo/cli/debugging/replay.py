@@ -58,7 +58,7 @@ _SHOWN = 20
 
 def replay(
     source: Annotated[str, typer.Argument(metavar="FILE|live", help="A recording, or the running system.")],
-    service: Annotated[str, typer.Option(help="user, order, billing or notification.")],
+    service: Annotated[str, typer.Option(help="Its name, as order.")],
     key: Annotated[str | None, typer.Option(help="Only the steps of this user: an id or a login.")] = None,
     until: Annotated[
         str | None,

@@ -42,7 +42,7 @@ _SHOWN = 20
 
 
 def state(
-    service: Annotated[str, typer.Argument(help="user, order, billing or notification.")],
+    service: Annotated[str, typer.Argument(help="Its name, as order.")],
     at: Annotated[
         str,
         typer.Option(

@@ -1,4 +1,4 @@
-"""`choreo docs`: the published API documents, made from the code."""
+"""`choreo docs`: the published API documents and what deployment says of each service, made from the code."""
 
 import json
 from pathlib import Path
@@ -11,6 +11,7 @@ from choreo.chassis.registry import examples, port_of, service_names, service_of
 from choreo.chassis.runtime import build_of
 from choreo.chassis.settings import Settings
 from choreo.cli.programmes.asyncapi import asyncapi_of
+from choreo.cli.programmes.deployed import deployed
 from choreo.message.catalog import FACT_OF_TYPE
 from choreo.message.schema import path_of, store
 
@@ -22,24 +23,29 @@ STALE = 1
 def docs(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if a file is stale.")] = False,
 ) -> None:
-    """Write each service's OpenAPI and AsyncAPI document into docs/api, from the code. Starts nothing."""
+    """Write each service's API documents into docs/api, and its part of the compose file and of deploy/.
+
+    From the code: nothing is started.
+    """
     settings, there = _nowhere(), examples()
     told = [one for service in services(settings).values() for one in disagreements(service, there)]
     for sentence in told:
         print(sentence)
     if told:
         raise typer.Exit(STALE)
-    stale = {name: text for name, text in documents().items() if text != _stored(name)}
+    wanted = {FOLDER / name: text for name, text in documents().items()}
+    wanted |= deployed(Path(), services(settings).values())
+    stale = {path: text for path, text in wanted.items() if text != _stored(path)}
     new = [] if check else [path_of(fact).name for fact in FACT_OF_TYPE.values() if store(fact)]
     for name in new:
         print(f"{name} is new")
-    for name, text in stale.items():
+    for path, text in stale.items():
         if check:
-            print(f"docs/api/{name} is not what the code says: run `make docs`, and look at the difference")
+            print(f"{path} is not what the code says: run `make docs`, and look at the difference")
         else:
-            FOLDER.mkdir(parents=True, exist_ok=True)
-            (FOLDER / name).write_text(text)
-            print(f"docs/api/{name} is written")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+            print(f"{path} is written")
     if check and stale:
         raise typer.Exit(STALE)
 
@@ -59,8 +65,7 @@ def documents() -> dict[str, str]:
     return {name: json.dumps(document, indent=2) + "\n" for name, document in found.items()}
 
 
-def _stored(name: str) -> str | None:
-    path = FOLDER / name
+def _stored(path: Path) -> str | None:
     return path.read_text() if path.exists() else None
 
 

@@ -125,7 +125,7 @@ def undecided(events: Sequence[PublishedEvent]) -> dict[str, set[UUID]]:
     """Returns by service those of these that must wait for something, as nothing was decided about them."""
     found = {}
     for (service, heard), follow in follows().items():
-        if follow.waits_for and not follow.later:
+        if follow.waits_for and follow.about and not follow.later:
             settled = {event.data[follow.about] for event in events if event.type in follow.types}
             mine = [event for event in events if event.type == heard]
             found[service] = {event.id for event in mine if event.data[follow.about] not in settled}

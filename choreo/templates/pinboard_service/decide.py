@@ -18,16 +18,17 @@ from choreo.templates.pinboard_service.state import Pinboard
 
 SERVICE = "pinboard"
 MOST_NOTES = 100
+"""On a pinboard that is opened today."""
 
 
 def decide(command: Commands | Reactions, state: Pinboard, now: datetime) -> Decision:
     board = state.board
     match command:
         case OpenPinboard():
-            return [] if board else [PinboardOpened(user_id=command.user_id)]
+            return [] if board else [PinboardOpened(user_id=command.user_id, most_notes=MOST_NOTES)]
         case PinNote() if board is None:
             return NoPinboard()
-        case PinNote() if board.notes == MOST_NOTES:
+        case PinNote() if board.notes == board.most_notes:
             return PinboardFull(notes=board.notes)
         case PinNote():
             id = derived_id("pinboard", "note", command.cause.id)

@@ -17,7 +17,10 @@ def evolve(state: Pinboard, event: Event[Applied]) -> Pinboard:
         case UserRegistered():
             return state  # what follows from it is decided, and that is kept
         case PinboardOpened() as fact:
-            return replace(state, board=Board(user_id=fact.user_id, notes=0, opened_at=event.time))
+            return replace(
+                state,
+                board=Board(user_id=fact.user_id, notes=0, most_notes=fact.most_notes, opened_at=event.time),
+            )
         case PinboardNoted() as fact:
             assert state.board is not None, f"{event.type} {event.id} is of a user without a pinboard"
             note = Note(

@@ -26,7 +26,7 @@ def service(settings: Settings) -> Service[Pinboard]:
         follows=(Follow(UserRegistered, (PinboardOpened,)),),
         ends={"boards": End(("notes",))},
         examples=(
-            PinboardOpened(user_id=_SOMEBODY),
+            PinboardOpened(user_id=_SOMEBODY, most_notes=100),
             PinboardNoted(note_id=_NOTE, user_id=_SOMEBODY, text="Strings for the violin", notes=1),
         ),
         port_offset=24,

@@ -14,6 +14,7 @@ class Board:
 
     user_id: UUID
     notes: int
+    most_notes: int
     opened_at: datetime
 
 

@@ -11,6 +11,7 @@ boards = Table(
     metadata,
     Column("user_id", Uuid, primary_key=True),
     Column("notes", Integer, nullable=False),
+    Column("most_notes", Integer, nullable=False),
     Column("opened_at", timestamp(), nullable=False),
 )
 

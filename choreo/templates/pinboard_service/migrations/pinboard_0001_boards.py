@@ -13,6 +13,7 @@ def upgrade() -> None:
         CREATE TABLE boards (
             user_id uuid PRIMARY KEY,
             notes integer NOT NULL,
+            most_notes integer NOT NULL,
             opened_at timestamptz NOT NULL
         );
 
