@@ -25,7 +25,7 @@ def require_agreement(services: Iterable[Service[Any]]) -> None:
 
 def disagreements(service: Service[Any], examples: Collection[str] | None = None) -> list[str]:
     """`examples` are the types of which there is one; where they are not given nobody asks for any."""
-    told = [*_facts(service), *_commands(service), *_follows(service), *_rows(service)]
+    told = [*_facts(service), *_commands(service), *_follows(service), *_ids(service), *_rows(service)]
     lacking = [
         fact.__name__
         for fact in published_by(service.name)
@@ -73,7 +73,20 @@ def _follows(service: Service[Any]) -> Iterator[str]:
         if follow.heard not in service.consumes:
             yield f"it decides because of {follow.heard.__name__}, and does not hear it: name it in Consumed"
         for fact in _sorted({*follow.one_of} - {*published_by(service.name)}):
-            yield f"{fact.__name__} shall follow from {follow.heard.__name__}, and is not decided here"
+            yield (
+                f"{fact.__name__} shall follow from {follow.heard.__name__}, and is not decided here: name "
+                "it among its events, or take it out of follows"
+            )
+        for name in filter(None, (follow.about, follow.due)):
+            if name not in follow.heard.model_fields:
+                yield f"follows ask for {name} of {follow.heard.__name__}, which has none: correct it"
+
+
+def _ids(service: Service[Any]) -> Iterator[str]:
+    has = {field.name for command in service.commands for field in fields(command)}
+    for id in service.ids:
+        if id.in_commands and id.in_commands not in has:
+            yield f"the {id.what} is looked for in {id.in_commands} of commands, and none has it: correct ids"
 
 
 def _rows(service: Service[Any]) -> Iterator[str]:

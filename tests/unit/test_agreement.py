@@ -13,7 +13,7 @@ from billing_service import tables
 from billing_service.state import Account, Billing
 from choreo.chassis.agreement import disagreements
 from choreo.chassis.registry import descriptions, examples
-from choreo.chassis.service import Follow, Service
+from choreo.chassis.service import Follow, Id, Service
 from choreo.chassis.transaction.state_store import StateStore, TableMapping
 from choreo.message.catalog import published_by
 from choreo.message.decider import Decision
@@ -87,7 +87,18 @@ def test_what_follows_from_a_fact_that_is_not_heard_or_is_somebody_elses(service
     told = disagreements(replace(service, follows=(Follow(PaymentConfirmed, (OrderCreated,)),)))
     assert told == [
         "billing: it decides because of PaymentConfirmed, and does not hear it: name it in Consumed.",
-        "billing: OrderCreated shall follow from PaymentConfirmed, and is not decided here.",
+        "billing: OrderCreated shall follow from PaymentConfirmed, and is not decided here: name it among "
+        "its events, or take it out of follows.",
+    ]
+
+
+def test_a_field_that_is_asked_for_and_is_not_there(service: Service[Any]) -> None:
+    due = Follow(OrderCreated, (PaymentConfirmed,), about="order_id", due="tomorrow")
+    assert disagreements(replace(service, follows=(due,))) == [
+        "billing: follows ask for tomorrow of OrderCreated, which has none: correct it."
+    ]
+    assert disagreements(replace(service, ids=(Id("deposit", "SELECT", in_commands="deposit_id"),))) == [
+        "billing: the deposit is looked for in deposit_id of commands, and none has it: correct ids."
     ]
 
 

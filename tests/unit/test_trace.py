@@ -36,9 +36,7 @@ CONFIRMED = replace(
     event("PaymentConfirmed", "billing", PAYMENTS, 9, decided=10, appended=14, sequence=4, cause=ORDERED),
     data={"order_id": "1"},
 )
-ASKED = replace(
-    command("PlaceOrder", step=0, received=1, decided=2, committed=4), flow=FLOW, order_id="1", facts=1
-)
+ASKED = replace(command("PlaceOrder", step=0, received=1, decided=2, committed=4), flow=FLOW, facts=1)
 
 
 def heard(event: PublishedEvent, outcome: str = "applied", **told: Any) -> JournalRow:
