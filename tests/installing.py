@@ -28,6 +28,18 @@ def installed_beside(place: Path, entry: str, files: dict[str, str]) -> Iterator
     forget()
 
 
+@contextmanager
+def installed_without(name: str) -> Iterator[None]:
+    """As if this service were not there, and the checkout did not name it."""
+    there = installed.entry_points(group=installed.GROUP)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(installed, "entry_points", lambda group: [one for one in there if one.name != name])
+        patch.setattr(installed, "_CHECKOUT", Path("not there"))
+        forget()
+        yield
+    forget()
+
+
 def write(place: Path, files: dict[str, str]) -> None:
     """Those of its package, from now on."""
     folder = place / PACKAGE

@@ -6,6 +6,7 @@ there is no service of this installation: choreo may be installed without the sh
 
 import sys
 import tomllib
+from collections.abc import Iterable
 from contextlib import redirect_stdout
 from functools import lru_cache
 from importlib import import_module
@@ -58,6 +59,12 @@ def entry_point(service: str) -> EntryPoint:
             "can be imported."
         )
     return named()[service]
+
+
+def require_services(names: Iterable[str]) -> None:
+    """Raises `Unavailable` where one is not installed."""
+    for name in names:
+        entry_point(name)
 
 
 def _package(entry: EntryPoint) -> str:

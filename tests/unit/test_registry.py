@@ -5,12 +5,15 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from choreo.chassis import installed, registry
 from choreo.chassis.registry import all_topics, own_port_of, port_of, service_names
 from choreo.chassis.settings import Settings
+from choreo.cli.main import app
 from choreo.errors import Unavailable
-from tests.installing import forget, installed_beside
+from choreo.styles.composition import COLLABORATION, COMPOSITIONS, require_composition
+from tests.installing import forget, installed_beside, installed_without
 
 OURS = ("user", "order", "billing", "notification")
 DESCRIBED = """
@@ -97,6 +100,30 @@ def test_where_no_service_is_installed_that_is_said(monkeypatch: pytest.MonkeyPa
     forget()
     with pytest.raises(Unavailable, match=r"^There is no service here: install one beside choreo"):
         service_names()
+
+
+def test_who_knows_the_shop_by_name_says_what_of_it_is_not_here() -> None:
+    with installed_without("notification"):
+        assert "notification" not in service_names()
+        for arguments in (["demo"], ["chaos"], ["bench"], ["styles", "--outages"]):
+            said = CliRunner().invoke(app, arguments).exception
+            assert isinstance(said, Unavailable) and str(said).startswith(
+                "There is no notification service here"
+            )
+        for style in COMPOSITIONS:
+            with pytest.raises(Unavailable, match=r"^There is no notification service here: install"):
+                require_composition(style)
+        require_composition(COLLABORATION)
+
+
+def test_a_style_takes_no_service_of_which_it_does_not_say_who_calls_it(install: Install) -> None:
+    install("shipping", 7)
+    for style in COMPOSITIONS:
+        with pytest.raises(
+            Unavailable, match=rf"^Style {style} does not say who calls shipping, which would"
+        ):
+            require_composition(style)
+    require_composition(COLLABORATION)
 
 
 def test_what_is_a_services_own_is_read_from_variables_that_begin_with_its_name(

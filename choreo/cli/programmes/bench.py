@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from choreo.chassis.installed import require_services
+from choreo.demo.client import SHOP
 from choreo.operations.acting.throwaway import asked_to_stop
 
 
@@ -50,6 +52,7 @@ def bench(
     """
     from choreo.benchmarks.programme import run  # the load generator is no business of the other verbs
 
+    require_services(SHOP)
     with asked_to_stop():
         names = [only] if only else [name for name in Measurement if name not in _BY_ITSELF]
         run(seconds, events, names, as_json=as_json)

@@ -1,4 +1,4 @@
-"""`choreo docs`: the published API documents and what deployment says of each service, made from the code."""
+"""`choreo docs`: the published API documents and what other files say of each service, made from the code."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,8 @@ STALE = 1
 def docs(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if a file is stale.")] = False,
 ) -> None:
-    """Write each service's API documents into docs/api, and its part of the compose file and of deploy/.
+    """Write each service's API documents into docs/api, and its part of the compose file, of deploy/ and of
+    the tables in README and docs.
 
     From the code: nothing is started.
     """

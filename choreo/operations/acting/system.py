@@ -38,7 +38,14 @@ from choreo.operations.acting.databases import external_databases, migrate_exter
 from choreo.operations.acting.reporter import Reporter
 from choreo.operations.principals import grants_of_all, topic_names
 from choreo.operations.replicas import Replica, replicas_of
-from choreo.styles.composition import COLLABORATION, COMPOSITIONS, digest_of, has_kafka, one_process_each
+from choreo.styles.composition import (
+    COLLABORATION,
+    COMPOSITIONS,
+    digest_of,
+    has_kafka,
+    one_process_each,
+    require_composition,
+)
 
 
 @dataclass
@@ -101,6 +108,7 @@ class System:
                 f"take it over: leave --style away, choose another CHOREO_HOME, or start over with --fresh."
             )
         style = there or self.wanted_style or COLLABORATION
+        require_composition(style)
         if style != COLLABORATION and any(count > 1 for count in counts.values()):
             raise UsageError(one_process_each(style))
         if self.brokers and not has_kafka(style):
