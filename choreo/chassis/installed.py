@@ -36,20 +36,27 @@ def room_of(service: str, room: str) -> Any:
 @lru_cache(maxsize=1)
 def named() -> dict[str, EntryPoint]:
     """Those whose package is here. Raises `Unavailable` where what is installed is not what is here."""
-    found = {entry.name: entry for entry in entry_points(group=GROUP)}
-    if late := [name for name in _in_the_checkout() if name not in found]:
+    found = entry_points(group=GROUP)
+    there = {(entry.name, entry.value) for entry in found}
+    if late := [name for name, value in _in_the_checkout().items() if (name, value) not in there]:
         raise Unavailable(
-            f"The {' and '.join(late)} service is named in pyproject.toml and not installed: run "
+            f"The {' and '.join(late)} service is not installed as pyproject.toml names it: run "
             "`make .venv/installed`, or `pip install --no-deps -e .`."
         )
-    return {name: entry for name, entry in found.items() if find_spec(_package(entry))}
+    here: dict[str, EntryPoint] = {}
+    for entry in found:
+        if find_spec(_package(entry)) and (other := here.setdefault(entry.name, entry)).value != entry.value:
+            raise Unavailable(
+                f"Two packages have a service {entry.name}, {other.value} and {entry.value}: uninstall one."
+            )
+    return here
 
 
-def _in_the_checkout() -> list[str]:
+def _in_the_checkout() -> dict[str, str]:
     if not _CHECKOUT.exists():
-        return []
+        return {}
     project = tomllib.loads(_CHECKOUT.read_text()).get("project", {})
-    return list(project.get("entry-points", {}).get(GROUP, {}))
+    return dict(project.get("entry-points", {}).get(GROUP, {}))
 
 
 def entry_point(service: str) -> EntryPoint:

@@ -1,5 +1,7 @@
 """A service is found by its entry point, whoever's package it is in; what cannot be is one sentence."""
 
+import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +14,7 @@ from choreo.chassis.registry import all_topics, own_port_of, port_of, service_na
 from choreo.chassis.settings import Settings
 from choreo.cli.main import app
 from choreo.errors import Unavailable
+from choreo.operations.reading.installation import running_system
 from choreo.styles.composition import COLLABORATION, COMPOSITIONS, require_composition
 from tests.installing import forget, installed_beside, installed_without
 
@@ -78,6 +81,13 @@ def test_a_port_that_is_anothers_or_out_of_the_way_is_refused_and_a_free_one_nam
         service_names()
 
 
+def test_two_packages_with_a_service_of_one_name_are_told(install: Install) -> None:
+    install("order", 7)
+    told = "Two packages have a service order, parcels.service:service and order_service.service:service"
+    with pytest.raises(Unavailable, match=rf"^{told}: uninstall one"):
+        service_names()
+
+
 def test_a_service_that_calls_itself_otherwise_is_refused(install: Install) -> None:
     install("shipping", 7, told_as="haulage")
     with pytest.raises(Unavailable, match=r"^The entry point shipping describes the haulage service: give"):
@@ -91,7 +101,23 @@ def test_metadata_older_than_the_checkout_is_told_with_the_command_that_renews_i
     project.write_text(f'[project.entry-points."{installed.GROUP}"]\nshipping = "parcels.service:service"\n')
     monkeypatch.setattr(installed, "_CHECKOUT", project)
     forget()
-    with pytest.raises(Unavailable, match=r"^The shipping service is named .* run `make \.venv/installed`"):
+    told = r"^The shipping service is not installed as pyproject.toml names it: run `make \.venv/installed`"
+    with pytest.raises(Unavailable, match=told):
+        service_names()
+    with (
+        installed_beside(tmp_path, "shipping = packages:service", {}),
+        pytest.raises(Unavailable, match=told),
+    ):
+        service_names()
+
+
+@pytest.mark.parametrize("entry", ["parcels.service:servcie", "parcels.service"])
+def test_an_entry_point_that_names_no_function_is_told(tmp_path: Path, entry: str) -> None:
+    files = {"__init__.py": "", "service.py": ""}
+    with (
+        installed_beside(tmp_path, f"shipping = {entry}", files),
+        pytest.raises(Unavailable, match=rf"^The entry point shipping names {entry}, and there is no such"),
+    ):
         service_names()
 
 
@@ -100,6 +126,19 @@ def test_where_no_service_is_installed_that_is_said(monkeypatch: pytest.MonkeyPa
     forget()
     with pytest.raises(Unavailable, match=r"^There is no service here: install one beside choreo"):
         service_names()
+
+
+def test_a_service_that_is_younger_than_the_system_that_runs_is_told(
+    tmp_path: Path, install: Install
+) -> None:
+    ports = dict.fromkeys(service_names(), 0)
+    (tmp_path / "run.json").write_text(json.dumps({"pid": os.getpid(), "ports": ports}))
+    assert running_system(Settings(home=tmp_path))
+    install("shipping", 7)
+    with pytest.raises(
+        Unavailable, match=r"started before there was shipping: stop it, and start it again with"
+    ):
+        running_system(Settings(home=tmp_path))
 
 
 def test_who_knows_the_shop_by_name_says_what_of_it_is_not_here() -> None:

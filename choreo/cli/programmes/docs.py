@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from choreo.chassis.agreement import disagreements
+from choreo.chassis.agreement import all_disagreements
 from choreo.chassis.registry import examples, port_of, service_names, service_of, services
 from choreo.chassis.runtime import build_of
 from choreo.chassis.settings import Settings
@@ -28,8 +28,7 @@ def docs(
 
     From the code: nothing is started.
     """
-    settings, there = _nowhere(), examples()
-    told = [one for service in services(settings).values() for one in disagreements(service, there)]
+    settings, told = _nowhere(), all_disagreements()
     for sentence in told:
         print(sentence)
     if told:

@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 from urllib.parse import urlsplit
 
-from choreo.chassis.agreement import require_agreement
+from choreo.chassis.agreement import all_disagreements, require_agreement
 from choreo.chassis.database.comparison import require_tables
 from choreo.chassis.database.migrate import migrate
 from choreo.chassis.installed import package_of
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.admin.topics import declare_topics
 from choreo.chassis.registry import (
-    descriptions,
     own_port_of,
     own_settings,
     port_of,
@@ -72,7 +71,7 @@ class System:
 
     def run(self, fresh: bool, counts: Mapping[str, int]) -> None:
         """`counts` says of which services there is more than one process."""
-        require_agreement(descriptions().values())
+        require_agreement(all_disagreements())
         os.umask(0o077)
         databases = external_databases(self.settings)
         self.home = Home(self.settings)
