@@ -38,7 +38,7 @@ def named() -> dict[str, EntryPoint]:
     """Those whose package is here. Raises `Unavailable` where what is installed is not what is here."""
     found = entry_points(group=GROUP)
     there = {(entry.name, entry.value) for entry in found}
-    if late := [name for name, value in _in_the_checkout().items() if (name, value) not in there]:
+    if late := [name for name, value in named_by(_CHECKOUT).items() if (name, value) not in there]:
         raise Unavailable(
             f"The {' and '.join(late)} service is not installed as pyproject.toml names it: run "
             "`make .venv/installed`, or `pip install --no-deps -e .`."
@@ -52,11 +52,12 @@ def named() -> dict[str, EntryPoint]:
     return here
 
 
-def _in_the_checkout() -> dict[str, str]:
-    if not _CHECKOUT.exists():
+def named_by(project: Path) -> dict[str, str]:
+    """Where a distribution's own services are, by its pyproject.toml; none where there is no such file."""
+    if not project.exists():
         return {}
-    project = tomllib.loads(_CHECKOUT.read_text()).get("project", {})
-    return dict(project.get("entry-points", {}).get(GROUP, {}))
+    told = tomllib.loads(project.read_text()).get("project", {})
+    return dict(told.get("entry-points", {}).get(GROUP, {}))
 
 
 def entry_point(service: str) -> EntryPoint:

@@ -13,6 +13,7 @@ from choreo.chassis import installed, registry
 from choreo.chassis.registry import all_topics, own_port_of, port_of, service_names
 from choreo.chassis.settings import Settings
 from choreo.cli.main import app
+from choreo.cli.programmes import docs
 from choreo.errors import Unavailable
 from choreo.operations.reading.installation import running_system
 from choreo.styles.composition import COLLABORATION, COMPOSITIONS, require_composition
@@ -61,6 +62,15 @@ def test_a_service_of_somebody_elses_package_joins_by_being_installed(install: I
     assert all_topics("x-")[-1] == "x-shipping-events"
     assert registry.services(Settings())["shipping"].group("") == "shipping-service"
     assert installed.package_of("shipping") == "parcels"
+    assert tuple(docs._own()) == OURS, "which has documents of its own"
+
+
+def test_documents_are_written_where_a_service_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Unavailable, match=r"^No pyproject.toml here names a service: run this in the folder"):
+        docs._own()
 
 
 def test_an_entry_point_without_its_package_is_no_service_here(tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ from typing import Annotated, Any
 import typer
 
 from choreo.chassis.agreement import all_disagreements
-from choreo.chassis.registry import examples, port_of, service_names, service_of, services
+from choreo.chassis.installed import named_by
+from choreo.chassis.registry import examples, port_of, service_names, service_of
 from choreo.chassis.runtime import build_of
 from choreo.chassis.settings import Settings
 from choreo.cli.programmes.asyncapi import asyncapi_of
 from choreo.cli.programmes.deployed import deployed
+from choreo.errors import Unavailable
 from choreo.message.catalog import FACT_OF_TYPE
 from choreo.message.schema import path_of, store
 
@@ -34,7 +36,7 @@ def docs(
     if told:
         raise typer.Exit(STALE)
     wanted = {FOLDER / name: text for name, text in documents().items()}
-    wanted |= deployed(Path(), services(settings).values())
+    wanted |= deployed(Path(), [service_of(name, settings) for name in _own()])
     stale = {path: text for path, text in wanted.items() if text != _stored(path)}
     new = [] if check else [path_of(fact).name for fact in FACT_OF_TYPE.values() if store(fact)]
     for name in new:
@@ -54,7 +56,7 @@ def documents() -> dict[str, str]:
     """By file name. The same code gives the same text."""
     settings, told = _nowhere(), examples()
     found: dict[str, Any] = {}
-    for service in service_names():
+    for service in _own():
         _, app = build_of(service)(settings)
         url = f"http://127.0.0.1:{port_of(service, settings)}"
         servers = [{"url": url, "description": "As `choreo up` starts it."}]
@@ -63,6 +65,14 @@ def documents() -> dict[str, str]:
             service_of(service, settings), settings.partitions, told
         )
     return {name: json.dumps(document, indent=2) + "\n" for name, document in found.items()}
+
+
+def _own() -> list[str]:
+    """The services of this checkout: others may be installed beside them, and have documents of their own."""
+    own = [name for name in service_names() if name in named_by(Path("pyproject.toml"))]
+    if not own:
+        raise Unavailable("No pyproject.toml here names a service: run this in the folder of one that does.")
+    return own
 
 
 def _stored(path: Path) -> str | None:
