@@ -38,7 +38,7 @@ def named() -> dict[str, EntryPoint]:
     """Those whose package is here. Raises `Unavailable` where what is installed is not what is here."""
     found = entry_points(group=GROUP)
     there = {(entry.name, entry.value) for entry in found}
-    if late := [name for name, value in named_by(_CHECKOUT).items() if (name, value) not in there]:
+    if late := [name for name, value in entry_points_of(_CHECKOUT).items() if (name, value) not in there]:
         raise Unavailable(
             f"The {' and '.join(late)} service is not installed as pyproject.toml names it: run "
             "`make .venv/installed`, or `pip install --no-deps -e .`."
@@ -52,7 +52,7 @@ def named() -> dict[str, EntryPoint]:
     return here
 
 
-def named_by(project: Path) -> dict[str, str]:
+def entry_points_of(project: Path) -> dict[str, str]:
     """Where a distribution's own services are, by its pyproject.toml; none where there is no such file."""
     if not project.exists():
         return {}

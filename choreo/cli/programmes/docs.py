@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from choreo.chassis.agreement import all_disagreements
-from choreo.chassis.installed import named_by
+from choreo.chassis.installed import entry_points_of
 from choreo.chassis.registry import examples, port_of, service_names, service_of
 from choreo.chassis.runtime import build_of
 from choreo.chassis.settings import Settings
@@ -69,7 +69,7 @@ def documents() -> dict[str, str]:
 
 def _own() -> list[str]:
     """The services of this checkout: others may be installed beside them, and have documents of their own."""
-    own = [name for name in service_names() if name in named_by(Path("pyproject.toml"))]
+    own = [name for name in service_names() if name in entry_points_of(Path("pyproject.toml"))]
     if not own:
         raise Unavailable("No pyproject.toml here names a service: run this in the folder of one that does.")
     return own

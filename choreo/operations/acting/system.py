@@ -107,11 +107,11 @@ class System:
                 f"take it over: leave --style away, choose another CHOREO_HOME, or start over with --fresh."
             )
         style = there or self.wanted_style or COLLABORATION
-        require_composition(style)
         if style != COLLABORATION and any(count > 1 for count in counts.values()):
             raise UsageError(one_process_each(style))
         if self.brokers and not has_kafka(style):
             raise UsageError(f"There are no brokers in style {style}, which starts no Kafka.")
+        require_composition(style)
         return style
 
     def _start_infrastructure(self, system: Supervisor, databases: dict[str, str]) -> None:
