@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Collection
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -14,8 +15,9 @@ from choreo.benchmarks.latency import latency
 from choreo.benchmarks.observe import Journals
 from choreo.benchmarks.overload import overload
 from choreo.benchmarks.replay import replay
-from choreo.benchmarks.report import show
 from choreo.benchmarks.resources import machine
+from choreo.benchmarks.results.comparison import compare, read_earlier
+from choreo.benchmarks.results.report import show
 from choreo.benchmarks.styles.measure import measure as styles
 from choreo.benchmarks.sustained import sustained
 from choreo.benchmarks.users import Refused, register_users
@@ -28,24 +30,42 @@ from choreo.progress import Progress
 _REST_SECONDS = 10.0
 _USERS = 200
 
+TOGETHER = ("startup", "rest", "waits", "latency", "sustained", "overload")
+"""On one system, in this order."""
+BY_THEMSELVES = ("hostile", "replay", "styles")
+"""They take minutes, and want systems that nobody else has used."""
 
-def run(seconds: int, events: int, names: Collection[str], *, as_json: bool) -> None:
-    """Measures and prints. Raises `Unavailable` where the system cannot be started or loses an order."""
+
+def run(
+    seconds: int, events: int, names: Collection[str], *, earlier: Path | None = None, as_json: bool
+) -> None:
+    """Measures and prints, with the ratios to an earlier run where there is one.
+
+    Raises `Unavailable` where the system cannot be started or loses an order, UsageError where what the
+    earlier run printed cannot be read.
+    """
+    before = read_earlier(earlier) if earlier else None
     results: dict[str, Any] = {"machine": machine(), "seconds": seconds}
     progress = Progress()
     try:
+        if together := [name for name in TOGETHER if name in names]:
+            results |= _on_one_system(seconds, events, together, progress)
+        for name in BY_THEMSELVES:
+            if name in names and name != "styles":
+                results |= _on_one_system(seconds, events, [name], progress)
         if "styles" in names:
             found = _or_give_up(lambda: uvloop.run(styles(seconds, progress)))
             results["styles"] = {style: asdict(figures) for style, figures in found.items()}
-        else:
-            with ThrowawaySystem() as system:
-                started = asdict(start_up(system, progress))
-                if "startup" in names:
-                    results["startup"] = started
-                results |= _or_give_up(lambda: uvloop.run(_measure(system, seconds, events, names, progress)))
     finally:
         progress.done()
-    show(results, as_json=as_json)
+    show(results, compare(before, results) if before else None, as_json=as_json)
+
+
+def _on_one_system(seconds: int, events: int, names: Collection[str], progress: Progress) -> dict[str, Any]:
+    with ThrowawaySystem() as system:
+        started = asdict(start_up(system, progress))
+        measured = _or_give_up(lambda: uvloop.run(_measure(system, seconds, events, names, progress)))
+    return ({"startup": started} if "startup" in names else {}) | measured
 
 
 def _or_give_up(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`choreo bench`: what the system needs and what it achieves on this machine."""
 
 import enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,21 +21,23 @@ class Measurement(enum.StrEnum):
     HOSTILE = "hostile"
 
 
-_BY_ITSELF = {Measurement.REPLAY, Measurement.STYLES, Measurement.HOSTILE}
-"""They take minutes, and want systems that nobody else has used."""
-
-
 def bench(
     seconds: Annotated[
         int, typer.Option(min=1, max=600, help="How long the latency and the sustained load are measured.")
     ] = 20,
     only: Annotated[
-        Measurement | None,
-        typer.Option(help="Measure this alone; replay, styles and hostile only so."),
+        list[Measurement] | None,
+        typer.Option(
+            help="Measure this; may be given several times. Replay, styles and hostile are measured only so."
+        ),
     ] = None,
     events: Annotated[
         int, typer.Option(min=4000, max=1_000_000, help="How long a log is replayed.")
     ] = 100_000,
+    compare: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Print ratios to an earlier run, which --json wrote there."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
     """Measure start-up, memory, latency, sustained orders/s and overload on a system of its own.
@@ -48,8 +51,7 @@ def bench(
     The load comes from this machine too and is part of what is measured. Nothing is judged: quote the figures
     together with the machine they name.
     """
-    from choreo.benchmarks.programme import run  # the load generator is no business of the other verbs
+    from choreo.benchmarks.programme import TOGETHER, run  # no business of the other verbs
 
     with asked_to_stop():
-        names = [only] if only else [name for name in Measurement if name not in _BY_ITSELF]
-        run(seconds, events, names, as_json=as_json)
+        run(seconds, events, only or TOGETHER, earlier=compare, as_json=as_json)

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from choreo.benchmarks.results.comparison import Comparison
 from choreo.terminal import Console
 
 _QUANTILES = {
@@ -19,9 +20,10 @@ _QUANTILES = {
 }
 
 
-def show(results: Mapping[str, Any], *, as_json: bool) -> None:
+def show(results: Mapping[str, Any], compared: Comparison | None, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(results, indent=2))
+        more = {"compared": _ratios(compared)} if compared else {}
+        print(json.dumps({**results, **more}, indent=2))
         return
     console = Console(highlight=False, soft_wrap=True)
     console.print("  ".join(f"{name}: {value}" for name, value in results["machine"].items()))
@@ -39,6 +41,26 @@ def show(results: Mapping[str, Any], *, as_json: bool) -> None:
         if name in results:
             console.print()
             console.print(table(results[name]))
+    if compared:
+        console.print()
+        console.print(_compared(compared))
+        for remark in compared.remarks:
+            console.print(remark)
+
+
+def _ratios(compared: Comparison) -> dict[str, Any]:
+    return {
+        "ratios": {figure.name: figure.ratio for figure in compared.figures},
+        "remarks": compared.remarks,
+    }
+
+
+def _compared(compared: Comparison) -> Table:
+    table = _table("Against the earlier run", "", "earlier", "now", "ratio")
+    for figure in compared.figures:
+        ratio = "was zero" if figure.ratio is None else f"{figure.ratio:.2f}"
+        table.add_row(figure.name, f"{figure.earlier:g}", f"{figure.now:g}", ratio)
+    return table
 
 
 def _hostile(found: Sequence[Mapping[str, Any]]) -> Table:
