@@ -8,7 +8,7 @@ from typing import Any
 
 from choreo.errors import UsageError
 
-_CONDITIONS = ("machine", "seconds")
+_CONDITIONS = ("machine", "seconds", "judged")
 """They stand beside the measurements, and are none."""
 
 
@@ -51,6 +51,8 @@ def compare(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> Comparison:
     return Comparison(
         [Figure(name, before[name], figure) for name, figure in after.items() if name in before],
         [
+            *_void("The earlier run", earlier),
+            *_void("This run", now),
             *_other_conditions(earlier, now),
             *_lacking("The earlier run", after, before),
             *_lacking("This run", before, after),
@@ -76,6 +78,11 @@ def _leaves(name: str, found: Any) -> Iterator[tuple[str, float]]:
             pass
         case int() | float():
             yield name, found
+
+
+def _void(run: str, results: Mapping[str, Any]) -> Iterator[str]:
+    if any(verdict["violations"] for verdict in results.get("judged", {}).values()):
+        yield f"{run} is void: promises were broken."
 
 
 def _other_conditions(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
