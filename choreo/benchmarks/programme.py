@@ -74,14 +74,7 @@ def run(
     UsageError where what the earlier run printed cannot be read, or nothing is measured that can be drawn.
     """
     before = read_earlier(earlier) if earlier else None
-    if (drawing or wanted.rates) and "rates" not in wanted.names:
-        raise UsageError("Rates and a plot need --only rates, or no --only at all.")
-    if drawing and not drawing.parent.is_dir():
-        raise UsageError(f"{drawing.parent} is no directory to draw into.")
-    if wanted.profiles:
-        if not wanted.sustained:
-            raise UsageError("A profile needs --only sustained, or no --only at all.")
-        py_spy()
+    _see_that_it_can_be_done(wanted, drawing)
     results: dict[str, Any] = {"machine": machine(), "seconds": wanted.seconds, "judged": {}}
     progress = Progress()
     try:
@@ -99,6 +92,18 @@ def run(
         drawing.write_text(plot(results["rates"]))
     show(results, compare(before, results) if before else None, as_json=as_json)
     return not any(verdict["violations"] for verdict in results["judged"].values())
+
+
+def _see_that_it_can_be_done(wanted: Wanted, drawing: Path | None) -> None:
+    """Before minutes are spent on it. Raises UsageError or `Unavailable`."""
+    if (drawing or wanted.rates) and "rates" not in wanted.names:
+        raise UsageError("Rates and a plot need --only rates, or no --only at all.")
+    if drawing and not drawing.parent.is_dir():
+        raise UsageError(f"{drawing.parent} is no directory to draw into.")
+    if wanted.profiles:
+        if not wanted.sustained:
+            raise UsageError("A profile needs --only sustained, or no --only at all.")
+        py_spy()
 
 
 def _on_one_system(wanted: Wanted, progress: Progress) -> tuple[dict[str, Any], Judged]:

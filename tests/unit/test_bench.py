@@ -118,6 +118,7 @@ def test_percentiles_are_delays_that_occurred() -> None:
     found = quantiles([number / 1000 for number in range(1, 2001)])
     figures = (found.p50_ms, found.p90_ms, found.p99_ms, found.p999_ms, found.max_ms)
     assert (found.count, *figures) == (2000, 1000.0, 1800.0, 1980.0, 1998.0, 2000.0)
+    assert quantiles([0.3, 0.1, 0.2]).p50_ms == 200.0
     assert quantiles([0.5]) == Quantiles(1, 500.0, 500.0, 500.0, 500.0, 500.0)
     with pytest.raises(ValueError, match="nothing was measured"):
         quantiles([])
