@@ -226,7 +226,7 @@ def test_the_plot_is_svg_and_higher_is_later() -> None:
 
 
 def test_a_single_rate_and_names_with_signs_can_be_drawn() -> None:
-    drawn = curves("a < b", "x & y", "ms", [Curve("<one>", [(0.0, 5.0)], 0)])
+    drawn = curves("a < b", "x & y", "ms", [Curve("<one>", [(50.0, 10.0)], 0)])
     assert len(list(ElementTree.fromstring(drawn).iter(SVG + "circle"))) == 1
 
 
