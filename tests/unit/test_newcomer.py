@@ -11,7 +11,7 @@ import pytest
 
 import events
 from choreo.chassis.agreement import disagreements
-from choreo.chassis.registry import descriptions, examples
+from choreo.chassis.registry import descriptions, examples, free_port_offset
 from choreo.errors import Unavailable, UsageError
 from choreo.message.catalog import FACT_OF_TYPE, SOURCE_OF_TYPE
 from choreo.operations.acting.newcomer import write_service
@@ -71,6 +71,7 @@ def test_what_is_written_is_in_form_and_named_once(tree: Path) -> None:
 
 def test_what_is_written_agrees_with_itself(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_service("shipping", tree)
+    free = free_port_offset()
     monkeypatch.setattr(events, "__path__", [*events.__path__, str(tree / "events")])
     for known in (FACT_OF_TYPE, SOURCE_OF_TYPE):
         for name in ("ShippingOpened", "ShippingNoted"):
@@ -78,7 +79,7 @@ def test_what_is_written_agrees_with_itself(tree: Path, monkeypatch: pytest.Monk
             del known[name]
     with installed_beside(tree, "shipping = shipping_service.service:service", {}):
         there = descriptions()["shipping"]
-        assert there.port_offset == 6
+        assert there.port_offset == free
         assert disagreements(there, examples()) == []
     forget()
 
