@@ -2,9 +2,11 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from typer.testing import CliRunner
@@ -15,6 +17,8 @@ from choreo.chassis.settings import Settings
 from choreo.cli.main import app
 from choreo.cli.programmes import docs
 from choreo.errors import Unavailable
+from choreo.message.catalog import FACT_OF_TYPE
+from choreo.message.fact import Fact
 from choreo.operations.reading.installation import running_system
 from choreo.styles.composition import COLLABORATION, COMPOSITIONS, require_composition
 from tests.installing import forget, installed_beside, installed_without
@@ -72,6 +76,17 @@ def test_documents_are_written_where_a_service_is_named(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Unavailable, match=r"^No pyproject.toml here names a service: run this in the folder"):
         docs._own()
+
+
+@pytest.mark.parametrize("package", ["parcels", ""])
+def test_facts_may_lie_in_a_package_itself_or_in_a_module_alone(
+    monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    module = ModuleType("parcels")
+    vars(module).update(__package__=package, **({"__path__": []} if package else {}))
+    monkeypatch.setitem(sys.modules, "parcels", module)
+    monkeypatch.setitem(FACT_OF_TYPE, "ParcelSent", type("ParcelSent", (Fact,), {"__module__": "parcels"}))
+    assert "ParcelSent" not in registry.examples()
 
 
 def test_an_entry_point_without_its_package_is_no_service_here(tmp_path: Path) -> None:
