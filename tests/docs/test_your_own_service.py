@@ -25,7 +25,9 @@ _CHECK = (
     ["tests.walls"],
     ["choreo.cli.main", "docs", "--check"],
 )
-"""`make check` but for mypy, which would take a minute where nothing is cached, and for the tidy tests."""
+"""`make check` but for mypy, which would take a minute where nothing is cached, for the migrations, which the
+page itself has had written, and for the tidy tests.
+"""
 _TESTS = ("tests/unit/test_points.py", "tests/unit/test_schemas.py", "tests/unit/test_codec.py")
 _ELSEWHERE = ("make run", "make test")
 """These start systems of their own; the tests of the page are run at its end."""

@@ -12,7 +12,7 @@ _API = "uvicorn {module}:app --host 127.0.0.1 --port {{port}} --log-level warnin
 _ALL: tuple[Contender, ...] = (
     Shop(
         "collaboration",
-        "this shop: four services that meet only through Kafka",
+        "this shop: services that meet only through Kafka",
         "nothing of what the others do; it also mails every notification, as none of them does",
     ),
     Shop(
