@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from choreo.benchmarks.peers.this_shop import Shop
 from choreo.benchmarks.peers.contender import Contender
 from choreo.benchmarks.peers.peer import Peer
 from choreo.benchmarks.peers.servers import KafkaServer, RedisServer, RestateServer
+from choreo.benchmarks.peers.this_shop import Shop
 
 _API = "uvicorn {module}:app --host 127.0.0.1 --port {{port}} --log-level warning --no-access-log"
 
