@@ -148,7 +148,7 @@ class _Table:
             expected,
             got,
             row=str(name),
-            trace=str(getattr(row, "order_id", None) or name),
+            trace=str(getattr(row, self.end.traced_by, name)),
             origin=origin,
         )
 
