@@ -17,8 +17,6 @@ from tests.e2e.outside import Shop
 PAGE = ROOT / "docs" / "your-own-service.md"
 IN_A_PACKAGE = "## In a package of its own\n"
 _BLOCK = re.compile(r"(?:^\*\*([\w/.]+)\*\*\n\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
 OF_THE_OTHERS = [f"tests/unit/test_{name}.py" for name in ("users", "orders", "billing")]
 
 
@@ -67,7 +65,7 @@ def test_who_follows_the_page_has_a_service_and_has_touched_nothing_else(followe
     ours = ("points_service/", "events/points.py", "events/schemas/Points", "tests/unit/test_points.py")
     told = ("docs/api/points.", "pyproject.toml", *FILES)
     assert [name for name in sorted(changed) if not name.startswith((*ours, *told))] == []
-    assert all(b"points" in after[file] and b"points" not in before[file] for file in FILES)
+    assert all(after[file].count(b"points") > before[file].count(b"points") for file in FILES)
     lines = {*after["pyproject.toml"].splitlines()} - {*before["pyproject.toml"].splitlines()}
     assert lines == {b'points = "points_service.service:service"'}
 
