@@ -35,7 +35,7 @@ def print_report(report: Report, file: Path | None) -> None:
     for first, *others in kinds_of_it[:_SHOWN]:
         print_finding(first, "not deterministic" if id(first) in unstable else first.kind)
         if others:
-            print_line(f"  alike     {_count_of((first, *others))}: --json prints them")
+            print_line(f"  alike     {_count_of((first, *others))}: --json prints them", _HANGING)
         if first.service:
             print(f"  again     {_again(first, file)}")
     if (more := len(kinds_of_it) - _SHOWN) > 0:
@@ -187,7 +187,7 @@ def print_closed_loop(report: Report, file: Path | None) -> None:
         first, *others = by_first[id(alike[0])]
         _print_difference(first, file)
         if len(alike) > 1:
-            print_line(f"  alike     {_count_of(alike)}: --json prints them")
+            print_line(f"  alike     {_count_of(alike)}: --json prints them", _HANGING)
         for finding in others[:_SHOWN_IN_CLOSED_LOOP]:
             _print_difference(finding, file, follows=bool(_origin(first)[1]))
         if (more := len(others) - _SHOWN_IN_CLOSED_LOOP) > 0:
