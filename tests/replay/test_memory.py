@@ -20,7 +20,9 @@ from choreo.replay.sources.on_disk import ListsOnDisk, OnDisk, rows_on_disk
 from choreo.replay.sources.recording import Recording
 from choreo.replay.verify.closed_loop import closed_loop
 from choreo.replay.verify.findings import Tally
+from choreo.replay.verify.shuffle import shuffle
 from choreo.replay.verify.verify import verify
+from tests.replay.constructed import Constructed
 from tests.replay.many_keys import recording_of, story_of
 
 Replay = Callable[..., Coroutine[Any, Any, Tally]]
@@ -63,6 +65,21 @@ def peak_of(replay: Replay, path: Path) -> int:
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+
+
+def test_many_rows_do_not_keep_a_key_from_being_shuffled(tmp_path: Path) -> None:
+    """What a handler may not open may not be opened beside it either."""
+    shop = Constructed()
+    for _ in range(30):
+        shop.place(1)
+    while shop.publish("order") and shop.deliver("billing", "order"):
+        pass
+    shop.settle()  # the registration comes at last
+    source = Recording(shop.recorded(tmp_path / "one"))
+    billing = {"billing": services(source.cut.settings)["billing"]}
+    tally = asyncio.run(shuffle(source, billing, 1, lambda *_: None))
+    assert not (tally.races or tally.lacks)
+    assert tally.counts["billing orders"] == 1
 
 
 def test_rows_on_disk_are_found_by_their_name_and_are_what_they_were() -> None:

@@ -83,9 +83,10 @@ class Taken(Generic[S]):
 
 
 class InMemoryService(Generic[S]):
-    def __init__(self, service: Service[S]) -> None:
+    def __init__(self, service: Service[S], *, on_disk: bool = True) -> None:
+        """Without `on_disk` all rows are in memory, as they must be where nothing may be opened."""
         self.service = service
-        self.memory = Memory(service.store.mappings, rows_on_disk)
+        self.memory = Memory(service.store.mappings, rows_on_disk if on_disk else lambda mapping: {})
         self.sequences: dict[str, int] = {}
         """By key: the number of the last fact applied."""
         self._commands = {command.__name__: _adapter(command) for command in service.commands}
