@@ -1,7 +1,7 @@
 """State and tables: which rows a batch concerns, and which of them it changed."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache, cached_property
 from operator import attrgetter
@@ -54,7 +54,8 @@ class TableMapping:
     loaded_by_id: str | None = None
 
     @cached_property
-    def _columns(self) -> list[str]:
+    def columns(self) -> list[str]:
+        """Those that a row is made of."""
         if issubclass(self.row, BaseModel):
             return list(self.row.model_fields)
         return [field.name for field in fields(self.row)]
@@ -76,7 +77,7 @@ class TableMapping:
         if self.loaded_by_id is not None:
             name = self._primary_key[0]
             conditions.append(f"{name} = ANY(%(names)b::{array_type(self.table.columns[name])}[])")
-        columns = ", ".join(self._columns)
+        columns = ", ".join(self.columns)
         where = " OR ".join(f"({condition})" for condition in conditions)
         return f"/* load.{self.table.name} */ SELECT {columns} FROM {self.table.name} WHERE {where}".encode()
 
@@ -95,7 +96,7 @@ class TableMapping:
         """The same row as this mapping's class has it, where another import of that class made it."""
         if isinstance(row, self.row):
             return row
-        return self.row(**{name: getattr(row, name) for name in self._columns})
+        return self.row(**{name: getattr(row, name) for name in self.columns})
 
     async def load(self, conn: Connection, wanted: Mapping[str, Sequence[object]]) -> list[Any]:
         if self.loaded_with_key is None and self.loaded_by_id is None:
@@ -204,8 +205,13 @@ async def save(
 class Memory:
     """Rows without a database, found in the same ways."""
 
-    def __init__(self, mappings: Iterable[TableMapping]) -> None:
-        self._rows: dict[str, dict[Any, Any]] = {mapping.field: {} for mapping in mappings}
+    def __init__(
+        self,
+        mappings: Iterable[TableMapping],
+        rows: Callable[[TableMapping], MutableMapping[Any, Any]] = lambda mapping: {},
+    ) -> None:
+        """`rows` makes what those of one table are kept in, by primary key."""
+        self._rows = {mapping.field: rows(mapping) for mapping in mappings}
         self._with_key: dict[str, dict[str, dict[Any, Any]]] = {mapping.field: {} for mapping in mappings}
         self._having: dict[tuple[str, str], dict[Any, dict[Any, Any]]] = {}
 

@@ -1,4 +1,4 @@
-"""The shop itself, as `choreo up` starts it. Another style of it is another entry with other arguments."""
+"""The shop itself, as `choreo up` starts it, in one of its styles."""
 
 import os
 import signal
