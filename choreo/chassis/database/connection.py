@@ -166,6 +166,7 @@ class Failure(Enum):
     AWAY = "the database cannot be used"
     """Not to be asked, shutting down, out of space, read-only: wait, and try the same again."""
     ENDED = "an administrator ends sessions of the database"
+    """Likewise, and no input ever made it so."""
     UNFIT = "the database is not as this program needs it"
     """A table, a column or a grant is missing: a person is needed, and then the same is tried again."""
     LOCKED = "something is locked by somebody else"
