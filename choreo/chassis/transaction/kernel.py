@@ -66,7 +66,7 @@ ANSWER_TIMEOUT_SECONDS = 5.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 _SHARED = tuple(fact.__name__ for fact in SHARED_FACTS)
 _ATTEMPTS = {
-    Failure.AWAY: 4,
+    Failure.AWAY: 8,  # five seconds: sessions that break one after the other are the fault of no input
     Failure.CONFLICT: 10,
     Failure.ENDED: sys.maxsize,
     Failure.LOCKED: sys.maxsize,
