@@ -9,3 +9,7 @@ def ignore_libpq_variables() -> None:
     """
     for name in [name for name in os.environ if name.startswith("PG")]:
         del os.environ[name]
+
+
+CHOSEN_NOW = "chosen now"
+"""The context in which a setting from the environment is validated, and one of a recording is not."""

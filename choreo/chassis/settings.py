@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from choreo.chassis.environment import CHOSEN_NOW
 from choreo.chassis.http.client_address import networks
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.errors import Unavailable
@@ -31,7 +32,7 @@ Own = TypeVar("Own", bound=OwnSettings)
 
 
 def unusable(variable: str, why: str) -> Unavailable:
-    return Unavailable(f"{variable} is not usable: {why.lower()}; correct it or unset it.")
+    return Unavailable(f"{variable} is not usable: {why[0].lower()}{why[1:]}; correct it or unset it.")
 
 
 def _plain(name: str) -> AliasChoices:
@@ -103,7 +104,9 @@ class Settings(BaseSettings):
         """A service's own settings. Raises `Unavailable`, naming the variable, where one cannot be used."""
         told = self.own.get(service)
         try:
-            return model.model_validate(_own_variables(service, model) if told is None else told)
+            if told is None:
+                return model.model_validate(_own_variables(service, model), context=CHOSEN_NOW)
+            return model.model_validate(told)
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False)[0]
             variables = [f"{who}_{first['loc'][0]}".upper() for who in (service, "choreo")]
