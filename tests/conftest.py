@@ -45,6 +45,7 @@ def _stand_alone() -> None:
     every other worker, and whatever it starts, is in India.
     """
     ignore_libpq_variables()
+    os.environ["CHOREO_ENV_FILE"] = os.devnull
     for name, field in Settings.model_fields.items():
         alias = field.validation_alias
         os.environ.pop(

@@ -16,7 +16,7 @@ from typer.main import get_group
 from typer.rich_utils import rich_format_error
 
 from choreo.chassis.code_version import code_version
-from choreo.chassis.environment import ignore_libpq_variables
+from choreo.chassis.environment import ignore_libpq_variables, read_env_file
 from choreo.errors import HandlerMisbehaves, Incomplete, Unavailable, UsageError
 from choreo.terminal import fitting, print_text_alone
 
@@ -31,6 +31,9 @@ VERBS = {
     "chaos": "programmes",
     "audit": "programmes",
     "styles": "programmes",
+    "logs": "running",
+    "psql": "running",
+    "env": "running",
     "doctor": "running",
     "docs": "programmes",
     "migration": "programmes",
@@ -108,6 +111,7 @@ for verb in VERBS:
 def main() -> NoReturn:
     """Exits with what the verb says; 64 for wrong usage, 69 where something it needs is not to be had."""
     ignore_libpq_variables()
+    read_env_file()
     print_text_alone()
     # What the services' code has to say while a verb runs it: only what is wrong, and beside the output.
     structlog.configure(
