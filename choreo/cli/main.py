@@ -22,6 +22,7 @@ from choreo.terminal import fitting, print_text_alone
 
 VERBS = {
     "up": "running",
+    "run": "running",
     "scale": "running",
     "migrate": "running",
     "provision": "running",

@@ -112,6 +112,7 @@ ACTING = {
     "styles",
     "bench-peers",
     "up",
+    "run",
     "scale",
     "migrate",
     "migration",

@@ -24,6 +24,7 @@ NO_SHOP = "There is no "
 """… user service here. Where something else is missed first, that has a sentence of its own."""
 TRIED: dict[str, tuple[Sequence[str], str]] = {
     "up": ((), NO_SHOP),
+    "run": (("order",), NO_SHOP),
     "scale": (("order=1",), NO_SHOP),
     "migrate": ((), NO_SHOP),
     "provision": ((), NO_SHOP),
