@@ -75,6 +75,7 @@ class Settings(BaseSettings):
         "SCRAM-SHA-512", validation_alias=_plain("KAFKA_SASL_MECHANISM")
     )
     kafka_ca_file: Path | None = Field(None, validation_alias=_plain("KAFKA_CA_FILE"))
+    kafka_certificate_file: Path | None = Field(None, validation_alias=_plain("KAFKA_CERTIFICATE_FILE"))
     kafka_username: str | None = Field(None, validation_alias=_plain("KAFKA_USERNAME"))
     kafka_password: SecretStr | None = Field(None, validation_alias=_plain("KAFKA_PASSWORD"))
     kafka_usernames: Mapping[str, str] = Field(
@@ -82,6 +83,11 @@ class Settings(BaseSettings):
     )
     kafka_passwords: Mapping[str, SecretStr] = Field(
         default_factory=lambda: {who: SecretStr(told) for who, told in _by_service("KAFKA_PASSWORD").items()}
+    )
+    kafka_certificate_files: Mapping[str, Path] = Field(
+        default_factory=lambda: {
+            who: Path(told) for who, told in _by_service("KAFKA_CERTIFICATE_FILE").items()
+        }
     )
     smtp_url: str | None = Field(None, validation_alias=_plain("SMTP_URL"))
     database_urls: Mapping[str, str] = Field(
@@ -124,4 +130,5 @@ class Settings(BaseSettings):
             username or "",
             password.get_secret_value() if password else "",
             self.kafka_ca_file,
+            self.kafka_certificate_files.get(who or "", self.kafka_certificate_file),
         )

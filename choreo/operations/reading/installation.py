@@ -120,6 +120,7 @@ def find_installation() -> Installation:
             "kafka_security_protocol": kafka.protocol,
             "kafka_sasl_mechanism": kafka.mechanism,
             "kafka_ca_file": kafka.ca_file,
+            "kafka_certificate_file": kafka.certificate_file,
             "kafka_usernames": {**settings.kafka_usernames, **facts["kafka_users"]},
             "kafka_passwords": passwords,
             "topic_prefix": facts["topic_prefix"],
