@@ -1,6 +1,7 @@
 """One Kafka and one Postgres for a process that tests; topics and databases for each test."""
 
 import os
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -32,6 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     _stand_alone()
+    _keep_bytecode()
     if config.getoption("--broker") == "testcontainers":
         require_engine()
     if guard := config.getoption("--without"):
@@ -56,6 +58,14 @@ def _stand_alone() -> None:
     if int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2:
         os.environ["TZ"] = "Asia/Kolkata"
         time.tzset()
+
+
+def _keep_bytecode() -> None:
+    """Some hundred interpreters are started, and each would compile all of it anew where the environment says
+    that none may leave what it compiled.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
 
 
 @pytest.fixture(scope="session")
