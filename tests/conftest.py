@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import AliasChoices
@@ -19,6 +20,8 @@ from tests.brokers import BROKERS, Broker, broker, require_engine
 from tests.services import SERVICES
 from tests.shop import Shop, a_shop
 from tests.styles import wire
+
+_CHAOS = "tests/chaos/"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -66,6 +69,20 @@ def _keep_bytecode() -> None:
     """
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """By files, and `tests/chaos` as if it were one: its load takes a core or more, and most of the others wait
+    most of their time, so that the two go well together and two of the first kind do not.
+    """
+    from xdist.scheduler import LoadFileScheduling  # here, as whoever tests without xdist has no use for it
+
+    class OneLoadAtATime(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _CHAOS if nodeid.startswith(_CHAOS) else str(super()._split_scope(nodeid))
+
+    return OneLoadAtATime(config, log)
 
 
 @pytest.fixture(scope="session")
