@@ -50,13 +50,14 @@ def _stand_alone() -> None:
     every other worker, and whatever it starts, is in India.
     """
     ignore_libpq_variables()
+    os.environ["CHOREO_ENV_FILE"] = os.devnull
     for name, field in Settings.model_fields.items():
         alias = field.validation_alias
         os.environ.pop(
             str(alias.choices[0]) if isinstance(alias, AliasChoices) else f"CHOREO_{name.upper()}", None
         )
     for name in list(os.environ):
-        if name.endswith(("_DATABASE_URL", "_KAFKA_USERNAME", "_KAFKA_PASSWORD")):
+        if name.endswith(("_DATABASE_URL", "_KAFKA_USERNAME", "_KAFKA_PASSWORD", "_KAFKA_CERTIFICATE_FILE")):
             del os.environ[name]
     if int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2:
         os.environ["TZ"] = "Asia/Kolkata"
