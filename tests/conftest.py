@@ -74,12 +74,12 @@ def _keep_bytecode() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """By files, and `tests/chaos` as if it were one: its load takes a core or more, and most of the others wait
-    most of their time, so that the two go well together and two of the first kind do not.
+    """By files, and `tests/chaos` as if it were one: its load takes a core or more, and most of the others
+    wait most of their time, so that the two go well together and two of the first kind do not.
     """
-    from xdist.scheduler import LoadFileScheduling  # here, as whoever tests without xdist has no use for it
+    from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
-    class OneLoadAtATime(LoadFileScheduling):
+    class OneLoadAtATime(LoadFileScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             return _CHAOS if nodeid.startswith(_CHAOS) else str(super()._split_scope(nodeid))
 
