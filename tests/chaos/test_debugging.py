@@ -126,6 +126,8 @@ ACTING = {
 }
 """Verbs that are to do something."""
 LOOKING = {
+    "flows": 0,
+    "log billing-events": 0,
     "trace {order}": 0,
     "trace {order} {file}": 0,
     "record -o {another_file}": 0,
