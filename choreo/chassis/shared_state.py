@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
-from choreo.chassis.database.connection import Connection
+from choreo.chassis.database.round_trip import Later, RoundTrip
 from choreo.chassis.database.tables import sessions_ended, signing_keys
 from choreo.chassis.transaction.state_store import Memory, ReplayableStore, TableMapping, save
 from choreo.message.sessions import SessionsEnded
@@ -34,19 +34,26 @@ class WithSharedState(Generic[S]):
     def mappings(self) -> tuple[TableMapping, ...]:
         return (*self.own.mappings, SIGNING_KEYS, SESSIONS_ENDED)
 
-    async def load(self, conn: Connection, wanted: Mapping[str, Sequence[object]]) -> dict[str, S]:
-        states = await self.own.load(conn, wanted)
-        for row in await SIGNING_KEYS.load(conn, wanted):
-            states[row.kid] = _with_signing_keys(states[row.kid], {row.kid: row})
+    def load(self, trip: RoundTrip, wanted: Mapping[str, Sequence[object]]) -> Later[dict[str, S]]:
         ending = {key: inputs for key, inputs in wanted.items() if any(map(_ends_sessions, inputs))}
-        for row in await SESSIONS_ENDED.load(conn, ending):
-            key = str(row.user_id)
-            states[key] = _with_sessions_ended(states[key], row)
+        own = self.own.load(trip, wanted)
+        signing_keys = SIGNING_KEYS.load(trip, wanted)
+        sessions_ended = SESSIONS_ENDED.load(trip, ending)
+
+        def states() -> dict[str, S]:
+            states = own()
+            for row in signing_keys:
+                states[row.kid] = _with_signing_keys(states[row.kid], {row.kid: row})
+            for row in sessions_ended:
+                key = str(row.user_id)
+                states[key] = _with_sessions_ended(states[key], row)
+            return states
+
         return states
 
-    async def save(self, conn: Connection, before: Mapping[str, S], after: Mapping[str, S]) -> None:
-        await self.own.save(conn, before, after)
-        await save(conn, [SIGNING_KEYS, SESSIONS_ENDED], before, after)
+    def save(self, trip: RoundTrip, before: Mapping[str, S], after: Mapping[str, S]) -> None:
+        self.own.save(trip, before, after)
+        save(trip, [SIGNING_KEYS, SESSIONS_ENDED], before, after)
 
     def from_memory(self, memory: Memory, key: str, content: object) -> S:
         state = self.own.from_memory(memory, key, content)

@@ -16,7 +16,9 @@ from uuid import UUID
 import orjson
 from psycopg.rows import class_row
 
-from choreo.chassis.database.connection import Connection, insert
+from choreo.chassis.database.connection import Connection
+from choreo.chassis.database.round_trip import RoundTrip
+from choreo.chassis.database.rows import insert
 from choreo.chassis.database.tables import outbox
 from choreo.message.codec import Record, encode
 from choreo.message.envelope import Event
@@ -91,9 +93,9 @@ def row_of(event: Event[Fact], partition: int) -> OutboxRow:
     return OutboxRow(event.id, event.key, partition, record.value or b"", headers, event.time)
 
 
-async def add(conn: Connection, rows: Sequence[OutboxRow]) -> None:
-    """Runs inside the kernel's transaction, after the keys are locked."""
-    await insert(conn, outbox, rows)
+def add(trip: RoundTrip, rows: Sequence[OutboxRow]) -> None:
+    """Inside the kernel's transaction, after the keys are locked."""
+    insert(trip, outbox, rows)
 
 
 async def lowest(conn: Connection, partitions: Collection[int], limit: int) -> list[OutboxRow]:
