@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Generic, TypeVar
 
 from choreo.chassis.database.round_trip import Later, RoundTrip
@@ -14,10 +14,8 @@ from choreo.message.signing_key import SigningKeyPublished
 
 S = TypeVar("S")
 
-SIGNING_KEYS = TableMapping(
-    "signing_keys", signing_keys, SigningKeyPublished, key="kid", loaded_with_key={}, loaded_by_id="kid"
-)
-"""The fact is the row."""
+SIGNING_KEYS = TableMapping("signing_keys", signing_keys, SigningKeyPublished, key="kid", loaded_by_id="kid")
+"""The fact is the row. Whatever is asked or heard of a signing key names it."""
 SESSIONS_ENDED = TableMapping(
     "sessions_ended", sessions_ended, SessionsEnded, key="user_id", single=True, loaded_with_key={}
 )
@@ -60,12 +58,19 @@ class WithSharedState(Generic[S]):
         if _ends_sessions(content):
             for row in memory.with_key(SESSIONS_ENDED, key).values():
                 state = _with_sessions_ended(state, row)
-        rows = memory.with_key(SIGNING_KEYS, key)
-        return _with_signing_keys(state, rows) if rows else state
+        known = memory.by_id(SIGNING_KEYS, key)
+        return _with_signing_keys(state, {key: known}) if known else state
 
 
 def _ends_sessions(content: object) -> bool:
-    return isinstance(content, SessionsEnded) or getattr(content, "ends_sessions", False)
+    kind: Any = type(content)
+    return _end_sessions(kind)
+
+
+@cache
+def _end_sessions(contents: type[Any]) -> bool:
+    """Asked of the type, once: a fact takes long to say that it lacks an attribute."""
+    return issubclass(contents, SessionsEnded) or getattr(contents, "ends_sessions", False)
 
 
 def _with_signing_keys(state: S, rows: Mapping[str, Any]) -> S:

@@ -20,7 +20,7 @@ from choreo.chassis.database.connection import Connection
 from choreo.chassis.database.round_trip import RoundTrip
 from choreo.chassis.database.rows import insert
 from choreo.chassis.database.tables import outbox
-from choreo.message.codec import Record, encode
+from choreo.message.codec import Record, headers_of, value_of
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 
@@ -88,9 +88,8 @@ class OutboxRow:
 
 
 def row_of(event: Event[Fact], partition: int) -> OutboxRow:
-    record = encode(event)
-    headers = orjson.dumps([(name, (value or b"").decode()) for name, value in record.headers])
-    return OutboxRow(event.id, event.key, partition, record.value or b"", headers, event.time)
+    headers = orjson.dumps(list(headers_of(event).items()))
+    return OutboxRow(event.id, event.key, partition, value_of(event.data), headers, event.time)
 
 
 def add(trip: RoundTrip, rows: Sequence[OutboxRow]) -> None:

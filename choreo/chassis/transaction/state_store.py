@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cache, cached_property, partial
+from functools import cache, cached_property, lru_cache, partial
 from operator import attrgetter
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
@@ -265,7 +265,9 @@ def _named(attribute: str, wanted: Mapping[str, Sequence[object]]) -> Iterator[A
                     yield name
 
 
+@lru_cache(maxsize=1 << 12)
 def _uuid(key: str) -> UUID | None:
+    """Every mapping of a service asks for the same."""
     try:
         return UUID(key)
     except ValueError:
