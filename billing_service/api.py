@@ -14,7 +14,7 @@ from choreo.chassis.http.answer import Answer
 from choreo.chassis.http.body import Body
 from choreo.chassis.http.money import Amount, Money, decimal_text
 from choreo.chassis.http.pages import Page
-from choreo.chassis.http.problems import Problem, not_found
+from choreo.chassis.http.problems import Problem, not_there_yet
 from choreo.chassis.http.routes import KeyedCause, Paging, Router, User, example, problem
 from choreo.chassis.runtime import Runtime
 from choreo.chassis.transaction.inputs import Decided
@@ -133,9 +133,7 @@ def _moved(decided: Decided) -> Answer:
 
 
 def _no_account() -> Problem:
-    missing = not_found("There is no account yet. It comes into being soon after the registration.")
-    missing.headers["Retry-After"] = "1"
-    return missing
+    return not_there_yet("There is no account yet. It comes into being soon after the registration.")
 
 
 def _entry(row: Row[Any]) -> EntryView:

@@ -37,13 +37,5 @@ async def account_of(engine: AsyncEngine, user_id: UUID) -> Row[Any] | None:
 
 async def entries_of(engine: AsyncEngine, user_id: UUID, page: PageRequest) -> Sequence[Row[Any]]:
     """The customer's legs, newest first."""
-    query = (
-        select(ledger)
-        .where(ledger.c.user_id == user_id, ledger.c.side == "customer")
-        .order_by(ledger.c.step.desc())
-        .limit(page.fetch)
-    )
-    if page.before is not None:
-        query = query.where(ledger.c.step < page.before)
-    async with engine.connect() as conn:
-        return (await conn.execute(query)).all()
+    query = select(ledger).where(ledger.c.user_id == user_id, ledger.c.side == "customer")
+    return await page.rows(engine, query, ledger.c.step)

@@ -32,13 +32,5 @@ async def notification_of(engine: AsyncEngine, user_id: UUID, notification_id: U
 
 async def notifications_of(engine: AsyncEngine, user_id: UUID, page: PageRequest) -> Sequence[Row[Any]]:
     """Newest first."""
-    query = (
-        select(notifications)
-        .where(notifications.c.user_id == user_id)
-        .order_by(notifications.c.step.desc())
-        .limit(page.fetch)
-    )
-    if page.before is not None:
-        query = query.where(notifications.c.step < page.before)
-    async with engine.connect() as conn:
-        return (await conn.execute(query)).all()
+    query = select(notifications).where(notifications.c.user_id == user_id)
+    return await page.rows(engine, query, notifications.c.step)

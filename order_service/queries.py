@@ -95,8 +95,4 @@ async def order_of(engine: AsyncEngine, user_id: UUID, order_id: UUID) -> Row[An
 
 async def orders_of(engine: AsyncEngine, user_id: UUID, page: PageRequest) -> Sequence[Row[Any]]:
     """Newest first."""
-    query = select(orders).where(orders.c.user_id == user_id).order_by(orders.c.step.desc()).limit(page.fetch)
-    if page.before is not None:
-        query = query.where(orders.c.step < page.before)
-    async with engine.connect() as conn:
-        return (await conn.execute(query)).all()
+    return await page.rows(engine, select(orders).where(orders.c.user_id == user_id), orders.c.step)

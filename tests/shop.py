@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from choreo.embedded.postgres import Postgres
 from choreo.operations.principals import grants_of_all, topic_names
 from choreo.operations.reading.installation import Installation
 from tests.brokers import Broker
+from tests.databases import Database, a_database
 from tests.services import SERVICES
 
 T = TypeVar("T")
@@ -37,10 +38,12 @@ PARTITIONS = 3
 class Shop:
     """Services can be started and stopped one by one; what they keep stays."""
 
-    def __init__(self, settings: Settings, kafka: Broker, owner_urls: dict[str, str], maildir: Path) -> None:
+    def __init__(
+        self, settings: Settings, kafka: Broker, databases: dict[str, Database], maildir: Path
+    ) -> None:
         self.settings = settings
         self.kafka = kafka
-        self.owner_urls = owner_urls
+        self.owner_urls = {service: database.owner_url for service, database in databases.items()}
         self.observer_urls: dict[str, str] = {}
         self.maildir = maildir
         self.builds = BUILDS
@@ -133,36 +136,35 @@ async def a_shop(
     kafka: Broker, postgres: Postgres, templates: dict[str, str], maildir: Path
 ) -> AsyncIterator[Shop]:
     """Topics and databases of its own; nothing is running yet. `templates` are migrated databases."""
-    name = f"t{uuid4().hex[:10]}"
-    owner_urls: dict[str, str] = {}
-    runtime_urls: dict[str, str] = {}
-    for service in service_names():
-        urls = postgres.create_service(service, database=f"{name}_{service}", template=templates[service])
-        owner_urls[service], runtime_urls[service] = urls
-    mail_server, smtp_url = await _mail_server(maildir)
-    users = {who: kafka.user(who) for who in (*service_names(), OBSERVER)}
-    settings = Settings(
-        kafka_bootstrap_servers=kafka.bootstrap,
-        kafka_security_protocol=kafka.admin.protocol,
-        smtp_url=smtp_url,
-        topic_prefix=f"{name}-",
-        partitions=PARTITIONS,
-        database_urls=runtime_urls,
-        kafka_usernames={who: user.username for who, user in users.items()},
-        kafka_passwords={who: SecretStr(user.password) for who, user in users.items()},
-    )
-    await asyncio.to_thread(declare_topics, kafka.admin, topic_names(settings), PARTITIONS)
-    if isinstance(kafka, Kafka):  # one in Docker lets everybody do everything
-        await asyncio.to_thread(kafka.admit, grants_of_all(settings))
-    shop = Shop(settings, kafka, owner_urls, maildir)
-    shop.observer_urls = {service: postgres.observer_url(f"{name}_{service}") for service in service_names()}
-    try:
-        yield shop
-    finally:
-        await shop.stop()
-        mail_server.close()
-        for service in service_names():
-            postgres.drop_database(f"{name}_{service}")
+    with ExitStack() as stack:
+        databases = {
+            service: stack.enter_context(a_database(service, postgres, templates))
+            for service in service_names()
+        }
+        mail_server, smtp_url = await _mail_server(maildir)
+        users = {who: kafka.user(who) for who in (*service_names(), OBSERVER)}
+        settings = Settings(
+            kafka_bootstrap_servers=kafka.bootstrap,
+            kafka_security_protocol=kafka.admin.protocol,
+            smtp_url=smtp_url,
+            topic_prefix=f"t{uuid4().hex[:10]}-",
+            partitions=PARTITIONS,
+            database_urls={service: database.runtime_url for service, database in databases.items()},
+            kafka_usernames={who: user.username for who, user in users.items()},
+            kafka_passwords={who: SecretStr(user.password) for who, user in users.items()},
+        )
+        await asyncio.to_thread(declare_topics, kafka.admin, topic_names(settings), PARTITIONS)
+        if isinstance(kafka, Kafka):  # one in Docker lets everybody do everything
+            await asyncio.to_thread(kafka.admit, grants_of_all(settings))
+        shop = Shop(settings, kafka, databases, maildir)
+        shop.observer_urls = {
+            service: postgres.observer_url(database.name) for service, database in databases.items()
+        }
+        try:
+            yield shop
+        finally:
+            await shop.stop()
+            mail_server.close()
 
 
 async def _mail_server(maildir: Path) -> tuple[asyncio.Server, str]:

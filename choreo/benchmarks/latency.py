@@ -4,11 +4,12 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from choreo.benchmarks.connection import Connection
 from choreo.benchmarks.load import Placed, open_loop, schedule
-from choreo.benchmarks.observe import Applied, Journals
+from choreo.benchmarks.observe import Applied, Journals, until, when_mailed
 from choreo.benchmarks.users import OrderMaker
 from choreo.progress import Progress
 
@@ -26,6 +27,7 @@ class Quantiles:
     p50_ms: float
     p90_ms: float
     p99_ms: float
+    p999_ms: float
     max_ms: float
 
 
@@ -47,7 +49,11 @@ class Latency:
     decided: Quantiles
     """Until the order service committed the order's status."""
     notified: Quantiles
-    """Until the notification service committed the notification. Its mail comes later."""
+    """Until the notification service committed the notification."""
+    mailed: Quantiles
+    """Until the broker had appended `NotificationSent`."""
+    not_mailed: int
+    """So many had no mail when that was given up; they count as if they had it then."""
     sample_notified: Quantiles
     """A cross-check: of every tenth order of a later run at the same rate the same figure ..."""
     sample_seen: Quantiles
@@ -56,24 +62,28 @@ class Latency:
 
 async def latency(
     makers: Sequence[OrderMaker],
-    ports: Mapping[str, int],
+    facts: Mapping[str, Any],
     journals: Journals,
     seconds: float,
     progress: Progress,
 ) -> Latency:
+    """`facts` are those of run.json."""
+    ports = facts["ports"]
     await _place_at_rate(makers, ports, _WARM_UP_SECONDS, "warm-up")
     placed = await _place_at_rate(makers, ports, seconds, f"latency at {RATE:.0f} orders/s", progress)
     flows = [order.flow for order in placed]
     sampled, seen = await _sample(makers, ports, progress)
     by_journal = journals.when_committed("notification", [order.flow for order in sampled])
+    await until(lambda: not journals.unmailed(), _WAIT_TIMEOUT_SECONDS)
+    mailed = await when_mailed(facts, min(order.scheduled for order in placed))
+    stages, not_mailed = by_stage(placed, journals, mailed)
     return Latency(
         RATE,
         len(placed),
-        accepted=quantiles([order.accepted - order.scheduled for order in placed]),
+        **stages,
+        not_mailed=not_mailed,
         taken=quantiles(delays(placed, journals.when_committed("order", flows, ["PlaceOrder"]))),
         paid=quantiles(delays(placed, journals.when_committed("billing", flows, ["OrderCreated"]))),
-        decided=quantiles(delays(placed, journals.when_committed("order", flows))),
-        notified=quantiles(delays(placed, journals.when_committed("notification", flows))),
         sample_notified=quantiles(delays(sampled, by_journal)),
         sample_seen=quantiles(seen),
     )
@@ -85,10 +95,26 @@ def quantiles(seconds: Sequence[float]) -> Quantiles:
         raise ValueError("nothing was measured")
     ordered = sorted(seconds)
 
-    def rank(percent: int) -> float:
-        return round(1000 * ordered[-(-percent * len(ordered) // 100) - 1], 1)
+    def rank(thousandths: int) -> float:
+        return round(1000 * ordered[-(-thousandths * len(ordered) // 1000) - 1], 1)
 
-    return Quantiles(len(ordered), rank(50), rank(90), rank(99), round(1000 * ordered[-1], 1))
+    return Quantiles(len(ordered), rank(500), rank(900), rank(990), rank(999), rank(1000))
+
+
+def by_stage(
+    placed: Sequence[Placed], journals: Journals, mailed: Mapping[UUID, float]
+) -> tuple[dict[str, Quantiles], int]:
+    """Until each was accepted, decided, notified and mailed; and how many have no mail by now.
+
+    Whoever has none counts as if it came now. Raises LookupError if an order was lost.
+    """
+    flows, now = [order.flow for order in placed], time.time()
+    return {
+        "accepted": quantiles([order.accepted - order.scheduled for order in placed]),
+        "decided": quantiles(delays(placed, journals.when_committed("order", flows))),
+        "notified": quantiles(delays(placed, journals.when_committed("notification", flows))),
+        "mailed": quantiles([mailed.get(order.flow, now) - order.scheduled for order in placed]),
+    }, sum(flow not in mailed for flow in flows)
 
 
 async def _place_at_rate(
@@ -111,7 +137,7 @@ async def _place_at_rate(
             progress.step(what, len(orders), len(times), time.monotonic() - since)
 
     await open_loop(makers, ports["order"], times, placed)
-    await _all_applied(applied, len(orders))
+    await all_applied(applied, len(orders))
     return orders
 
 
@@ -133,7 +159,7 @@ async def _sample(
 
     await open_loop(makers, ports["order"], schedule(RATE, _SAMPLE_SECONDS, seed=2), placed)
     seen = await asyncio.gather(*lookers)
-    await _all_applied(applied, count)
+    await all_applied(applied, count)
     return sampled, seen
 
 
@@ -153,7 +179,8 @@ def delays(placed: Sequence[Placed], when: Mapping[UUID, float]) -> list[float]:
     return [when[order.flow] - order.scheduled for order in placed]
 
 
-async def _all_applied(applied: Applied, count: int) -> None:
+async def all_applied(applied: Applied, count: int) -> None:
+    """Returns once there are so many. Raises TimeoutError after a minute."""
     async with asyncio.timeout(_WAIT_TIMEOUT_SECONDS):
         while await applied.count() < count:  # noqa: ASYNC110 - another process gives no signal
             await asyncio.sleep(_TICK)

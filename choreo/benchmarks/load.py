@@ -9,10 +9,12 @@ from random import Random
 from uuid import UUID
 
 from choreo.benchmarks.connection import Answer, Connection
-from choreo.benchmarks.users import OrderMaker, Refused, User
+from choreo.benchmarks.users import OVERLOADED, OrderMaker, Refused, User
 
 MOST_CONNECTIONS = 64
 MOST_ORDERS = 500_000
+ACCEPTED, TURNED_AWAY = "202", "overloaded"
+"""Outcomes beside others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,35 @@ class Placed:
     flow: UUID
     scheduled: float
     accepted: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A request for an order, and what came of it: an answer, or why there is none."""
+
+    user: User
+    due: float
+    """Seconds since the epoch, as below."""
+    ended: float
+    answer: Answer | OSError
+
+    @property
+    def outcome(self) -> str:
+        """`TURNED_AWAY`, any other status, or what came of the connection instead."""
+        if isinstance(self.answer, OSError):
+            return type(self.answer).__name__
+        return TURNED_AWAY if OVERLOADED in self.answer.body else str(self.answer.status)
+
+    def placed(self) -> Placed:
+        """Raises `Refused` or ConnectionError where it was not accepted."""
+        if isinstance(self.answer, OSError):
+            raise self.answer
+        if self.answer.status != 202:
+            raise Refused(
+                f"expected 202, got {self.answer.status}: {self.answer.body.decode(errors='replace')}"
+            )
+        id, flow = UUID(self.answer.json()["id"]), UUID(self.answer.header("flow-id"))
+        return Placed(self.user, id, flow, self.due, self.ended)
 
 
 def schedule(rate: float, seconds: float, seed: int = 1) -> list[float]:
@@ -43,31 +74,51 @@ async def open_loop(
     times: Sequence[float],
     placed: Callable[[Placed], None],
 ) -> None:
-    """Sends each order at its time, whether or not earlier ones were answered; `placed` is told of each.
+    """As `send_when_due`, where every order has to be accepted: `placed` is told of each."""
+    await send_when_due(makers, port, times, lambda sent: placed(sent.placed()))
 
-    Nothing is omitted when the system stalls: an order that finds no free connection keeps its time.
+
+async def send_when_due(
+    makers: Sequence[OrderMaker],
+    port: int,
+    times: Sequence[float],
+    ended: Callable[[Sent], None],
+    most_connections: int = MOST_CONNECTIONS,
+) -> int:
+    """Sends each order at its time, whether or not earlier ones were answered; `ended` is told of each.
+
+    Nothing is omitted when the system stalls: an order that finds no free connection, or that this process
+    comes to late, is due when it was due. Returns how many connections it took: each opens only where no
+    other is free.
     """
-    idle: asyncio.LifoQueue[Connection] = asyncio.LifoQueue()
-    for _ in range(MOST_CONNECTIONS):
-        idle.put_nowait(Connection(port))
+    connections: list[Connection] = []
+    idle: list[Connection] = []
+    room = asyncio.Semaphore(most_connections)
     start = time.time()
 
-    async def send(maker: OrderMaker, at: float) -> None:
-        connection = await idle.get()
-        try:
-            answer = await connection.send(maker.next())
-        finally:
-            idle.put_nowait(connection)
-        id, flow = _taken(answer)
-        placed(Placed(maker.user, id, flow, start + at, time.time()))
+    async def send(maker: OrderMaker, due: float) -> None:
+        async with room:
+            if not idle:
+                connections.append(Connection(port))
+                idle.append(connections[-1])
+            connection, request = idle.pop(), maker.next()
+            answer: Answer | OSError
+            try:
+                answer = await connection.send(request)
+            except OSError as error:
+                answer = error
+            maker.answered(request, answer)
+            idle.append(connection)
+        ended(Sent(maker.user, due, time.time(), answer))
 
     async with asyncio.TaskGroup() as tasks:
         for maker, at in zip(cycle(makers), times, strict=False):
             if (pause := start + at - time.time()) > 0:
                 await asyncio.sleep(pause)
-            tasks.create_task(send(maker, at))
-    while not idle.empty():
-        idle.get_nowait().close()
+            tasks.create_task(send(maker, start + at))
+    for connection in connections:
+        connection.close()
+    return len(connections)
 
 
 class ClosedLoop:
@@ -86,6 +137,8 @@ class ClosedLoop:
         self._stopped = False
         self.accepted = 0
         self.finished = 0
+        self.sent: list[Sent] = []
+        """Those that were accepted, each due when its customer came to send it."""
 
     @property
     def on_its_way(self) -> int:
@@ -113,9 +166,12 @@ class ClosedLoop:
             await self._room.wait()
             if self._stopped or self.accepted >= MOST_ORDERS:
                 break
-            answer = await connection.send(maker.next())
+            due, request = time.time(), maker.next()
+            answer = await connection.send(request)
+            maker.answered(request, answer)
+            self.sent.append(Sent(maker.user, due, time.time(), answer))
             if answer.status != 202:
-                _taken(answer)
+                self.sent[-1].placed()  # says why not
             self.accepted += 1
             self._adjust()
         connection.close()
@@ -125,10 +181,3 @@ class ClosedLoop:
             self._room.set()
         else:
             self._room.clear()
-
-
-def _taken(answer: Answer) -> tuple[UUID, UUID]:
-    """The order's id and its flow's."""
-    if answer.status != 202:
-        raise Refused(f"expected 202, got {answer.status}: {answer.body.decode(errors='replace')}")
-    return UUID(answer.json()["id"]), UUID(answer.header("flow-id"))

@@ -1,9 +1,13 @@
 """What became of the orders, seen from outside: metrics while the load runs, journals once it is over."""
 
+import asyncio
 import re
-from collections.abc import Collection, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -11,6 +15,9 @@ from psycopg import sql
 
 from choreo.benchmarks.connection import Connection
 from choreo.chassis.database.connection import session
+from choreo.chassis.kafka.log_reader import LogReader
+from choreo.message.catalog import topic_of
+from choreo.operations.reading.installation import observer_access
 
 OUTCOMES = ("PaymentConfirmed", "PaymentRejected")
 
@@ -36,6 +43,9 @@ SELECT count(*) FROM orders WHERE status = 'created'"""
 
 _PENDING = """/* bench.pending: mails still to be sent */
 SELECT count(*) FROM notifications WHERE status = 'pending'"""
+
+_UNMAILED = """/* bench.unmailed: mails still to be sent, and those of which no topic tells yet */
+SELECT (SELECT count(*) FROM notifications WHERE status = 'pending') + (SELECT count(*) FROM outbox)"""
 
 _ORDERS = """/* bench.orders: by status */
 SELECT status, count(*) FROM orders GROUP BY status ORDER BY status"""
@@ -105,6 +115,10 @@ class Journals:
     def pending_mails(self) -> int:
         return self._count("notification", _PENDING)
 
+    def unmailed(self) -> int:
+        """Notifications whose `NotificationSent` is not published."""
+        return self._count("notification", _UNMAILED)
+
     def undecided(self) -> int:
         return self._count("order", _UNDECIDED)
 
@@ -138,3 +152,37 @@ class Journals:
             row = conn.execute(query.encode()).fetchone()
             assert row is not None
             return int(row[0])
+
+
+async def when_mailed(facts: Mapping[str, Any], since: float) -> dict[UUID, float]:
+    """By flow: the broker's clock, in seconds since the epoch, when it appended `NotificationSent`.
+
+    Of those appended since that moment. Raises what is in `LOG_UNREADABLE`, and `NothingCame`.
+    """
+    topic, moment = facts["topic_prefix"] + topic_of("notification"), datetime.fromtimestamp(since, UTC)
+    mailed: dict[UUID, float] = {}
+    async with LogReader(observer_access(facts)) as reader:
+        for place in [(topic, partition) for partition in range(facts["partitions"])]:
+            next_offset, end = await reader.first_since(place, moment), await reader.latest(place)
+            if next_offset is None:
+                continue
+            reader.assign({place: next_offset})
+            while next_offset < end:
+                async for fetched in reader.read_on(place):
+                    next_offset = fetched.next_offset
+                    for record in fetched.records:
+                        headers = {name: value or b"" for name, value in record.record.headers}
+                        if headers["ce_type"] == b"NotificationSent":
+                            flow = UUID(headers["ce_correlationid"].decode())
+                            mailed.setdefault(flow, record.timestamp / 1000)
+    return mailed
+
+
+async def until(enough: Callable[[], bool], patience: float, every: float = 0.1) -> float | None:
+    """Seconds until it was enough; None if that took longer than `patience`."""
+    since = time.monotonic()
+    while not enough():
+        if time.monotonic() - since > patience:
+            return None
+        await asyncio.sleep(every)
+    return time.monotonic() - since

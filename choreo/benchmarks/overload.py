@@ -5,11 +5,8 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle
-from uuid import UUID
 
-from choreo.benchmarks.connection import Connection
-from choreo.benchmarks.load import schedule
+from choreo.benchmarks.load import ACCEPTED, TURNED_AWAY, Placed, Sent, schedule, send_when_due
 from choreo.benchmarks.observe import Journals
 from choreo.benchmarks.users import OrderMaker
 from choreo.chassis.open_files import allow_many
@@ -23,7 +20,6 @@ _RECOVERY_TIMEOUT_SECONDS = 90.0
 _MOST_CONNECTIONS = 8000
 """Who finds none free opens one more: nobody waits for the answers of others."""
 _OWN_FILES = 100
-_ACCEPTED, _OVERLOADED = "202", "overloaded"
 
 
 @dataclass(frozen=True)
@@ -32,7 +28,7 @@ class Overload:
 
     rate: float
     seconds: float
-    """From the first to the last that was sent."""
+    """From the first order to the last answer."""
     connections: int
     sent: int
     accepted: int
@@ -58,55 +54,35 @@ async def overload(
     rate = TIMES * sustained_rate
     times = schedule(rate, _SECONDS)
     answers: Counter[str] = Counter()
-    accepted: list[UUID] = []
-    idle: list[Connection] = []
-    connections: list[Connection] = []
-    free = asyncio.Semaphore(min(_MOST_CONNECTIONS, allow_many() - _OWN_FILES))
+    accepted: list[Placed] = []
     slowest = 0.0
     start = time.time()
 
-    async def send(request: bytes) -> None:
+    def ended(sent: Sent) -> None:
         nonlocal slowest
-        sent = time.time()
-        async with free:
-            if not idle:
-                idle.append(Connection(ports["order"]))
-                connections.append(idle[-1])
-            connection = idle.pop()
-            try:
-                answer = await connection.send(request)
-                status = _OVERLOADED if b":overloaded" in answer.body else str(answer.status)
-            except OSError as error:
-                status = type(error).__name__
-            idle.append(connection)
-        answers[status] += 1
-        slowest = max(slowest, time.time() - sent)
-        if status == _ACCEPTED:
-            accepted.append(UUID(answer.header("flow-id")))
+        slowest = max(slowest, sent.ended - sent.due)
+        answers[sent.outcome] += 1
+        if sent.outcome == ACCEPTED:
+            accepted.append(sent.placed())
         progress.step(f"overload at {rate:.0f} orders/s", answers.total(), len(times), time.time() - start)
 
-    async with asyncio.TaskGroup() as tasks:
-        for maker, at in zip(cycle(makers), times, strict=False):
-            if (pause := start + at - time.time()) > 0:
-                await asyncio.sleep(pause)
-            tasks.create_task(send(maker.next()))
-        seconds = time.time() - start
-    for connection in connections:
-        connection.close()
+    most_connections = min(_MOST_CONNECTIONS, allow_many() - _OWN_FILES)
+    connections = await send_when_due(makers, ports["order"], times, ended, most_connections)
+    seconds = time.time() - start
     progress.stage("overload: until everything is decided")
     async with asyncio.timeout(_RECOVERY_TIMEOUT_SECONDS):
         while journals.undecided():  # noqa: ASYNC110 - another process gives no signal
             await asyncio.sleep(1.0)
-    waits = journals.seconds_to_decide(accepted)
+    waits = journals.seconds_to_decide([order.flow for order in accepted])
     in_time = sum(wait <= _DEADLINE for wait in waits)
     return Overload(
         round(rate, 1),
         round(seconds, 1),
-        len(connections),
+        connections,
         len(times),
         len(accepted),
-        answers[_OVERLOADED],
-        {status: count for status, count in answers.items() if status not in (_ACCEPTED, _OVERLOADED)},
+        answers[TURNED_AWAY],
+        {status: count for status, count in answers.items() if status not in (ACCEPTED, TURNED_AWAY)},
         in_time,
         len(accepted) - in_time,
         round(max(waits, default=0.0), 1),

@@ -1,58 +1,123 @@
 """Which measurements there are, in which order they run, and what they run on."""
 
 import os
-from collections.abc import Callable, Collection
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
 
+import psycopg
 import uvloop
 
+from choreo.benchmarks.costs.insight import Instruments
+from choreo.benchmarks.costs.profile import Profiler, py_spy
 from choreo.benchmarks.hostile.measure import USERS as HOSTILE_USERS
 from choreo.benchmarks.hostile.measure import hostile
 from choreo.benchmarks.idle import at_rest, start_up
 from choreo.benchmarks.latency import latency
 from choreo.benchmarks.observe import Journals
 from choreo.benchmarks.overload import overload
+from choreo.benchmarks.rates import at_rates, plot, usual_rates
 from choreo.benchmarks.replay import replay
-from choreo.benchmarks.report import show
 from choreo.benchmarks.resources import machine
+from choreo.benchmarks.results.comparison import compare, read_earlier
+from choreo.benchmarks.results.judged import Judged, judged
+from choreo.benchmarks.results.report import show
 from choreo.benchmarks.styles.measure import measure as styles
 from choreo.benchmarks.sustained import sustained
-from choreo.benchmarks.users import Refused, register_users
+from choreo.benchmarks.users import OrderMaker, Refused, register_users
 from choreo.benchmarks.waits import USERS as WAITERS
 from choreo.benchmarks.waits import waits
-from choreo.errors import Unavailable
+from choreo.chassis.kafka.log_reader import LOG_UNREADABLE, NothingCame
+from choreo.errors import Unavailable, UsageError
 from choreo.operations.acting.throwaway import ThrowawaySystem
 from choreo.progress import Progress
+
+T = TypeVar("T")
 
 _REST_SECONDS = 10.0
 _USERS = 200
 
+_REASONS = (Refused, LookupError, OSError, NothingCame, psycopg.Error, *LOG_UNREADABLE)
+"""To give a measurement up; lost connections and time-outs are OSErrors."""
 
-def run(seconds: int, events: int, names: Collection[str], *, as_json: bool) -> None:
-    """Measures and prints. Raises `Unavailable` where the system cannot be started or loses an order."""
-    results: dict[str, Any] = {"machine": machine(), "seconds": seconds}
+TOGETHER = ("startup", "rest", "waits", "latency", "sustained", "rates", "overload")
+"""On one system, in this order."""
+BY_THEMSELVES = ("hostile", "replay", "styles")
+"""They take minutes, and want systems that nobody else has used."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    names: Collection[str]
+    seconds: int
+    events: int
+    rates: Sequence[float] = ()
+    """Of the open loop; none: the usual ones below what is sustained."""
+    profiles: Path | None = None
+    """A directory for flame graphs of the services under the sustained load."""
+
+    @property
+    def sustained(self) -> bool:
+        """Whether that is measured: others go by it."""
+        by_it = {"sustained", "overload"} | (set() if self.rates else {"rates"})
+        return not by_it.isdisjoint(self.names)
+
+
+def run(
+    wanted: Wanted, *, drawing: Path | None = None, earlier: Path | None = None, as_json: bool = False
+) -> bool:
+    """Measures, draws and prints, with the ratios to an earlier run where there is one. Returns whether the
+    run counts: no promise was broken.
+
+    Raises `Unavailable` where the system cannot be started or loses an order, or a profile cannot be drawn;
+    UsageError where what the earlier run printed cannot be read, or nothing is measured that can be drawn.
+    """
+    before = read_earlier(earlier) if earlier else None
+    _see_that_it_can_be_done(wanted, drawing)
+    results: dict[str, Any] = {"machine": machine(), "seconds": wanted.seconds, "judged": {}}
     progress = Progress()
     try:
-        if "styles" in names:
-            found = _or_give_up(lambda: uvloop.run(styles(seconds, progress)))
-            results["styles"] = {style: asdict(figures) for style, figures in found.items()}
-        else:
-            with ThrowawaySystem() as system:
-                started = asdict(start_up(system, progress))
-                if "startup" in names:
-                    results["startup"] = started
-                results |= _or_give_up(lambda: uvloop.run(_measure(system, seconds, events, names, progress)))
+        for together in (TOGETHER, *((name,) for name in BY_THEMSELVES if name != "styles")):
+            if names := [name for name in together if name in wanted.names]:
+                found, verdict = _on_one_system(replace(wanted, names=names), progress)
+                results |= found
+                results["judged"][", ".join(names)] = asdict(verdict)
+        if "styles" in wanted.names:
+            by_style = _or_give_up(lambda: uvloop.run(styles(wanted.seconds, progress)))
+            results["styles"] = {style: asdict(figures) for style, figures in by_style.items()}
     finally:
         progress.done()
-    show(results, as_json=as_json)
+    if drawing:
+        drawing.write_text(plot(results["rates"]))
+    show(results, compare(before, results) if before else None, as_json=as_json)
+    return not any(verdict["violations"] for verdict in results["judged"].values())
 
 
-def _or_give_up(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _see_that_it_can_be_done(wanted: Wanted, drawing: Path | None) -> None:
+    """Before minutes are spent on it. Raises UsageError or `Unavailable`."""
+    if (drawing or wanted.rates) and "rates" not in wanted.names:
+        raise UsageError("Rates and a plot need --only rates, or no --only at all.")
+    if drawing and not drawing.parent.is_dir():
+        raise UsageError(f"{drawing.parent} is no directory to draw into.")
+    if wanted.profiles:
+        if not wanted.sustained:
+            raise UsageError("A profile needs --only sustained, or no --only at all.")
+        py_spy()
+
+
+def _on_one_system(wanted: Wanted, progress: Progress) -> tuple[dict[str, Any], Judged]:
+    with ThrowawaySystem() as system:
+        started = asdict(start_up(system, progress))
+        measured, verdict = _or_give_up(lambda: uvloop.run(_measure(system, wanted, progress)))
+    return ({"startup": started} if "startup" in wanted.names else {}) | measured, verdict
+
+
+def _or_give_up(measure: Callable[[], T]) -> T:
     reasons: list[BaseException] = []
     try:
         return measure()
-    except* (Refused, LookupError, OSError) as group:  # lost connections and time-outs are OSErrors
+    except* _REASONS as group:
         reasons += group.exceptions
     while isinstance(reasons[0], BaseExceptionGroup):
         reasons = list(reasons[0].exceptions)
@@ -60,34 +125,48 @@ def _or_give_up(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 async def _measure(
-    system: ThrowawaySystem, seconds: float, events: int, names: Collection[str], progress: Progress
-) -> dict[str, Any]:
+    system: ThrowawaySystem, wanted: Wanted, progress: Progress
+) -> tuple[dict[str, Any], Judged]:
+    names, seconds = wanted.names, wanted.seconds
     facts = system.run_file
     pids = {**facts["pids"], "supervisor": system.supervisor_pid}
     ports, journals = facts["ports"], Journals(facts["owner_urls"])
     results: dict[str, Any] = {}
+    customers: list[OrderMaker] = []
+
+    async def register(count: int) -> Sequence[OrderMaker]:
+        makers = await register_users(count, ports, progress.counting("users registered", count))
+        customers.extend(makers)
+        return makers
+
     if "rest" in names:
         results["rest"] = asdict(await at_rest(pids, _REST_SECONDS, progress))
     if "waits" in names:
-        waiting = await register_users(WAITERS, ports, progress.counting("users registered", WAITERS))
+        waiting = await register(WAITERS)
         results["waits"] = asdict(await waits(waiting, ports, pids, progress))
     if "hostile" in names:
-        customers = await register_users(
-            HOSTILE_USERS, ports, progress.counting("users registered", HOSTILE_USERS)
-        )
-        results["hostile"] = [asdict(found) for found in await hostile(customers, ports, progress)]
-    if {"latency", "sustained", "overload", "replay"} & set(names):
-        makers = await register_users(_USERS, ports, progress.counting("users registered", _USERS))
+        disturbed = await register(HOSTILE_USERS)
+        results["hostile"] = [asdict(found) for found in await hostile(disturbed, ports, progress)]
+    if {"latency", "sustained", "rates", "overload", "replay"} & set(names):
+        makers = await register(_USERS)
     if "latency" in names:
-        results["latency"] = asdict(await latency(makers, ports, journals, seconds, progress))
-    if {"sustained", "overload"} & set(names):
+        results["latency"] = asdict(await latency(makers, facts, journals, seconds, progress))
+    if wanted.sustained:
         all_pids = pids | {"load generator": os.getpid()}
-        found = await sustained(makers, ports, all_pids, journals, seconds, progress)
+        services = {name: facts["pids"][name] for name in facts["own_ports"]}
+        profiler = Profiler(services, wanted.profiles) if wanted.profiles else None
+        instruments = Instruments(system, all_pids, profiler)
+        found = await sustained(makers, ports, all_pids, journals, seconds, progress, instruments)
         results["sustained"] = asdict(found)
-        if "overload" in names:
-            rate = found.orders_per_second
-            results["overload"] = asdict(await overload(makers, ports, journals, rate, progress))
+    if "rates" in names:
+        rates = wanted.rates or usual_rates(found.orders_per_second)
+        at_each = await at_rates(rates, makers, facts, journals, seconds, progress)
+        results["rates"] = {rate: asdict(measured) for rate, measured in at_each.items()}
+    if "overload" in names:
+        rate = found.orders_per_second
+        results["overload"] = asdict(await overload(makers, ports, journals, rate, progress))
     if "replay" in names:
         users = [maker.user for maker in makers]
-        results["replay"] = asdict(await replay(system, users, journals, events, progress))
-    return results
+        results["replay"] = asdict(await replay(system, users, journals, wanted.events, progress))
+    everybody = None if "replay" in names else customers
+    return results, await judged(facts, everybody, progress)

@@ -58,6 +58,21 @@ def cpu_seconds(pids: Mapping[str, int]) -> dict[str, float]:
     return {name: sum(map(_seconds, _family(pid, pids))) for name, pid in pids.items()}
 
 
+def written_bytes(pids: Mapping[str, int]) -> dict[str, int]:
+    """As `cpu_seconds`, of bytes written to disk. Empty where the system does not tell."""
+    try:
+        return {name: sum(map(_written, _family(pid, pids))) for name, pid in pids.items()}
+    except (AttributeError, psutil.AccessDenied):
+        return {}
+
+
+def _written(process: psutil.Process) -> int:
+    try:
+        return int(process.io_counters().write_bytes)
+    except psutil.NoSuchProcess:
+        return 0
+
+
 def _seconds(process: psutil.Process) -> float:
     try:
         return float(sum(process.cpu_times()[:4]))  # user and system; the same of children that ended

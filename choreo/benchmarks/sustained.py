@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from choreo.benchmarks.costs.insight import Insight, Instruments
 from choreo.benchmarks.load import ClosedLoop
-from choreo.benchmarks.observe import OUTCOMES, Applied, Journals
+from choreo.benchmarks.observe import OUTCOMES, Applied, Journals, until
 from choreo.benchmarks.resources import cpu_seconds
 from choreo.benchmarks.users import OrderMaker
 from choreo.progress import Progress
@@ -32,7 +33,6 @@ class Sustained:
     accepted_per_second: float
     decided_per_second: float
     notified_per_second: float
-    mails_per_second: float
     on_their_way_at_begin: int
     """Accepted, but not yet both decided and notified, as the metrics had it at most 0.1 s before."""
     on_their_way_at_end: int
@@ -43,6 +43,8 @@ class Sustained:
     cpu_ms_per_order: Mapping[str, float]
     """By part, and of the load generator."""
     cpu_cores_used: float
+    more: Insight | None
+    """None of a system that publishes no facts."""
 
 
 async def sustained(
@@ -52,7 +54,9 @@ async def sustained(
     journals: Journals,
     seconds: float,
     progress: Progress,
+    instruments: Instruments | None = None,
 ) -> Sustained:
+    """With instruments there is `more` to tell."""
     finished = [Applied(ports[service]) for service in ("order", "notification")]
     for applied in finished:
         await applied.begin()
@@ -63,6 +67,8 @@ async def sustained(
         await while_running(running, _WARM_UP_SECONDS, lambda passed: progress.stage("sustained: warm-up"))
         begin, accepted_before, queue_before = time.time(), loop.accepted, loop.on_its_way
         cpu_before = cpu_seconds(pids)
+        if instruments:
+            await instruments.begin()
 
         def tell(passed: float) -> None:
             rate = (loop.accepted - accepted_before) / passed if passed else 0
@@ -73,6 +79,9 @@ async def sustained(
         end, accepted, queue = time.time(), loop.accepted - accepted_before, loop.on_its_way
         cpu_after = cpu_seconds(pids)
         mails_at_end = journals.pending_mails()
+        if instruments:
+            progress.stage("sustained: counting statements")
+            await instruments.end(lambda: loop.finished)
         loop.stop()
         await running
         progress.stage("sustained: draining what is on its way")
@@ -90,14 +99,14 @@ async def sustained(
             "after the load"
         )
     progress.stage(f"sustained: sending the mails that wait ({journals.pending_mails()})")
-    mails_drained = await until(lambda: journals.pending_mails() == 0, _MAIL_TIMEOUT_SECONDS, every=0.5)
+    unmailed = journals.unmailed if instruments else journals.pending_mails
+    mails_drained = await until(lambda: not unmailed(), _MAIL_TIMEOUT_SECONDS, every=0.5)
     passed = end - begin
     rates = {
         "accepted": accepted / passed,
         "decided": journals.how_many("order", OUTCOMES, begin, end) / passed,
         "notified": journals.how_many("notification", OUTCOMES, begin, end) / passed,
     }
-    mails = journals.how_many("notification", ["RecordDelivery"], begin, end) / passed
     cpu = {name: cpu_after[name] - cpu_before[name] for name in pids}
     orders = max(1.0, min(rates.values()) * passed)
     return Sustained(
@@ -108,7 +117,6 @@ async def sustained(
         accepted_per_second=round(rates["accepted"], 1),
         decided_per_second=round(rates["decided"], 1),
         notified_per_second=round(rates["notified"], 1),
-        mails_per_second=round(mails, 1),
         on_their_way_at_begin=queue_before,
         on_their_way_at_end=queue,
         drained_after_seconds=round(drained, 2),
@@ -116,6 +124,7 @@ async def sustained(
         mails_drained_after_seconds=None if mails_drained is None else round(mails_drained, 1),
         cpu_ms_per_order={name: round(1000 * used / orders, 3) for name, used in cpu.items()},
         cpu_cores_used=round(sum(cpu.values()) / passed, 2),
+        more=await instruments.insight(loop, journals, begin, end, orders) if instruments else None,
     )
 
 
@@ -137,13 +146,3 @@ async def while_running(
         if done:
             await running
             raise ConnectionError("the load ended too early")
-
-
-async def until(enough: Callable[[], bool], patience: float, every: float = _TICK) -> float | None:
-    """Seconds until it was enough; None if that took longer than `patience`."""
-    since = time.monotonic()
-    while not enough():
-        if time.monotonic() - since > patience:
-            return None
-        await asyncio.sleep(every)
-    return time.monotonic() - since

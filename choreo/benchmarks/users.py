@@ -9,12 +9,15 @@ from uuid import UUID, uuid4
 import orjson
 
 from choreo.benchmarks.connection import Answer, Connection
+from choreo.chaos.history import Kind, Request
 
 _PASSWORD = "correct horse battery"
 _DEPOSIT = "1000000.00"
 _PRICE = "0.01"
 _AT_ONCE = 4
 _ACCOUNT_TIMEOUT_SECONDS = 30.0
+OVERLOADED = b":overloaded"
+"""Is in the answer to who is turned away, without any effect."""
 _JSON = {"Content-Type": "application/json"}
 
 
@@ -27,6 +30,8 @@ class User:
     id: UUID
     login: str
     token: str
+    deposit: str = ""
+    """The id of what was paid in, if it was."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -47,6 +52,9 @@ class OrderMaker:
             "Idempotency-Key: ",
         )
         self.user = user
+        self._price = price
+        self._accepted: list[bytes] = []
+        self._unanswered: list[bytes] = []
         self._before = "\r\n".join(head).encode() + uuid4().hex.encode() + b"-"
         self._after = b"\r\n\r\n" + body
         self._count = 0
@@ -54,6 +62,34 @@ class OrderMaker:
     def next(self) -> bytes:
         self._count += 1
         return self._before + str(self._count).encode() + self._after
+
+    def answered(self, request: bytes, answer: Answer | OSError) -> None:
+        """Remembers what was accepted, and what nobody knows of, for whoever judges it."""
+        if isinstance(answer, OSError) or (answer.status >= 500 and OVERLOADED not in answer.body):
+            self._unanswered.append(request)
+        elif answer.status == 202:
+            self._accepted.append(answer.body)
+
+    async def ask_again(self, service: Connection) -> None:
+        """For what was not answered, under the same keys. Raises ConnectionError."""
+        again, self._unanswered = self._unanswered, []
+        for request in again:
+            self.answered(request, await service.send(request))
+
+    def requests(self) -> list[Request]:
+        """What this user asked for with success: to be registered, what was paid in, and every order."""
+        user, cents = str(self.user.id), round(100 * float(self._price))
+        ids = [str(orjson.loads(body)["id"]) for body in self._accepted]
+        return [
+            _granted("register", self.user.login, user, 0, user),
+            _granted("deposit", "", user, round(100 * float(_DEPOSIT)), self.user.deposit),
+            *(_granted("order", id, user, cents, id) for id in ids),
+        ]
+
+
+def _granted(kind: Kind, marker: str, user: str, amount: int, id: str) -> Request:
+    """When is not of interest to the judge."""
+    return Request(kind, marker, user, amount, invoked=0.0, returned=0.0, outcome="ok", id=id, sent=1)
 
 
 async def register_users(
@@ -84,8 +120,7 @@ async def _register(connections: Mapping[str, Connection]) -> User:
     service = connections["user"]
     user = _want(201, await service.request("POST", "/users", orjson.dumps(registration), _JSON))
     registered = User(UUID(user.json()["id"]), login, await _token(service, login))
-    await _fund(connections["billing"], registered)
-    return registered
+    return replace(registered, deposit=await _fund(connections["billing"], registered))
 
 
 async def renewed(service: Connection, user: User) -> User:
@@ -100,7 +135,7 @@ async def _token(service: Connection, login: str) -> str:
     return str(answer.json()["access_token"])
 
 
-async def _fund(billing: Connection, user: User) -> None:
+async def _fund(billing: Connection, user: User) -> str:
     deposit = orjson.dumps({"amount": _DEPOSIT})
     async with asyncio.timeout(_ACCOUNT_TIMEOUT_SECONDS):
         while True:
@@ -109,7 +144,7 @@ async def _fund(billing: Connection, user: User) -> None:
             if answer.status != 404:
                 break
             await asyncio.sleep(0.05)  # the account comes into being by itself
-    _want(201, answer)
+    return str(_want(201, answer).json()["id"])
 
 
 def _want(status: int, answer: Answer) -> Answer:

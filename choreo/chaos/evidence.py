@@ -30,6 +30,9 @@ from choreo.chassis.database.connection import session
 from choreo.chassis.registry import all_topics
 from choreo.operations.reading.installation import observer_access
 
+UNREADABLE = (psycopg.Error, KafkaException, TimeoutError)
+"""What is raised where the evidence cannot be read."""
+
 _KAFKA_TIMEOUT_SECONDS = 30.0
 _AT_ONCE = 5_000
 
@@ -40,7 +43,7 @@ AND coalesce(obj_description(oid, 'pg_class'), '') NOT LIKE 'secret%'"""
 
 
 def collect(facts: Mapping[str, Any], requests: Sequence[Request]) -> History:
-    """`facts` are those of run.json. Raises psycopg.Error, KafkaException or TimeoutError."""
+    """`facts` are those of run.json. Raises what is in `UNREADABLE`."""
     tables = {service: _tables(url) for service, url in facts["owner_urls"].items()}
     ends = end_offsets(facts)
     records, read = read_topics(facts, ends)
@@ -128,7 +131,10 @@ def _read(
     records: list[Record] = []
     deadline = time.monotonic() + _KAFKA_TIMEOUT_SECONDS
     while any(next_offset < ends[place] for place, next_offset in read.items()):
-        for message in consumer.consume(_AT_ONCE, timeout=0.05):
+        messages = consumer.consume(_AT_ONCE, timeout=0.05)
+        if messages:
+            deadline = time.monotonic() + _KAFKA_TIMEOUT_SECONDS
+        for message in messages:
             place = message.topic()[prefix_length:], message.partition()
             if message.error() and message.error().code() == KafkaError._PARTITION_EOF:
                 read[place] = min(message.offset(), ends[place])

@@ -37,8 +37,8 @@ class Request:
 
     kind: Kind
     marker: str
-    """Unique, and found again in the fact: the login; the order's description; the id of the order that is
-    cancelled. A deposit's entry has none.
+    """Unique, and found again in the fact: the login; the order's description, or its id where it has none;
+    the id of the order that is cancelled. A deposit's entry has none.
     """
     user_id: str | None
     """Whose; of a registration the one it made, once that is known."""

@@ -8,9 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
 
-import psycopg
-from confluent_kafka import KafkaException
-
 from choreo.chaos import evidence
 from choreo.chaos.drain import drain
 from choreo.chaos.faults.fault import RECOVERY_TIMEOUT_SECONDS, Fault, NotInTime
@@ -126,7 +123,7 @@ class Trial:
         """Why the evidence cannot be read; otherwise it is the history from now on."""
         try:
             self.history = evidence.collect(self.system.run_file, tuple(self._load.requests))
-        except (psycopg.Error, KafkaException, TimeoutError) as error:
+        except evidence.UNREADABLE as error:
             return [f"the evidence cannot be read: {error}"]
         return []
 

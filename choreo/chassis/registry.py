@@ -110,8 +110,9 @@ def load_facts() -> None:
 def examples() -> dict[str, Event[Fact]]:
     """By type: from the story in the module `examples` beside the facts, or as their service describes it."""
     load_facts()
-    packages = sorted({fact.__module__.rpartition(".")[0] for fact in FACT_OF_TYPE.values()})
-    told = [import_module(f"{name}.examples") for name in packages if find_spec(f"{name}.examples")]
+    packages = {import_module(fact.__module__).__package__ for fact in FACT_OF_TYPE.values()}
+    beside = [f"{name}.examples" for name in sorted(filter(None, packages))]
+    told = [import_module(name) for name in beside if find_spec(name)]
     alone = [_as_event(name, fact) for name, there in descriptions().items() for fact in there.examples]
     return {event.type: event for event in (*alone, *(event for module in told for event in module.story()))}
 

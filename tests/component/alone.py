@@ -2,15 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
 import httpx2
-import psycopg
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -31,37 +30,10 @@ from choreo.message.codec import Record, decode, encode
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.message.signing_key import SigningKeyPublished
+from tests.databases import Database, a_database
 from tests.shop import BUILDS, PATIENCE
 
 NEVER = datetime(2100, 1, 1, tzinfo=UTC)
-Rows = list[tuple[Any, ...]]
-
-
-@dataclass(frozen=True)
-class Database:
-    """A service's own, made for the test. `rows` reads it as its owner."""
-
-    name: str
-    owner_url: str
-    runtime_url: str
-
-    def rows(self, query: str, *values: Any) -> Rows:
-        with psycopg.connect(self.owner_url) as conn:
-            return conn.execute(query.encode(), values).fetchall()
-
-    def count(self, table: str) -> int:
-        ((number,),) = self.rows(f"SELECT count(*) FROM {table}")
-        return int(number)
-
-
-@contextmanager
-def a_database(service: str, postgres: Postgres, templates: dict[str, str]) -> Iterator[Database]:
-    name = f"t{uuid4().hex[:10]}_{service}"
-    urls = postgres.create_service(service, database=name, template=templates[service])
-    try:
-        yield Database(name, *urls)
-    finally:
-        postgres.drop_database(name)
 
 
 def an_event(fact: Fact, *, sequence: int = 1, id: UUID | None = None) -> Event[Fact]:

@@ -47,7 +47,8 @@ from events.user import UserRegistered
 from notification_service.service import service as notification
 from order_service.commands import PlaceOrder
 from order_service.service import service as order
-from tests.component.alone import NEVER, Reader, a_database, an_event
+from tests.component.alone import NEVER, Reader, an_event
+from tests.databases import a_database
 from tests.shop import PATIENCE
 
 MONDAY = datetime(2030, 1, 7, tzinfo=UTC)

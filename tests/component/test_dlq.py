@@ -27,7 +27,7 @@ from choreo.message.fact import Fact
 from choreo.operations.reading.installation import Installation
 from events.order import OrderCreated
 from events.user import UserRegistered
-from tests.component.alone import Database, a_database, an_event
+from tests.component.alone import an_event
 from tests.component.test_kernel import (
     DECIDER,
     Replicas,
@@ -37,6 +37,7 @@ from tests.component.test_kernel import (
     raises_for,
     registered,
 )
+from tests.databases import Database, a_database
 from tests.services import SERVICES
 
 

@@ -34,7 +34,7 @@ from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.message.signing_key import SigningKeyPublished
 from events.billing import MoneyDeposited
-from tests.component.alone import Database, Reader, an_event
+from tests.component.alone import Reader, an_event
 from tests.component.test_kernel import (
     DECIDER,
     Outage,
@@ -48,6 +48,7 @@ from tests.component.test_kernel import (
     parked,
     registered,
 )
+from tests.databases import Database
 from tests.locks import held
 from tests.shop import eventually
 

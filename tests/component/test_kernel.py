@@ -45,7 +45,8 @@ from choreo.message.fact import Fact
 from events.billing import AccountCreated, MoneyDeposited
 from events.order import OrderCreated
 from events.user import UserRegistered
-from tests.component.alone import NEVER, Database, Reader, a_database, an_event
+from tests.component.alone import NEVER, Reader, an_event
+from tests.databases import Database, a_database
 from tests.locks import held
 from tests.shop import eventually
 from user_service.commands import EmailTaken, LoginTaken, Register

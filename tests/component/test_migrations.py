@@ -14,7 +14,8 @@ from choreo.chassis.database.migrate import migrate
 from choreo.embedded.postgres import Postgres
 from choreo.errors import Unavailable
 from choreo.operations.acting.migration import write_migration
-from tests.component.alone import Database, a_database, alone
+from tests.component.alone import alone
+from tests.databases import Database, a_database
 from tests.installing import installed_beside, write
 from tests.services import SERVICES
 

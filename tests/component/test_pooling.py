@@ -18,7 +18,7 @@ from choreo.embedded.postgres import Postgres
 from choreo.embedded.unprivileged import NOBODY, is_root
 from choreo.errors import Unavailable
 from choreo.operations.acting.databases import migrate_external
-from tests.component.alone import Database, a_database
+from tests.databases import Database, a_database
 
 PATIENCE = 20.0
 

@@ -47,7 +47,8 @@ from choreo.embedded.postgres import Postgres
 from choreo.message.codec import Record
 from events.billing import MoneyDeposited
 from tests.brokers import Broker
-from tests.component.alone import Database, a_database, an_event
+from tests.component.alone import an_event
+from tests.databases import Database, a_database
 from tests.locks import held
 from tests.shop import PATIENCE, eventually
 

@@ -8,7 +8,7 @@ import pytest
 from psycopg import sql
 
 from choreo.embedded.postgres import Postgres
-from tests.component.alone import Database, a_database
+from tests.databases import Database, a_database
 from tests.services import SERVICES
 
 

@@ -17,7 +17,7 @@ from choreo.embedded.ports import free_ports
 from choreo.embedded.postgres import Postgres
 from order_service.app import build
 from order_service.state import Orders
-from tests.component.alone import a_database
+from tests.databases import a_database
 from tests.shop import PATIENCE
 
 

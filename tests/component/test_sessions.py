@@ -13,7 +13,8 @@ from choreo.chassis.database.connection import make_engine, raw_connection, sess
 from choreo.demo.client import Customer, registration
 from choreo.embedded.postgres import Postgres
 from events.order import OrderCreated
-from tests.component.alone import Alone, a_database, a_process
+from tests.component.alone import Alone, a_process
+from tests.databases import a_database
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 

@@ -1,6 +1,7 @@
 """The user service alone: who is registered, and who gets a token."""
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -25,13 +26,13 @@ from choreo.embedded.postgres import Postgres
 from choreo.message.sessions import SessionsEnded
 from tests.component.alone import (
     Alone,
-    a_database,
     a_process,
     alone,
     assert_closed_to_strangers,
     assert_problem,
     assert_refused_at,
 )
+from tests.databases import a_database
 from tests.shop import PATIENCE
 from user_service import login_limit, passwords, queries
 from user_service.login_limit import (
@@ -376,16 +377,33 @@ async def test_an_address_has_so_many_failures_and_who_is_known_there_is_let_in(
         assert (await there.post("/token", data=form(ada.login))).status_code == 429
 
 
-async def test_a_crowd_of_strangers_does_not_keep_the_owner_out(users: Alone) -> None:
+async def test_a_crowd_of_strangers_does_not_keep_the_owner_out(
+    users: Alone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their checks last until the owner waits behind all of them."""
     ada = await Customer.register({"user": users.http})
+    owner_waits, known_ones = threading.Event(), list[bool]()
+    matches, begin = passwords.Passwords._matches, passwords.Turns.begin
+
+    def check(of: passwords.Passwords, stored: str | None, password: str) -> bool:
+        known_ones.append(stored is not None)
+        assert stored is not None or owner_waits.wait(PATIENCE)
+        return matches(of, stored, password)
+
+    async def stand(turns: passwords.Turns, known: bool) -> None:
+        if known:
+            asyncio.get_running_loop().call_soon(owner_waits.set)
+        await begin(turns, known)
+
+    monkeypatch.setattr(passwords.Passwords, "_matches", check)
+    monkeypatch.setattr(passwords.Turns, "begin", stand)
     async with coming_from(users, "10.2.2.2") as strangers:
         crowd = [asyncio.ensure_future(strangers.post("/token", data=form(a_login()))) for _ in range(100)]
         answered = asyncio.as_completed(crowd, timeout=PATIENCE)
-        while (await next(answered)).status_code != 503:
-            pass  # the first that found their part of the queue free
+        assert (await next(answered)).status_code == 503, "their part of the queue is full"
         assert (await log_in(users, ada.login)).status_code == 200
-        assert not all(task.done() for task in crowd), "and was not waited for"
         answers = await asyncio.gather(*crowd)
+    assert known_ones.index(True) <= passwords.CHECKS_AT_ONCE, "before those who waited already"
     statuses = Counter(answer.status_code for answer in answers)
     assert statuses.keys() == {401, 503}
     assert statuses[503] >= 100 - 2 * passwords.MOST_OF_ADDRESS

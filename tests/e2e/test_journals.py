@@ -13,7 +13,7 @@ from choreo.embedded.testing import postgres_for_tests
 from choreo.replay.trace import journals
 from choreo.replay.trace.journals import Journal, JournalReader
 from choreo.replay.trace.published_events import PublishedEvent
-from tests.component.alone import Database, a_database
+from tests.databases import Database, a_database
 from tests.unit.test_timeline import seen
 
 _BEGIN = "INSERT INTO positions VALUES (%s, %s, %s, '', '')"

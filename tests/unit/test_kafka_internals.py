@@ -12,6 +12,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import DefaultRecordBatchBuilder, _DefaultRecordBatchPy
+from faust.tables import TableManager
 from faust.transport.consumer import Consumer
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types import TP
@@ -24,6 +25,7 @@ ROOM = "choreo.chassis.kafka"
 OVERRIDDEN = [
     ("faust_internals.ChunkedApp", "_create_directories"),
     ("faust_internals.ChunkedApp", "_new_transport"),
+    ("faust_internals._NoTables", "on_start"),
     ("faust_internals._ConsumerThread", "_create_worker_consumer"),
     ("faust_internals._ConsumerThread", "_fetch_records"),
     ("faust_internals._Consumer", "_new_consumer_thread"),
@@ -59,6 +61,8 @@ def parameters(function: Any) -> list[str]:
         (faust.App, "_new_transport"),
         (AIOKafkaConsumerThread, "_create_worker_consumer"),
         (AIOKafkaConsumerThread, "_fetch_records"),
+        (TableManager, "self._update_channels()"),
+        (TableManager, "self.recovery.start()"),
         (Consumer, "_new_offset"),
         (Consumer, "_add_gap"),
         (Consumer, "seek_to_committed"),

@@ -1,18 +1,22 @@
 """`choreo new` writes a service that is in form and agrees with itself, and refuses what would not do."""
 
+import ast
+import re
 import subprocess
 import sys
+from difflib import SequenceMatcher
 from pathlib import Path
 
 import pytest
 
 import events
 from choreo.chassis.agreement import disagreements
-from choreo.chassis.registry import descriptions, examples
+from choreo.chassis.registry import descriptions, examples, free_port_offset
 from choreo.errors import Unavailable, UsageError
 from choreo.message.catalog import FACT_OF_TYPE, SOURCE_OF_TYPE
 from choreo.operations.acting.newcomer import write_service
 from tests.installing import forget, installed_beside
+from tests.services import SERVICES
 
 PROJECT = """[project]
 name = "shop"
@@ -67,6 +71,7 @@ def test_what_is_written_is_in_form_and_named_once(tree: Path) -> None:
 
 def test_what_is_written_agrees_with_itself(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_service("shipping", tree)
+    free = free_port_offset()
     monkeypatch.setattr(events, "__path__", [*events.__path__, str(tree / "events")])
     for known in (FACT_OF_TYPE, SOURCE_OF_TYPE):
         for name in ("ShippingOpened", "ShippingNoted"):
@@ -74,9 +79,52 @@ def test_what_is_written_agrees_with_itself(tree: Path, monkeypatch: pytest.Monk
             del known[name]
     with installed_beside(tree, "shipping = shipping_service.service:service", {}):
         there = descriptions()["shipping"]
-        assert there.port_offset == 6
+        assert there.port_offset == free
         assert disagreements(there, examples()) == []
     forget()
+
+
+MOST_REPEATED = 0.2
+"""Of the lines of a new service, such as another has, too. What is alike in all belongs to the chassis."""
+
+
+def lines(file: Path, service: str) -> list[str]:
+    """Stripped, none that is blank or imports something, and the service's own name made anybody's."""
+    source = file.read_text()
+    imports = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import | ast.ImportFrom)]
+    numbers = {n for node in imports for n in range(node.lineno, (node.end_lineno or 0) + 1)}
+    named = re.compile(rf"\b({service}|{service.capitalize()}s?)(?=\b|_service|_\d|Fact\b)")
+    stripped = ((n, line.strip()) for n, line in enumerate(source.splitlines(), start=1))
+    return [named.sub("NAME", line) for n, line in stripped if line and n not in numbers]
+
+
+def repeated(file: Path, service: str, others: Path, other: str) -> int:
+    """Lines that stand one after the other in both: at least two, as one alone may be Python's own form."""
+    if not others.exists():
+        return 0
+    both = SequenceMatcher(None, lines(file, service), lines(others, other), autojunk=False)
+    return sum(block.size for block in both.get_matching_blocks() if block.size > 1)
+
+
+def share_repeated(package: Path, service: str, other: str) -> float:
+    """Room by room."""
+    rooms = sorted(package.rglob("*.py"))
+    alike = 0
+    for room in rooms:
+        place = str(room.relative_to(package)).replace(service, other)
+        there = next((ROOT / f"{other}_service").glob(re.sub(r"(_\d+_).*", r"\1*.py", place)), ROOT / "none")
+        alike += repeated(room, service, there, other)
+    return alike / sum(len(lines(room, service)) for room in rooms)
+
+
+def test_what_is_written_repeats_little_of_any_other_service(tree: Path) -> None:
+    write_service("haulage", tree)
+    shares = {other: share_repeated(tree / "haulage_service", "haulage", other) for other in SERVICES}
+    assert {other: share for other, share in shares.items() if share > MOST_REPEATED} == {}
+
+
+def test_it_sees_what_is_repeated() -> None:
+    assert share_repeated(ROOT / "order_service", "order", "order") > 0.99
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from xml.etree import ElementTree
 import pytest
 from setuptools import find_namespace_packages  # type: ignore[import-untyped]
 
+from choreo.benchmarks.charts.bars import bars
 from choreo.benchmarks.latency import quantiles
 from choreo.benchmarks.peers import programme
 from choreo.benchmarks.peers.catalog import CONTENDERS
-from choreo.benchmarks.peers.chart import bars
 from choreo.benchmarks.peers.checker import Leg, Order, Rows, Verdict, check
 from choreo.benchmarks.peers.environment import PROGRAMS
 from choreo.benchmarks.peers.measure import Figures

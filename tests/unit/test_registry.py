@@ -1,8 +1,10 @@
 """A service is found by its entry point, whoever's package it is in; what cannot be is one sentence."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -10,6 +12,8 @@ from choreo.chassis import installed, registry
 from choreo.chassis.registry import all_topics, own_port_of, port_of, service_names
 from choreo.chassis.settings import Settings
 from choreo.errors import Unavailable
+from choreo.message.catalog import FACT_OF_TYPE
+from choreo.message.fact import Fact
 from tests.installing import forget, installed_beside
 
 OURS = ("user", "order", "billing", "notification")
@@ -55,6 +59,17 @@ def test_a_service_of_somebody_elses_package_joins_by_being_installed(install: I
     assert all_topics("x-")[-1] == "x-shipping-events"
     assert registry.services(Settings())["shipping"].group("") == "shipping-service"
     assert installed.package_of("shipping") == "parcels"
+
+
+@pytest.mark.parametrize("package", ["parcels", ""])
+def test_facts_may_lie_in_a_package_itself_or_in_a_module_alone(
+    monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    module = ModuleType("parcels")
+    vars(module).update(__package__=package, **({"__path__": []} if package else {}))
+    monkeypatch.setitem(sys.modules, "parcels", module)
+    monkeypatch.setitem(FACT_OF_TYPE, "ParcelSent", type("ParcelSent", (Fact,), {"__module__": "parcels"}))
+    assert "ParcelSent" not in registry.examples()
 
 
 def test_an_entry_point_without_its_package_is_no_service_here(tmp_path: Path) -> None:

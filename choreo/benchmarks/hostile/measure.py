@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-from choreo.benchmarks.connection import Connection
+from choreo.benchmarks.connection import Answer, Connection
 from choreo.benchmarks.hostile.stranger import WAYS
-from choreo.benchmarks.users import OrderMaker, Refused
+from choreo.benchmarks.users import OVERLOADED, OrderMaker, Refused
 from choreo.progress import Progress
 
 USERS = 41
@@ -71,8 +71,9 @@ async def hostile(
 
 
 async def _placed(maker: OrderMaker, ports: Mapping[str, int]) -> str:
-    connection = Connection(ports["order"])
-    answer = await connection.send(maker.next())
+    connection, request = Connection(ports["order"]), maker.next()
+    answer = await connection.send(request)
+    maker.answered(request, answer)
     connection.close()
     if answer.status != 202:
         raise Refused(f"an order was answered with {answer.status}")
@@ -93,7 +94,7 @@ async def _measured(what: str, customer: OrderMaker, ports: Mapping[str, int], p
 
     async def order() -> None:
         status, body = await _asked(ports["order"], customer)
-        orders["overloaded" if b":overloaded" in body else status] += 1
+        orders["overloaded" if OVERLOADED in body else status] += 1
 
     count = int(_SECONDS * _READS_PER_SECOND)
     start = time.monotonic()
@@ -121,14 +122,20 @@ async def _measured(what: str, customer: OrderMaker, ports: Mapping[str, int], p
 async def _asked(port: int, asked: Any) -> tuple[str, bytes]:
     """The status, or what came of the connection instead; and the body."""
     connection = Connection(port)
+    request = asked.next() if isinstance(asked, OrderMaker) else None
+    answer: Answer | OSError
     try:
         async with asyncio.timeout(_ANSWER_TIMEOUT_SECONDS):
-            if isinstance(asked, OrderMaker):
-                answer = await connection.send(asked.next())
+            if request:
+                answer = await connection.send(request)
             else:
                 answer = await connection.request("GET", "/orders", b"", asked)
-        return str(answer.status), answer.body
     except OSError as error:  # a time-out is one
-        return type(error).__name__, b""
+        answer = error
     finally:
         connection.close()
+    if request:
+        asked.answered(request, answer)
+    if isinstance(answer, OSError):
+        return type(answer).__name__, b""
+    return str(answer.status), answer.body

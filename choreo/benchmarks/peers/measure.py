@@ -11,11 +11,12 @@ from uuid import UUID
 from choreo.benchmarks.connection import Connection
 from choreo.benchmarks.latency import Quantiles, quantiles
 from choreo.benchmarks.load import MOST_CONNECTIONS, ClosedLoop, Placed, open_loop, schedule
+from choreo.benchmarks.observe import until
 from choreo.benchmarks.peers.checker import Verdict, check
 from choreo.benchmarks.peers.contender import Running
 from choreo.benchmarks.peers.tables import Progress, Tables
 from choreo.benchmarks.resources import cpu_seconds
-from choreo.benchmarks.sustained import CONNECTIONS, WINDOW, until, while_running
+from choreo.benchmarks.sustained import CONNECTIONS, WINDOW, while_running
 from choreo.benchmarks.users import OrderMaker
 
 RATE = 50.0

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from choreo.benchmarks.peers.chart import bars
+from choreo.benchmarks.charts.bars import bars
 from choreo.terminal import Console
 
 _PAGE = Path(__file__).parents[3] / "docs" / "benchmarks.md"

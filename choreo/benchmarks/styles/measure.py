@@ -11,11 +11,12 @@ from functools import partial
 from choreo.benchmarks.latency import Quantiles, delays, quantiles
 from choreo.benchmarks.load import Placed, open_loop, schedule
 from choreo.benchmarks.observe import Applied, Journals
+from choreo.benchmarks.results.judged import judged, refuse_void
 from choreo.benchmarks.sustained import sustained
 from choreo.benchmarks.users import OrderMaker, register_users
 from choreo.operations.acting.throwaway import ThrowawaySystem
 from choreo.progress import Progress
-from choreo.styles.composition import STYLES
+from choreo.styles.composition import COLLABORATION, STYLES
 
 ROUNDS = 3
 _USERS = 100
@@ -78,6 +79,8 @@ async def _round(style: str, seconds: float, progress: Progress) -> Round:
         placed = await _place(makers, ports, seconds)
         pids = {**facts["pids"], "supervisor": system.supervisor_pid, "load generator": os.getpid()}
         found = await sustained(makers, ports, pids, journals, seconds, progress)
+        if style == COLLABORATION:  # what publishes nothing cannot be judged by it
+            refuse_void(await judged(facts, makers, progress))
         flows = [order.flow for order in placed]
         until = partial(delays, placed)
         return Round(

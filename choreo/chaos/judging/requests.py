@@ -42,7 +42,8 @@ def _granted(event: Event) -> Wish:
             return "deposit", event.key, event.data["amount"]
         case "OrderCancelled":
             return "cancel", event.data["order_id"]
-    return "order", event.data["description"]
+    described = event.data["description"]
+    return "order", event.data["order_id"] if described is None else described
 
 
 def _has_its_effect(request: Request, facts: Sequence[Event]) -> Iterator[str]:

@@ -4,11 +4,14 @@ import base64
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.parse import parse_qsl
 from uuid import UUID
 
 from pydantic import BaseModel
+from sqlalchemy import Column, Result, Select
+from sqlalchemy import Row as DatabaseRow
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis.http.problems import Fault, invalid
 
@@ -29,15 +32,20 @@ class Page(BaseModel, Generic[Item]):
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """Ask the database for `fetch` rows, highest sequence first, below `before` if it is given."""
+    """So many items, of those whose sequence is below `before` if it is given."""
 
     limit: int = DEFAULT_ITEMS
     before: int | None = None
 
-    @property
-    def fetch(self) -> int:
-        """One row more than is shown: it tells whether there is a next page."""
-        return self.limit + 1
+    async def rows(
+        self, engine: AsyncEngine, query: Select[Any], sequence: Column[int]
+    ) -> Sequence[DatabaseRow[Any]]:
+        """Newest first, and one more than is shown: it tells whether there is a next page."""
+        if self.before is not None:
+            query = query.where(sequence < self.before)
+        async with engine.connect() as conn:
+            found: Result[Any] = await conn.execute(query.order_by(sequence.desc()).limit(self.limit + 1))
+            return found.all()
 
     def page(
         self, rows: Sequence[Row], *, item: Callable[[Row], Item], sequence: Callable[[Row], int]

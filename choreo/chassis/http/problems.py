@@ -84,6 +84,11 @@ def not_found(detail: str = "There is no such thing here.") -> Problem:
     return Problem(404, "not_found", detail)
 
 
+def not_there_yet(detail: str) -> Problem:
+    """Of what comes into being by itself."""
+    return Problem(404, "not_found", detail, headers={"Retry-After": "1"})
+
+
 def too_large(limit: int) -> Problem:
     # The rest of the body is not read, so the connection cannot be used again.
     detail = f"A request body may have {limit} bytes at most."

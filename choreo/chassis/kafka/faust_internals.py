@@ -1,9 +1,10 @@
 """All that leans on the insides of Faust, each with a test in `tests/unit/test_kafka_internals.py`.
 
-Faust brings records and holds the place in the group. Three things it is told that it has no setting for:
+Faust brings records and holds the place in the group. Four things it is told that it has no setting for:
 where reading begins (Postgres' word and not the group's), how its consumer is made (what Faust hard-codes or
-does not offer), and that what is handed over and acknowledged is not a record but a `Fetched` of a partition.
-Faust's own bookkeeping goes by offsets one by one, and takes a chunk for a hole.
+does not offer), that there are no tables to wait for, and that what is handed over and acknowledged is not a
+record but a `Fetched` of a partition. Faust's own bookkeeping goes by offsets one by one, and takes a chunk
+for a hole.
 """
 
 import math
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 import aiokafka
 import faust
 from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
+from faust.tables import TableManager
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode.supervisors import CrashingSupervisor
@@ -59,6 +61,7 @@ class ChunkedApp(faust.App):  # type: ignore[misc]
             broker_commit_interval=1.0,
             broker_max_poll_records=FETCHED_RECORDS,
             agent_supervisor=CrashingSupervisor,
+            TableManager=_NoTables,
             key_serializer="raw",
             value_serializer="raw",
             stream_buffer_maxsize=_BUFFERED_CHUNKS,
@@ -99,6 +102,13 @@ def _credentials(access: KafkaAccess) -> Any:
         return faust.SASLCredentials(**sasl)
     context = access.ssl_context
     return faust.SSLCredentials(context) if context else None
+
+
+class _NoTables(TableManager):  # type: ignore[misc]
+    async def on_start(self) -> None:
+        """Faust gives whoever has tables a second to name them, before it subscribes to a topic."""
+        await self._update_channels()
+        await self.recovery.start()
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]

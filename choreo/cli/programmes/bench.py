@@ -1,6 +1,7 @@
 """`choreo bench`: what the system needs and what it achieves on this machine."""
 
 import enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +14,7 @@ class Measurement(enum.StrEnum):
     REST = "rest"
     LATENCY = "latency"
     SUSTAINED = "sustained"
+    RATES = "rates"
     OVERLOAD = "overload"
     WAITS = "waits"
     REPLAY = "replay"
@@ -20,24 +22,42 @@ class Measurement(enum.StrEnum):
     HOSTILE = "hostile"
 
 
-_BY_ITSELF = {Measurement.REPLAY, Measurement.STYLES, Measurement.HOSTILE}
-"""They take minutes, and want systems that nobody else has used."""
-
-
 def bench(
     seconds: Annotated[
-        int, typer.Option(min=1, max=600, help="How long the latency and the sustained load are measured.")
+        int, typer.Option(min=1, max=600, help="How long latency, sustained load and each rate are measured.")
     ] = 20,
     only: Annotated[
-        Measurement | None,
-        typer.Option(help="Measure this alone; replay, styles and hostile only so."),
+        list[Measurement] | None,
+        typer.Option(
+            help="Measure this; may be given several times. Replay, styles and hostile are measured only so."
+        ),
     ] = None,
     events: Annotated[
         int, typer.Option(min=4000, max=1_000_000, help="How long a log is replayed.")
     ] = 100_000,
+    rate: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=1,
+            max=20_000,
+            metavar="ORDERS/S",
+            help="Send the open loop of `rates` so many; may be given several times.",
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw delay over load there, as SVG.")
+    ] = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(metavar="DIRECTORY", help="Draw a flame graph of each service under load there."),
+    ] = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Print ratios to an earlier run, which --json wrote there."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
-    """Measure start-up, memory, latency, sustained orders/s and overload on a system of its own.
+    """Measure start-up, memory, latency, sustained orders/s, delay over load and overload on its own system.
 
     With --only hostile: what a customer notices while one stranger sends 20,000 headers, holds 5,000 idle
     connections, opens 2,000 streams, or logs in on 100 connections.
@@ -45,11 +65,13 @@ def bench(
     With --only replay: make a log with a bit of everything, and verify, record and rebuild it.
     With --only styles: what an order takes and costs in each style, in turns, medians of three.
 
-    The load comes from this machine too and is part of what is measured. Nothing is judged: quote the figures
-    together with the machine they name.
+    The load comes from this machine too and is part of what is measured: quote the figures together with the
+    machine they name. Afterwards the judge of `choreo chaos` looks at everything. A run in which a promise
+    was broken is void, and exits 1.
     """
-    from choreo.benchmarks.programme import run  # the load generator is no business of the other verbs
+    from choreo.benchmarks.programme import TOGETHER, Wanted, run  # no business of the other verbs
 
     with asked_to_stop():
-        names = [only] if only else [name for name in Measurement if name not in _BY_ITSELF]
-        run(seconds, events, names, as_json=as_json)
+        wanted = Wanted(only or TOGETHER, seconds, events, rate or (), profile)
+        if not run(wanted, drawing=plot, earlier=compare, as_json=as_json):
+            raise typer.Exit(1)

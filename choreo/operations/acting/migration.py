@@ -14,7 +14,6 @@ from alembic import op
 revision = "{revision}"
 down_revision = {before}
 branch_labels = {labels}
-depends_on = None
 
 
 def upgrade() -> None:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from choreo.chassis.http.answer import Answer
 from choreo.chassis.http.body import Body
 from choreo.chassis.http.pages import Page
-from choreo.chassis.http.problems import Problem, not_found
+from choreo.chassis.http.problems import Problem, not_there_yet
 from choreo.chassis.http.routes import KeyedCause, Paging, Router, User, example, problem
 from choreo.chassis.runtime import Runtime
 from choreo.chassis.transaction.inputs import Decided
@@ -17,6 +17,8 @@ from choreo.templates.pinboard_events import PinboardNoted
 from choreo.templates.pinboard_service import queries
 from choreo.templates.pinboard_service.commands import NoPinboard, PinboardFull, PinNote
 from choreo.templates.pinboard_service.state import Pinboard
+
+ID = "5b0b1b0c-3f0f-5d36-b9d7-2f8ea2f4c8d1"
 
 
 class NewNote(Body):
@@ -33,11 +35,7 @@ class BoardView(BaseModel):
 
 
 class NoteView(BaseModel):
-    model_config = example(
-        id="5b0b1b0c-3f0f-5d36-b9d7-2f8ea2f4c8d1",
-        text="Strings for the violin",
-        at="2026-11-23T12:00:02.340000Z",
-    )
+    model_config = example(id=ID, text="Strings for the violin", at="2026-11-23T12:00:02.340000Z")
 
     id: UUID
     text: str
@@ -45,7 +43,7 @@ class NoteView(BaseModel):
 
 
 class PinnedView(BaseModel):
-    model_config = example(id="5b0b1b0c-3f0f-5d36-b9d7-2f8ea2f4c8d1", notes=1)
+    model_config = example(id=ID, notes=1)
 
     id: UUID
     notes: int
@@ -98,6 +96,4 @@ def _pinned(decided: Decided) -> Answer:
 
 
 def _not_yet() -> Problem:
-    missing = not_found("There is no pinboard yet. It comes into being soon after the registration.")
-    missing.headers["Retry-After"] = "1"
-    return missing
+    return not_there_yet("There is no pinboard yet. It comes into being soon after the registration.")

@@ -18,8 +18,4 @@ async def board_of(engine: AsyncEngine, user_id: UUID) -> Row[Any] | None:
 
 async def notes_of(engine: AsyncEngine, user_id: UUID, page: PageRequest) -> Sequence[Row[Any]]:
     """Newest first."""
-    query = select(notes).where(notes.c.user_id == user_id)
-    if page.before is not None:
-        query = query.where(notes.c.step < page.before)
-    async with engine.connect() as conn:
-        return (await conn.execute(query.order_by(notes.c.step.desc()).limit(page.fetch))).all()
+    return await page.rows(engine, select(notes).where(notes.c.user_id == user_id), notes.c.step)

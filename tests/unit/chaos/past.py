@@ -111,7 +111,7 @@ class Past:
         entry = self.new_id()
         self.move("MoneyWithdrawn", user, "withdrawal", "world", -amount, id=entry, entry_id=entry)
 
-    def order(self, user: str, price: int, description: str) -> str:
+    def order(self, user: str, price: int, description: str | None = None) -> str:
         """Placed and decided, told and mailed; the order's id."""
         order = self.place(user, price, description)
         if self.balance(user) >= price:
@@ -120,9 +120,9 @@ class Past:
             self.reject(order)
         return order
 
-    def place(self, user: str, price: int, description: str) -> str:
+    def place(self, user: str, price: int, description: str | None = None) -> str:
         order, decide_by = self.new_id(), START + timedelta(hours=1)
-        self.ask("order", description, user, price, id=order)
+        self.ask("order", order if description is None else description, user, price, id=order)
         fact = self.publish(
             "OrderCreated",
             user,

@@ -510,7 +510,12 @@ def test_a_fact_that_nobody_asked_for_breaks_i6(full: Story, kind: str) -> None:
     assert broken(full) == {"I6"}
 
 
-def test_an_order_without_a_description_is_none_of_ours(past: Story) -> None:
+def test_an_order_without_a_description_is_known_by_its_id(past: Story) -> None:
+    past.order(past.ada, 1, None)
+    assert judge(past.history()) == []
+
+
+def test_an_order_that_lost_its_description_is_none_of_ours(past: Story) -> None:
     created = past.find("OrderCreated", order_id=past.second)
     past.put(created, with_data(created, description=None))
     past.row("order", "orders", id=past.second)["description"] = None

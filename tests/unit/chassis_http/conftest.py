@@ -150,9 +150,7 @@ class Toy:
 
         @router.get("/things")
         async def things(user: User, paging: Paging) -> Page[Thing]:
-            rows = [n for n in range(300, 0, -1) if paging.before is None or n < paging.before][
-                : paging.fetch
-            ]
+            rows = [n for n in range(300, 0, -1) if paging.before is None or n < paging.before]
             return paging.page(
                 rows, item=lambda n: Thing(id=UUID(int=n), price=n, name=None), sequence=lambda n: n
             )

@@ -5,7 +5,6 @@ from alembic import op
 revision = "pinboard_0001"
 down_revision = None
 branch_labels = ("pinboard",)
-depends_on = None
 
 
 def upgrade() -> None:

@@ -4,8 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
 
+from choreo.benchmarks.results.comparison import Comparison
 from choreo.terminal import Console
 
 _QUANTILES = {
@@ -14,14 +16,20 @@ _QUANTILES = {
     "paid": "payment decided",
     "decided": "order decided",
     "notified": "notification stored",
+    "mailed": "mailed and published",
     "sample_notified": "sample: notification stored",
     "sample_seen": "sample: seen by a client",
 }
+_PERCENTILES = {
+    "p50_ms": "p50 ms", "p90_ms": "p90 ms", "p99_ms": "p99 ms", "p999_ms": "p99.9 ms", "max_ms": "max ms"
+}  # fmt: skip
+_SOURCES = {"wal": "pg_stat_wal", "tables": "pg_database_size", "topics": "Kafka's segments"}
 
 
-def show(results: Mapping[str, Any], *, as_json: bool) -> None:
+def show(results: Mapping[str, Any], compared: Comparison | None, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(results, indent=2))
+        more = {"compared": _ratios(compared)} if compared else {}
+        print(json.dumps({**results, **more}, indent=2))
         return
     console = Console(highlight=False, soft_wrap=True)
     console.print("  ".join(f"{name}: {value}" for name, value in results["machine"].items()))
@@ -30,6 +38,7 @@ def show(results: Mapping[str, Any], *, as_json: bool) -> None:
         ("rest", _at_rest),
         ("latency", _latency),
         ("sustained", _sustained),
+        ("rates", _rates),
         ("overload", _overload),
         ("waits", _waits),
         ("replay", _replay),
@@ -39,6 +48,37 @@ def show(results: Mapping[str, Any], *, as_json: bool) -> None:
         if name in results:
             console.print()
             console.print(table(results[name]))
+    console.print()
+    for name, verdict in results["judged"].items():
+        console.print(_verdict(name, verdict))
+    if compared:
+        console.print()
+        console.print(_compared(compared))
+        for remark in compared.remarks:
+            console.print(remark)
+
+
+def _verdict(name: str, found: Mapping[str, Any]) -> str:
+    looked = f"{found['orders']} orders, {found['records']} records, {', '.join(found['promises'])}"
+    if not found["violations"]:
+        return f"Judged ({name}): no promise was broken ({looked})."
+    told = "\n".join(f"  {sentence}" for sentence in found["told"])
+    return f"VOID ({name}): {found['violations']} violations ({looked}).\n{told}"
+
+
+def _ratios(compared: Comparison) -> dict[str, Any]:
+    return {
+        "ratios": {figure.name: figure.ratio for figure in compared.figures},
+        "remarks": compared.remarks,
+    }
+
+
+def _compared(compared: Comparison) -> Table:
+    table = _table("Against the earlier run", "", "earlier", "now", "ratio")
+    for figure in compared.figures:
+        ratio = "was zero" if figure.ratio is None else f"{figure.ratio:.2f}"
+        table.add_row(figure.name, f"{figure.earlier:g}", f"{figure.now:g}", ratio)
+    return table
 
 
 def _hostile(found: Sequence[Mapping[str, Any]]) -> Table:
@@ -74,15 +114,58 @@ def _at_rest(found: Mapping[str, Any]) -> Table:
 
 def _latency(found: Mapping[str, Any]) -> Table:
     title = f"Latency at {found['rate']:.0f} orders/s, open loop, from the time an order was due"
-    table = _table(title, "until", "orders", "p50 ms", "p90 ms", "p99 ms", "max ms")
-    for name, title in _QUANTILES.items():
-        row = found[name]
-        figures = (f"{row[key]:.1f}" for key in ("p50_ms", "p90_ms", "p99_ms", "max_ms"))
-        table.add_row(title, str(row["count"]), *figures)
+    table = _table(title, "until", "orders", *_PERCENTILES.values())
+    _add_stages(table, found)
     return table
 
 
-def _sustained(found: Mapping[str, Any]) -> Table:
+def _add_stages(table: Table, found: Mapping[str, Any]) -> None:
+    """A row for each of `_QUANTILES` that was measured."""
+    for name, title in _QUANTILES.items():
+        if row := found.get(name):
+            table.add_row(title, str(row["count"]), *(f"{row[key]:.1f}" for key in _PERCENTILES))
+    if found["not_mailed"]:
+        table.add_row("  without a mail when that was given up", str(found["not_mailed"]))
+
+
+def _rates(found: Mapping[str, Mapping[str, Any]]) -> Group:
+    table = _table(
+        "Delay over load: open loop, from the time an order was due",
+        "orders/s",
+        "until",
+        *_PERCENTILES.values(),
+    )
+    loads = _table(
+        "",
+        "orders/s",
+        "sent",
+        "accepted",
+        "overloaded",
+        "others",
+        "drained after s",
+        "without mail",
+        "mails before",
+    )
+    for rate, one in found.items():
+        for stage, row in one["delays"].items():
+            table.add_row(rate, _QUANTILES[stage], *(f"{row[key]:.1f}" for key in _PERCENTILES))
+        table.add_section()
+        counts = (one["sent"], one["accepted"], one["turned_away"], sum(one["others"].values()))
+        left = (
+            f"{one['drained_after_seconds']:.1f}",
+            str(one["not_mailed"]),
+            str(one["mails_waiting_at_begin"]),
+        )
+        loads.add_row(rate, *map(str, counts), *left)
+    return Group(table, loads)
+
+
+def _sustained(found: Mapping[str, Any]) -> Group:
+    more = found["more"]
+    return Group(_throughput(found), *([_closed_loop_latency(more), _costs(more)] if more else ()))
+
+
+def _throughput(found: Mapping[str, Any]) -> Table:
     table = _table(
         f"Sustained over {found['seconds']:.0f} s, {found['connections']} connections, "
         f"at most {found['window']} orders on their way",
@@ -90,8 +173,10 @@ def _sustained(found: Mapping[str, Any]) -> Table:
         "",
     )
     table.add_row("orders/s, decided and notified", f"{found['orders_per_second']:.0f}")
-    for name in ("accepted", "decided", "notified", "mails"):
+    for name in ("accepted", "decided", "notified"):
         table.add_row(f"  {name} per second", f"{found[f'{name}_per_second']:.0f}")
+    if found["more"]:
+        table.add_row("  mailed and published per second", f"{found['more']['mailed_per_second']:.0f}")
     on_their_way = f"{found['on_their_way_at_begin']} → {found['on_their_way_at_end']}"
     table.add_row("orders on their way, begin → end", on_their_way)
     table.add_row("  until all were decided and notified", f"{found['drained_after_seconds']:.1f} s")
@@ -100,8 +185,40 @@ def _sustained(found: Mapping[str, Any]) -> Table:
     table.add_row("  until all were sent", "not in time" if drained is None else f"{drained:.1f} s")
     table.add_section()
     for name, milliseconds in found["cpu_ms_per_order"].items():
-        table.add_row(f"CPU per order, {name}", f"{milliseconds:.2f} ms")
+        table.add_row(f"CPU per order, {name}", f"{1000 * milliseconds:.0f} µs")
     table.add_row("CPU used together", f"{found['cpu_cores_used']:.2f} cores")
+    return table
+
+
+def _closed_loop_latency(more: Mapping[str, Any]) -> Table:
+    title = "The same load: from when a customer sent an order, who waited for the answer to the one before"
+    table = _table(title, "until", "orders", *_PERCENTILES.values())
+    _add_stages(table, more)
+    return table
+
+
+def _costs(more: Mapping[str, Any]) -> Table:
+    costs, asked = more["costs"], more["statements"]
+    table = _table("The same load: what it made the system do", "", "", "from")
+    for service, kernel in costs["transactions"].items():
+        figures = (
+            f"{kernel['per_second']:.1f}/s of {kernel['inputs']:.1f} inputs, {kernel['milliseconds']:.1f} ms"
+        )
+        table.add_row(f"transactions, {service}", figures, "metrics")
+    table.add_section()
+    for role, number in (asked["per_order"] if asked else {}).items():
+        table.add_row(
+            f"statements per order, {role}", f"{number:.2f}", f"Postgres' log, {asked['orders']} orders"
+        )
+    table.add_row("commits per order", f"{costs['commits_per_order']:.2f}", "pg_stat_database")
+    table.add_row("fsyncs per order, of Postgres", f"{costs['fsyncs_per_order']:.3f}", "pg_stat_io")
+    table.add_section()
+    for what, size in costs["bytes_per_order"].items():
+        table.add_row(f"bytes per order, {what}", f"{size:.0f}", _SOURCES[what])
+    for part, size in costs["disk_bytes_per_order"].items():
+        table.add_row(f"bytes written per order, {part}", f"{size:.0f}", "the system")
+    for file in more["profiles"]:
+        table.add_row("flame graph", file, "py-spy")
     return table
 
 

@@ -1,0 +1,398 @@
+"""What the benchmark computes of what it measured, and what it tells of it."""
+
+import asyncio
+import json
+import shutil
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from math import log10
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+from xml.etree import ElementTree
+
+import pytest
+from typer.testing import CliRunner
+
+from choreo.benchmarks import programme
+from choreo.benchmarks.charts.curves import Curve, curves
+from choreo.benchmarks.connection import Answer, Connection
+from choreo.benchmarks.costs.counters import Counters, KernelCosts, Transactions, costs, topic_bytes
+from choreo.benchmarks.costs.profile import Profiler
+from choreo.benchmarks.costs.statements import count
+from choreo.benchmarks.latency import Quantiles, by_stage, delays, quantiles
+from choreo.benchmarks.load import Placed, Sent, send_when_due
+from choreo.benchmarks.observe import OUTCOMES, Journals
+from choreo.benchmarks.programme import Wanted
+from choreo.benchmarks.rates import plot, usual_rates
+from choreo.benchmarks.results.comparison import Figure, compare, read_earlier
+from choreo.benchmarks.results.judged import Judged, refuse_void, verdict
+from choreo.benchmarks.results.report import show
+from choreo.benchmarks.users import OrderMaker, Refused, User
+from choreo.cli.main import app
+from choreo.errors import Unavailable, UsageError
+from tests.unit.chaos.past import Past
+
+SVG = "{http://www.w3.org/2000/svg}"
+ANN = User(uuid4(), "ann", "token")
+MACHINE = {"cores": 2, "load_before": 0.1}
+
+
+def wanted(*names: str, rates: Sequence[float] = ()) -> Wanted:
+    return Wanted(names, 1, 4000, rates)
+
+
+def results(**measured: Any) -> dict[str, Any]:
+    return {"machine": MACHINE, "seconds": 20, "judged": {}, **measured}
+
+
+# Which measurements there are.
+
+
+def asked_for(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[str]:
+    """The names with which `choreo bench` measures."""
+    asked: list[str] = []
+
+    def run(wanted: Wanted, **_: object) -> bool:
+        asked.extend(wanted.names)
+        return True
+
+    monkeypatch.setattr(programme, "run", run)
+    done = CliRunner().invoke(app, ["bench", *arguments])
+    assert done.exit_code == 0, done.output
+    return asked
+
+
+def test_only_may_be_given_several_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asked_for(monkeypatch, "--only", "latency", "--only", "replay") == ["latency", "replay"]
+
+
+def test_without_only_all_is_measured_that_can_share_a_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asked_for(monkeypatch) == list(programme.TOGETHER)
+
+
+def test_a_void_run_exits_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programme, "run", lambda *_, **__: False)
+    assert CliRunner().invoke(app, ["bench"]).exit_code == 1
+
+
+def test_what_shares_no_system_gets_one_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    systems: list[list[str]] = []
+
+    def measured(wanted: Wanted, progress: object) -> tuple[dict[str, Any], Judged]:
+        systems.append(list(wanted.names))
+        return {}, Judged([], 0, 0, violations="hostile" in wanted.names, told=[])
+
+    monkeypatch.setattr(programme, "_on_one_system", measured)
+    monkeypatch.setattr(programme, "show", lambda *_, **__: None)
+    assert not programme.run(wanted("replay", "sustained", "hostile", "latency"))
+    assert systems == [["latency", "sustained"], ["hostile"], ["replay"]]
+    assert programme.run(wanted("replay", "sustained"))  # no run of these was void
+
+
+@pytest.mark.parametrize(("rates", "drawing"), [([], Path("plot.svg")), ([100.0], None)])
+def test_what_is_drawn_has_to_be_measured(rates: list[float], drawing: Path | None) -> None:
+    with pytest.raises(UsageError, match="--only rates"):
+        programme.run(wanted("sustained", rates=rates), drawing=drawing)
+
+
+def test_a_profile_needs_a_load_and_somebody_who_draws_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="--only sustained"):
+        programme.run(replace(wanted("rates", rates=[50.0]), profiles=Path("here")))
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    with pytest.raises(Unavailable, match="py-spy"):
+        programme.run(replace(wanted("rates"), profiles=Path("here")))
+
+
+def test_who_may_not_look_into_a_process_is_told_before_anything_is_measured(tmp_path: Path) -> None:
+    nobody = 2**22  # above what pids there are
+    with pytest.raises(Unavailable, match="py-spy may not look"):
+        Profiler({"order": nobody}, tmp_path)
+
+
+# Delays.
+
+
+def test_percentiles_are_delays_that_occurred() -> None:
+    found = quantiles([number / 1000 for number in range(1, 2001)])
+    figures = (found.p50_ms, found.p90_ms, found.p99_ms, found.p999_ms, found.max_ms)
+    assert (found.count, *figures) == (2000, 1000.0, 1800.0, 1980.0, 1998.0, 2000.0)
+    assert quantiles([0.3, 0.1, 0.2]).p50_ms == 200.0
+    assert quantiles([0.5]) == Quantiles(1, 500.0, 500.0, 500.0, 500.0, 500.0)
+    with pytest.raises(ValueError, match="nothing was measured"):
+        quantiles([])
+
+
+@dataclass(frozen=True)
+class Committed(Journals):
+    """What became of orders, without a database."""
+
+    at: float
+
+    def when_committed(
+        self, service: str, flows: Collection[UUID], types: Collection[str] = OUTCOMES
+    ) -> dict[UUID, float]:
+        return dict.fromkeys(flows, self.at)
+
+
+def test_an_order_without_a_mail_counts_as_if_it_came_now() -> None:
+    now = time.time()
+    placed = [Placed(ANN, uuid4(), uuid4(), now - 60, now - 59) for _ in range(2)]
+    found, missing = by_stage(placed, Committed({}, now - 50), {placed[0].flow: now - 30})
+    assert missing == 1
+    assert found["mailed"].p50_ms == pytest.approx(30_000, abs=1) and found["mailed"].max_ms >= 60_000
+    assert (found["accepted"].p50_ms, found["notified"].p50_ms) == pytest.approx((1000, 10_000), abs=1)
+
+
+def test_an_order_that_was_lost_is_no_figure() -> None:
+    with pytest.raises(LookupError):
+        delays([Placed(ANN, uuid4(), uuid4(), 0.0, 1.0)], {})
+
+
+# The open loop.
+
+
+def answer(status: str, body: str) -> bytes:
+    return f"HTTP/1.1 {status}\r\nflow-id: {uuid4()}\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
+
+
+OK = answer("202 Accepted", f'{{"id":"{uuid4()}"}}')
+BUSY = answer("503 Busy", '{"type":"urn:choreo:overloaded"}')
+GONE = b""
+
+
+async def sent_to(answers: Sequence[bytes], times: Sequence[float], connections: int = 1) -> list[Sent]:
+    """What became of orders due at these times, seconds from now, at a service that gives these answers."""
+    left = iter(answers)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while (await reader.read(1 << 16)) and (answer := next(left)):
+            writer.write(answer)
+        writer.close()
+
+    ended: list[Sent] = []
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        async with asyncio.timeout(30):
+            await send_when_due([OrderMaker(ANN)], port, times, ended.append, connections)
+    return ended
+
+
+async def test_what_is_sent_too_late_waits_since_it_was_due() -> None:
+    """Coordinated omission: the load generator, or a service that stalled it, was a minute late."""
+    late, on_time = await sent_to([OK, OK], [-60.0, 0.0])
+    assert late.ended - late.due >= 60 and late.placed().accepted - late.placed().scheduled >= 60
+    assert on_time.ended - on_time.due < 30
+
+
+async def test_orders_wait_for_the_only_connection_in_the_order_they_are_due() -> None:
+    ended = await sent_to([OK] * 5, [-5.0, -4.0, -3.0, -2.0, -1.0])
+    assert [round(sent.due - ended[0].due) for sent in ended] == [0, 1, 2, 3, 4]
+
+
+async def test_each_way_not_to_be_accepted_is_told_apart() -> None:
+    busy, gone, again = await sent_to([BUSY, GONE, OK], [0.0, 0.0, 0.0])
+    assert (busy.outcome, gone.outcome, again.outcome) == ("overloaded", "ConnectionError", "202")
+    with pytest.raises(Refused, match="got 503"):
+        busy.placed()
+    with pytest.raises(ConnectionError):
+        gone.placed()
+
+
+def test_rates_are_the_same_in_every_run_up_to_what_is_sustained() -> None:
+    assert usual_rates(790.0) == [50, 100, 200, 400] and usual_rates(10.0) == [50]
+
+
+# The plot.
+
+
+def at(rate: float, p50_ms: float) -> dict[str, Any]:
+    row = {"p50_ms": p50_ms, "p99_ms": 3 * p50_ms, "p999_ms": 9 * p50_ms}
+    return {"rate": rate, "delays": dict.fromkeys(("accepted", "decided", "notified", "mailed"), row)}
+
+
+def test_the_plot_is_svg_and_higher_is_later() -> None:
+    drawn = ElementTree.fromstring(plot({"50": at(50, 10.0), "400": at(400, 100.0)}))
+    lines = [line.attrib["points"] for line in drawn.iter(SVG + "polyline")]
+    assert len(lines) == 2 * 4 * 3  # each with its sample in the legend
+    (x1, y1), (x2, y2) = (map(float, place.split(",")) for place in lines[0].split())
+    assert x1 < x2 and y1 > y2
+    decade = (y1 - y2) / 1  # ten times as long
+    (_, p99), _ = (tuple(map(float, place.split(","))) for place in lines[2].split())
+    assert y1 - p99 == pytest.approx(decade * log10(3), abs=0.2)
+    assert {text.text for text in drawn.iter(SVG + "text")} >= {"50", "400", "10", "100", "notified p99.9"}
+
+
+def test_a_single_rate_and_names_with_signs_can_be_drawn() -> None:
+    drawn = curves("a < b", "x & y", "ms", [Curve("<one>", [(50.0, 10.0)], 0)])
+    assert len(list(ElementTree.fromstring(drawn).iter(SVG + "circle"))) == 1
+
+
+# The judge.
+
+
+@pytest.fixture
+def ordered() -> tuple[Past, OrderMaker]:
+    """A user with a million, who placed an order for 3.00, and what the load generator knows of her."""
+    past = Past()
+    ada = past.register("Ada")
+    past.deposit(ada, 1_000_000_00)
+    maker = OrderMaker(User(UUID(ada), "Ada", "token", str(past.requests[-1].id)), "3.00")
+    maker.answered(b"", Answer(202, b"", json.dumps({"id": past.order(ada, 300)}).encode()))
+    past.requests = maker.requests()
+    return past, maker
+
+
+def test_a_run_counts_where_all_that_was_asked_for_came_to_be(ordered: tuple[Past, OrderMaker]) -> None:
+    found = verdict(ordered[0].history(), [], all_asked=True)
+    assert (found.violations, found.orders, found.promises[-1]) == (0, 1, "I8")
+    refuse_void(found)
+
+
+def test_a_broken_promise_makes_a_run_void(ordered: tuple[Past, OrderMaker]) -> None:
+    ordered[0].requests.pop()
+    found = verdict(ordered[0].history(), ["order: 1 unpublished facts"], all_asked=True)
+    assert found.violations == 2
+    assert found.told[0] == "I7: order: 1 unpublished facts" and "I6: nobody asked for" in found.told[1]
+    with pytest.raises(Refused, match="2 violations"):
+        refuse_void(found)
+
+
+def test_what_others_asked_for_is_not_judged_by_requests(ordered: tuple[Past, OrderMaker]) -> None:
+    ordered[0].requests.clear()
+    found = verdict(ordered[0].history(), [], all_asked=False)
+    assert found.violations == 0 and "I6" not in found.promises
+
+
+async def test_what_was_not_answered_is_asked_again_under_the_same_key() -> None:
+    asked: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(OK)
+        writer.close()
+
+    maker = OrderMaker(ANN)
+    lost, refused, accepted = maker.next(), maker.next(), maker.next()
+    maker.answered(lost, ConnectionError("gone"))
+    maker.answered(refused, Answer(503, b"", BUSY))
+    maker.answered(accepted, Answer(202, b"", b'{"id": "another"}'))
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server, asyncio.timeout(30):
+        await maker.ask_again(Connection(server.sockets[0].getsockname()[1]))
+    assert len(asked) == 1 and lost.startswith(asked[0])
+    assert len(maker.requests()) == 4  # a registration, a deposit, and two orders
+
+
+# What everything behind the orders had to do.
+
+
+def test_costs_are_differences_for_each_order() -> None:
+    postgres = {"commits": 100.0, "fsyncs": 50.0, "wal_bytes": 1000.0, "table_bytes": 500.0}
+    before = Counters(
+        {"order": Transactions(10, 20, 1.0), "user": Transactions(1, 1, 0.1)}, postgres, 100, {}
+    )
+    after = Counters(
+        {"order": Transactions(30, 420, 1.5), "user": Transactions(1, 1, 0.1)},
+        {name: 3 * count for name, count in postgres.items()},
+        1100,
+        {"order": 400},
+    )
+    found = costs(before, after, seconds=10.0, orders=100.0)
+    assert found.transactions["order"] == KernelCosts(per_second=2.0, inputs=20.0, milliseconds=25.0)
+    assert found.transactions["user"] == KernelCosts(0.0, 0.0, 0.0)
+    assert (found.commits_per_order, found.fsyncs_per_order) == (2.0, 1.0)
+    assert found.bytes_per_order == {"wal": 20, "tables": 10, "topics": 10}
+    assert found.disk_bytes_per_order == {"order": 4}
+
+
+def test_statements_are_counted_by_who_asked_and_what_they_call_themselves() -> None:
+    log = b"""\
+2026-11-28 20:00:00.000 UTC [12] billing@choreo_billing LOG:  execute _pg3_5: /* keys.lock: sorted */
+\tSELECT key FROM keys
+2026-11-28 20:00:00.001 UTC [12] billing@choreo_billing LOG:  statement: COMMIT
+2026-11-28 20:00:00.002 UTC [12] billing@choreo_billing LOG:  execute <unnamed>: /* keys.lock: sorted */
+2026-11-28 20:00:00.003 UTC [12] billing@choreo_billing LOG:  duration: 0.1 ms
+2026-11-28 20:00:00.004 UTC [9] LOG:  checkpoint starting: time
+2026-11-28 20:00:00.005 UTC [13] order@choreo_order LOG:  statement: BEGIN
+"""
+    assert count(log.splitlines()) == {"billing": {"keys.lock": 2, "COMMIT": 1}, "order": {"BEGIN": 1}}
+
+
+def test_only_segments_of_topics_with_events_are_counted(tmp_path: Path) -> None:
+    for name, size in {"a.order-events-0/0.log": 5, "order-events-1/0.log": 7, "order-events-1/0.index": 9,
+                       "__consumer_offsets-0/0.log": 11}.items():  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(size))
+    assert topic_bytes(tmp_path) == 12
+
+
+# What an earlier run had.
+
+
+def test_ratios_are_of_now_to_earlier() -> None:
+    before = results(sustained={"orders_per_second": 800.0, "cpu_ms_per_order": {"order": 0.5}})
+    now = results(sustained={"orders_per_second": 2000.0, "cpu_ms_per_order": {"order": 0.25}})
+    found = compare(before, now)
+    assert found.figures == [
+        Figure("sustained.orders_per_second", 800.0, 2000.0),
+        Figure("sustained.cpu_ms_per_order.order", 0.5, 0.25),
+    ]
+    assert [figure.ratio for figure in found.figures] == [2.5, 0.5] and found.remarks == []
+
+
+def test_figures_in_lists_are_compared_and_words_are_not() -> None:
+    before = results(hostile=[{"what": "nobody", "p99_ms": 10}])
+    (figure,) = compare(before, results(hostile=[{"what": "nobody", "p99_ms": 5}])).figures
+    assert (figure.name, figure.ratio) == ("hostile.0.p99_ms", 0.5)
+
+
+def test_nothing_is_a_multiple_of_zero() -> None:
+    assert Figure("overload.late", 0, 3).ratio is None
+
+
+def test_each_figure_that_one_side_lacks_is_a_sentence() -> None:
+    before = results(latency={"paid": {"p50_ms": 1.0}}, waits={"waits": 1000, "seconds": 20})
+    now = results(latency={"mailed": {"p50_ms": 1.0}}, rest={"seconds": 10})
+    assert compare(before, now).remarks == [
+        "The earlier run has no latency.mailed.p50_ms.",
+        "The earlier run has no rest.",
+        "This run has no latency.paid.p50_ms.",
+        "This run has no waits.",
+    ]
+
+
+def test_a_void_run_is_told() -> None:
+    void = results(judged={"sustained": {"violations": 1}})
+    assert compare(void, results()).remarks == ["The earlier run is void: promises were broken."]
+    assert compare(results(), void).remarks == ["This run is void: promises were broken."]
+
+
+def test_other_conditions_are_told() -> None:
+    now = results() | {"machine": {"cores": 4, "load_before": 0.1}, "seconds": 5}
+    assert compare(results(), now).remarks == [
+        "Under other conditions: cores was 2 and is 4.",
+        "Under other conditions: seconds was 20 and is 5.",
+    ]
+
+
+@pytest.mark.parametrize("content", ["not JSON", "[]", "{}", '{"machine": 1}'])
+def test_what_holds_no_figures_is_refused_before_anything_is_measured(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "earlier.json"
+    file.write_text(content)
+    with pytest.raises(UsageError, match=r"earlier\.json"):
+        programme.run(wanted("startup"), earlier=file)
+
+
+def test_what_json_prints_can_be_compared_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "earlier.json"
+    now = results(startup={"first_seconds": 6.0})
+    show(now, None, as_json=True)
+    file.write_text(capsys.readouterr().out)
+    show(now, compare(read_earlier(file), now), as_json=True)
+    assert json.loads(capsys.readouterr().out)["compared"]["ratios"] == {"startup.first_seconds": 1.0}
+    show(now | {"startup": {"first_seconds": 1.0, "second_seconds": 1.0, "stop_seconds": 1.0}},
+         compare(read_earlier(file), now), as_json=False)  # fmt: skip
+    assert "startup.first_seconds" in capsys.readouterr().out
