@@ -13,7 +13,7 @@ import pytest
 from choreo.chassis.database.connection import Connection, make_engine, raw_connection
 from choreo.chassis.database.round_trip import RoundTrip, Statement
 from choreo.embedded.postgres import Postgres
-from tests.component.alone import Database, a_database
+from tests.databases import Database, a_database
 from tests.locks import held
 
 MONDAY = datetime(2030, 1, 7, 9, 30, 15, 123456, tzinfo=UTC)
