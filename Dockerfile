@@ -1,4 +1,4 @@
-# One image for the four services and the command line: `python -m order_service`, `choreo provision`.
+# One image for all services and the command line: `python -m order_service`, `choreo provision`.
 
 FROM python:3.11.14-slim-trixie AS packages
 WORKDIR /app

@@ -29,6 +29,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/python -m tests.walls
 	$(BIN)/choreo docs --check
+	$(BIN)/choreo migration --check
 	$(BIN)/python -m pytest -q -o addopts= tests/unit/test_tidy.py
 
 # The stamp is the last thing made, so that an interrupted installation is taken up again.

@@ -28,6 +28,7 @@ FOLLOWS = (
         about="order_id",
         waits="waits for the account",
         waits_for=UserRegistered,
+        due="decide_by",
     ),
     Follow(
         OrderCancelled,
@@ -46,7 +47,7 @@ ACCOUNTS = End(
 
 
 class BillingSettings(OwnSettings):
-    currency: str = Field("EUR", pattern=r"^[A-Z]{3}$")
+    currency: str = Field("EUR", pattern=r"^[A-Z]{3}$", description="the one currency of an installation")
 
 
 IDS = (Id("account", ACCOUNT_BY_ID), Id("entry", ENTRY_BY_ID))

@@ -5,8 +5,10 @@ Control characters, and those that turn the direction of what follows, are shown
 
 import io
 import re
+import shutil
 import sys
 from collections.abc import Iterable
+from textwrap import wrap
 from typing import Any, TextIO
 
 from rich import console
@@ -31,6 +33,24 @@ def packed(parts: Iterable[str], width: int, indent: str = "") -> list[str]:
         else:
             lines.append(f"{indent}{part}" if lines else part)
     return lines
+
+
+def fitting(text: str, stream: TextIO, hanging: int = 4) -> str:
+    """Breaks a line between words where the terminal would break it anywhere; what goes on below hangs.
+
+    Where the stream is no terminal, as in a pipe, a line stays one: it is searched by line there. A word that
+    is longer than the terminal is wide, as a path may be, stays whole.
+    """
+    columns = shutil.get_terminal_size().columns
+    if not stream.isatty() or len(text) <= columns:
+        return text
+    return "\n".join(
+        wrap(text, columns, subsequent_indent=" " * hanging, break_long_words=False, break_on_hyphens=False)
+    )
+
+
+def print_line(text: str, hanging: int = 4) -> None:
+    print(fitting(text, sys.stdout, hanging))
 
 
 class Console(console.Console):

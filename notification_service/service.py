@@ -19,6 +19,7 @@ NOTIFICATIONS = End(
     ("kind", "status", "subject", "text"),
     lambda row: f"notification {row.kind} of order {row.order_id}",
     shows="text",
+    traced_by="order_id",
 )
 
 

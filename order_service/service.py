@@ -23,7 +23,7 @@ def _value(order: Order) -> str:
 
 class OrderSettings(OwnSettings):
     decide_within: float = Field(
-        30, ge=0.01, allow_inf_nan=False, description="seconds an order may stay undecided"
+        30, ge=0.01, allow_inf_nan=False, description="seconds until an undecided order is cancelled"
     )
 
 
@@ -43,7 +43,7 @@ def service(settings: Settings) -> Service[Orders]:
         types_of(Consumed),
         types_of(Commands),
         waiting,
-        ids=(Id("order", BY_ID),),
+        ids=(Id("order", BY_ID, in_commands="order_id"),),
         ends={"orders": End(("status", "reason"), lambda order: f"order {order.id}", _value)},
         settings=settings.own_of(SERVICE, OrderSettings),
         port_offset=2,

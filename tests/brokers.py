@@ -31,6 +31,8 @@ class Broker(Protocol):
     def user(self, name: str) -> KafkaAccess: ...
     def start(self) -> None: ...
     def kill(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
     def wait_ready(self) -> None: ...
 
 
@@ -69,6 +71,12 @@ class KafkaInDocker:
 
     def kill(self) -> None:
         self._made.get_wrapped_container().kill()
+
+    def pause(self) -> None:
+        self._made.get_wrapped_container().pause()
+
+    def resume(self) -> None:
+        self._made.get_wrapped_container().unpause()
 
     def wait_ready(self) -> None:
         deadline = time.monotonic() + _READY_WITHIN

@@ -91,7 +91,7 @@ async def closed_shop(
 
 @pytest.fixture
 async def shop(closed_shop: Shop) -> Shop:
-    """All four services, ready."""
+    """All services, ready."""
     await closed_shop.start(*SERVICES)
     return closed_shop
 

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,18 @@ def installed_beside(place: Path, entry: str, files: dict[str, str]) -> Iterator
     (told / "entry_points.txt").write_text(f"[{installed.GROUP}]\n{entry}\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(place)
+        forget()
+        yield
+    forget()
+
+
+@contextmanager
+def installed_without(name: str) -> Iterator[None]:
+    """As if this service were not there, and the checkout did not name it."""
+    there = entry_points(group=installed.GROUP)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(installed, "entry_points", lambda group: [one for one in there if one.name != name])
+        patch.setattr(installed, "_CHECKOUT", Path("not there"))
         forget()
         yield
     forget()

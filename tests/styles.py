@@ -1,4 +1,4 @@
-"""The four services in this process, wired in another style: whom they call is this process, too."""
+"""The services in this process, wired in another style: whom they call is this process, too."""
 
 import asyncio
 from collections.abc import Callable

@@ -28,7 +28,7 @@ class Overload:
 
     rate: float
     seconds: float
-    """From the first order to the last answer."""
+    """In which orders were due."""
     connections: int
     sent: int
     accepted: int
@@ -68,7 +68,6 @@ async def overload(
 
     most_connections = min(_MOST_CONNECTIONS, allow_many() - _OWN_FILES)
     connections = await send_when_due(makers, ports["order"], times, ended, most_connections)
-    seconds = time.time() - start
     progress.stage("overload: until everything is decided")
     async with asyncio.timeout(_RECOVERY_TIMEOUT_SECONDS):
         while journals.undecided():  # noqa: ASYNC110 - another process gives no signal
@@ -77,7 +76,7 @@ async def overload(
     in_time = sum(wait <= _DEADLINE for wait in waits)
     return Overload(
         round(rate, 1),
-        round(seconds, 1),
+        _SECONDS,
         connections,
         len(times),
         len(accepted),

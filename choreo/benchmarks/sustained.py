@@ -38,8 +38,10 @@ class Sustained:
     on_their_way_at_end: int
     drained_after_seconds: float
     mails_waiting_at_end: int
+    """When the last order that counts had been sent."""
     mails_drained_after_seconds: float | None
-    """None: not within the time allowed."""
+    """From when all orders were notified, those included that were sent while statements were counted. None:
+    not within the time allowed."""
     cpu_ms_per_order: Mapping[str, float]
     """By part, and of the load generator."""
     cpu_cores_used: float

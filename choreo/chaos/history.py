@@ -11,8 +11,8 @@ Row = Mapping[str, Any]
 """By column. Ids are strings, times carry a zone, JSON is parsed."""
 Place = tuple[str, int]
 """Topic and partition."""
-Kind = Literal["register", "deposit", "order", "cancel"]
-"""Of a request."""
+Kind = Literal["register", "deposit", "order", "cancel", "other"]
+"""Of a request. `other`: of a service of which the judge knows nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Request:
     kind: Kind
     marker: str
     """Unique, and found again in the fact: the login; the order's description, or its id where it has none;
-    the id of the order that is cancelled. A deposit's entry has none.
+    the id of the order that is cancelled. A deposit's entry has none. Of another service's: what is asked.
     """
     user_id: str | None
     """Whose; of a registration the one it made, once that is known."""

@@ -21,6 +21,8 @@ from uuid import uuid4
 import httpx2
 
 from choreo.chaos.history import Kind, Request
+from choreo.chaos.judging.case import CONSUMED
+from choreo.chaos.offers import Offer, offers_in
 from choreo.demo.client import PASSWORD, registration
 
 _TIMEOUT = 6.0
@@ -57,6 +59,8 @@ class Rates:
     deposits: float = 6.0
     orders: float = 20.0
     cancels: float = 3.0
+    others: float = 3.0
+    """Of all services together of which the judge knows nothing, where there are any."""
 
 
 @dataclass
@@ -82,7 +86,7 @@ def verdict(request: Request, answer: httpx2.Response) -> Verdict:
 
 def _says_no(kind: Kind, conflict: httpx2.Response) -> bool:
     """A 409 may also say that the request is under way."""
-    return kind == "register" or (kind == "cancel" and "already_" in conflict.json()["type"])
+    return kind in ("register", "other") or (kind == "cancel" and "already_" in conflict.json()["type"])
 
 
 class Load:
@@ -97,6 +101,7 @@ class Load:
         self._seed, self._chance = seed, Random(seed)
         self._numbers = count(1)
         self._customers: deque[_Customer] = deque(maxlen=_RECENT)
+        self._offers: dict[str, list[Offer]] = {}
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -130,6 +135,10 @@ class Load:
                 tasks.create_task(self._arrivals(basket_rate, self._fill_a_basket, tasks)),
                 tasks.create_task(self._arrivals(self._rates.cancels, self._cancel, tasks)),
             ]
+            for service in self._urls.keys() - CONSUMED.keys():
+                tasks.create_task(self._learn(service))
+            if self._urls.keys() - CONSUMED.keys():
+                arrivals.append(tasks.create_task(self._arrivals(self._rates.others, self._another, tasks)))
             await enough.wait()
             for arrival in arrivals:
                 arrival.cancel()
@@ -196,7 +205,26 @@ class Load:
             customer.orders.remove(order)
             await self._post(customer, "cancel", order, 0, {})
 
+    async def _another(self) -> None:
+        """Whatever a service offers of which the judge knows nothing."""
+        offers = [offer for there in self._offers.values() for offer in there]
+        if self._customers and offers:
+            customer, offer = self._chance.choice(self._customers), self._chance.choice(offers)
+            request = self._begin("other", offer.name, customer.id, 0)
+            url, headers = f"{self._urls[offer.service]}{offer.path}", _headers(customer)
+            met = await self._ask(
+                request, lambda: self._http.request(offer.method, url, json=offer.body, headers=headers)
+            )
+            self._end(request, met)
+
     # How they ask.
+
+    async def _learn(self, service: str) -> None:
+        """What it offers, from its API document."""
+        if service not in self._offers:
+            answer = await self._insist(lambda: self._http.get(f"{self._urls[service]}/openapi.json"))
+            if answer:
+                self._offers[service] = offers_in(service, answer.json())
 
     async def _post(
         self,
@@ -207,7 +235,7 @@ class Load:
         body: Mapping[str, str],
     ) -> Request:
         service, path = _PLACES[kind]
-        headers = {"Authorization": f"Bearer {customer.token}", "Idempotency-Key": uuid4().hex}
+        headers = _headers(customer)
         request = self._begin(kind, marker, customer.id, amount)
         url = f"{self._urls[service]}{path.format(marker=marker)}"
         met = await self._ask(request, lambda: self._http.post(url, json=body or None, headers=headers))
@@ -262,7 +290,8 @@ async def ask(request: Request, send: Send, patience: float) -> list[int | str]:
         said = verdict(request, answer)
         lost = lost or said == "lost"
         if said == "ok":
-            request.outcome, request.id = "ok", answer.json()["id"]
+            request.outcome = "ok"
+            request.id = None if request.kind == "other" else answer.json()["id"]
         if said in ("ok", "no"):
             break
     if request.outcome != "ok" and not lost:
@@ -284,6 +313,10 @@ async def _attempts(send: Send, patience: float) -> AsyncIterator[httpx2.Respons
             return
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _headers(customer: _Customer) -> dict[str, str]:
+    return {"Authorization": f"Bearer {customer.token}", "Idempotency-Key": uuid4().hex}
 
 
 def _decimal(amount: int) -> str:

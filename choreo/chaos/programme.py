@@ -10,8 +10,10 @@ from pathlib import Path
 from choreo.chaos import evidence
 from choreo.chaos.faults.fault import Fault
 from choreo.chaos.judge import unknown
+from choreo.chaos.judging.case import CONSUMED
 from choreo.chaos.screens import Screen
 from choreo.chaos.trial import Outcome, Trial
+from choreo.chassis.installed import require_services
 from choreo.embedded.home import Home
 from choreo.operations.acting.throwaway import ThrowawaySystem
 from choreo.operations.reading.installation import read_settings
@@ -25,8 +27,9 @@ _THREE_BROKERS = ("choreo.cli.main", "up", "--json", "--brokers", "3")
 def run(faults: Sequence[Fault], runs: int, seed: int, screen: Screen, *, keep: bool) -> bool:
     """Whether every promise was kept. Each run has systems, and a seed, of its own.
 
-    Raises `Unavailable` where a system cannot be started at all.
+    Raises `Unavailable` where a system cannot be started at all, or what the judge knows is not installed.
     """
+    require_services(CONSUMED)
     outcomes: list[Outcome] = []
     progress = _Remaining(runs * len(faults))
     try:

@@ -56,7 +56,8 @@ class Trial:
         self.journal = system.home.parent / "requests.ndjson"
         self.history = History([], {}, {}, [])
         """As it was last judged."""
-        self._load = Load(system.run_file["urls"], seed, self.journal, rates)
+        urls = {service: system.run_file["urls"][service] for service in system.run_file["ports"]}
+        self._load = Load(urls, seed, self.journal, rates)
         self._repeats = repeats(self.history)
         self._watch = Watch(lambda: system.run_file)
         self._chance = Random(seed)
@@ -146,9 +147,11 @@ class Trial:
 
 
 def _refusals(requests: Iterable[Request]) -> Iterator[Violation]:
-    """Nothing that is asked for here may be refused; but an account may be late, and an order over."""
+    """Nothing that is asked for here may be refused; but an account may be late, an order over, and another
+    service have too little of something.
+    """
     for request in requests:
-        over = request.kind == "cancel" and request.status == 409
+        over = request.kind in ("cancel", "other") and request.status == 409
         if request.outcome == "failed" and request.status != 404 and not over:
             told = f"{request.kind} {request.marker} was answered {request.status}"
             yield Violation("contract", f"{told}, and there was nothing wrong with it")

@@ -27,6 +27,7 @@ _UNPUBLISHED = "SELECT partition, min(position) FROM outbox GROUP BY partition"
 _POSITIONS = "SELECT topic, partition, next_offset FROM positions"
 _MAILS = """SELECT count(*) FILTER (WHERE status <> 'pending') FROM notifications
 HAVING count(*) FILTER (WHERE status = 'pending' AND user_id IN (SELECT user_id FROM recipients)) > 0"""
+"""Known here by itself, as the judge knows what it knows: a description says what waits, not what gets on."""
 
 Facts = Mapping[str, Any]
 ToDo = dict[Work, Hashable]

@@ -1,6 +1,6 @@
 """What a service has to say twice, compared: each difference is one sentence, with its cure."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any, get_args, get_type_hints
@@ -9,33 +9,57 @@ from pydantic import BaseModel
 
 from choreo.chassis.database.tables import NOT_REPLAYED
 from choreo.chassis.installed import room_of
+from choreo.chassis.registry import descriptions, examples
 from choreo.chassis.service import Service
 from choreo.errors import Unavailable
-from choreo.message.catalog import published_by
+from choreo.message.catalog import SOURCE_OF_TYPE, published_by
 from choreo.message.decider import types_of
 from choreo.message.state import SHARED_FACTS
 
 
-def require_agreement(services: Iterable[Service[Any]]) -> None:
+def require_agreement(told: Sequence[str]) -> None:
     """Raises `Unavailable` with the first thing that differs."""
-    for service in services:
-        if told := disagreements(service):
-            raise Unavailable(told[0])
+    if told:
+        raise Unavailable(told[0])
 
 
-def disagreements(service: Service[Any], examples: Collection[str] | None = None) -> list[str]:
-    """`examples` are the types of which there is one; where they are not given nobody asks for any."""
-    told = [*_facts(service), *_commands(service), *_follows(service), *_rows(service)]
+def all_disagreements() -> list[str]:
+    """Those of all services there are: also whom they hear, and that there is an example of each fact."""
+    services, there = descriptions(), examples()
+    return [
+        sentence
+        for service in services.values()
+        for sentence in (*_told(service, _sources(service, services)), *disagreements(service, there))
+    ]
+
+
+def disagreements(service: Service[Any], exemplified: Collection[str] | None = None) -> list[str]:
+    """`exemplified` are the types of which there is one; where they are not given nobody asks for any."""
+    told = [*_facts(service), *_commands(service), *_follows(service), *_ids(service), *_rows(service)]
     lacking = [
         fact.__name__
         for fact in published_by(service.name)
-        if examples is not None and fact.__name__ not in examples
+        if exemplified is not None and fact.__name__ not in exemplified
     ]
     told += [
         f"there is no example of {type}: name one in service.py (examples), or in events/examples.py"
         for type in lacking
     ]
-    return [f"{service.name}: {sentence}." for sentence in told]
+    return _told(service, told)
+
+
+def _told(service: Service[Any], sentences: Iterable[str]) -> list[str]:
+    return [f"{service.name}: {sentence}." for sentence in sentences]
+
+
+def _sources(service: Service[Any], there: Collection[str]) -> Iterator[str]:
+    for fact in service.consumes:
+        source = SOURCE_OF_TYPE[fact.__name__]
+        if source not in there:
+            shared = fact in SHARED_FACTS
+            effect = ", so that every request with a token gets 503" if shared else ""
+            cure = "install it" if shared else "install it, or take the fact out of Consumed"
+            yield f"it hears {fact.__name__}, and no {source} service is installed{effect}: {cure}"
 
 
 def _facts(service: Service[Any]) -> Iterator[str]:
@@ -73,7 +97,20 @@ def _follows(service: Service[Any]) -> Iterator[str]:
         if follow.heard not in service.consumes:
             yield f"it decides because of {follow.heard.__name__}, and does not hear it: name it in Consumed"
         for fact in _sorted({*follow.one_of} - {*published_by(service.name)}):
-            yield f"{fact.__name__} shall follow from {follow.heard.__name__}, and is not decided here"
+            yield (
+                f"{fact.__name__} shall follow from {follow.heard.__name__}, and is not decided here: name "
+                "it among its events, or take it out of follows"
+            )
+        for name in filter(None, (follow.about, follow.due)):
+            if name not in follow.heard.model_fields:
+                yield f"follows ask for {name} of {follow.heard.__name__}, which has none: correct it"
+
+
+def _ids(service: Service[Any]) -> Iterator[str]:
+    has = {field.name for command in service.commands for field in fields(command)}
+    for id in service.ids:
+        if id.in_commands and id.in_commands not in has:
+            yield f"the {id.what} is looked for in {id.in_commands} of commands, and none has it: correct ids"
 
 
 def _rows(service: Service[Any]) -> Iterator[str]:

@@ -6,6 +6,7 @@ there is no service of this installation: choreo may be installed without the sh
 
 import sys
 import tomllib
+from collections.abc import Iterable
 from contextlib import redirect_stdout
 from functools import lru_cache
 from importlib import import_module
@@ -35,20 +36,28 @@ def room_of(service: str, room: str) -> Any:
 @lru_cache(maxsize=1)
 def named() -> dict[str, EntryPoint]:
     """Those whose package is here. Raises `Unavailable` where what is installed is not what is here."""
-    found = {entry.name: entry for entry in entry_points(group=GROUP)}
-    if late := [name for name in _in_the_checkout() if name not in found]:
+    found = entry_points(group=GROUP)
+    there = {(entry.name, entry.value) for entry in found}
+    if late := [name for name, value in entry_points_of(_CHECKOUT).items() if (name, value) not in there]:
         raise Unavailable(
-            f"The {' and '.join(late)} service is named in pyproject.toml and not installed: run "
+            f"The {' and '.join(late)} service is not installed as pyproject.toml names it: run "
             "`make .venv/installed`, or `pip install --no-deps -e .`."
         )
-    return {name: entry for name, entry in found.items() if find_spec(_package(entry))}
+    here: dict[str, EntryPoint] = {}
+    for entry in found:
+        if find_spec(_package(entry)) and (other := here.setdefault(entry.name, entry)).value != entry.value:
+            raise Unavailable(
+                f"Two packages have a service {entry.name}, {other.value} and {entry.value}: uninstall one."
+            )
+    return here
 
 
-def _in_the_checkout() -> list[str]:
-    if not _CHECKOUT.exists():
-        return []
-    project = tomllib.loads(_CHECKOUT.read_text()).get("project", {})
-    return list(project.get("entry-points", {}).get(GROUP, {}))
+def entry_points_of(project: Path) -> dict[str, str]:
+    """Where a distribution's own services are, by its pyproject.toml; none where there is no such file."""
+    if not project.exists():
+        return {}
+    told = tomllib.loads(project.read_text()).get("project", {})
+    return dict(told.get("entry-points", {}).get(GROUP, {}))
 
 
 def entry_point(service: str) -> EntryPoint:
@@ -58,6 +67,12 @@ def entry_point(service: str) -> EntryPoint:
             "can be imported."
         )
     return named()[service]
+
+
+def require_services(names: Iterable[str]) -> None:
+    """Raises `Unavailable` where one is not installed."""
+    for name in names:
+        entry_point(name)
 
 
 def _package(entry: EntryPoint) -> str:

@@ -52,7 +52,13 @@ def all_topics(prefix: str = "") -> list[str]:
 def service_of(name: str, settings: Settings) -> Service[Any]:
     """As today's code describes it. Raises `Unavailable` where it is not installed."""
     entry = entry_point(name)
-    described: Service[Any] = getattr(imported(entry.module), entry.attr)(settings)
+    describe = getattr(imported(entry.module), entry.attr or "", None)
+    if not callable(describe):
+        raise Unavailable(
+            f"The entry point {name} names {entry.value}, and there is no such function: correct it in "
+            "pyproject.toml and install it again."
+        )
+    described: Service[Any] = describe(settings)
     if described.name != name:
         raise Unavailable(
             f"The entry point {name} describes the {described.name} service: give both one name, in "

@@ -25,7 +25,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from choreo import errors
 from choreo.chassis import clock
-from choreo.chassis.agreement import require_agreement
+from choreo.chassis.agreement import disagreements, require_agreement
 from choreo.chassis.backlog import read_backlog
 from choreo.chassis.database.connection import Connection, make_engine, raw_connection, unusable
 from choreo.chassis.environment import ignore_libpq_variables
@@ -324,7 +324,7 @@ def serve(name: str, build: Build | None = None) -> None:
     ignore_libpq_variables()
     try:
         settings = Settings()
-        require_agreement([service_of(name, settings)])
+        require_agreement(disagreements(service_of(name, settings)))
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         sys.exit(f"{name}: the setting {first['loc'][0]} is wrong: {first['msg']}")

@@ -47,6 +47,8 @@ class End:
     """What it comes to, where that is all there is to say."""
     shows: str = ""
     """The column that is shown where a row differs; empty: the sentence says it all."""
+    traced_by: str = ""
+    """The column with the id by which its story is asked for, where that is not its own."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class Follow:
     """The fact because of which what has waited is decided."""
     later: str = ""
     """How it stands meanwhile, where it is not decided in the transaction that hears it."""
+    due: str = ""
+    """The field of what is heard that says until when it must be decided."""
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -123,6 +127,8 @@ class Id:
     """Of a name: the form in which two are compared."""
     said_in: tuple[type[Fact], str] | None = None
     """Of a name: the fact and its field that say it. What is a UUID is found in whatever fact names it."""
+    in_commands: str = ""
+    """The field of the service's commands that names it: all that was asked about one is told together."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typer.rich_utils import rich_format_error
 
 from choreo.chassis.environment import ignore_libpq_variables
 from choreo.errors import HandlerMisbehaves, Incomplete, Unavailable, UsageError
-from choreo.terminal import print_text_alone
+from choreo.terminal import fitting, print_text_alone
 
 VERBS = {
     "up": "running",
@@ -109,7 +109,7 @@ def main() -> NoReturn:
         rich_format_error(error)  # type: ignore[arg-type]
         sys.exit(UsageError.exit_code)
     except (UsageError, HandlerMisbehaves, Incomplete, Unavailable) as error:
-        print(f"choreo: {error}", file=sys.stderr)
+        print(fitting(f"choreo: {error}", sys.stderr, 8), file=sys.stderr)
         sys.exit(error.exit_code)
 
 

@@ -7,6 +7,8 @@ from uuid import UUID, uuid4
 
 import httpx2
 
+SHOP = ("user", "order", "billing", "notification")
+"""Whom a customer asks, and whose facts a story tells of. Others may be there, and decide what they will."""
 PASSWORD = "correct horse battery"
 Json = dict[str, Any]
 
@@ -16,7 +18,7 @@ class Customer:
     """A registered user with a token. Methods return the answer as it came; nothing is raised."""
 
     services: Mapping[str, httpx2.AsyncClient]
-    """By name: user, order, billing, notification."""
+    """By name."""
     id: UUID
     login: str
     token: str

@@ -101,7 +101,7 @@ class TextScreen:
     def request(self, asked: Asked) -> None:
         colour = "green" if asked.status < 400 else "yellow"
         again = f"  (asked {asked.times} times)" if asked.times > 1 else ""
-        what = escape(f"{asked.service:<13}{asked.method:<5}{_UUID.sub(_BEGINNING, asked.path)}")
+        what = escape(f"{asked.service:<12} {asked.method:<5}{_UUID.sub(_BEGINNING, asked.path)}")
         self._console.print(f"  {what:<46} [{colour}]{asked.status}[/] {asked.ms:7.1f} ms{again}")
 
     def event(self, way: Way, depth: int, because: str, after_ms: float) -> None:
@@ -146,7 +146,7 @@ def print_line(console: Console, margin: str, service: str, did: str, *parts: st
     begin = f"    {margin}   "
     room = 1000 if console.soft_wrap else console.width - len(begin) - LABELS
     first, *rest = packed(parts, room) or [""]
-    console.print(f"{begin}[dim]{service:<13}[/][{colour}]{did:<12}[/][dim]{escape(first)}[/]")
+    console.print(f"{begin}[dim]{service:<12}[/] [{colour}]{did:<12}[/][dim]{escape(first)}[/]")
     for line in rest:
         console.print(f"{begin}{'':<{LABELS}}[dim]{escape(line)}[/]")
 

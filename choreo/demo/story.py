@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import httpx2
 
-from choreo.demo.client import PASSWORD, Customer, registration
+from choreo.demo.client import PASSWORD, SHOP, Customer, registration
 from choreo.demo.timeline import EventReader
 
 T = TypeVar("T")
@@ -55,7 +55,9 @@ class Stage:
         return seen
 
     async def causes(self, answer: httpx2.Response, *types: str) -> None:
-        """The request has led to exactly one event of each of these types. Raises `Unexpected`."""
+        """The request has led the shop to one event of each of these types, and no other. Raises
+        `Unexpected`.
+        """
         if self.events is None:
             return
         wanted = Counter(types)
@@ -64,7 +66,7 @@ class Stage:
             lambda events: Counter(event.type for event in events) >= wanted,
             TIMEOUT_SECONDS,
         )
-        got = sorted({event.id: event.type for event in seen}.values())
+        got = sorted({event.id: event.type for event in seen if event.source in SHOP}.values())
         path = answer.request.url.path
         self.expect(f"POST {path} causes {', '.join(types)}", got, sorted(types))
 

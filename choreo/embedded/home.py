@@ -124,8 +124,10 @@ class Home:
 
 
 def cache_directory() -> Path:
-    """Shared by all systems and test runs of a checkout; may be deleted at any time."""
-    return _state_directory() / "cache"
+    """Shared by all systems and test runs of a checkout; may be deleted at any time, or be a link to that of
+    another checkout.
+    """
+    return (_state_directory() / "cache").resolve()
 
 
 def usual_homes() -> dict[int, Path]:

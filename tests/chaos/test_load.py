@@ -1,5 +1,6 @@
 """What customers make of the answers they get, and of those they do not get."""
 
+import json
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,6 +14,7 @@ import pytest
 from choreo.chaos import load
 from choreo.chaos.history import Request
 from choreo.chaos.load import Load, Rates, ask, verdict
+from choreo.chaos.offers import Offer, offers_in
 
 LATER = {"Retry-After": "1"}
 Met = httpx2.Response | httpx2.TransportError
@@ -55,6 +57,7 @@ def created(id: str = "order-id") -> httpx2.Response:
         ("cancel", httpx2.Response(409, json={"type": "urn:choreo:problem:in_flight"}), "lost"),
         ("cancel", httpx2.Response(409, json={"type": "urn:choreo:problem:already_rejected"}), "no"),
         ("register", httpx2.Response(409), "no"),
+        ("other", httpx2.Response(409), "no"),
         ("order", httpx2.Response(500), "lost"),
         ("order", httpx2.Response(503, headers=LATER), "lost"),
         ("register", httpx2.Response(429, headers=LATER), "lost"),
@@ -88,6 +91,21 @@ async def test_a_request_failed_only_if_no_attempt_was_lost(
     assert len(seen) == len(met)
 
 
+DOCUMENT = json.loads((Path(__file__).parents[2] / "docs" / "api" / "billing.openapi.json").read_text())
+"""As good as any other."""
+
+
+def test_what_a_service_offers_is_what_its_document_says_any_customer_can_ask() -> None:
+    assert offers_in("parcels", DOCUMENT) == [
+        Offer("parcels", "get", "/account"),
+        Offer("parcels", "post", "/account/deposits", {"amount": "450.00"}),
+        Offer("parcels", "post", "/account/withdrawals", {"amount": "450.00"}),
+        Offer("parcels", "get", "/account/entries"),
+    ]
+    order = json.loads((Path(__file__).parents[2] / "docs" / "api" / "order.openapi.json").read_text())
+    assert {offer.path for offer in offers_in("order", order)} == {"/orders"}, "no id, and no stream"
+
+
 class Forgetful:
     """A user service that carries out every first attempt and loses its answer, and three willing others."""
 
@@ -106,6 +124,8 @@ class Forgetful:
             case "/token":
                 (login,) = parse_qs((await request.aread()).decode())["username"]
                 return httpx2.Response(200, json={"access_token": login})
+            case "/openapi.json":
+                return httpx2.Response(200, json=DOCUMENT)
             case "/users/me":
                 login = request.headers["Authorization"].removeprefix("Bearer ")
                 return httpx2.Response(200, json={"id": f"id of {login}"})
@@ -121,13 +141,16 @@ def test_customers_ask_until_they_know_and_keep_a_journal(
     service = Forgetful()
     client = partial(httpx2.AsyncClient, transport=httpx2.MockTransport(service.answer))
     monkeypatch.setattr(httpx2, "AsyncClient", client)
-    urls = dict.fromkeys(("user", "order", "billing"), "http://shop.test")
-    customers = Load(urls, 1, tmp_path / "requests.ndjson", Rates(200, 200, 200, 200))
+    urls = dict.fromkeys(("user", "order", "billing", "notification", "parcels"), "http://shop.test")
+    customers = Load(urls, 1, tmp_path / "requests.ndjson", Rates(200, 200, 200, 200, 200))
     with customers.running():
         deadline = time.monotonic() + 20
         while customers.ended < 100 and time.monotonic() < deadline:
             pass
-    assert {request.kind for request in customers.requests} == {"register", "deposit", "order", "cancel"}
+    known = {"register", "deposit", "order", "cancel"}
+    assert {request.kind for request in customers.requests} == {*known, "other"}
+    others = {request.marker for request in customers.requests if request.kind == "other"}
+    assert others <= {offer.name for offer in offers_in("parcels", DOCUMENT)}, "of the one nobody knows"
     assert {(request.outcome, request.sent) for request in customers.requests} == {("ok", 2)}
     registered = [request for request in customers.requests if request.kind == "register"]
     assert [request.user_id for request in registered] == [f"id of {it.marker}" for it in registered]

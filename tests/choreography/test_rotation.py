@@ -22,7 +22,7 @@ from user_service import signing
 
 @pytest.fixture
 async def rotating(closed_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Shop:
-    """All four services. A key settles at once, and old ones are looked for all the time."""
+    """All services. A key settles at once, and old ones are looked for all the time."""
     monkeypatch.setattr(signing, "SETTLED", timedelta(0))
     monkeypatch.setattr(signing, "_REMEMBERED", timedelta(0))
     monkeypatch.setattr(signing, "_LOOK_AGAIN", 0.1)

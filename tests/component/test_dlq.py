@@ -43,7 +43,7 @@ from tests.services import SERVICES
 
 @dataclass
 class Shelf:
-    """Four databases, and what the verb printed last."""
+    """A database of each service, and what the verb printed last."""
 
     databases: dict[str, Database]
 

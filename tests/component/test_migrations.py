@@ -13,7 +13,7 @@ from choreo.chassis.database.comparison import differences, require_tables, tabl
 from choreo.chassis.database.migrate import migrate
 from choreo.embedded.postgres import Postgres
 from choreo.errors import Unavailable
-from choreo.operations.acting.migration import write_migration
+from choreo.operations.acting.migration import missing, write_migration
 from tests.component.alone import alone
 from tests.databases import Database, a_database
 from tests.installing import installed_beside, write
@@ -167,6 +167,10 @@ def test_a_migration_is_written_from_what_the_tables_lack(tmp_path: Path, postgr
             assert differences("shipping", connection) == ["the table parcels has no column note"]
         with pytest.raises(Unavailable, match=r"^shipping: the table parcels has no column note: run"):
             require_tables("shipping", owner_url)
+        assert missing("shipping", postgres) == [
+            "shipping: the table parcels has no column note: run `choreo migration shipping`, read what it "
+            "writes, and start again."
+        ]
         second = write_migration("shipping", "A note.", postgres)
         assert second and second.name == "shipping_0002_a_note.py"
         assert second.read_text().startswith('"""A note."""\n')

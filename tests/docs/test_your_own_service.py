@@ -1,110 +1,103 @@
-"""docs/your-own-service.md, followed to the letter in a copy of the tree: a service comes of it."""
+"""docs/your-own-service.md, followed to the letter in a checkout of its own: a service comes of it, which may
+then be a wheel.
+"""
 
-import os
 import re
 import shlex
-import subprocess
-import sys
-import tomllib
-from pathlib import Path
-from shutil import copy, copytree, ignore_patterns
+from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
-from choreo.chassis.installed import GROUP
 from choreo.cli.programmes.deployed import FILES
-from choreo.operations.acting.newcomer import write_service
-from tests.walls import packages
+from choreo.operations.acting.throwaway import ThrowawaySystem
+from tests.checkout import ROOT, Checkout
+from tests.e2e.outside import Shop
 
-ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "your-own-service.md"
+IN_A_PACKAGE = "## In a package of its own\n"
 _BLOCK = re.compile(r"(?:^\*\*([\w/.]+)\*\*\n\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_CHECK = (
-    ["ruff", "format", "--check", "."],
-    ["ruff", "check", "."],
-    ["tests.walls"],
-    ["choreo.cli.main", "docs", "--check"],
-)
-"""`make check` but for mypy, which would take a minute where nothing is cached, and for the tidy tests."""
-_TESTS = ("tests/unit/test_points.py", "tests/unit/test_schemas.py", "tests/unit/test_codec.py")
-_ELSEWHERE = ("make run", "make test")
-"""These start systems of their own; the tests of the page are run at its end."""
+OF_THE_OTHERS = [f"tests/unit/test_{name}.py" for name in ("users", "orders", "billing")]
 
 
-class Tree:
-    def __init__(self, root: Path) -> None:
-        self.root = root
+def follow(text: str, checkout: Checkout) -> None:
+    for path, _, block in _BLOCK.findall(text):
+        if path:
+            (checkout.root / path).write_text(block)
+        else:
+            for line in block.splitlines():
+                _do(line, checkout)
 
-    def run(self, module: str, *arguments: str) -> str:
-        """What it printed; it exits 0."""
-        environment = os.environ | {"PYTHONPATH": str(self.root)}
-        command = [sys.executable, "-m", module, *arguments]
-        done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-        return done.stdout
 
-    def follow(self, line: str) -> None:
-        match shlex.split(line):
-            case [".venv/bin/choreo", "new", name]:
-                write_service(name, self.root)
-                self.install()
-                self.run("choreo.cli.main", "docs")
-            case [".venv/bin/choreo", *arguments]:
-                self.run("choreo.cli.main", *arguments)
-            case ["rm", *_]:
-                subprocess.run(line, shell=True, cwd=self.root, check=True)
-            case ["make", "docs"]:
-                self.run("choreo.cli.main", "docs")
-            case ["make", "check"]:
-                for module, *arguments in _CHECK:
-                    self.run(module, *arguments)
-            case _:
-                assert line.startswith(_ELSEWHERE), f"nobody knows how to follow {line}"
+def _do(line: str, checkout: Checkout) -> None:
+    match shlex.split(line):
+        case ["make", "run"]:
+            pass  # once, of what has become of it in the end
+        case ["make", *arguments]:
+            # What is installed is up to date, or the page is wrong.
+            checkout.run("make", "--assume-old", ".venv/installed", *arguments)
+        case _:
+            checkout.run("sh", "-c", line)
 
-    def install(self) -> None:
-        """As pip would tell of this tree, which is the first place where Python looks."""
-        project = tomllib.loads((self.root / "pyproject.toml").read_text())["project"]
-        told = self.root / "choreo_kafka-0.dist-info"
-        told.mkdir()
-        (told / "METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
-        )
-        named = "\n".join(f"{name} = {where}" for name, where in project["entry-points"][GROUP].items())
-        (told / "entry_points.txt").write_text(f"[{GROUP}]\n{named}\n")
 
-    def files(self) -> dict[str, bytes]:
-        return {
-            str(path.relative_to(self.root)): path.read_bytes()
-            for path in self.root.rglob("*")
-            if path.is_file()
-            and not {"__pycache__", ".ruff_cache", ".import_linter_cache", ".hypothesis"} & {*path.parts}
-        }
+@dataclass(frozen=True)
+class Followed:
+    checkout: Checkout
+    before: dict[str, bytes]
+    after: dict[str, bytes]
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
-    root = tmp_path_factory.mktemp("tree")
-    for folder in ("choreo", "events", "tests", "docs", "deploy", *packages()):
-        copytree(ROOT / folder, root / folder, ignore=ignore_patterns("__pycache__"))
-    for file in ("pyproject.toml", "requirements.lock", "README.md", "docker-compose.kafka.yml"):
-        copy(ROOT / file, root)
-    return Tree(root)
+def followed(tmp_path_factory: pytest.TempPathFactory) -> Followed:
+    """As far as the service lies in this tree; its tests are green, and `make check` is, twice."""
+    checkout = Checkout(tmp_path_factory.mktemp("page") / "shop")
+    before = checkout.files()
+    in_the_tree, there, _ = PAGE.read_text().partition(IN_A_PACKAGE)
+    assert there
+    follow(in_the_tree, checkout)
+    checkout.run("make", "--assume-old", ".venv/installed", "test", "ARGS=-q tests/unit/test_points.py")
+    return Followed(checkout, before, checkout.files())
 
 
-def test_who_follows_the_page_has_a_service_and_has_touched_nothing_else(tree: Tree) -> None:
-    before = tree.files()
-    for path, language, text in _BLOCK.findall(PAGE.read_text()):
-        if language == "python":
-            (tree.root / path).write_text(text)
-        elif not language:
-            for line in text.splitlines():
-                tree.follow(line)
-    tree.run("pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=", *_TESTS)
-    after = tree.files()
+def test_who_follows_the_page_has_a_service_and_has_touched_nothing_else(followed: Followed) -> None:
+    before, after = followed.before, followed.after
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     ours = ("points_service/", "events/points.py", "events/schemas/Points", "tests/unit/test_points.py")
-    told = ("docs/api/points.", "choreo_kafka-0.dist-info/", "pyproject.toml", *FILES)
+    told = ("docs/api/points.", "pyproject.toml", *FILES)
     assert [name for name in sorted(changed) if not name.startswith((*ours, *told))] == []
-    assert all(b"points" in after[file] and b"points" not in before[file] for file in FILES)
+    assert all(after[file].count(b"points") > before[file].count(b"points") for file in FILES)
     lines = {*after["pyproject.toml"].splitlines()} - {*before["pyproject.toml"].splitlines()}
     assert lines == {b'points = "points_service.service:service"'}
+
+
+def test_a_recording_made_before_verifies(followed: Followed) -> None:
+    told = followed.checkout.run(".venv/bin/choreo", "verify", "events/recordings/every-fact-1.ndjson")
+    assert "points is younger than this recording" in told
+
+
+def test_who_is_installed_is_known_and_who_is_not_is_not_missed(followed: Followed) -> None:
+    """The points service as a wheel, beside a shop whose notification service is taken away."""
+    checkout = followed.checkout
+    checkout.take_away("notification")
+    follow(PAGE.read_text().partition(IN_A_PACKAGE)[2], checkout)
+    with checkout.running() as system:
+        assert list(system.run_file["ports"]) == ["user", "order", "billing", "points"]
+        order = an_order(system)
+        choreo = partial(checkout.run, ".venv/bin/choreo", **system.environment)
+        assert "PointsEarned" in choreo("trace", order)
+        told = choreo("doctor")
+        assert "points-events" in told and "All is well." in told
+        assert re.search(r"^ +points +2 +2 +1 +1 ", choreo("verify"), re.MULTILINE)
+    checkout.run("make", "--assume-old", ".venv/installed", "test", f"ARGS=-q {' '.join(OF_THE_OTHERS)}")
+
+
+def an_order(system: ThrowawaySystem) -> str:
+    """Paid, and points earned for it."""
+    shop = Shop(system.port_base)
+    with shop.http:
+        ada = shop.customer("400.00")
+        order = ada.order("300.00")
+        points = f"{system.run_file['urls']['points']}/points?flow={order.headers['Flow-Id']}&wait=10"
+        earned = shop.http.get(points, headers={"Authorization": f"Bearer {ada.token}"})
+    assert earned.json() == {"balance": 300}
+    return str(order.json()["id"])

@@ -158,7 +158,7 @@ def observer(home: Path) -> dict[str, str]:
 
 
 class Log:
-    """All four topics from their beginning, as the observer. Joins no group and commits nothing."""
+    """All topics from their beginning, as the observer. Joins no group and commits nothing."""
 
     def __init__(self, access: Mapping[str, str]) -> None:
         self._seen: list[Event] = []

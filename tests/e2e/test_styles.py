@@ -11,7 +11,9 @@ import pytest
 from choreo.benchmarks.styles.outages import OUTAGES, Observed, staged
 from choreo.cli.running.demo import perform, the_story
 from choreo.demo.screens import JsonScreen
+from choreo.errors import Unavailable
 from choreo.operations.acting.throwaway import ThrowawaySystem
+from choreo.styles.composition import require_composition
 from tests.e2e.outside import User
 from tests.e2e.test_contract import (  # noqa: F401
     anyone,
@@ -41,6 +43,10 @@ STYLE = "http"
 
 @pytest.fixture(scope="module")
 def style() -> str:
+    try:
+        require_composition(STYLE)
+    except Unavailable as why:  # a further service is installed
+        pytest.skip(str(why))
     return STYLE
 
 

@@ -1,4 +1,4 @@
-"""`choreo up` as a process: real Kafka, Postgres and mail, and stand-ins for the four services."""
+"""`choreo up` as a process: real Kafka, Postgres and mail, and stand-ins for the services."""
 
 import json
 import os

@@ -29,7 +29,7 @@ ENDS_SESSIONS = ("/users/me/password", "/users/me/sessions/end")
 
 @dataclass(frozen=True)
 class Served:
-    """All four services on ports of their own."""
+    """All services on ports of their own."""
 
     shop: Shop
     urls: Mapping[str, str]

@@ -4,7 +4,9 @@ import json
 import os
 import re
 import runpy
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from choreo.replay.verify.forgetting import forgetting
 from tests import words
 from tests.replay import plants
 from tests.replay.constructed import Constructed
+from tests.replay.many_keys import life_of, recording_of
 from tests.replay.test_recorded_history import no_refunds, rounded_refunds
 from tests.words import (
     billing,
@@ -215,6 +218,45 @@ def test_what_a_module_remembers_is_forgotten_before_each_try(tmp_path: Path, ca
     line = "billing.given(deposit(5), deposit(5)).then(deposited(5, balance=10))"
     assert line in capsys.readouterr().out
     assert set(run_tests(written).values()) == {True}
+
+
+def test_what_a_module_remembers_of_another_key_is_found_with_that_key(tmp_path: Path, capsys: Out) -> None:
+    def one(shop: Constructed) -> None:
+        shop.deposit(5)
+        shop.settle()
+        shop.deposit(7)
+
+    lives = [life_of(1, one), life_of(2, lambda shop: shop.deposit(7), 100), life_of(3, one, 200)]
+    file, written = recording_of(lives, tmp_path / "lives.ndjson"), tmp_path / "test_deposits.py"
+    added = "MoneyDeposited: balance == (state.account.balance if state.account else 0) + amount"
+    with pytest.MonkeyPatch.context() as still:
+        still.setattr(plants, "_AMOUNTS", {})
+        plants.what_a_module_remembers(still.setattr)
+        assert choreo("minimize", file, "--expect", added, "--pytest", written, "--json") == 1
+        assert set(run_tests(written).values()) == {False}
+    told = json.loads(capsys.readouterr().out)
+    assert told["not_in_words"] == "the inputs are of several keys"
+    types = Counter(one["type"] for one in told["inputs"])
+    assert types == {"UserRegistered": 2, "Deposit": 3}, "of the key that came between nothing is left"
+    assert set(run_tests(written).values()) == {True}
+
+
+def test_of_what_is_parked_it_is_said_that_nothing_is_expected(tmp_path: Path, capsys: Out) -> None:
+    shop = Constructed()
+    shop.register()
+    shop.settle()
+    for price in (5_00, 6_00):
+        shop.place(price)
+        shop.settle()
+    journal = shop.journaling["billing"].journal
+    journal[-1] = replace(journal[-1], outcome="parked", step=journal[-1].step - 1)
+    file = shop.recorded(tmp_path / "parked.ndjson")
+    assert choreo("minimize", file, "--expect", "OrderCreated: decided", "--service", "billing") == 0
+    said = "Not looked at: 1 OrderCreated parked in billing, of which it decided nothing."
+    assert said in capsys.readouterr().out
+    journal[-2:] = [replace(entry, outcome="parked", step=2) for entry in journal[-2:]]
+    with pytest.raises(Incomplete, match="Not looked at: 2 OrderCreated parked"):
+        choreo("minimize", shop.recorded(file), "--expect", "OrderCreated: decided", "--service", "billing")
 
 
 def test_whoever_ends_the_fork_is_a_sentence_and_what_it_raises_arrives() -> None:

@@ -11,17 +11,19 @@ from sqlalchemy import Column, MetaData, Table, Text
 from billing_service import commands as billing
 from billing_service import tables
 from billing_service.state import Account, Billing
-from choreo.chassis.agreement import disagreements
+from choreo.chassis import agreement
+from choreo.chassis.agreement import all_disagreements, disagreements, require_agreement
 from choreo.chassis.registry import descriptions, examples
-from choreo.chassis.service import Follow, Service
+from choreo.chassis.service import Follow, Id, Service
 from choreo.chassis.transaction.state_store import StateStore, TableMapping
+from choreo.errors import Unavailable
 from choreo.message.catalog import published_by
 from choreo.message.decider import Decision
 from choreo.message.envelope import Event
 from events.billing import PaymentConfirmed
 from events.order import OrderCreated
 from events.user import UserRegistered
-from tests.services import SERVICES
+from tests.installing import installed_without
 
 
 @pytest.fixture
@@ -29,9 +31,32 @@ def service() -> Service[Any]:
     return descriptions()["billing"]
 
 
-@pytest.mark.parametrize("name", SERVICES)
-def test_our_services_agree_with_themselves(name: str) -> None:
-    assert disagreements(descriptions()[name], examples()) == []
+def test_our_services_agree_with_themselves() -> None:
+    assert all_disagreements() == []
+    require_agreement([])
+    with pytest.raises(Unavailable, match=r"^this\.$"):
+        require_agreement(["this.", "that."])
+
+
+def test_a_fact_that_is_heard_of_a_service_that_is_not_installed() -> None:
+    with installed_without("order"):
+        assert all_disagreements() == [
+            f"billing: it hears {fact}, and no order service is installed: install it, or take the fact out "
+            "of Consumed."
+            for fact in ("OrderCreated", "OrderCancelled")
+        ]
+    with installed_without("user"):
+        assert (
+            "order: it hears SigningKeyPublished, and no user service is installed, so that every request "
+            "with a token gets 503: install it."
+        ) in all_disagreements()
+
+
+def test_an_example_is_asked_for_of_every_fact_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    less = {type: event for type, event in examples().items() if type != "OrderCreated"}
+    monkeypatch.setattr(agreement, "examples", lambda: less)
+    (told,) = all_disagreements()
+    assert told.startswith("order: there is no example of OrderCreated: name one in service.py (examples)")
 
 
 def test_a_fact_that_is_consumed_and_not_evolved(service: Service[Any]) -> None:
@@ -87,7 +112,18 @@ def test_what_follows_from_a_fact_that_is_not_heard_or_is_somebody_elses(service
     told = disagreements(replace(service, follows=(Follow(PaymentConfirmed, (OrderCreated,)),)))
     assert told == [
         "billing: it decides because of PaymentConfirmed, and does not hear it: name it in Consumed.",
-        "billing: OrderCreated shall follow from PaymentConfirmed, and is not decided here.",
+        "billing: OrderCreated shall follow from PaymentConfirmed, and is not decided here: name it among "
+        "its events, or take it out of follows.",
+    ]
+
+
+def test_a_field_that_is_asked_for_and_is_not_there(service: Service[Any]) -> None:
+    due = Follow(OrderCreated, (PaymentConfirmed,), about="order_id", due="tomorrow")
+    assert disagreements(replace(service, follows=(due,))) == [
+        "billing: follows ask for tomorrow of OrderCreated, which has none: correct it."
+    ]
+    assert disagreements(replace(service, ids=(Id("deposit", "SELECT", in_commands="deposit_id"),))) == [
+        "billing: the deposit is looked for in deposit_id of commands, and none has it: correct ids."
     ]
 
 

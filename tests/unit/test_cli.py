@@ -5,8 +5,10 @@ import sys
 
 import pytest
 from typer.main import get_group
+from typer.testing import CliRunner
 
 from choreo.cli.main import VERBS, app, imported
+from choreo.errors import UsageError
 
 _HEAVY = "aiokafka", "chassis", "confluent_kafka", "fastapi", "faust", "pydantic", "replay", "sqlalchemy"
 
@@ -27,3 +29,10 @@ def test_the_list_of_verbs_needs_none_of_what_they_need() -> None:
     assert all(verb in told.stdout for verb in VERBS)
     modules = {line.rpartition("|")[2].strip().partition(".")[0] for line in told.stderr.splitlines()}
     assert modules.isdisjoint(_HEAVY) and "typer" in modules
+
+
+def test_a_migration_is_of_a_service_that_is_named() -> None:
+    said = CliRunner().invoke(app, ["migration"]).exception
+    assert isinstance(said, UsageError) and str(said).startswith(
+        "Name the service whose tables.py was changed"
+    )

@@ -70,6 +70,7 @@ def test_what_is_written_is_in_form_and_named_once(tree: Path) -> None:
 
 
 def test_what_is_written_agrees_with_itself(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = free_port_offset()
     write_service("shipping", tree)
     free = free_port_offset()
     monkeypatch.setattr(events, "__path__", [*events.__path__, str(tree / "events")])

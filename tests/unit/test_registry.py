@@ -1,5 +1,7 @@
 """A service is found by its entry point, whoever's package it is in; what cannot be is one sentence."""
 
+import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -7,16 +9,22 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from typer.testing import CliRunner
 
 from choreo.chassis import installed, registry
-from choreo.chassis.registry import all_topics, own_port_of, port_of, service_names
+from choreo.chassis.registry import all_topics, free_port_offset, own_port_of, port_of, service_names
 from choreo.chassis.settings import Settings
+from choreo.cli.main import app
+from choreo.cli.programmes import docs
 from choreo.errors import Unavailable
 from choreo.message.catalog import FACT_OF_TYPE
 from choreo.message.fact import Fact
-from tests.installing import forget, installed_beside
+from choreo.operations.reading.installation import running_system
+from choreo.styles.composition import COLLABORATION, COMPOSITIONS, require_composition
+from tests.installing import forget, installed_beside, installed_without
+from tests.services import SERVICES
 
-OURS = ("user", "order", "billing", "notification")
+FREE = free_port_offset()
 DESCRIBED = """
 from dataclasses import replace
 from order_service.service import service as order
@@ -48,17 +56,26 @@ def install(tmp_path: Path) -> Iterator[Install]:
 
 def test_the_shops_services_are_there_in_the_order_of_their_ports() -> None:
     settings = Settings(port_base=20000)
-    assert service_names() == OURS
-    assert [port_of(name, settings) for name in OURS] == [20001, 20002, 20003, 20004]
+    assert service_names()[:4] == ("user", "order", "billing", "notification")
+    assert [port_of(name, settings) for name in service_names()][:4] == [20001, 20002, 20003, 20004]
     assert own_port_of("billing", settings, 2) == 20203
 
 
 def test_a_service_of_somebody_elses_package_joins_by_being_installed(install: Install) -> None:
-    install("shipping", 7)
-    assert service_names() == (*OURS, "shipping")
+    install("shipping", FREE)
+    assert service_names() == (*SERVICES, "shipping")
     assert all_topics("x-")[-1] == "x-shipping-events"
     assert registry.services(Settings())["shipping"].group("") == "shipping-service"
     assert installed.package_of("shipping") == "parcels"
+    assert tuple(docs._own()) == SERVICES, "which has documents of its own"
+
+
+def test_documents_are_written_where_a_service_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Unavailable, match=r"^No pyproject.toml here names a service: run this in the folder"):
+        docs._own()
 
 
 @pytest.mark.parametrize("package", ["parcels", ""])
@@ -74,7 +91,7 @@ def test_facts_may_lie_in_a_package_itself_or_in_a_module_alone(
 
 def test_an_entry_point_without_its_package_is_no_service_here(tmp_path: Path) -> None:
     with installed_beside(tmp_path, "shipping = nowhere_at_all.service:service", {}):
-        assert service_names() == OURS
+        assert service_names() == SERVICES
         with pytest.raises(Unavailable, match=r"^There is no shipping service here: install its package"):
             installed.package_of("shipping")
 
@@ -85,13 +102,20 @@ def test_a_port_that_is_anothers_or_out_of_the_way_is_refused_and_a_free_one_nam
 ) -> None:
     install("shipping", offset)
     with pytest.raises(
-        Unavailable, match=rf"shipping .*cannot have port offset {offset}: .* port_offset=6 in"
+        Unavailable, match=rf"shipping .*cannot have port offset {offset}: .* port_offset={FREE} in"
     ):
         service_names()
 
 
+def test_two_packages_with_a_service_of_one_name_are_told(install: Install) -> None:
+    install("order", FREE)
+    told = "Two packages have a service order, parcels.service:service and order_service.service:service"
+    with pytest.raises(Unavailable, match=rf"^{told}: uninstall one"):
+        service_names()
+
+
 def test_a_service_that_calls_itself_otherwise_is_refused(install: Install) -> None:
-    install("shipping", 7, told_as="haulage")
+    install("shipping", FREE, told_as="haulage")
     with pytest.raises(Unavailable, match=r"^The entry point shipping describes the haulage service: give"):
         service_names()
 
@@ -103,7 +127,23 @@ def test_metadata_older_than_the_checkout_is_told_with_the_command_that_renews_i
     project.write_text(f'[project.entry-points."{installed.GROUP}"]\nshipping = "parcels.service:service"\n')
     monkeypatch.setattr(installed, "_CHECKOUT", project)
     forget()
-    with pytest.raises(Unavailable, match=r"^The shipping service is named .* run `make \.venv/installed`"):
+    told = r"^The shipping service is not installed as pyproject.toml names it: run `make \.venv/installed`"
+    with pytest.raises(Unavailable, match=told):
+        service_names()
+    with (
+        installed_beside(tmp_path, "shipping = packages:service", {}),
+        pytest.raises(Unavailable, match=told),
+    ):
+        service_names()
+
+
+@pytest.mark.parametrize("entry", ["parcels.service:servcie", "parcels.service"])
+def test_an_entry_point_that_names_no_function_is_told(tmp_path: Path, entry: str) -> None:
+    files = {"__init__.py": "", "service.py": ""}
+    with (
+        installed_beside(tmp_path, f"shipping = {entry}", files),
+        pytest.raises(Unavailable, match=rf"^The entry point shipping names {entry}, and there is no such"),
+    ):
         service_names()
 
 
@@ -112,6 +152,43 @@ def test_where_no_service_is_installed_that_is_said(monkeypatch: pytest.MonkeyPa
     forget()
     with pytest.raises(Unavailable, match=r"^There is no service here: install one beside choreo"):
         service_names()
+
+
+def test_a_service_that_is_younger_than_the_system_that_runs_is_told(
+    tmp_path: Path, install: Install
+) -> None:
+    ports = dict.fromkeys(service_names(), 0)
+    (tmp_path / "run.json").write_text(json.dumps({"pid": os.getpid(), "ports": ports}))
+    assert running_system(Settings(home=tmp_path))
+    install("shipping", FREE)
+    with pytest.raises(
+        Unavailable, match=r"started before there was shipping: stop it, and start it again with"
+    ):
+        running_system(Settings(home=tmp_path))
+
+
+def test_who_knows_the_shop_by_name_says_what_of_it_is_not_here() -> None:
+    with installed_without("notification"):
+        assert "notification" not in service_names()
+        for arguments in (["demo"], ["chaos"], ["bench"], ["styles", "--outages"]):
+            said = CliRunner().invoke(app, arguments).exception
+            assert isinstance(said, Unavailable) and str(said).startswith(
+                "There is no notification service here"
+            )
+        for style in COMPOSITIONS:
+            with pytest.raises(Unavailable, match=r"^There is no notification service here: install"):
+                require_composition(style)
+        require_composition(COLLABORATION)
+
+
+def test_a_style_takes_no_service_of_which_it_does_not_say_who_calls_it(install: Install) -> None:
+    install("shipping", FREE)
+    for style in COMPOSITIONS:
+        with pytest.raises(
+            Unavailable, match=rf"^Style {style} does not say who calls .*shipping, which would"
+        ):
+            require_composition(style)
+    require_composition(COLLABORATION)
 
 
 def test_what_is_a_services_own_is_read_from_variables_that_begin_with_its_name(

@@ -26,11 +26,13 @@ def test_each_service_that_hears_it_has_a_line(capsys: pytest.CaptureFixture[str
         Hearing("billing", 17, "applied", hops, ("PaymentConfirmed",)),
         Hearing("billing", 19, "duplicate"),
         Hearing("notification", 17, "unread"),
+        Hearing("recommendations", 17, "applied"),
     ) == [
         "order decided queue 0.5 transaction 1.5 outbox 2",
         "billing applied broker 3 consumer 0.4 transaction 1.9 → PaymentConfirmed",
         "billing duplicate it lies again at @19",
         "notification unread it has not read as far as @17 yet",
+        "recommendations applied",
     ]
 
 

@@ -9,8 +9,14 @@ import pytest
 import pytest_asyncio
 from aiokafka.errors import KafkaTimeoutError
 
+from choreo.chassis.kafka import log_reader
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.log_reader import LogReader, describe_retrying
+from choreo.chassis.settings import Settings
+from choreo.operations.reading import checkup
+from choreo.operations.reading.checkup import examine
+from choreo.operations.reading.installation import Installation
+from tests.services import SERVICES
 
 
 @pytest_asyncio.fixture
@@ -43,3 +49,18 @@ async def test_a_reader_that_was_never_opened_leaves_no_warning(
     LogReader(frozen)
     gc.collect()
     assert capfd.readouterr() == ("", "")
+
+
+async def test_the_doctor_waits_for_all_who_are_silent_at_the_same_time(
+    frozen: KafkaAccess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_reader, "_ANSWER_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(checkup, "_REQUEST_TIMEOUT_SECONDS", 0.5)
+    silent = int(frozen.bootstrap.rpartition(":")[2])
+    settings = Settings(kafka_bootstrap_servers=frozen.bootstrap)
+    urls = dict.fromkeys(SERVICES, "postgresql://nobody@127.0.0.1:1/nothing")
+    since = time.monotonic()
+    found = await examine(Installation(settings, urls, own_ports={name: [silent, silent] for name in urls}))
+    assert time.monotonic() - since < 0.5 * len(urls), "one after the other it would be four times that"
+    assert "does not answer" in found[0].says
+    assert [one.about for one in found if one.check == "ready"] == list(SERVICES)

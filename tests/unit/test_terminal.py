@@ -3,12 +3,13 @@
 import io
 import json
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from choreo.terminal import Console, _Printed, harmless
+from choreo.terminal import Console, _Printed, fitting, harmless
 
 
 @given(st.text())
@@ -25,6 +26,19 @@ def test_what_is_printed_holds_no_command(text: str) -> None:
 def test_json_is_the_same_json(text: str) -> None:
     told = json.dumps(text, ensure_ascii=False)
     assert json.loads(harmless(told)) == text
+
+
+def test_on_a_terminal_a_sentence_fits_and_ids_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    out = io.StringIO()
+    long = f"  recorded  OrderCreated {UUID(int=7)} leads to another {UUID(int=8)} than this one now"
+    assert fitting(long, out, 12) == long, "in a pipe a line is a line"
+    monkeypatch.setattr(out, "isatty", lambda: True)
+    lines = fitting(long, out, 12).splitlines()
+    assert len(lines) == 2
+    assert all(len(line) <= 80 for line in lines)
+    assert lines[1].startswith(" " * 12) and str(UUID(int=8)) in lines[1]
+    assert " ".join(line.strip() for line in lines) == long.strip()
 
 
 @pytest.mark.parametrize("colour", [True, False])

@@ -1,11 +1,12 @@
 """What `choreo verify` prints."""
 
+import sys
 from dataclasses import replace
 
 import pytest
 
-from choreo.cli.debugging.verify_formats import print_report
-from choreo.replay.verify.findings import Finding
+from choreo.cli.debugging.verify_formats import print_closed_loop, print_report
+from choreo.replay.verify.findings import Allowance, Finding
 from choreo.replay.verify.report import Report
 
 EDITED = Finding(
@@ -56,6 +57,35 @@ def test_of_two_facts_only_what_differs_is_shown(capsys: pytest.CaptureFixture[s
     lines = told(Report([otherwise(1, amount=816)]), capsys)
     assert ["recorded", '{"data":', '{"amount":', "820}}"] in lines
     assert ["replayed", '{"data":', '{"amount":', "816}}"] in lines
+
+
+def test_on_a_terminal_every_line_but_commands_fits(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    id = "7d1b1c0e-8f39-5d0a-9a53-0f6f2f6f5c11"
+    lines = tuple(f"billing_service/a_module_{number}.py:59" for number in range(4))
+    long = [
+        replace(
+            otherwise(number, amount=816),
+            says=f"OrderCancelled {id} leads to another PaymentRefunded than the one at billing-events[0]@7",
+            lines=lines,
+            handler=lines[-1],
+            parts=f"{lines[0]} leads to {lines[1]} in one replay, and to {lines[2]} in the other",
+            got={f"field {field}": field for field in range(12)},
+        )
+        for number in range(2)
+    ]
+    effect = replace(long[0], kind="effect", got="a word of it " * 12)
+    allowed = [(long[1], Allowance("the mail about a refund is friendlier since the twelfth of May"))]
+    absent = {"loyalty": "loyalty is younger than this recording, and so are a few others of which nothing"}
+    report = Report(long, [effect], allowed=allowed, idle=[allowed[0][1]], absent=absent)
+    for print_it in (print_report, print_closed_loop):
+        print_it(report, None)
+        printed = capsys.readouterr().out.splitlines()
+        assert max(len(line) for line in printed if "choreo " not in line) <= 80
+        assert len(printed) > 20
 
 
 def test_what_is_alike_is_summed_up_with_one_example(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,18 +2,25 @@
 
 from collections.abc import Mapping
 
-from choreo.benchmarks.peers.collaboration import Shop
 from choreo.benchmarks.peers.contender import Contender
 from choreo.benchmarks.peers.peer import Peer
 from choreo.benchmarks.peers.servers import KafkaServer, RedisServer, RestateServer
+from choreo.benchmarks.peers.this_shop import Shop
 
 _API = "uvicorn {module}:app --host 127.0.0.1 --port {{port}} --log-level warning --no-access-log"
 
 _ALL: tuple[Contender, ...] = (
     Shop(
         "collaboration",
-        "this shop: four services that meet only through Kafka",
+        "this shop: services that meet only through Kafka",
         "nothing of what the others do; it also mails every notification, as none of them does",
+    ),
+    Shop(
+        "http",
+        "this shop in style http: the same four services call each other, without Kafka",
+        "no events for others to hear, no log to replay; whoever calls knows everybody who must be told, and "
+        "keeps what they miss; it mails, too",
+        ("choreo.cli.main", "up", "--json", "--style", "http"),
     ),
     Peer(
         "monolith",

@@ -27,7 +27,7 @@ from choreo.chaos.faults.fault import (
 )
 from choreo.chassis.database.connection import session
 from choreo.chassis.installed import package_of
-from choreo.chassis.registry import port_of, service_names
+from choreo.chassis.registry import description_of, port_of, service_names
 from choreo.chassis.settings import Settings
 from choreo.embedded.part import AnswersHttp, Program
 from choreo.embedded.testing import free_port_base
@@ -41,8 +41,6 @@ _BROKER_STOPPED_SECONDS = 15.0
 _BROKER_AWAY_SECONDS = 1.0
 _TOGETHER_SECONDS = 1.0
 _TERMINATED_TIMES, _TERMINATED_EVERY = 5, 0.3
-_HEARING = ("order", "billing", "notification")
-"""The user service hears nothing: it has no group to be expelled from, and no offset to be late with."""
 
 _TERMINATE = """/* chaos.terminate: every connection but this one */
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -217,7 +215,8 @@ def _in_turn(*rows: Sequence[Fault]) -> Iterator[Fault]:
 
 
 def _kills_of(service: str) -> list[Fault]:
-    reached = [moment for moment in MOMENTS if moment != "offset" or service in _HEARING]
+    """Who hears nothing has no offset to be late with."""
+    reached = [moment for moment in MOMENTS if moment != "offset" or description_of(service).consumes]
     return [*(killed_at(service, moment) for moment in reached), killed(service)]
 
 

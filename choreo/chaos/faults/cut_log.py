@@ -21,13 +21,12 @@ from confluent_kafka import KafkaException
 from choreo.chaos.evidence import end_offsets
 from choreo.chaos.faults.fault import Fault, NotInTime, ended, pid_of, replaced, suspended, until
 from choreo.chassis.database.connection import session
+from choreo.chassis.registry import descriptions
 from choreo.embedded.part import accepts_connections
 from choreo.embedded.ports import LOOPBACK
 from choreo.message.catalog import topic_of
 from choreo.operations.acting.throwaway import ThrowawaySystem
 
-_READERS = ("order", "billing", "notification")
-"""Of registrations."""
 _ENDED_WITHIN, _GROWN_WITHIN, _TOLD_WITHIN = 10.0, 60.0, 15.0
 
 _POSITIONS = "SELECT partition, next_offset FROM positions WHERE topic = %s"
@@ -52,7 +51,7 @@ def log_cut() -> Fault:
                 ends = _cut(system, topic)
             replaced(system, "kafka", before)
             until(lambda: bool(_grown(system, ends)), _GROWN_WITHIN, f"{topic} did not grow again")
-        for service in _READERS:
+        for service in _readers():
             told = f"{service} did not say that {topic} was cut"
             until(lambda who=service: _says_cut(system, who, topic), _TOLD_WITHIN, told)  # type: ignore[misc]
         _nobody_reads_on(system, topic, ends)
@@ -62,9 +61,14 @@ def log_cut() -> Fault:
     return Fault("cut-log", sentence, strike, kills=1, judged=False)
 
 
+def _readers() -> list[str]:
+    """Of registrations."""
+    return [name for name, service in descriptions().items() if "user" in service.sources]
+
+
 def _cut(system: ThrowawaySystem, topic: str) -> Ends:
     """Takes the last batch that all have read of each partition, and what is behind it. Where they ended."""
-    read = [_positions(system, service, topic) for service in _READERS]
+    read = [_positions(system, service, topic) for service in _readers()]
     ends: Ends = {}
     for partition in range(system.run_file["partitions"]):
         place = system.home / "data" / "kafka" / "data" / f"{topic}-{partition}"
@@ -121,9 +125,9 @@ def _nobody_reads_on(system: ThrowawaySystem, topic: str, ends: Ends) -> None:
         capture_output=True,
         text=True,
     )
-    for service in _READERS:
+    for service in _readers():
         positions = _positions(system, service, topic)
         if any(positions[partition] > end for partition, end in ends.items()):
             raise NotInTime(f"{service} has read on in another log: {positions}, which ended at {ends}")
-    if doctor.returncode != 1 or doctor.stdout.count("cut") < len(_READERS):
+    if doctor.returncode != 1 or doctor.stdout.count("cut") < len(_readers()):
         raise NotInTime(f"doctor does not name it: {doctor.stdout}")

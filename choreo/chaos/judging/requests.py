@@ -19,9 +19,10 @@ def have_their_effect(case: Case) -> Iterator[str]:
     for event in case.log.of("UserRegistered", "MoneyDeposited", "OrderCreated", "OrderCancelled"):
         if event.data.get("reason") != "expired":
             facts[_granted(event)].append(event)
-    for request in case.history.requests:
+    known = [request for request in case.history.requests if request.kind != "other"]
+    for request in known:
         yield from _has_its_effect(request, facts.get(_wished(request), []))
-    wishes = set(map(_wished, case.history.requests))
+    wishes = set(map(_wished, known))
     for wish, granted in facts.items():
         if wish not in wishes:
             yield f"nobody asked for {names(granted)}"

@@ -36,9 +36,11 @@ def require_tables(service: str, url: str) -> None:
     with open_engine(url).connect() as connection:
         told = differences(service, connection)
     if told:
-        raise Unavailable(
-            f"{service}: {told[0]}: run `choreo migration {service}`, read what it writes, and start again."
-        )
+        raise Unavailable(cure(service, told[0]))
+
+
+def cure(service: str, difference: str) -> str:
+    return f"{service}: {difference}: run `choreo migration {service}`, read what it writes, and start again."
 
 
 def open_engine(url: str) -> Engine:

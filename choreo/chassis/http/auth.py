@@ -149,7 +149,9 @@ class Verifier:
             return key
         if await self._keys.lags():
             raise unavailable(
-                "This service has not heard of all signing keys yet; try again soon.", code="keys_late"
+                "This service has not heard of all signing keys yet; try again soon. If it stays so, its "
+                "/health/ready says why.",
+                code="keys_late",
             )
         raise unauthorized(token_given=True)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -71,7 +72,8 @@ class LogReader:
         await see_that_it_answers(self._access)
         self._consumer = self._make_consumer()
         try:
-            await self._consumer.start()
+            async with answering(self._access):
+                await self._consumer.start()
         except BaseException:
             await self._consumer.stop()
             raise
@@ -127,17 +129,20 @@ class LogReader:
 
     async def earliest(self, place: TopicPartition) -> int:
         partition = aiokafka.TopicPartition(*place)
-        return (await self._consumer.beginning_offsets([partition]))[partition]
+        async with answering(self._access):
+            return (await self._consumer.beginning_offsets([partition]))[partition]
 
     async def latest(self, place: TopicPartition) -> int:
         """Returns the offset that the next record will get."""
         partition = aiokafka.TopicPartition(*place)
-        return (await self._consumer.end_offsets([partition]))[partition]
+        async with answering(self._access):
+            return (await self._consumer.end_offsets([partition]))[partition]
 
     async def first_since(self, place: TopicPartition, time: datetime) -> int | None:
         """Returns the offset of the first record that is as young as this or younger, if there is one."""
         partition = aiokafka.TopicPartition(*place)
-        found = await self._consumer.offsets_for_times({partition: int(time.timestamp() * 1000)})
+        async with answering(self._access):
+            found = await self._consumer.offsets_for_times({partition: int(time.timestamp() * 1000)})
         return None if found[partition] is None else int(found[partition].offset)
 
     async def _fetched(self, partition: aiokafka.TopicPartition, records: list[TopicRecord]) -> Fetched:
@@ -159,13 +164,23 @@ def _told(chunk: Chunk) -> list[TopicRecord]:
     return records
 
 
-async def see_that_it_answers(access: KafkaAccess) -> None:
-    """Raises KafkaError, and not only after a request's whole time where Kafka is frozen."""
+@asynccontextmanager
+async def answering(access: KafkaAccess) -> AsyncIterator[None]:
+    """For what Kafka is asked in the block: where it is frozen that ends sooner than a request would.
+
+    Raises KafkaTimeoutError.
+    """
     try:
-        async with asyncio.timeout(_ANSWER_TIMEOUT_SECONDS), asking(access) as cluster:
-            await cluster.metadata([])
+        async with asyncio.timeout(_ANSWER_TIMEOUT_SECONDS):
+            yield
     except TimeoutError:
         raise KafkaTimeoutError(f"Kafka at {access.bootstrap} does not answer") from None
+
+
+async def see_that_it_answers(access: KafkaAccess) -> None:
+    """Raises KafkaError."""
+    async with answering(access), asking(access) as cluster:
+        await cluster.metadata([])
 
 
 async def describe_retrying(
@@ -185,9 +200,12 @@ async def retrying(ask: Callable[[], Awaitable[T]]) -> T:
     deadline = loop.time() + _RETRY_TIMEOUT_SECONDS
     while True:
         try:
-            return await ask()
+            async with asyncio.timeout_at(deadline):
+                return await ask()
+        except TimeoutError:
+            raise KafkaTimeoutError("Kafka does not answer") from None
         except (KafkaError, LogMismatch):
-            if loop.time() > deadline:
+            if loop.time() + _RETRY_PAUSE_SECONDS > deadline:
                 raise
             await asyncio.sleep(_RETRY_PAUSE_SECONDS)
 

@@ -1,6 +1,6 @@
 """State and tables: which rows a batch concerns, and which of them it changed."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache, cached_property, lru_cache, partial
 from operator import attrgetter
@@ -53,7 +53,8 @@ class TableMapping:
     loaded_by_id: str | None = None
 
     @cached_property
-    def _columns(self) -> list[str]:
+    def columns(self) -> list[str]:
+        """Those that a row is made of."""
         if issubclass(self.row, BaseModel):
             return list(self.row.model_fields)
         return [field.name for field in fields(self.row)]
@@ -76,7 +77,7 @@ class TableMapping:
             name = self._primary_key[0]
             number = 1 if self.loaded_with_key is None else 2
             conditions.append(f"{name} = ANY(${number}::{array_type(self.table.columns[name])}[])")
-        columns = ", ".join(self._columns)
+        columns = ", ".join(self.columns)
         where = " OR ".join(f"({condition})" for condition in conditions)
         return Statement(
             f"/* load.{self.table.name} */ SELECT {columns} FROM {self.table.name} WHERE {where}"
@@ -97,7 +98,7 @@ class TableMapping:
         """The same row as this mapping's class has it, where another import of that class made it."""
         if isinstance(row, self.row):
             return row
-        return self.row(**{name: getattr(row, name) for name in self._columns})
+        return self.row(**{name: getattr(row, name) for name in self.columns})
 
     def load(self, trip: RoundTrip, wanted: Mapping[str, Sequence[object]]) -> list[Any]:
         """The rows, there once it is sent."""
@@ -118,7 +119,7 @@ class TableMapping:
     def _row_of(self) -> Callable[..., Any]:
         """Makes a row of its columns' values."""
         if issubclass(self.row, BaseModel) or any(field.kw_only for field in fields(self.row)):
-            return lambda *values: self.row(**dict(zip(self._columns, values, strict=True)))
+            return lambda *values: self.row(**dict(zip(self.columns, values, strict=True)))
         return self.row
 
     def differences(self, before: object, after: object) -> tuple[Sequence[Any], Sequence[tuple[Any, Any]]]:
@@ -214,8 +215,13 @@ def save(
 class Memory:
     """Rows without a database, found in the same ways."""
 
-    def __init__(self, mappings: Iterable[TableMapping]) -> None:
-        self._rows: dict[str, dict[Any, Any]] = {mapping.field: {} for mapping in mappings}
+    def __init__(
+        self,
+        mappings: Iterable[TableMapping],
+        rows: Callable[[TableMapping], MutableMapping[Any, Any]] = lambda mapping: {},
+    ) -> None:
+        """`rows` makes what those of one table are kept in, by primary key."""
+        self._rows = {mapping.field: rows(mapping) for mapping in mappings}
         self._with_key: dict[str, dict[str, dict[Any, Any]]] = {mapping.field: {} for mapping in mappings}
         self._having: dict[tuple[str, str], dict[Any, dict[Any, Any]]] = {}
 

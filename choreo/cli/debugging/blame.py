@@ -243,4 +243,4 @@ def _print(name: str, table: str, row: Any, changes: list[Change], file: Path | 
             ]
         )
         for command in _commands(name, cause, file):
-            paper.line(f"  {command}", "dim")
+            paper.command(f"  {command}")

@@ -2,13 +2,16 @@
 
 A part of the recording will do if today's code violates the expectation there with the same fact, or, if it
 does not, decides it as in the whole. What is expected of an input has to meet the same state: without what it
-needs, the right code would not do what is expected either.
+needs, the right code would not do what is expected either. Inputs of other keys are among them only where it
+takes those, as where a module remembers what it was asked.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from importlib import import_module
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +23,7 @@ from choreo.replay.engine.expressions import BadExpression, names_at, state_of
 from choreo.replay.engine.walk import Walk
 from choreo.replay.history.expectations import Expectation, Judged
 from choreo.replay.sources.recording import Recording
-from choreo.replay.sources.records import Source
+from choreo.replay.sources.records import JournalEntry, Source
 from choreo.replay.verify.findings import Finding
 from choreo.replay.verify.forgetting import forgetting
 from choreo.replay.verify.minimize import Minimum, minimize
@@ -98,10 +101,7 @@ async def expected(
         expectation = Expectation(text)
     except BadExpression as wrong:
         raise UsageError(str(wrong)) from None
-    known = services(recording.cut.settings)
-    service = known[_owner(expectation.type, name, known)]
-    if service.name not in recording.cut.services:
-        raise Incomplete(f"{recording.path} has no journal of {service.name}.")
+    service = _service(recording, expectation.type, name)
     found = today = forgetting(lambda tell: _first(recording, service, expectation, today=True))
     found = found or forgetting(lambda tell: _first(recording, service, expectation, today=False))
     if found is None:
@@ -122,8 +122,36 @@ async def expected(
     return Expected(minimum, expectation, judged, today is not None, steps)
 
 
+def not_looked_at(recording: Recording, text: str, name: str | None) -> str:
+    """Says which inputs are parked in the service that is asked: of those it decided nothing."""
+    service = _service(recording, Expectation(text).type, name)
+    parked: dict[UUID, str] = {}
+    for item in chain.from_iterable(recording.read()):
+        if isinstance(item, JournalEntry) and item.service == service.name:
+            if item.outcome == "parked":
+                parked[item.id] = item.type
+            else:
+                parked.pop(item.id, None)  # it was retried
+    if not parked:
+        return ""
+    told = " and ".join(f"{count} {type_}" for type_, count in sorted(Counter(parked.values()).items()))
+    return (
+        f"Not looked at: {told} parked in {service.name}, of which it decided nothing. Mend the handler, "
+        "retry, and record again."
+    )
+
+
+def _service(recording: Recording, type_: str, name: str | None) -> Service[Any]:
+    """Returns the one that is asked. Raises `UsageError`, and `Incomplete` where its journal is missing."""
+    known = services(recording.cut.settings)
+    service = known[_owner(type_, name, known)]
+    if service.name not in recording.cut.services:
+        raise Incomplete(f"{recording.path} has no journal of {service.name}.")
+    return service
+
+
 def _owner(type_: str, name: str | None, known: Mapping[str, Service[Any]]) -> str:
-    """Returns the service that is asked: the one that decides such facts, or takes such commands."""
+    """Returns the name of the one that decides such facts, or takes such commands."""
     if name is None:
         asked = [one for one, service in known.items() if type_ in map(_name, service.commands)]
         name = SOURCE_OF_TYPE.get(type_) or next(iter(asked), None)
@@ -146,6 +174,8 @@ async def _first(
     if walk.lacks and not today:
         raise Incomplete(f"{service.name}: {walk.lacks[0]}.")
     if not (seen or today):
+        if parked := not_looked_at(source, expectation.text, service.name):
+            raise Incomplete(parked)
         why = next(iter(expectation.errors), f"{service.name} has none in {source.path}")
         raise UsageError(f"--expect cannot be told of any {expectation.type}: {why}.")
     return None
@@ -183,8 +213,10 @@ def _judged(again: _Again | None) -> Judged | None:
 async def _again(
     source: Source, service: Service[Any], expectation: Expectation, violated: Judged
 ) -> _Again | None:
-    """Takes the input in today's code; None where that does not get there, or raises."""
-    walk = Walk(source, service, violated.input["key"], today=True, compare=False)
+    """Takes the input in today's code, after all that came before it; None where that does not get there, or
+    raises.
+    """
+    walk = Walk(source, service, today=True, compare=False)
     async with aclosing(walk.inputs()) as inputs:  # type: ignore[type-var]
         async for ahead in inputs:
             done = walk.take(ahead)
@@ -220,6 +252,8 @@ async def _in_words(source: Source, service: Service[Any], judged: Judged, modul
         return f"{module} cannot be imported: {error!r}"
     if service.name not in words.SERVICES:
         return f"{module} has no words for {service.name}"
+    if source.cut.keys is None or len(source.cut.keys) > 1:
+        return "the inputs are of several keys"
     if judged.fact is None or not judged.should_be:
         return "the expectation gives no field of a fact a value"
     heard = {fact.__name__ for fact in service.consumes}

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from choreo.chassis.registry import services
-from choreo.cli.debugging.expected import Expected, Words, expected
+from choreo.cli.debugging.expected import Expected, Words, expected, not_looked_at
 from choreo.cli.debugging.replay_source import check_service
 from choreo.cli.debugging.verify_formats import print_finding
 from choreo.errors import HandlerMisbehaves, Incomplete, Unavailable, UsageError
@@ -23,6 +23,7 @@ from choreo.replay.verify.forgetting import forgetting
 from choreo.replay.verify.minimize import Minimum, NotReproduced
 from choreo.replay.verify.minimize import minimize as minimized
 from choreo.replay.verify.verify import verify
+from choreo.terminal import print_line
 
 _TEST = '''\
 """{about}.
@@ -90,12 +91,14 @@ def minimize(
         raise UsageError(f"{file} would be overwritten: choose another name.")
     since = time.monotonic()
     wish: Expected | None = None
+    parked = ""
     try:
         if expect is None:
             minimum = asyncio.run(_minimum(Recording(file)))
         else:
             wish = asyncio.run(_expected(Recording(file), expect, service, words))
             minimum = wish.minimum if wish else None
+            parked = not_looked_at(Recording(file), expect, service)
         if minimum is not None:
             for path in files:
                 _write(path, minimum)
@@ -109,12 +112,15 @@ def minimize(
         raise Unavailable(f"Nothing was written: {error}") from error
     commands = [] if minimum is None else _commands(minimum, files, test, expected=wish is not None)
     if as_json:
-        print(json.dumps(_as_dict(minimum, commands) | (wish.as_dict() if wish else {}), indent=2))
+        told = _as_dict(minimum, commands) | (wish.as_dict() if wish else {})
+        print(json.dumps(told | {"not_looked_at": parked or None}, indent=2))
     elif minimum is None:
         nothing = "matches: there is nothing to minimize" if expect is None else f"is as expected: {expect}"
-        print(f"{file} {nothing}.")
+        print_line(f"{file} {nothing}.")
     else:
         _print(minimum, wish, commands, time.monotonic() - since)
+    if parked and not as_json:
+        print_line(parked)
     raise typer.Exit(0 if minimum is None else 1)
 
 
@@ -207,9 +213,9 @@ def _print(minimum: Minimum, wish: Expected | None, commands: list[str], seconds
     records = len(minimum.reduced.items) - len(inputs)
     print(f"{len(inputs)} of {minimum.of} inputs, {records} records, {minimum.tries} tries, {seconds:.1f} s")
     for one in inputs:
-        print(f"  {one.entry.type:<20} {one.entry.id} {one.entry.at}".rstrip())
+        print_line(f"  {one.entry.type:<20} {one.entry.id} {one.entry.at}".rstrip())
     if wish:
-        print(wish.words.line if isinstance(wish.words, Words) else f"not in words: {wish.words}")
+        print_line(wish.words.line if isinstance(wish.words, Words) else f"not in words: {wish.words}")
         if not wish.today:
             print("That was recorded, and today's code does not show it.")
     for command in commands:

@@ -24,6 +24,7 @@ from choreo.replay.engine.collector import no_collector
 from choreo.replay.rebuild.rebuild import Copy, History, Incomplete, Topics
 from choreo.replay.sources.records import Broken, Span
 from choreo.replay.verify.findings import Finding
+from choreo.terminal import print_line
 
 _SHOWN = 20
 _AT_ONCE = 500
@@ -241,23 +242,25 @@ def _in_parts(keys: Sequence[str], size: int) -> Iterator[list[str]]:
 
 def _print(report: Report) -> None:
     for finding in report.findings[:_SHOWN]:
-        print(f"{finding.kind}: {finding.says}")
+        print_line(f"{finding.kind}: {finding.says}")
         if finding.expected is not None or finding.got is not None:
-            print(f"  live      {json.dumps(finding.expected)}")
-            print(f"  rebuilt   {json.dumps(finding.got)}")
+            print_line(f"  live      {json.dumps(finding.expected)}")
+            print_line(f"  rebuilt   {json.dumps(finding.got)}")
     if (more := len(report.findings) - _SHOWN) > 0:
         print(f"... and {more} more: --json prints them")
     if report.seconds:
         rate = f"{report.facts / report.seconds:.0f}/s, " if report.facts else ""
-        print(
+        print_line(
             f"built: {report.rows} rows of {report.keys} keys from {report.facts} facts in "
             f"{report.seconds:.1f} s ({rate}{report.cpu_seconds:.1f} s of CPU), in the schema {SCHEMA}"
         )
     if report.uncertain:
-        print(f"of {report.uncertain} rows Kafka tells the step only within bounds; the live one lies there")
+        print_line(
+            f"of {report.uncertain} rows Kafka tells the step only within bounds; the live one lies there"
+        )
     print(f"{report.verdict}: {report.differences} rows differ" if report.seconds else "Nothing was built.")
     if report.kept:
-        print(
+        print_line(
             f"swapped: {report.replaced} rows; keys were held up for {report.held:.2f} s at most. What was "
             f"there before is in the schema {report.kept}; when you need it no more: "
             f"DROP SCHEMA {report.kept} CASCADE;"

@@ -22,6 +22,7 @@ from choreo.replay.sources.recording import Recording, Writer, size_of
 from choreo.replay.sources.records import Broken
 from choreo.replay.sources.redaction import Redaction
 from choreo.replay.verify.digesting import Digesting
+from choreo.terminal import print_line
 
 
 def record(
@@ -61,7 +62,7 @@ def record(
     for gap in manifest["gaps"]:
         print(f"{gap['topic']}[{gap['partition']}] lacks offsets {gap['from']} to {gap['to'] - 1}")
     hidden = "replaced" if manifest["redacted"] else "readable"
-    print(f"{out}: {out.stat().st_size / 1e3:,.0f} kB, e-mail addresses {hidden}")
+    print_line(f"{out}: {out.stat().st_size / 1e3:,.0f} kB, e-mail addresses {hidden}")
 
 
 async def recorded(

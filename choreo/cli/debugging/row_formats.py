@@ -1,5 +1,6 @@
 """How rows, their changes and their causes look: for people, and as JSON has them."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -16,7 +17,7 @@ from choreo.replay.history.blame import RowChange
 from choreo.replay.history.causes import Cause
 from choreo.replay.history.state import Difference, difference_made_by
 from choreo.replay.sources.rows import name_as_text, plain
-from choreo.terminal import Console, packed
+from choreo.terminal import Console, fitting, packed
 
 _WIDTH = 80
 _SHORT = 40
@@ -32,8 +33,12 @@ class Paper:
         self._console = Console(highlight=False, soft_wrap=True)
 
     def line(self, text: str = "", style: str = "") -> None:
-        told = escape(text)
+        told = escape(fitting(text, sys.stdout))
         self._console.print(f"[{style}]{told}[/]" if style else told)
+
+    def command(self, text: str) -> None:
+        """Prints what is to be pasted, and so stays one line."""
+        self._console.print(f"[dim]{escape(text)}[/]")
 
     def parts(self, indent: str, *parts: str, style: str = "") -> None:
         """Prints them beside each other, and those that column 80 has no room for below."""

@@ -16,6 +16,7 @@ from choreo.progress import telling
 from choreo.replay.sources.records import Source
 from choreo.replay.verify.shuffle import Race, Tally
 from choreo.replay.verify.shuffle import shuffle as shuffled
+from choreo.terminal import print_line
 
 _SHOWN = 20
 _DIFFERENCES = 3
@@ -56,7 +57,7 @@ def _print(tally: Tally, file: Path | None, shuffles: int, seconds: float) -> No
     for race in tally.races[:_SHOWN]:
         _print_race(race, file)
     for lack in tally.lacks[:_SHOWN]:
-        print(f"incomplete: {lack}")
+        print_line(f"incomplete: {lack}")
     if (more := len(tally.races[_SHOWN:]) + len(tally.lacks[_SHOWN:])) > 0:
         print(f"... and {more} more: --json prints all")
     print(f"{_VERDICTS[tally.exit_code]}: {shuffles} shuffles, seeds 1 to {shuffles}, in {seconds:.1f} s")
@@ -67,14 +68,14 @@ def _print(tally: Tally, file: Path | None, shuffles: int, seconds: float) -> No
 
 
 def _print_race(race: Race, file: Path | None) -> None:
-    print(f"{race.service}: race: it matters which of two facts of key {race.key} was heard first")
+    print_line(f"{race.service}: race: it matters which of two facts of key {race.key} was heard first")
     for name, side in (("first", race.first), ("second", race.second)):
-        print(f"  {name:<9} {side.type} {side.id} {side.at} {side.time}  {side.handler}")
+        print_line(f"  {name:<9} {side.type} {side.id} {side.at} {side.time}  {side.handler}")
     print(f"  seed      {race.seed}")
     for difference in race.differences[:_DIFFERENCES]:
-        print(f"  differs   {difference.what}")
-        print(f"  recorded  {json.dumps(difference.recorded, default=str)}")
-        print(f"  exchanged {json.dumps(difference.exchanged, default=str)}")
+        print_line(f"  differs   {difference.what}")
+        print_line(f"  recorded  {json.dumps(difference.recorded, default=str)}")
+        print_line(f"  exchanged {json.dumps(difference.exchanged, default=str)}")
     if (more := len(race.differences) - _DIFFERENCES) > 0:
         print(f"  ... and {more} more")
     print(f"  again     {_again(race, file)}")

@@ -113,7 +113,7 @@ def _rows(tree: Tree, width: int) -> Iterator[str]:
 def _row(service: str, did: str, hops: Sequence[Hop] = ()) -> str:
     told = {hop.name: figure(hop) for hop in hops}
     figures = " ".join(f"{told.get(name, ''):>{len(name)}}" for name in _COLUMNS)
-    return f"{'':>9}   {service:<13}{did:<12}{figures}".rstrip()
+    return f"{'':>9}   {service:<12} {did:<12}{figures}".rstrip()
 
 
 def _missing_rows(gaps: Sequence[Gap], depth: int) -> Iterator[str]:

@@ -16,6 +16,7 @@ from choreo.message.catalog import FACT_OF_TYPE
 from choreo.replay.verify.findings import Finding
 from choreo.replay.verify.report import Report
 from choreo.replay.verify.simulation import Difference
+from choreo.terminal import print_line
 
 _SHOWN = 20
 _SHOWN_IN_CLOSED_LOOP = 10
@@ -23,6 +24,8 @@ _SHOWN_IN_CLOSED_LOOP = 10
 _SHORT = 60
 """So long a text is printed whole."""
 _CONTEXT = 20
+_HANGING = 12
+"""The column in which values begin."""
 _NONE = object()
 
 
@@ -32,7 +35,7 @@ def print_report(report: Report, file: Path | None) -> None:
     for first, *others in kinds_of_it[:_SHOWN]:
         print_finding(first, "not deterministic" if id(first) in unstable else first.kind)
         if others:
-            print(f"  alike     {_count_of((first, *others))}: --json prints them")
+            print_line(f"  alike     {_count_of((first, *others))}: --json prints them", _HANGING)
         if first.service:
             print(f"  again     {_again(first, file)}")
     if (more := len(kinds_of_it) - _SHOWN) > 0:
@@ -42,7 +45,7 @@ def print_report(report: Report, file: Path | None) -> None:
     rate = f", {items / report.seconds:.0f}/s" if report.seconds else ""
     print(f"{report.verdict}: {items} items in {report.seconds:.1f} s{rate}")
     for why in report.absent.values():
-        print(f"  {why}")
+        print_line(f"  {why}")
     kinds = ("inputs", "steps", "decisions", "records", "rows")
     print(f"  {'':<12}" + "".join(f"{kind:>12}" for kind in kinds))
     for name in service_names():
@@ -141,15 +144,15 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def print_finding(finding: Finding, kind: str, sides: tuple[str, str] = ("recorded", "replayed")) -> None:
-    print(f"{finding.service or 'stream'}: {kind}: {finding.says}")
+    print_line(f"{finding.service or 'stream'}: {kind}: {finding.says}")
     _print_whereabouts(finding)
     if finding.kind == "effect":
         if finding.got:
-            print(f"  output    {json.dumps(finding.got)}")
+            print_line(f"  output    {json.dumps(finding.got)}")
     elif finding.expected is not None or finding.got is not None:
         compared = _compared(finding.expected, finding.got)
         for side, value in zip(sides, compared, strict=True):
-            print(f"  {side:<9} {value}")
+            print_line(f"  {side:<9} {value}", _HANGING)
 
 
 def _print_whereabouts(finding: Finding) -> None:
@@ -161,7 +164,7 @@ def _print_whereabouts(finding: Finding) -> None:
     }
     for name, value in whereabouts.items():
         if value:
-            print(f"  {name:<9} {value}")
+            print_line(f"  {name:<9} {value}", _HANGING)
 
 
 def _print_allowed(report: Report) -> None:
@@ -170,9 +173,9 @@ def _print_allowed(report: Report) -> None:
         by_reason.setdefault(allowance.reason, []).append(finding)
     for reason, found in by_reason.items():
         count = f"{len(found)} findings, such as " if len(found) > 1 else ""
-        print(f"{found[0].service}: allowed ({reason}): {count}{found[0].says}")
+        print_line(f"{found[0].service}: allowed ({reason}): {count}{found[0].says}")
     for idle in report.idle:
-        print(f"nothing matches the allowed change: {idle.reason}")
+        print_line(f"nothing matches the allowed change: {idle.reason}")
 
 
 def print_closed_loop(report: Report, file: Path | None) -> None:
@@ -184,7 +187,7 @@ def print_closed_loop(report: Report, file: Path | None) -> None:
         first, *others = by_first[id(alike[0])]
         _print_difference(first, file)
         if len(alike) > 1:
-            print(f"  alike     {_count_of(alike)}: --json prints them")
+            print_line(f"  alike     {_count_of(alike)}: --json prints them", _HANGING)
         for finding in others[:_SHOWN_IN_CLOSED_LOOP]:
             _print_difference(finding, file, follows=bool(_origin(first)[1]))
         if (more := len(others) - _SHOWN_IN_CLOSED_LOOP) > 0:
@@ -192,15 +195,15 @@ def print_closed_loop(report: Report, file: Path | None) -> None:
     if (more := len(kinds_of_it) - _SHOWN_IN_CLOSED_LOOP) > 0:
         print(f"... and {more} more kinds: --json prints all")
     for finding in report.unstable[:_SHOWN_IN_CLOSED_LOOP]:
-        print(f"{finding.service}: not deterministic: {finding.says} {finding.handler}".rstrip())
+        print_line(f"{finding.service}: not deterministic: {finding.says} {finding.handler}".rstrip())
     _print_allowed(report)
     counts = Counter(report.counts)
     print(f"{report.verdict}: {counts['inputs']} inputs, {counts['keys']} keys in {report.seconds:.1f} s")
     for why in report.absent.values():
-        print(f"  {why}")
+        print_line(f"  {why}")
     if counts["keys"]:
         gone, other, new = (counts[f"facts {what}"] for what in ("gone", "other", "new"))
-        print(f"  {'facts':<28}{counts['facts']:>8}  {gone} no longer decided, {other} other, {new} new")
+        print_line(f"  {'facts':<28}{counts['facts']:>8}  {gone} no longer decided, {other} other, {new} new")
         for service, table in _ends():
             what, otherwise = f"{service} {table}", counts[f"{service} {table} otherwise"]
             print(f"  {what:<28}{counts[what]:>8}  {otherwise} otherwise")
@@ -215,14 +218,14 @@ def _print_difference(finding: Finding, file: Path | None, *, follows: bool = Fa
     """`follows` says that it follows from the one printed above it."""
     indent = "  " if follows else ""
     kind = "incomplete: " if finding.kind == "incomplete" else ""
-    print(f"{'  so in ' if follows else ''}{finding.service or 'stream'}: {kind}{finding.says}")
+    print_line(f"{'  so in ' if follows else ''}{finding.service or 'stream'}: {kind}{finding.says}")
     if not follows:
         _print_whereabouts(finding)
     expected, got = _values(finding, follows)
     if expected is not None or got is not None:
         recorded, now = _compared(expected, got)
-        print(f"{indent}  recorded  {recorded}")
-        print(f"{indent}  now       {now}")
+        print_line(f"{indent}  recorded  {recorded}")
+        print_line(f"{indent}  now       {now}")
     for command in _commands(finding, file)[1 if follows else 0 :]:
         print(f"{indent}  more      {command}")
 

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from choreo.chassis.installed import require_services
+from choreo.demo.client import SHOP
 from choreo.operations.acting.throwaway import asked_to_stop
 
 
@@ -71,6 +73,7 @@ def bench(
     """
     from choreo.benchmarks.programme import TOGETHER, Wanted, run  # no business of the other verbs
 
+    require_services(SHOP)
     with asked_to_stop():
         wanted = Wanted(only or TOGETHER, seconds, events, rate or (), profile)
         if not run(wanted, drawing=plot, earlier=compare, as_json=as_json):

@@ -1,18 +1,27 @@
-"""What the files for deployment say of each service: written between two marks, from the descriptions."""
+"""What deployment and tables for people say of each service: written between two marks, from descriptions."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from choreo.chassis.installed import package_of
-from choreo.chassis.registry import port_of
+from choreo.chassis.registry import own_port_of, port_of
 from choreo.chassis.service import Service
 from choreo.chassis.settings import Settings
 
-FILES = ("docker-compose.kafka.yml", "deploy/databases.sql", "deploy/passwords.sh", "deploy/prometheus.yml")
+FILES = (
+    "docker-compose.kafka.yml",
+    "deploy/databases.sql",
+    "deploy/passwords.sh",
+    "deploy/prometheus.yml",
+    "README.md",
+    "docs/operations.md",
+    "docs/trace.md",
+)
 _REGION = re.compile(
-    r"(^[^\n]*each service: (\w+)[^\n]*\n)(?:.*?\n)??(^[^\n]*each service ends\n)", re.MULTILINE | re.DOTALL
+    r"(^[^\n]*each service: (\w+)[^\n]*\n)(?:.*?\n)??(^[^\n]*each service ends[^\n]*\n)",
+    re.MULTILINE | re.DOTALL,
 )
 _ASK = "run sh deploy/passwords.sh"
 _SECURE = "?require_auth=scram-sha-256"
@@ -51,8 +60,19 @@ _TEXTS = {
     ),
     "words": 'services="$services {name}"\n',
     "targets": '      - targets: ["{name}:{port}"]\n        labels: {{service: {name}}}\n',
+    "ports": "| {name} | {port} | {own_port} | {offset} |\n",
+    "settings": "{settings}",
+    "waiting": "| {name} | {waiting} |\n",
+    "ids": "| {name} | {ids} |\n",
 }
 """By the name in the mark, as `str.format` has it."""
+_HEADS = {
+    "ports": ("Service", "Port", "of its first process alone", "Base +"),
+    "settings": ("A service's own", "Default", ""),
+    "waiting": ("Service", "What can wait there"),
+    "ids": ("Service", "What of it has an id or a name to ask by"),
+}
+"""Of what is a table in Markdown."""
 
 
 def rendered(text: str, services: Iterable[Service[Any]]) -> str:
@@ -64,15 +84,33 @@ def rendered(text: str, services: Iterable[Service[Any]]) -> str:
             "package": package_of(service.name),
             "port": port_of(service.name, Settings.model_construct()),
             "mail": "      SMTP_URL: smtp://mail:1025\n" if service.sends_mail else "",
+            "own_port": own_port_of(service.name, Settings.model_construct()),
+            "offset": service.port_offset,
+            "settings": _settings(service),
+            "waiting": service.waiting.what if service.waiting else "nothing",
+            "ids": ", ".join(id.what for id in service.ids) or "nothing",
         }
         for service in services
     ]
 
     def written(region: re.Match[str]) -> str:
         form = _TEXTS[region[2]] % {"ask": _ASK, "secure": _SECURE}
-        return region[1] + "".join(form.format(**one) for one in told) + region[3]
+        rows = "".join(form.format(**one) for one in told)
+        return region[1] + (_table(_HEADS[region[2]], rows) if region[2] in _HEADS else rows) + region[3]
 
     return _REGION.sub(written, text)
+
+
+def _settings(service: Service[Any]) -> str:
+    fields = type(service.settings).model_fields.items()
+    return "".join(
+        f"| `{service.name}_{name}`".upper() + f" | {field.default} | {field.description or ''} |\n"
+        for name, field in fields
+    )
+
+
+def _table(columns: Sequence[str], rows: str) -> str:
+    return f"\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|\n{rows}\n"
 
 
 def deployed(root: Path, services: Iterable[Service[Any]]) -> dict[Path, str]:

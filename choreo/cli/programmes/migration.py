@@ -5,22 +5,37 @@ from typing import Annotated
 
 import typer
 
-from choreo.chassis.installed import package_of
+from choreo.chassis.installed import require_services
+from choreo.chassis.registry import service_names
 from choreo.embedded.testing import postgres_for_tests
-from choreo.operations.acting.migration import write_migration
+from choreo.errors import UsageError
+from choreo.operations.acting.migration import missing, write_migration
 
 
 def migration(
-    service: Annotated[str, typer.Argument(help="Whose tables.py was changed.")],
+    service: Annotated[str | None, typer.Argument(help="Whose tables.py was changed.")] = None,
     message: Annotated[
         str, typer.Option("--message", "-m", help="What it is for, in a sentence.")
     ] = "Tables",
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Write nothing; exit 1 if a migration is missing. Of all services."),
+    ] = False,
 ) -> None:
     """Write the migration that makes a service's tables what its tables.py says. Read it before it is run.
 
     Compares with what the migrations make so far, in a Postgres that is started for it and gone afterwards.
     """
-    package_of(service)  # or say that it is not here
+    services = [service] if service else service_names()
+    require_services(services)
+    if check:
+        with postgres_for_tests() as postgres:
+            told = [sentence for name in services for sentence in missing(name, postgres)]
+        for sentence in told:
+            print(sentence)
+        raise typer.Exit(1 if told else 0)
+    if service is None:
+        raise UsageError("Name the service whose tables.py was changed, or take --check.")
     with postgres_for_tests() as postgres:
         written = write_migration(service, message, postgres)
     if written is None:

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from choreo.chassis.installed import require_services
+from choreo.demo.client import SHOP
 from choreo.operations.acting.throwaway import asked_to_stop
 from choreo.progress import Progress
 from choreo.styles.composition import STYLES, require_style
@@ -32,6 +34,7 @@ def styles(
     if not outages:
         _print_sizes(wanted, as_json)
         return
+    require_services(SHOP)
     with asked_to_stop():
         once = _show_outages(wanted, as_json)
     if not once:

@@ -11,10 +11,11 @@ import httpx2
 import psycopg
 import typer
 
+from choreo.chassis.installed import require_services
 from choreo.chassis.kafka.log_reader import LOG_UNREADABLE
 from choreo.chassis.registry import all_topics
 from choreo.demo import story
-from choreo.demo.client import Customer
+from choreo.demo.client import SHOP, Customer
 from choreo.demo.screens import JsonScreen, Screen, TextScreen
 from choreo.demo.story import TIMEOUT_SECONDS, Stage, Unexpected
 from choreo.demo.timeline import Asked, EventReader, RecordingTransport, Timeline
@@ -43,6 +44,7 @@ def demo(
     for the purpose and gone afterwards. Exits 1 if the system does not do what the story says.
     """
     require_style(style)
+    require_services(SHOP)
     screen: Screen = JsonScreen() if as_json else TextScreen()
     with asked_to_stop(), _a_system(screen, style) as facts:
         held = asyncio.run(perform(the_story, facts, screen))

@@ -34,7 +34,9 @@ def rotate(as_json: Annotated[bool, typer.Option("--json", help="Print JSON inst
         rotation = asyncio.run(rotated(find_installation()))
     except (inputs.Unavailable, SQLAlchemyError, psycopg.Error, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else repr(error)
-        raise Unavailable(f"The user database cannot be used: {reason}; see that the system runs.") from error
+        raise Unavailable(
+            f"The database of the service that signs cannot be used: {reason}; see that the system runs."
+        ) from error
     if as_json:
         told = {name: value for name, value in asdict(rotation).items() if name != "then_verify_for"}
         print(json.dumps(told, indent=2, default=str))

@@ -1,9 +1,13 @@
 """The next migration of a service, written from how its tables differ from those its migrations make."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from choreo.chassis.database.comparison import open_engine, statements
+from sqlalchemy import Connection
+
+from choreo.chassis.database.comparison import cure, differences, open_engine, statements
 from choreo.chassis.database.migrate import migrate, migrations_of
 from choreo.embedded.postgres import Postgres
 
@@ -23,16 +27,29 @@ def upgrade() -> None:
 '''
 
 
-def write_migration(service: str, message: str, postgres: Postgres) -> Path | None:
-    """Returns the file that is new; None where the tables are those of the code already."""
+def missing(service: str, postgres: Postgres) -> list[str]:
+    """Says how the tables that its migrations make are not those of the code, and what to do."""
+    with _migrated(service, postgres) as connection:
+        return [cure(service, told) for told in differences(service, connection)]
+
+
+@contextmanager
+def _migrated(service: str, postgres: Postgres) -> Iterator[Connection]:
+    """A database of today's migrations, for as long as the block takes."""
     database = f"migrating_{service}"
     owner_url, _ = postgres.create_service(service, database)
     try:
         migrate(service, owner_url)
         with open_engine(owner_url).connect() as connection:
-            sql = statements(service, connection)
+            yield connection
     finally:
         postgres.drop_database(database)
+
+
+def write_migration(service: str, message: str, postgres: Postgres) -> Path | None:
+    """Returns the file that is new; None where the tables are those of the code already."""
+    with _migrated(service, postgres) as connection:
+        sql = statements(service, connection)
     if not sql:
         return None
     folder = migrations_of(service)

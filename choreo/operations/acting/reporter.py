@@ -20,5 +20,5 @@ class Reporter:
             return
         print(f"\nThe shop is open after {after:.1f} s:\n")
         for name, url in urls.items():
-            print(f"  {name:<13} {url}")
+            print(f"  {name:<12}  {url}")
         print("\nCtrl-C stops everything.", flush=True)

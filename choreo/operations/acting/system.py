@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 from urllib.parse import urlsplit
 
-from choreo.chassis.agreement import require_agreement
+from choreo.chassis.agreement import all_disagreements, require_agreement
 from choreo.chassis.database.comparison import require_tables
 from choreo.chassis.database.migrate import migrate
 from choreo.chassis.installed import package_of
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.admin.topics import declare_topics
 from choreo.chassis.registry import (
-    descriptions,
     own_port_of,
     own_settings,
     port_of,
@@ -38,7 +37,14 @@ from choreo.operations.acting.databases import external_databases, migrate_exter
 from choreo.operations.acting.reporter import Reporter
 from choreo.operations.principals import grants_of_all, topic_names
 from choreo.operations.replicas import Replica, replicas_of
-from choreo.styles.composition import COLLABORATION, COMPOSITIONS, digest_of, has_kafka, one_process_each
+from choreo.styles.composition import (
+    COLLABORATION,
+    COMPOSITIONS,
+    digest_of,
+    has_kafka,
+    one_process_each,
+    require_composition,
+)
 
 
 @dataclass
@@ -65,7 +71,7 @@ class System:
 
     def run(self, fresh: bool, counts: Mapping[str, int]) -> None:
         """`counts` says of which services there is more than one process."""
-        require_agreement(descriptions().values())
+        require_agreement(all_disagreements())
         os.umask(0o077)
         databases = external_databases(self.settings)
         self.home = Home(self.settings)
@@ -105,6 +111,7 @@ class System:
             raise UsageError(one_process_each(style))
         if self.brokers and not has_kafka(style):
             raise UsageError(f"There are no brokers in style {style}, which starts no Kafka.")
+        require_composition(style)
         return style
 
     def _start_infrastructure(self, system: Supervisor, databases: dict[str, str]) -> None:

@@ -42,9 +42,14 @@ class ThrowawaySystem:
     """
 
     def __init__(
-        self, up: Sequence[str] = ("choreo.cli.main", "up", "--json"), *, style: str = COLLABORATION
+        self,
+        up: Sequence[str] = ("choreo.cli.main", "up", "--json"),
+        *,
+        style: str = COLLABORATION,
+        python: str = sys.executable,
     ) -> None:
-        """`up` is the module that is run, and its arguments."""
+        """`up` is the module that is run, and its arguments; `python` the interpreter that finds it."""
+        self._python = python
         self._up = up if style == COLLABORATION else (*up, "--style", style)
         self.port_base = free_port_base()
         self._child: Child | None = None
@@ -67,7 +72,7 @@ class ThrowawaySystem:
         started = time.monotonic()
         self._child = Child(
             "choreo up",
-            [sys.executable, "-m", *self._up],
+            [self._python, "-m", *self._up],
             log=self.log,
             env=self.environment | {"PYTHONUNBUFFERED": "1"},
             death_signal=signal.SIGTERM,

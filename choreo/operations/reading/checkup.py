@@ -2,10 +2,12 @@
 
 import asyncio
 import time
+from asyncio import Task
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 
 import httpx2
 import psycopg
@@ -19,7 +21,7 @@ from choreo.chassis.kafka.admin.acls import Acls, Unknowable, read_acls
 from choreo.chassis.kafka.admin.client import RequestFailed, administering
 from choreo.chassis.kafka.admin.topics import FOREVER, forgetting_settings
 from choreo.chassis.kafka.grants import AccessDenied, Grant, asking
-from choreo.chassis.kafka.log_reader import LOG_UNREADABLE, retrying, see_that_it_answers
+from choreo.chassis.kafka.log_reader import LOG_UNREADABLE, answering, retrying, see_that_it_answers
 from choreo.chassis.kafka.topic_log import LogMismatch, PartitionLog, compare, compare_last_read, describe
 from choreo.chassis.registry import all_topics, port_of, service_names
 from choreo.chassis.service import Check, Service
@@ -60,45 +62,70 @@ class Finding:
         return bool(self.cure)
 
 
+@dataclass
+class _Kafka:
+    """What Kafka says. Empty where it could not be asked; then a finding says so."""
+
+    findings: list[Finding] = field(default_factory=list)
+    log: Mapping[TopicPartition, PartitionLog] = field(default_factory=dict)
+    old: Mapping[TopicPartition, int] = field(default_factory=dict)
+    """How far each partition had been written `LONG` ago."""
+
+
 async def examine(installation: Installation) -> list[Finding]:
-    """Topics first, then services. What cannot be asked is a finding, too; nothing is raised."""
-    prefix = installation.settings.topic_prefix
-    topics = all_topics(prefix)
-    findings: list[Finding] = []
-    log: Mapping[TopicPartition, PartitionLog] = {}
-    old: Mapping[TopicPartition, int] = {}
-    try:
-        if has_kafka(installation.style):
-            await see_that_it_answers(installation.kafka)
-            log, since, old = await retrying(partial(_ask_kafka, installation.kafka, topics))
-            forgetting, acls = await asyncio.to_thread(_ask_admin, installation.kafka, topics)
-            findings = [
-                *_topics(forgetting, log, since, installation.settings.partitions),
-                *_kafka_grants(acls, installation),
-            ]
-    except AccessDenied as denied:
-        findings.append(Finding("Kafka", "answers", str(denied), "correct them"))
-    except LogMismatch as missing:
-        findings.append(
-            Finding("Kafka", "topics", str(missing), "restore it; a new cluster: choreo provision")
-        )
-    except (*LOG_UNREADABLE, RequestFailed) as error:
-        cure = "start it, or correct KAFKA_BOOTSTRAP_SERVERS"
-        findings.append(Finding("Kafka", "answers", f"{installation.kafka.bootstrap}: {error}", cure))
+    """Topics first, then services. What cannot be asked is a finding, too; nothing is raised.
+
+    All are asked at the same time: whoever is silent is waited for once.
+    """
+    kafka = asyncio.create_task(_kafka(installation))
     async with (
         installation.engines() as engines,
         httpx2.AsyncClient(timeout=_REQUEST_TIMEOUT_SECONDS, trust_env=False) as http,
     ):
-        for name, engine in engines.items():
-            ports = installation.own_ports.get(name) or [port_of(name, installation.settings)]
-            for replica, port in zip(replicas_of({name: len(ports)}), ports, strict=True):
-                findings.append(await _ready(http, replica, port))
-            service = installation.service(name)
-            read = log if hears_from_kafka(installation.style, name) else {}
-            findings += await _service(service, engine, prefix, read, old, installation)
-            if read and service.heard_topics(prefix):
-                findings.append(await _group(installation.kafka, service, prefix))
-    return findings
+        of_services = await asyncio.gather(
+            *(_of_service(name, engine, http, kafka, installation) for name, engine in engines.items())
+        )
+    return [*(await kafka).findings, *chain.from_iterable(of_services)]
+
+
+async def _kafka(installation: Installation) -> _Kafka:
+    topics, told = all_topics(installation.settings.topic_prefix), _Kafka()
+    try:
+        if has_kafka(installation.style):
+            await see_that_it_answers(installation.kafka)
+            told.log, since, told.old = await retrying(partial(_ask_kafka, installation.kafka, topics))
+            forgetting, acls = await asyncio.to_thread(_ask_admin, installation.kafka, topics)
+            told.findings = [
+                *_topics(forgetting, told.log, since, installation.settings.partitions),
+                *_kafka_grants(acls, installation),
+            ]
+    except AccessDenied as denied:
+        told.findings = [Finding("Kafka", "answers", str(denied), "correct them")]
+    except LogMismatch as missing:
+        cure = "restore it; a new cluster: choreo provision"
+        told.findings = [Finding("Kafka", "topics", str(missing), cure)]
+    except (*LOG_UNREADABLE, RequestFailed) as error:
+        cure = "start it, or correct KAFKA_BOOTSTRAP_SERVERS"
+        told.findings = [Finding("Kafka", "answers", f"{installation.kafka.bootstrap}: {error}", cure)]
+    return told
+
+
+async def _of_service(
+    name: str,
+    engine: AsyncEngine,
+    http: httpx2.AsyncClient,
+    kafka: Task[_Kafka],
+    installation: Installation,
+) -> list[Finding]:
+    service, prefix = installation.service(name), installation.settings.topic_prefix
+    ports = installation.own_ports.get(name) or [port_of(name, installation.settings)]
+    replicas = zip(replicas_of({name: len(ports)}), ports, strict=True)
+    ready = asyncio.gather(*(_ready(http, replica, port) for replica, port in replicas))
+    told = await kafka if hears_from_kafka(installation.style, name) else _Kafka()
+    asked = [_service(service, engine, prefix, told.log, told.old, installation)]
+    if told.log and service.heard_topics(prefix):
+        asked.append(_group(installation.kafka, service, prefix))
+    return [*await ready, *chain.from_iterable(await asyncio.gather(*asked))]
 
 
 async def _ask_kafka(
@@ -207,17 +234,17 @@ async def _ready(http: httpx2.AsyncClient, replica: Replica, port: int) -> Findi
     return Finding(name, check, said or f"answered {answer.status_code}", "see what it says, and its log")
 
 
-async def _group(access: KafkaAccess, service: Service[object], prefix: str) -> Finding:
+async def _group(access: KafkaAccess, service: Service[object], prefix: str) -> list[Finding]:
     """Who is in its consumer group."""
     try:
-        async with asking(access) as cluster:
+        async with answering(access), asking(access) as cluster:
             group = await cluster.group(service.group(prefix))
     except LOG_UNREADABLE as error:
-        return Finding(service.name, "group", str(error), "ask again, and see that Kafka runs")
+        return [Finding(service.name, "group", str(error), "ask again, and see that Kafka runs")]
     told = group.strangers(service.name)
     count = len(group.members)
     says = "; ".join(told) or f"{count} process{'' if count == 1 else 'es'} of its own"
-    return Finding(service.name, "group", says, "stop whoever it is" if told else "")
+    return [Finding(service.name, "group", says, "stop whoever it is" if told else "")]
 
 
 async def _service(
@@ -239,7 +266,9 @@ async def _service(
     except (SQLAlchemyError, psycopg.Error, OSError) as error:
         reason = str(error).splitlines()[0] or repr(error)
         return [Finding(name, "database", reason, "see that it runs and that its URL is right")]
-    findings = [await _reads(name, topic, log, read, old, installation.kafka) for topic in heard if log]
+    findings = await asyncio.gather(
+        *(_reads(name, topic, log, read, old, installation.kafka) for topic in heard if log)
+    )
     if installation.style == COLLABORATION:
         findings.append(
             _age(name, "unpublished", backlog.unpublished, "see that Kafka runs and what its log says")
@@ -272,7 +301,7 @@ async def _reads(
     try:
         for place in places:
             compare(name, log[place], read.get(place))
-        async with asking(access) as cluster:
+        async with answering(access), asking(access) as cluster:
             await compare_last_read(name, cluster, log, [read[place] for place in places if place in read])
     except LogMismatch as mismatch:
         return Finding(name, f"reads {topic}", str(mismatch), "see docs/operations.md, Another log")

@@ -67,8 +67,14 @@ class Installation:
 
 
 def running_system(settings: Settings) -> dict[str, Any] | None:
-    """What run.json says of the system that runs from this home."""
-    return _running_from(Home(settings).path)
+    """What run.json says of the system that runs here. Raises `Unavailable` where it lacks a service."""
+    facts = _running_from(Home(settings).path)
+    if facts and (late := [name for name in service_names() if name not in facts["ports"]]):
+        raise Unavailable(
+            f"The system that runs was started before there was {' and '.join(late)}: stop it, and start it "
+            "again with `choreo up`."
+        )
+    return facts
 
 
 def _running_from(home: Path) -> dict[str, Any] | None:

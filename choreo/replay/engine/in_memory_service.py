@@ -1,7 +1,7 @@
 """A service in memory: its decider and its rows, without database, broker and HTTP.
 
 Each input takes the very step the kernel takes (`choreo/chassis/transaction/step.py`), on the very
-rows the kernel would load.
+rows the kernel would load. Of a long log those that nobody needed lately are on disk.
 """
 
 from dataclasses import dataclass, field, replace
@@ -19,6 +19,7 @@ from choreo.message.codec import Undecodable
 from choreo.message.decider import Command
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
+from choreo.replay.sources.on_disk import rows_on_disk
 
 S = TypeVar("S")
 
@@ -82,9 +83,10 @@ class Taken(Generic[S]):
 
 
 class InMemoryService(Generic[S]):
-    def __init__(self, service: Service[S]) -> None:
+    def __init__(self, service: Service[S], *, on_disk: bool = True) -> None:
+        """Without `on_disk` all rows are in memory, as they must be where nothing may be opened."""
         self.service = service
-        self.memory = Memory(service.store.mappings)
+        self.memory = Memory(service.store.mappings, rows_on_disk if on_disk else lambda mapping: {})
         self.sequences: dict[str, int] = {}
         """By key: the number of the last fact applied."""
         self._commands = {command.__name__: _adapter(command) for command in service.commands}

@@ -14,6 +14,8 @@ from choreo.message.fact import Fact
 from choreo.replay.engine.deciding_lines import decided_at
 from choreo.replay.engine.in_memory_service import Taken, refusal_as_dict
 from choreo.replay.engine.sandbox import no_side_effects
+from choreo.replay.sources.on_disk import OnDisk
+from choreo.replay.sources.recording import pack_record, unpack_record
 from choreo.replay.sources.records import Item, JournalEntry, sequence_of
 from choreo.replay.sources.rows import plain
 
@@ -29,7 +31,7 @@ class RecordedFacts:
     A step of a key's journal ends where the next one begins, so both are read before anything is told.
     """
 
-    _records: dict[tuple[str, int], Record] = field(default_factory=dict)
+    _records: OnDisk[Record] = field(default_factory=lambda: OnDisk(pack_record, unpack_record))
     """By key and sequence."""
     _steps: dict[str, deque[int]] = field(default_factory=dict)
     """By key: the step that each input met, in the order of the journal."""

@@ -4,16 +4,20 @@ Nothing that happens to one key touches another (but whether a login is free), a
 about a key the others hear about the same key. So one key at a time can be looked at in all services.
 """
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from choreo.chassis.service import Service
 from choreo.chassis.transaction.positions import TopicPartition
-from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode
+from choreo.message.catalog import FACT_OF_TYPE
+from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode, type_in
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
+from choreo.replay.sources.on_disk import ListsOnDisk
+from choreo.replay.sources.recording import pack_item, unpack_item
 from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, OutboxRecord, Source, lacking
 
 
@@ -97,79 +101,97 @@ class Key:
         ]
 
 
-@dataclass
 class ByKey:
-    keys: dict[str, Key] = field(default_factory=dict)
-    """In the order in which something was first read of them."""
-    lacks: list[str] = field(default_factory=list)
-    """What of the stream is missing: sentences."""
-    items: int = 0
+    """A whole stream, by key. Of a long one most is on disk, and a key is in memory while it is looked at."""
 
-
-async def read_by_key(
-    source: Source, services: Collection[str], progress: Callable[[int], None] | None = None
-) -> ByKey:
-    """Reads all of a source into memory. The facts of other services than these are taken as recorded."""
-    found = ByKey()
-    for service in services:
-        found.lacks += (await lacking(source, service)).values()
-    reader = _Reader(source.cut, services, found)
-    try:
-        async for batch in source.batches():
-            reader.take(batch)
-            found.items += len(batch)
-            if progress:
-                progress(found.items)
-        reader.finish()
-    except Broken as broken:
-        found.lacks.append(str(broken))
-    return found
-
-
-class _Reader:
-    def __init__(self, cut: Cut, services: Collection[str], found: ByKey) -> None:
+    def __init__(self, cut: Cut, services: Mapping[str, Service[Any]]) -> None:
+        self.lacks: list[str] = []
+        """What of the stream is missing: sentences."""
+        self.items = 0
+        self.of_no_hearer: dict[str, list[JournalEntry]] = {
+            name: [] for name, service in services.items() if not service.consumes
+        }
+        """By service that hears nobody, its journal: whether a login is free depends on other keys."""
         self._cut = cut
         self._services = services
-        self._found = found
+        self._of_key: ListsOnDisk[Item] = ListsOnDisk(pack_item, unpack_item)
         self._next: dict[TopicPartition, int] = dict.fromkeys(cut.spans, 0)
 
-    def take(self, items: Sequence[Item]) -> None:
-        for item in items:
-            match item:
-                case TopicRecord():
-                    self._take_record(item)
-                case JournalEntry() if item.service in self._services:
-                    if item.outcome in ("applied", "refused"):
-                        self._key(item.key).entries.setdefault(item.service, []).append(item)
-                case OutboxRecord():
-                    event = decode(item.record)
-                    self._key(event.key).facts.setdefault(event.id, event)
+    def __iter__(self) -> Iterator[str]:
+        """Yields the keys' names, in the order in which something was first read of them."""
+        return iter(self._of_key)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._of_key
+
+    def __len__(self) -> int:
+        return len(self._of_key)
+
+    def key(self, name: str) -> Key:
+        key = Key(name)
+        for item in self._of_key.of(name):
+            if isinstance(item, JournalEntry):
+                key.entries.setdefault(item.service, []).append(item)
+                continue
+            try:
+                event = decode(item.record)
+            except (UnknownType, Undecodable):
+                continue
+            key.facts.setdefault(event.id, event)
+            if isinstance(item, TopicRecord):
+                if event.source not in self._services:
+                    key.orphans.add(event.id)
+                elif item.offset < self._cut.spans[item.topic, item.partition].settled:
+                    key.settled.add(event.id)
+        return key
+
+    def add(self, item: Item) -> None:
+        match item:
+            case TopicRecord():
+                self._add_record(item)
+            case JournalEntry() if item.service in self._services:
+                if item.outcome in ("applied", "refused"):
+                    item = replace(item, wrote=None)
+                    self._of_key.add(item.key, item)
+                    if item.service in self.of_no_hearer:
+                        self.of_no_hearer[item.service].append(item)
+            case OutboxRecord():
+                self._of_key.add((item.record.key or b"").decode(errors="replace"), item)
 
     def finish(self) -> None:
         for place, span in self._cut.spans.items():
             self._check(place, span.end)
 
-    def _take_record(self, record: TopicRecord) -> None:
+    def _add_record(self, record: TopicRecord) -> None:
         place = record.topic, record.partition
         if place not in self._next:
             return
         self._check(place, record.begin)
         self._next[place] = record.offset + 1
-        try:
-            event = decode(record.record)
-        except (UnknownType, Undecodable):
-            return
-        key = self._key(event.key)
-        key.facts.setdefault(event.id, event)
-        if event.source not in self._services:
-            key.orphans.add(event.id)
-        elif record.offset < self._cut.spans[place].settled:
-            key.settled.add(event.id)
+        if (type_in(record.record) or b"").decode(errors="replace") in FACT_OF_TYPE:
+            self._of_key.add((record.record.key or b"").decode(errors="replace"), record)
 
     def _check(self, place: TopicPartition, offset: int) -> None:
         if self._cut.is_whole and offset > self._next[place]:
             missing = f"{self._next[place]} to {offset - 1}"
-            self._found.lacks.append(f"{place[0]}[{place[1]}] lacks offsets {missing}")
+            self.lacks.append(f"{place[0]}[{place[1]}] lacks offsets {missing}")
 
-    def _key(self, name: str) -> Key:
-        return self._found.keys.setdefault(name, Key(name))
+
+async def read_by_key(
+    source: Source, services: Mapping[str, Service[Any]], progress: Callable[[int], None] | None = None
+) -> ByKey:
+    """Reads all of a source. The facts of other services than these are taken as recorded."""
+    found = ByKey(source.cut, services)
+    for service in services:
+        found.lacks += (await lacking(source, service)).values()
+    try:
+        async for batch in source.batches():
+            for item in batch:
+                found.add(item)
+            found.items += len(batch)
+            if progress:
+                progress(found.items)
+        found.finish()
+    except Broken as broken:
+        found.lacks.append(str(broken))
+    return found

@@ -102,7 +102,7 @@ class Writer:
 
     def write(self, items: Sequence[Item]) -> None:
         for item in self._add([self._hidden(item) for item in items]):
-            line = orjson.dumps(self._as_dict(item), option=orjson.OPT_APPEND_NEWLINE)
+            line = orjson.dumps(self._counted(item), option=orjson.OPT_APPEND_NEWLINE)
             self._sha.update(line)
             self._body.write(line)
 
@@ -124,50 +124,17 @@ class Writer:
         """gzip allows several files in a row: the manifest comes first although it is written last."""
         return gzip.compress(line, mtime=0) if _is_gzip(self._path) else line
 
-    def _as_dict(self, item: Item) -> dict[str, Any]:
+    def _counted(self, item: Item) -> dict[str, Any]:
         match item:
             case TopicRecord():
                 self._gap((item.topic, item.partition), item.begin)
                 self._next[item.topic, item.partition] = item.offset + 1
                 self.contents.counts[item.topic] += 1
-                return {
-                    "topic": item.topic,
-                    "partition": item.partition,
-                    "offset": item.offset,
-                    "tstype": "logappend" if item.appended else "create",
-                    "ts": item.timestamp,
-                    "broker": -1,
-                    **({"from": item.begin} if item.begin < item.offset else {}),
-                    **_of_record(item.record),
-                }
             case JournalEntry():
                 self.contents.counts[f"journal of {item.service}"] += 1
-                return self._entry(item)
             case OutboxRecord():
                 self.contents.counts[f"outbox of {item.service}"] += 1
-                return {"outbox": item.service, **_of_record(item.record)}
-
-    def _entry(self, entry: JournalEntry) -> dict[str, Any]:
-        return {
-            "journal": entry.service,
-            "position": entry.position,
-            "id": entry.id,
-            "key": entry.key,
-            "step": entry.step,
-            "kind": entry.kind,
-            "type": entry.type,
-            "topic": entry.topic,
-            "partition": entry.partition,
-            "offset": entry.offset,
-            "flow": entry.correlation_id,
-            "outcome": entry.outcome,
-            "command": entry.command,
-            "refusal": entry.refusal,
-            "now": plain(entry.now),
-            "received": entry.received_at and plain(entry.received_at),
-            "code": entry.code_version,
-            **({"wrote": entry.wrote} if entry.wrote else {}),
-        }
+        return _as_dict(item)
 
     def _hidden(self, item: Item) -> Item:
         if self._redaction is None:
@@ -264,6 +231,57 @@ def _end(lines: int, manifest: bytes, body: "hashlib._Hash") -> bytes:
     """Writes the last line."""
     seal = hashlib.sha256(manifest + body.hexdigest().encode()).hexdigest()
     return orjson.dumps({"end": {"lines": lines, "sha256": seal}}, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def pack_item(item: Item) -> bytes:
+    """Writes it as a recording has it, on one line."""
+    return orjson.dumps(_as_dict(item))
+
+
+def _as_dict(item: Item) -> dict[str, Any]:
+    match item:
+        case TopicRecord():
+            return {
+                "topic": item.topic,
+                "partition": item.partition,
+                "offset": item.offset,
+                "tstype": "logappend" if item.appended else "create",
+                "ts": item.timestamp,
+                "broker": -1,
+                **({"from": item.begin} if item.begin < item.offset else {}),
+                **_of_record(item.record),
+            }
+        case JournalEntry():
+            return _entry(item)
+        case OutboxRecord():
+            return {"outbox": item.service, **_of_record(item.record)}
+
+
+def _entry(entry: JournalEntry) -> dict[str, Any]:
+    return {
+        "journal": entry.service,
+        "position": entry.position,
+        "id": entry.id,
+        "key": entry.key,
+        "step": entry.step,
+        "kind": entry.kind,
+        "type": entry.type,
+        "topic": entry.topic,
+        "partition": entry.partition,
+        "offset": entry.offset,
+        "flow": entry.correlation_id,
+        "outcome": entry.outcome,
+        "command": entry.command,
+        "refusal": entry.refusal,
+        "now": plain(entry.now),
+        "received": entry.received_at and plain(entry.received_at),
+        "code": entry.code_version,
+        **({"wrote": entry.wrote} if entry.wrote else {}),
+    }
+
+
+def pack_record(record: Record) -> bytes:
+    return orjson.dumps(_of_record(record))
 
 
 def _of_record(record: Record) -> dict[str, Any]:
@@ -446,6 +464,14 @@ def size_of(source: Source) -> int:
     if isinstance(source, Recording):
         return sum(source.manifest["counts"].values())
     return 2 * sum(span.end - span.first for span in source.cut.spans.values())
+
+
+def unpack_item(line: bytes) -> Item:
+    return _item(orjson.loads(line))
+
+
+def unpack_record(line: bytes) -> Record:
+    return _record(orjson.loads(line))
 
 
 def _item(told: Mapping[str, Any]) -> Item:

@@ -45,9 +45,11 @@ _FLOWS_OF_KEY = """/* trace.flows_of_key: with when each touched it first */
 SELECT correlation_id, min(decided_at) FROM journal
 WHERE key = %(key)s AND correlation_id IS NOT NULL GROUP BY correlation_id"""
 
-_FLOWS_OF_ORDERS = """/* trace.flows_of_orders: whoever placed or cancelled them */
-SELECT DISTINCT correlation_id FROM journal
-WHERE key = ANY(%(keys)b::text[]) AND kind = 'command' AND command->>'order_id' = ANY(%(orders)b::text[])"""
+_ASKED_TOGETHER = """/* trace.asked_together: whatever was asked about the same things as in these */
+SELECT DISTINCT other.correlation_id FROM journal AS asked
+JOIN journal AS other ON other.key = asked.key AND other.kind = 'command'
+    AND other.command->>%(field)s::text = asked.command->>%(field)s::text
+WHERE asked.correlation_id = ANY(%(flows)b::uuid[]) AND asked.kind = 'command'"""
 
 _CAME = """/* trace.came: what decided what had waited for it */
 SELECT correlation_id FROM journal
@@ -85,7 +87,7 @@ async def find(
             return None
         flows, left_out = await _flows(conns, named, limit)
         looked_up = partial(progress, "looking up")
-        flows |= await _of_the_same_orders(conns["order"], flows)
+        flows |= await _asked_together(conns, ids, flows)
         journals = {name: await journal_of(conn, name, [], flows) for name, conn in conns.items()}
         if access is None:
             now = clock.now()
@@ -167,11 +169,14 @@ def _came_for(waiting: Mapping[str, Collection[UUID]]) -> Iterable[tuple[str, st
             yield service, follow.waits_for.__name__
 
 
-async def _of_the_same_orders(conn: Connection, flows: Collection[UUID]) -> set[UUID]:
-    """Returns the flows that cancelled what these placed, or placed what these cancelled."""
-    asked = [entry for entry in (await journal_of(conn, "order", [], flows)).entries if entry.order_id]
-    keys, orders = {entry.key for entry in asked}, {entry.order_id for entry in asked}
-    return set(await _column(conn, _FLOWS_OF_ORDERS, keys=list(keys), orders=list(orders)))
+async def _asked_together(conns: Mapping[str, Connection], ids: IdsOf, flows: Collection[UUID]) -> set[UUID]:
+    """Returns the flows that cancelled what these placed, or placed what these cancelled, and the like."""
+    fields = {(service, id.in_commands) for service in conns for id in ids[service] if id.in_commands}
+    return {
+        flow
+        for service, field in fields
+        for flow in await _column(conns[service], _ASKED_TOGETHER, field=field, flows=list(flows))
+    }
 
 
 async def _column(conn: Connection, query: str, **values: Any) -> list[Any]:

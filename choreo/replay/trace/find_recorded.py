@@ -37,6 +37,8 @@ def find_recorded(
     events: list[PublishedEvent] = []
     unpublished: list[UnpublishedEvent] = []
     entries: dict[str, list[JournalRow]] = {service: [] for service in recording.cut.services}
+    asked: dict[tuple[str, str, str], set[UUID]] = {}
+    """By service, what was asked about, and its id: in which flows."""
     now = datetime.fromtimestamp(0, UTC)
     for item in _items(recording, lambda done: progress(size + done, 2 * size)):
         match item:
@@ -44,6 +46,8 @@ def find_recorded(
                 now = max(now, item.now)
                 if item.key in keys:
                     entries[item.service].append(_entry(item))
+                    for about in _asked_about(item, ids):
+                        asked.setdefault(about, set()).update(filter(None, [item.correlation_id]))
             case TopicRecord():
                 if _is_of(item.record, keys) and (event := event_in(item)):
                     events.append(event)
@@ -51,6 +55,9 @@ def find_recorded(
                 if _is_of(record, keys):
                     unpublished.append(UnpublishedEvent.of(decode(record)))
     flows, left_out = _flows([entry for found in entries.values() for entry in found], named, limit)
+    for together in asked.values():
+        if together & flows:
+            flows |= together
     events = [event for event in events if event.flow in flows]
     waiting = undecided(events)
     return Material(
@@ -67,22 +74,23 @@ def find_recorded(
 
 
 def _flows(entries: Iterable[JournalRow], named: Iterable[Named], limit: int) -> tuple[set[UUID], int]:
-    """Returns the flows of what has the id and of their orders; of a key the newest, and how many more."""
+    """Returns the flows of what has the id; of a key the newest, and how many more."""
     began: dict[UUID, datetime] = {}
-    of_order: dict[str, set[UUID]] = {}
     for entry in entries:
         if entry.flow:
             began[entry.flow] = min(entry.decided_at, began.get(entry.flow, entry.decided_at))
-            if entry.order_id:
-                of_order.setdefault(entry.order_id, set()).add(entry.flow)
     flows, left_out = {one.flow for one in named if one.flow}, 0
     if any(one.flow is None for one in named):
         flows = set(sorted(began, key=lambda flow: began[flow])[-limit:])
         left_out = len(began) - len(flows)
-    for same in of_order.values():
-        if same & flows:
-            flows |= same
     return flows, left_out
+
+
+def _asked_about(entry: JournalEntry, ids: IdsOf) -> Iterator[tuple[str, str, str]]:
+    """Yields what a command of this service is about, and which one."""
+    for id in ids.get(entry.service, ()):
+        if which := (entry.command or {}).get(id.in_commands):
+            yield entry.service, id.what, which
 
 
 def _items(recording: Recording, progress: Callable[[int], None]) -> Iterator[Item]:
@@ -112,7 +120,6 @@ def _entry(item: JournalEntry) -> JournalRow:
         committed_at=None,
         flow=item.correlation_id,
         refusal=item.refusal,
-        order_id=item.command.get("order_id") if item.command else None,
     )
 
 

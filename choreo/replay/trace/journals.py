@@ -24,7 +24,7 @@ SELECT journal.id, journal.key, step, kind, journal.type, journal.topic, journal
     CASE WHEN parked.reason = 'queued' THEN 'queued' ELSE outcome END AS outcome, received_at, decided_at,
     CASE WHEN current_setting('track_commit_timestamp')::bool
         THEN pg_xact_commit_timestamp(journal.xmin) END AS committed_at,
-    correlation_id AS flow, command->>'order_id' AS order_id, refusal,
+    correlation_id AS flow, refusal,
     CASE WHEN parked.reason = 'queued' AND head.id <> parked.id
         THEN 'behind ' || coalesce(head.type, 'a record') || ': ' || head.error
         ELSE parked.error END AS error,
@@ -70,8 +70,6 @@ class JournalRow:
     """None where the server does not keep it. Taken before the commit is flushed to disk."""
     flow: UUID | None = None
     """None for a record that could not be read."""
-    order_id: str | None = None
-    """Of a command that is about an order."""
     refusal: dict[str, Any] | None = None
     """Its type and its numbers."""
     error: str | None = None

@@ -239,8 +239,9 @@ class _Flow:
     ) -> Gap:
         now = self._material.now
         overdue = None
-        if expects and (decide_by := event.data.get("decide_by")):
-            late = (now - datetime.fromisoformat(decide_by)) / timedelta(milliseconds=1)
+        follow = self._follows.get((service, event.type))
+        if expects and follow and (due := event.data.get(follow.due)):
+            late = (now - datetime.fromisoformat(due)) / timedelta(milliseconds=1)
             overdue = late if late > 0 else None
         since = max(0.0, (now - event.at) / timedelta(milliseconds=1))
         return Gap(service, expects, state, says, since, overdue)

@@ -15,10 +15,10 @@ from typing import Any
 
 from choreo.chassis.service import Service
 from choreo.replay.engine.collector import no_collector
-from choreo.replay.sources.by_key import read_by_key
+from choreo.replay.sources.by_key import Key, read_by_key
 from choreo.replay.sources.records import Source
 from choreo.replay.verify.findings import Finding, Tally
-from choreo.replay.verify.outcomes import compared
+from choreo.replay.verify.outcomes import Outcomes
 from choreo.replay.verify.simulation import Difference, Simulation
 
 _EVERY = 100
@@ -45,17 +45,26 @@ async def closed_loop(
         if found.lacks:
             return tally
         simulation = Simulation(services, some_keys=source.cut.keys is not None, reads=reads)
-        simulation.run_those_that_hear_nobody(found.keys)
-        for number, key in enumerate(found.keys.values()):
-            if key.name not in simulation.torn:
-                simulation.take(key)
+        simulation.run_ahead(found.of_no_hearer)
+        outcomes = Outcomes(source, simulation)
+        await outcomes.read_rows()
+        for number, name in enumerate(found):
+            if name not in simulation.torn:
+                _take(found.key(name), simulation, outcomes)
             if number % _EVERY == 0:
-                tell("trying out keys", number, len(found.keys))
-        outcomes = await compared(source, simulation, found.keys)
-    tally.findings = sorted([*simulation.findings, *outcomes.findings], key=_by_origin)
-    tally.counts += simulation.counts + outcomes.counts
-    tally.counts["keys"] = len(found.keys)
+                tell("trying out keys", number, len(found))
+        outcomes.finish(found)
+    tally.findings = sorted([*simulation.findings, *outcomes.tally.findings], key=_by_origin)
+    tally.counts += simulation.counts + outcomes.tally.counts
+    tally.counts["keys"] = len(found)
     return tally
+
+
+def _take(key: Key, simulation: Simulation, outcomes: Outcomes) -> None:
+    """Once it returns nothing of the key is in memory, but for what services keep of all."""
+    simulation.take(key)
+    outcomes.add(key)
+    simulation.forget_key()
 
 
 def _by_origin(finding: Finding) -> tuple[int | str, ...]:

@@ -1,7 +1,8 @@
 """The rows that a replay makes, held against the tables or the digests that were recorded of them."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Table
@@ -30,6 +31,21 @@ class _Row:
 
 
 @dataclass(frozen=True, slots=True)
+class _Made:
+    """A table as replay has made it."""
+
+    table: Table
+    rows: Mapping[Any, Any]
+    """By primary key."""
+    told: Callable[[Any, Any], _Row]
+    """Is given a primary key and its row."""
+
+    def get(self, name: Any) -> _Row | None:
+        row = self.rows.get(name)
+        return None if row is None else self.told(name, row)
+
+
+@dataclass(frozen=True, slots=True)
 class _Differing:
     table: Table
     column: str
@@ -48,23 +64,23 @@ async def compare_rows(
     if not source.cut.is_whole or tally.sample < 1:
         return
     differing: list[_Differing] = []
-    for table, rows in _tables(in_memory):
+    for made in _tables(in_memory):
         going_on()
-        live = source.rows(tally.service, table)
-        if live is not None:
-            left = dict(rows)
-            async for page in live:
-                differing += [found for row in page if (found := _compare_row(tally, table, left, row))]
-            differing += [_Differing(table, "", None, row) for row in left.values()]
+        if (live := source.rows(tally.service, made.table)) is not None:
+            met = tally.counts["rows"]
+            differing += [
+                other async for page in live for row in page if (other := _compare_row(tally, made, row))
+            ]
+            if tally.counts["rows"] - met < len(made.rows):
+                differing += await _unmatched(source, tally.service, made)
             continue
-        recorded = source.digest(tally.service, table)
+        recorded = source.digest(tally.service, made.table)
         if recorded is None or tally.keys is not None:
             continue
-        rows = dict(rows)
-        edited = list(_compare_edited(source, tally.service, table, rows))
+        edited = list(_compare_edited(source, tally.service, made))
         differing += edited
         if not (edited or tally.excluded_keys):
-            _compare_digest(tally, table, rows.values(), recorded)
+            _compare_digest(tally, made, recorded)
     changed = [one for one in differing if one.mine is None or one.mine.key not in tally.excluded_keys]
     writers = await _writers(source, in_memory.service, changed, going_on)
     for one in differing:
@@ -72,12 +88,13 @@ async def compare_rows(
         _row_differs(in_memory.service, tally, one, writer)
 
 
-def _compare_edited(
-    source: Source, service: str, table: Table, rows: Mapping[Any, _Row]
-) -> Iterator[_Differing]:
+def _compare_edited(source: Source, service: str, made: _Made) -> Iterator[_Differing]:
     """Yields those rows that did not follow from the steps when it was recorded, and do not today."""
+    table = made.table
     recorded = source.cut.columns.get(service, {}).get(str(table.name), ())
-    by_name = {name_as_text(name): row for name, row in rows.items()} if recorded else {}
+    edited = {row.name for row in source.edited(service, table)} if recorded else set()
+    named = ((name_as_text(name), name) for name in (made.rows if edited else ()))
+    by_name = {text: made.get(name) for text, name in named if text in edited}
     for row in source.edited(service, table):
         mine = by_name.get(row.name)
         if row.values is None:
@@ -96,10 +113,10 @@ def _compare_edited(
             yield _Differing(table, other, live, mine)
 
 
-def _compare_digest(tally: ServiceTally, table: Table, rows: Iterable[_Row], recorded: str) -> None:
-    digest = Digest()
-    for mine in rows:
-        digest.add(canonical(mine.values))
+def _compare_digest(tally: ServiceTally, made: _Made, recorded: str) -> None:
+    table, digest = made.table, Digest()
+    for name, row in made.rows.items():
+        digest.add(canonical(made.told(name, row).values))
     tally.counts["tables"] += 1
     if str(digest) == recorded:
         return
@@ -111,23 +128,28 @@ def _compare_digest(tally: ServiceTally, table: Table, rows: Iterable[_Row], rec
     )
 
 
-def _tables(in_memory: InMemoryService[Any]) -> Iterator[tuple[Table, Iterable[tuple[Any, _Row]]]]:
-    """Yields every table that replay makes, with its rows by primary key."""
+def _tables(in_memory: InMemoryService[Any]) -> Iterator[_Made]:
+    """Yields every table that replay makes."""
     for mapping in in_memory.service.store.mappings:
-        yield mapping.table, _rows(mapping, in_memory)
-    keys = in_memory.sequences.items()
-    yield keys_table, ((key, _Row(key, (key, number), None)) for key, number in keys)
+        yield _Made(mapping.table, in_memory.memory.rows(mapping), partial(_told, mapping))
+    yield _Made(keys_table, in_memory.sequences, lambda key, number: _Row(key, (key, number), None))
 
 
-def _rows(mapping: TableMapping, in_memory: InMemoryService[Any]) -> Iterator[tuple[Any, _Row]]:
-    for name, row in in_memory.memory.rows(mapping).items():
-        yield name, _Row(str(getattr(row, mapping.key)), values(mapping.table, row), (mapping.field, name))
+def _told(mapping: TableMapping, name: Any, row: Any) -> _Row:
+    return _Row(str(getattr(row, mapping.key)), values(mapping.table, row), (mapping.field, name))
 
 
-def _compare_row(
-    tally: ServiceTally, table: Table, rows: dict[Any, _Row], live: Sequence[Any]
-) -> _Differing | None:
-    mine = rows.pop(name_in(table, live), None)
+async def _unmatched(source: Source, service: str, made: _Made) -> list[_Differing]:
+    """Returns the rows that the table lacks: it is read once more for that, as there seldom are any."""
+    live = source.rows(service, made.table)
+    assert live
+    names = {name_in(made.table, row) async for page in live for row in page}
+    lacking = [name for name in made.rows if name not in names]
+    return [_Differing(made.table, "", None, made.get(name)) for name in lacking]
+
+
+def _compare_row(tally: ServiceTally, made: _Made, live: Sequence[Any]) -> _Differing | None:
+    table, mine = made.table, made.get(name_in(made.table, live))
     if mine is None:
         return _Differing(table, "", live, None)
     tally.counts["rows"] += 1

@@ -17,6 +17,7 @@ from choreo.replay.engine.recorded import is_same
 from choreo.replay.engine.row_digests import Otherwise
 from choreo.replay.engine.sandbox import Effect, take
 from choreo.replay.engine.walk import Ahead
+from choreo.replay.sources.on_disk import OnDisk
 from choreo.replay.sources.records import JournalEntry, OutboxRecord
 from choreo.replay.sources.rows import plain
 from choreo.replay.verify.findings import Finding, Kind, ServiceTally
@@ -49,7 +50,7 @@ class DecisionComparison:
         """By key and sequence: what is not found on the topic yet."""
         self._published: dict[tuple[str, int], Published] = {}
         """By key and sequence: what is not decided yet."""
-        self._matched: set[int] = set()
+        self._matched: OnDisk[bool] = OnDisk(lambda _: b"", lambda _: True)
         """Hashes of what was found on the topic: whatever comes again is a repeat."""
         self._highest: dict[str, int] = {}
         """By key: the highest sequence on the topic."""
@@ -64,16 +65,16 @@ class DecisionComparison:
         if not self._tally.includes(event.key):
             return
         self._tally.counts["records"] += 1
-        mark = hash((event.id, event.sequence, value))
-        if mark in self._matched:
-            self._tally.counts["repeated records"] += 1
-            return
-        at = event.key, event.sequence
-        if at in self._published or event.sequence < self._highest.get(event.key, 0):
-            self._misplaced(published)
-            return
+        mark, at = hash((event.id, event.sequence, value)), (event.key, event.sequence)
+        if event.sequence <= self._highest.get(event.key, 0):
+            if mark in self._matched:
+                self._tally.counts["repeated records"] += 1
+                return
+            if at in self._published or event.sequence < self._highest.get(event.key, 0):
+                self._misplaced(published)
+                return
         self._highest[event.key] = event.sequence
-        self._matched.add(mark)
+        self._matched[mark] = True
         decided = self._decided.pop(at, None)
         if decided is None:
             self._published[at] = published

@@ -4,8 +4,9 @@ A running system has those in its tables. Of a recording they are what today's `
 facts; whether those are the rows that there were, their digest tells.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,9 +17,10 @@ from choreo.replay.engine.cases import case_of
 from choreo.replay.engine.in_memory_service import InMemoryService, Taken
 from choreo.replay.engine.row_origin import InMemoryServiceWithOrigins
 from choreo.replay.engine.sandbox import watched
-from choreo.replay.sources.by_key import Key
+from choreo.replay.sources.by_key import ByKey, Key
+from choreo.replay.sources.on_disk import ListsOnDisk
 from choreo.replay.sources.records import Source
-from choreo.replay.sources.rows import Digest, canonical, plain, values
+from choreo.replay.sources.rows import Digest, canonical, pack, plain, unpack, values
 from choreo.replay.verify.findings import Finding, Tally
 from choreo.replay.verify.simulation import Difference, Origin, Simulation
 
@@ -27,39 +29,94 @@ Rows = dict[Any, Any]
 """By primary key."""
 
 
-async def compared(source: Source, simulation: Simulation, keys: Mapping[str, Key]) -> Tally:
-    """Compares the rows of all keys of which something can be said."""
-    tally = Tally()
-    for name, in_memory in simulation.services.items():
-        others = {key for service, key in simulation.origins if service == name} - simulation.torn
-        before: _Folded | None = None
+class Outcomes:
+    """Compares rows key by key, as a simulation makes them."""
+
+    def __init__(self, source: Source, simulation: Simulation) -> None:
+        self.tally = Tally()
+        self._source = source
+        self._simulation = simulation
+        self._tables: dict[tuple[str, str], ListsOnDisk[Sequence[Any]]] = {}
+        """By service and the field of a mapping, the rows there are by key, where they can be had."""
+        self._digests: dict[tuple[str, str], Digest] = {}
+        """By service and field: of the rows that the recorded facts make."""
+        self._broken: set[str] = set()
+        """Services of which that cannot be told, as today's `evolve` raises."""
+
+    async def read_rows(self) -> None:
+        for name, in_memory in self._simulation.services.items():
+            for mapping in in_memory.service.store.mappings:
+                pages = self._source.rows(name, mapping.table) if self._source.cut.is_whole else None
+                if pages is None:
+                    return
+                rows: ListsOnDisk[Sequence[Any]] = ListsOnDisk(
+                    pack, partial(unpack, [*mapping.table.columns])
+                )
+                self._tables[name, mapping.field] = rows
+                key = [column.name for column in mapping.table.columns].index(mapping.key)
+                async for page in pages:
+                    for row in page:
+                        rows.add(str(row[key]), row)
+
+    def add(self, key: Key) -> None:
+        """Compares the rows of a key that was simulated just now, but for services that keep those of all."""
+        for name, in_memory in self._simulation.services.items():
+            if in_memory.service.consumes:
+                self._compare(name, [key.name], lambda _: key)
+
+    def finish(self, keys: ByKey) -> None:
+        """Compares the rows of services that keep those of all keys, and of keys that no journal names."""
+        unknown: dict[str, set[str]] = {name: set() for name in self._simulation.services}
+        for (service, _), rows in self._tables.items():
+            unknown[service].update(key for key in rows if key not in keys)
+        for name, in_memory in self._simulation.services.items():
+            all_of_it = () if in_memory.service.consumes else keys
+            self._compare(name, [*all_of_it, *unknown[name]], keys.key)
+            for mapping in in_memory.service.store.mappings:
+                if not (self._simulation.torn or name in self._broken):
+                    self._check_digest(name, mapping)
+
+    def _compare(self, service: str, keys: Sequence[str], load: Callable[[str], Key]) -> None:
+        """Compares the rows that there are in memory with the recorded ones of these keys."""
+        simulation, in_memory = self._simulation, self._simulation.services[service]
+        excluded, before = simulation.torn, None
+        if not self._tables:
+            before = _Folded(in_memory.service)
+            others = {key for key in keys if (service, key) in simulation.origins} - simulation.torn
+            self.tally.findings += [finding for key in others if (finding := before.take(load(key)))]
+            excluded = excluded | before.broken
+            if before.broken:
+                self._broken.add(service)
         for mapping in in_memory.service.store.mappings:
             mine = dict(in_memory.memory.rows(mapping))
-            tally.counts[f"{name} {mapping.table.name}"] += len(mine)
-            recorded = await _rows(source, name, mapping)
-            if recorded is None:
-                if before is None:
-                    before = _Folded(in_memory.service)
-                    tally.findings += [finding for key in others if (finding := before.take(keys[key]))]
-                unchanged = {
-                    row_name: row for row_name, row in mine.items() if _key(mapping, row) not in others
-                }
-                recorded = unchanged | dict(before.in_memory.memory.rows(mapping))
-                if not (simulation.torn or before.broken):
-                    _check_digest(source, name, mapping, recorded.values(), tally)
-            excluded_keys = simulation.torn | (before.broken if before else set())
-            _compare(_Table(name, mapping, in_memory, simulation), mine, recorded, excluded_keys, tally)
-    return tally
+            self.tally.counts[f"{service} {mapping.table.name}"] += len(mine)
+            if before is None:
+                recorded = self._rows_there_are(service, mapping, keys)
+            else:
+                recorded = {name: row for name, row in mine.items() if _key(mapping, row) not in others}
+                recorded |= before.in_memory.memory.rows(mapping)
+                digest = self._digests.setdefault((service, mapping.field), Digest())
+                for row in recorded.values():
+                    digest.add(canonical(values(mapping.table, row)))
+            _compare(_Table(service, mapping, in_memory, simulation), mine, recorded, excluded, self.tally)
 
+    def _rows_there_are(self, service: str, mapping: TableMapping, keys: Sequence[str]) -> Rows:
+        columns = [column.name for column in mapping.table.columns]
+        told = chain.from_iterable(map(self._tables[service, mapping.field].of, keys))
+        rows = [SimpleNamespace(**dict(zip(columns, row, strict=True))) for row in told]
+        return {mapping.name_of(row): row for row in rows}
 
-async def _rows(source: Source, service: str, mapping: TableMapping) -> Rows | None:
-    """Returns those of the tables, where they can be had."""
-    pages = source.rows(service, mapping.table) if source.cut.is_whole else None
-    if pages is None:
-        return None
-    columns = [column.name for column in mapping.table.columns]
-    found = [SimpleNamespace(**dict(zip(columns, row, strict=True))) async for page in pages for row in page]
-    return {mapping.name_of(row): row for row in found}
+    def _check_digest(self, service: str, mapping: TableMapping) -> None:
+        expected = self._source.digest(service, mapping.table)
+        got = str(self._digests.get((service, mapping.field), Digest()))
+        if expected not in (None, got):
+            says = (
+                f"today's evolve makes other rows of {mapping.table.name} of the recorded facts: a recording "
+                "has only a digest, and `choreo verify --closed-loop` of the running system names them"
+            )
+            self.tally.findings.append(
+                Finding("state", service, says, table=mapping.table.name, expected=expected, got=got)
+            )
 
 
 class _Folded:
@@ -72,6 +129,7 @@ class _Folded:
 
     def take(self, key: Key) -> Finding | None:
         service, in_memory = self.in_memory.service, self.in_memory
+        key.inputs(service.name)
         steps = {fact.sequence: fact for fact in key.decided_by(service.name)}
         heard = [entry for entry in key.entries.get(service.name, []) if entry.kind == "fact"]
         steps |= {entry.step: key.facts[entry.id] for entry in heard}
@@ -86,25 +144,6 @@ class _Folded:
             trail = [(event, ran.result)]
             in_memory.keep(key.name, Taken(service, event, state, event.time, step - 1, trail))
         return None
-
-
-def _check_digest(
-    source: Source, service: str, mapping: TableMapping, rows: Iterable[Any], tally: Tally
-) -> None:
-    expected = source.digest(service, mapping.table)
-    if expected is None:
-        return
-    digest = Digest()
-    for row in rows:
-        digest.add(canonical(values(mapping.table, row)))
-    if str(digest) != expected:
-        says = (
-            f"today's evolve makes other rows of {mapping.table.name} of the recorded facts: a recording has "
-            f"only a digest of them, and `choreo verify --closed-loop` of the running system names them"
-        )
-        tally.findings.append(
-            Finding("state", service, says, table=mapping.table.name, expected=expected, got=str(digest))
-        )
 
 
 class _Table:
@@ -148,7 +187,7 @@ class _Table:
             expected,
             got,
             row=str(name),
-            trace=str(getattr(row, "order_id", None) or name),
+            trace=str(getattr(row, self.end.traced_by, name)),
             origin=origin,
         )
 

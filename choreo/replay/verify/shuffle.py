@@ -245,7 +245,7 @@ class _Replay:
 
     def outcome(self, order: Order) -> Outcome:
         """Returns what comes of an order; a handler that raises ends it. Raises `SideEffect`."""
-        in_memory, outcome = InMemoryService(self.service), Outcome()
+        in_memory, outcome = InMemoryService(self.service, on_disk=False), Outcome()
         for number, gap in enumerate(order):
             try:
                 with no_side_effects():

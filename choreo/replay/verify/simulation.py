@@ -81,13 +81,11 @@ class Simulation:
     def hearers(self, fact: Fact) -> list[str]:
         return self._hearers.get(type(fact), [])
 
-    def run_those_that_hear_nobody(self, keys: Mapping[str, Key]) -> None:
-        """Takes their journals as they are: whether a login is free depends on other keys."""
-        for name, in_memory in self.services.items():
-            if not in_memory.service.consumes:
-                entries = chain.from_iterable(key.entries.get(name, []) for key in keys.values())
-                for entry in sorted(entries, key=lambda entry: entry.position):
-                    self._run_ahead(in_memory, entry)
+    def run_ahead(self, journals: Mapping[str, Sequence[JournalEntry]]) -> None:
+        """Takes the journals of those that hear nobody as they are: their rows are of all keys."""
+        for name, entries in journals.items():
+            for entry in entries:
+                self._run_ahead(self.services[name], entry)
 
     def _run_ahead(self, in_memory: InMemoryService[Any], entry: JournalEntry) -> None:
         try:
@@ -119,6 +117,12 @@ class Simulation:
     def tear(self, key: str, why: str) -> None:
         self.torn.add(key)
         self.findings.append(Finding("incomplete", "", f"of key {key} nothing can be said: {why}", key))
+
+    def forget_key(self) -> None:
+        """Leaves the services that hear without rows: no other key needs those of the last one."""
+        for name, in_memory in self.services.items():
+            if in_memory.service.consumes:
+                self.services[name] = InMemoryServiceWithOrigins(in_memory.service)
 
     def take(self, key: Key) -> None:
         """Takes all that happened to it, in all services."""

@@ -69,6 +69,7 @@ def test_tables_columns_and_types_that_are_new_do_not_disturb(past: Story) -> No
 def test_a_service_that_it_does_not_know_is_named_and_not_judged(past: Story) -> None:
     assert unknown(past.history()) == []
     past.tables["shipping"] = {"parcels": [{"id": "1"}], "journal": [], "parked": []}
+    past.ask("other", "shipping POST /parcels", past.ada, 0, id="1")
     assert (unknown(past.history()), broken(past)) == (["shipping"], set())
 
 

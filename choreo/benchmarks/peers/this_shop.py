@@ -1,4 +1,4 @@
-"""The shop itself, as `choreo up` starts it. Another style of it is another entry with other arguments."""
+"""The shop itself, as `choreo up` starts it, in one of its styles."""
 
 import os
 import signal
@@ -54,7 +54,7 @@ class RunningShop:
         return {**self._system.run_file["pids"], "supervisor": self._system.supervisor_pid}
 
     def kill(self) -> None:
-        """All four services at once."""
+        """All of them at once."""
         for service in _SERVICES:
             os.kill(self.pids[service], signal.SIGKILL)
 
