@@ -22,6 +22,8 @@ ROOT = Path(__file__).parents[1]
 PYTHON = Path(".venv", "bin", "python")
 _IGNORED = ("__pycache__", "build", "*.egg-info", ".git", ".venv", ".choreo", ".hypothesis", ".*_cache")
 """By git."""
+_NOT_ITS_OWN = ("PYTHONPATH", "MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "ARGS")
+"""All but the first carry `make test ARGS=…` into every make below it."""
 
 
 class Checkout:
@@ -75,7 +77,7 @@ class Checkout:
     @property
     def environment(self) -> dict[str, str]:
         """In which a command there finds that checkout alone."""
-        outer = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        outer = {name: value for name, value in os.environ.items() if name not in _NOT_ITS_OWN}
         return outer | {"WORKERS": "0"}
 
     def take_away(self, service: str) -> None:

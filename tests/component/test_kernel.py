@@ -1,6 +1,8 @@
 """The delivery promise on the real Postgres, with billing and users as its passengers."""
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -20,7 +22,7 @@ from billing_service.service import decider as billing_decider
 from billing_service.state import Billing
 from billing_service.store import STORE as BILLING
 from choreo.chassis import clock
-from choreo.chassis.database.connection import make_engine
+from choreo.chassis.database.connection import make_engine, session
 from choreo.chassis.kafka.relay import partition_of
 from choreo.chassis.observe.meter import Meter
 from choreo.chassis.settings import Settings
@@ -809,6 +811,42 @@ def loses_the_next_commit(monkeypatch: pytest.MonkeyPatch, *, committed: bool) -
         raise psycopg.OperationalError("the connection is lost")
 
     monkeypatch.setattr(PostgresTransaction, "commit", lose)
+
+
+def cut_off(conn: psycopg.AsyncConnection[Any], postgres: Postgres) -> None:
+    """The network ends the session: the error has no SQLSTATE."""
+    with socket.socket(fileno=os.dup(conn.fileno())) as shared:
+        shared.shutdown(socket.SHUT_RDWR)
+
+
+def sent_away(conn: psycopg.AsyncConnection[Any], postgres: Postgres) -> None:
+    with psycopg.connect(**session(postgres.admin_url), autocommit=True) as admin:
+        admin.execute("SELECT pg_terminate_backend(%s, 5000)", [conn.info.backend_pid])
+
+
+@pytest.mark.parametrize("end", [cut_off, sent_away])
+async def test_sessions_that_break_one_after_the_other_park_nothing(
+    billing: Replicas, postgres: Postgres, monkeypatch: pytest.MonkeyPatch, end: Callable[..., None]
+) -> None:
+    """Though the database answers in between: whoever asks whether it does gets a session that stays."""
+    ada = uuid4()
+    kernel = await billing.kernel()
+    users, orders = await billing.reader(kernel, "user-events"), await billing.reader(kernel)
+    await users.hear(registered(ada))
+    commit = PostgresTransaction.commit
+    left = 5
+
+    async def break_off(opened: PostgresTransaction[Any]) -> None:
+        nonlocal left
+        if left:
+            left -= 1
+            end(opened.conn, postgres)
+        await commit(opened)
+
+    monkeypatch.setattr(PostgresTransaction, "commit", break_off)
+    await orders.hear(ordered(ada, 30))
+    assert (left, parked(billing.database)) == (0, [])
+    assert_in_sequence(billing.database)
 
 
 @pytest.mark.parametrize("committed", [True, False])

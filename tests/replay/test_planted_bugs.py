@@ -84,6 +84,7 @@ def _settle_in(shop: Shop, home: Path) -> None:
         "partitions": settings.partitions,
         "settings": own_settings(settings),
         "runtime_urls": dict(shop.installation.database_urls),
+        "ports": dict.fromkeys(shop.owner_urls, 0),
         "own_ports": {},
         "owner_urls": shop.owner_urls,
     }

@@ -160,11 +160,12 @@ async def test_a_change_that_was_meant_is_allowed(
 
 
 async def test_a_row_edited_by_hand_is_found_with_its_column(played: Shop) -> None:
+    who = "balance = %s AND user_id IN (SELECT user_id FROM payments)"  # one that was emptied, not a new one
     with psycopg.connect(played.owner_urls["billing"]) as conn:
-        conn.execute("UPDATE accounts SET balance = balance + 1 WHERE balance = 0")
+        conn.execute(f"UPDATE accounts SET balance = 1 WHERE {who}".encode(), [0])
     report = await verified(played)
     with psycopg.connect(played.owner_urls["billing"]) as conn:
-        conn.execute("UPDATE accounts SET balance = balance - 1 WHERE balance = 1")
+        conn.execute(f"UPDATE accounts SET balance = 0 WHERE {who}".encode(), [1])
     assert {(finding.kind, finding.table, finding.column) for finding in report.findings} == {
         ("state", "accounts", "balance")
     }

@@ -20,7 +20,6 @@ _ALL: tuple[Contender, ...] = (
         "this shop in style http: the same four services call each other, without Kafka",
         "no events for others to hear, no log to replay; whoever calls knows everybody who must be told, and "
         "keeps what they miss; it mails, too",
-        ("choreo.cli.main", "up", "--json", "--style", "http"),
     ),
     Peer(
         "monolith",

@@ -11,17 +11,16 @@ from choreo.benchmarks.peers.contender import USERS
 from choreo.benchmarks.peers.servers import KafkaServer
 from choreo.benchmarks.peers.tables import Tables
 from choreo.benchmarks.users import OrderMaker, register_users
+from choreo.demo.client import SHOP
 from choreo.operations.acting.throwaway import ThrowawaySystem
-
-_SERVICES = ("user", "order", "billing", "notification")
 
 
 @dataclass(frozen=True)
 class Shop:
     name: str
+    """Of the style, too."""
     what: str
     lacks: str
-    up: Sequence[str] = ("choreo.cli.main", "up", "--json")
 
     def prepare(self, say: Callable[[str], None]) -> None:
         KafkaServer.prepare(say)
@@ -32,7 +31,7 @@ class Shop:
     @contextmanager
     def running(self, directory: Path) -> Iterator["RunningShop"]:
         """Its home is a temporary directory of its own."""
-        with ThrowawaySystem(self.up) as system:
+        with ThrowawaySystem(style=self.name) as system:
             system.start()
             yield RunningShop(system)
 
@@ -55,7 +54,7 @@ class RunningShop:
 
     def kill(self) -> None:
         """All of them at once."""
-        for service in _SERVICES:
+        for service in SHOP:
             os.kill(self.pids[service], signal.SIGKILL)
 
     def start_again(self) -> None:

@@ -118,7 +118,7 @@ async def raw_connection(engine: AsyncEngine) -> AsyncIterator[Connection]:
         try:
             yield await _driver(pooled)
         except BaseException as error:
-            if failure_of(error) is Failure.AWAY:
+            if failure_of(error) in (Failure.AWAY, Failure.ENDED):
                 await pooled.invalidate()
             raise
 
@@ -152,6 +152,8 @@ class Failure(Enum):
 
     AWAY = "the database cannot be used"
     """Not to be asked, shutting down, out of space, read-only: wait, and try the same again."""
+    ENDED = "an administrator ends sessions of the database"
+    """Likewise, and no input ever made it so."""
     UNFIT = "the database is not as this program needs it"
     """A table, a column or a grant is missing: a person is needed, and then the same is tried again."""
     LOCKED = "something is locked by somebody else"
@@ -170,6 +172,8 @@ def failure_of(error: BaseException) -> Failure:
         return Failure.AWAY if isinstance(error, psycopg.OperationalError) else Failure.INPUT
     if state == "55P03":
         return Failure.LOCKED
+    if state == "57P01":
+        return Failure.ENDED
     if state == "25006" or state[:2] in ("08", "25", "28", "53", "55", "57", "58", "F0", "XX"):
         return Failure.AWAY
     if state[:2] in ("0A", "3D", "3F", "42"):

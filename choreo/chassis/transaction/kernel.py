@@ -66,13 +66,14 @@ ANSWER_TIMEOUT_SECONDS = 5.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 _SHARED = tuple(fact.__name__ for fact in SHARED_FACTS)
 _ATTEMPTS = {
-    Failure.AWAY: 4,
+    Failure.AWAY: 8,  # five seconds: sessions that break one after the other are the fault of no input
     Failure.CONFLICT: 10,
+    Failure.ENDED: sys.maxsize,
     Failure.LOCKED: sys.maxsize,
     Failure.UNFIT: sys.maxsize,
 }
 """So often a batch may fail, while the database answers in between, before it is halved. Where something is
-locked, or a table is missing, no input is at fault."""
+locked, sessions are ended, or a table is missing, no input is at fault."""
 
 log = structlog.get_logger()
 
