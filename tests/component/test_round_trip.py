@@ -10,7 +10,14 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from choreo.chassis.database.connection import Connection, make_engine, raw_connection
+from choreo.chassis.database.connection import (
+    Connection,
+    Failure,
+    failure_of,
+    make_engine,
+    raw_connection,
+    session,
+)
 from choreo.chassis.database.round_trip import RoundTrip, Statement
 from choreo.embedded.postgres import Postgres
 from tests.databases import Database, a_database
@@ -112,6 +119,62 @@ async def test_what_cannot_be_prepared_ends_the_trip_too(database: Database, con
     assert there(database) == set()
 
 
+async def test_what_a_column_has_become_ends_one_trip_and_is_known_to_the_next(
+    database: Database, conn: Connection
+) -> None:
+    trip = RoundTrip(conn)
+    trip.add(_PUT, ["ada"], [1])
+    trip.add(_GET, ["ada"])
+    await trip.commit()
+    with psycopg.connect(**session(database.owner_url)) as owner:
+        owner.execute("ALTER TABLE keys ALTER COLUMN sequence TYPE numeric")
+    trip.add(_GET, ["ada"])
+    with pytest.raises(psycopg.errors.FeatureNotSupported) as raised:
+        await trip.send()
+    assert failure_of(raised.value) is Failure.UNFIT
+    await conn.rollback()
+    rows = trip.add(_GET, ["ada"])
+    await trip.send()
+    assert rows == [(1,)]
+
+
+async def test_the_drivers_own_statements_go_on_beside_a_trips(conn: Connection) -> None:
+    """However often they are repeated, and whether they are committed or not."""
+    trip = RoundTrip(conn)
+    for _ in range(3):
+        for _ in range(10):
+            await conn.execute("SELECT key FROM keys WHERE key = %s", ["ada"])
+        rows = trip.add(_GET, ["ada"])
+        await trip.send()
+        await conn.rollback()
+    assert rows == []
+
+
+async def test_a_statement_that_somebody_has_forgotten_is_no_fault_of_an_input(conn: Connection) -> None:
+    trip = RoundTrip(conn)
+    trip.add(_GET, ["ada"])
+    await trip.commit()
+    await conn.execute("DEALLOCATE ALL")
+    trip.add(_GET, ["ada"])
+    with pytest.raises(psycopg.errors.InvalidSqlStatementName) as raised:
+        await trip.send()
+    assert failure_of(raised.value) is Failure.AWAY
+
+
+async def test_text_is_utf8_whatever_the_surroundings_say(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    engine = make_engine(database.runtime_url)
+    async with raw_connection(engine) as conn:
+        trip = RoundTrip(conn)
+        trip.add(_PUT, ["Straße"], [1])
+        await trip.commit()
+    await engine.dispose()
+    monkeypatch.undo()
+    assert there(database) == {"Straße"}
+
+
 async def test_a_look_sees_what_was_committed_before_the_lock_was_given(
     database: Database, conn: Connection
 ) -> None:
@@ -155,14 +218,16 @@ async def test_a_trip_that_is_given_up_leaves_no_answer_to_the_next(
     assert rows == [(1,)]
 
 
-async def test_a_session_that_ends_under_a_trip_is_away(database: Database, conn: Connection) -> None:
+async def test_a_session_that_is_ended_under_a_trip_says_so(database: Database, conn: Connection) -> None:
     trip = RoundTrip(conn)
     trip.add(_PUT, ["ada"], [1])
     trip.add(
         Statement("SELECT pg_terminate_backend(pid) FROM unnest($1::integer[]) AS pid"),
         [conn.info.backend_pid],
     )
-    with pytest.raises(psycopg.OperationalError):
+    trip.add(_PUT, ["eve"], [1])
+    with pytest.raises(psycopg.errors.AdminShutdown) as raised:
         await trip.commit()
+    assert failure_of(raised.value) is Failure.ENDED
     assert conn.broken
     assert there(database) == set()

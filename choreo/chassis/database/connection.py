@@ -56,13 +56,14 @@ _SESSION = "-c timezone=UTC -c datestyle=ISO,YMD"
 
 
 def session(url: str, options: str = "", **more: Any) -> dict[str, Any]:
-    """What to connect with, for `psycopg.connect(**session(url))`: every session of ours is in UTC.
+    """What to connect with, for `psycopg.connect(**session(url))`: every session of ours is in UTC and UTF-8.
 
     `url` as libpq has it; what it gives as `options` holds, as far as it is not about time.
+    The driver prepares nothing by itself: at a rollback it would forget what others have prepared, too.
     """
     given = conninfo_to_dict(url)
     given["options"] = f"{given.get('options') or ''} {options} {_SESSION}".strip()
-    return {**given, **more}
+    return {**given, "client_encoding": "UTF8", "prepare_threshold": None, **more}
 
 
 def unusable(url: str) -> str | None:
@@ -174,7 +175,7 @@ def failure_of(error: BaseException) -> Failure:
         return Failure.LOCKED
     if state == "57P01":
         return Failure.ENDED
-    if state == "25006" or state[:2] in ("08", "25", "28", "53", "55", "57", "58", "F0", "XX"):
+    if state == "25006" or state[:2] in ("08", "25", "26", "28", "53", "55", "57", "58", "F0", "XX"):
         return Failure.AWAY
     if state[:2] in ("0A", "3D", "3F", "42"):
         return Failure.UNFIT

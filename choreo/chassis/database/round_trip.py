@@ -107,7 +107,6 @@ class RoundTrip:
                 gathered.insert(0, _Step(_BEGIN))
             prepared = _prepared.pop(conn, None)
             if prepared is None:
-                conn.prepare_threshold = None  # what the driver prepares it deallocates, and ours with it
                 gathered.insert(0, _Step(_FORGET))
                 prepared = set()
             steps = list(_steps(gathered, prepared))
@@ -131,7 +130,7 @@ def _steps(gathered: Sequence[_Step], prepared: set[Statement]) -> Iterator[_Ste
 
 
 def _exchange(pgconn: PGconn, steps: Sequence[_Step]) -> PQGen[list[PGresult]]:
-    """Returns the result of each step. Raises the error of the first that failed.
+    """Returns the result of each step. Raises the error of the first that failed, though the server be gone.
 
     What was begun and cannot be ended leaves a connection that is of no use: it is closed.
     """
@@ -146,15 +145,21 @@ def _exchange(pgconn: PGconn, steps: Sequence[_Step]) -> PQGen[list[PGresult]]:
             results += yield from fetch_many(pgconn)
         if pgconn.status == ConnStatus.OK:
             pgconn.exit_pipeline_mode()
-    except BaseException:
+    except BaseException as error:
         pgconn.finish()
+        if isinstance(error, psycopg.Error):
+            _raise_what_failed(results)
         raise
-    for result in results:
-        if result.status == ExecStatus.FATAL_ERROR:
-            raise error_from_result(result)
+    _raise_what_failed(results)
     if len(results) != len(steps) + 1:
         raise psycopg.OperationalError("the connection is lost")
     return results[:-1]
+
+
+def _raise_what_failed(results: Sequence[PGresult]) -> None:
+    for result in results:
+        if result.status == ExecStatus.FATAL_ERROR:
+            raise error_from_result(result)
 
 
 def _put(pgconn: PGconn, step: _Step) -> None:
