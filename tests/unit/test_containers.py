@@ -29,7 +29,7 @@ ASKED = re.compile(r"\$\{(\w+):\?run sh deploy/passwords\.sh\}")
 """A password: compose ends with these words where it is not set."""
 
 
-def test_the_four_services_and_what_they_need_are_there() -> None:
+def test_every_service_and_what_it_needs_is_there() -> None:
     assert set(PARTS) >= {*SERVICES, "kafka", "postgres", "mail", "migrate", "provision"}
     assert {name for name, part in PARTS.items() if "profiles" in part} == {"prometheus", "grafana"}
 
