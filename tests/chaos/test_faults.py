@@ -21,6 +21,7 @@ from choreo.chaos.faults.half import (
 from choreo.chaos.programme import UP, keep_evidence
 from choreo.chaos.trial import Trial
 from choreo.operations.acting.throwaway import ThrowawaySystem
+from tests.chaos.rates import RATES
 from tests.services import SERVICES
 
 SEED = 1
@@ -45,7 +46,7 @@ def one_of_each_kind(faults: Sequence[Fault]) -> list[Fault]:
 def trial() -> Iterator[Trial]:
     with ThrowawaySystem(UP) as system:
         system.start()
-        trial = Trial(system, SEED)
+        trial = Trial(system, SEED, RATES)
         yield trial
         if trial.violations:
             print(f"The evidence is in {keep_evidence(trial)}")

@@ -23,6 +23,7 @@ from choreo.embedded.ports import LOOPBACK
 from choreo.operations.acting.throwaway import ThrowawaySystem
 from choreo.operations.reading.checkup import examine
 from choreo.operations.reading.installation import find_installation
+from tests.chaos.rates import RATES
 from tests.e2e.outside import Shop, until
 from tests.services import SERVICES
 from tests.shop import PATIENCE
@@ -104,7 +105,7 @@ def test_a_restart_refuses_no_connection(system: ThrowawaySystem, name: str) -> 
 
 def test_every_promise_holds_when_each_of_several_is_killed(system: ThrowawaySystem) -> None:
     """So the one whose relay owns the shards is among them."""
-    trial = Trial(system, seed=1)
+    trial = Trial(system, 1, RATES)
     for name in ("order", "order-2", "order-3"):
         outcome = trial.put_through(killed(name))
         if outcome.violations:
