@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Generic, TypeVar
 
 from choreo.chassis.database.connection import Connection
@@ -58,7 +58,14 @@ class WithSharedState(Generic[S]):
 
 
 def _ends_sessions(content: object) -> bool:
-    return isinstance(content, SessionsEnded) or getattr(content, "ends_sessions", False)
+    kind: Any = type(content)
+    return _is_of_sessions(kind)
+
+
+@cache
+def _is_of_sessions(kind: type[Any]) -> bool:
+    """Asked of the type, once: a fact takes long to say that it lacks an attribute."""
+    return issubclass(kind, SessionsEnded) or bool(getattr(kind, "ends_sessions", False))
 
 
 def _with_signing_keys(state: S, rows: Mapping[str, Any]) -> S:
