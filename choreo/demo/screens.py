@@ -9,7 +9,8 @@ from typing import Any
 
 from rich.markup import escape
 
-from choreo.demo.timeline import Asked, clock
+from choreo.demo.timeline import Asked
+from choreo.replay.trace.as_dict import clock, way_as_dict
 from choreo.replay.trace.hops import HOPS, WHOLE, Hearing, Hop, Way
 from choreo.terminal import Console, packed
 
@@ -37,7 +38,7 @@ class JsonScreen:
 
     def event(self, way: Way, depth: int, because: str, after_ms: float) -> None:
         told = {"depth": depth, "because_of": because, "after_ms": round(after_ms, 1)}
-        self._print("event", **as_json(way), **told)
+        self._print("event", **way_as_dict(way), **told)
 
     def holds(self, what: str) -> None:
         self._print("expectation", says=what, holds=True)
@@ -54,29 +55,6 @@ class JsonScreen:
 
     def _print(self, kind: str, **facts: Any) -> None:
         print(json.dumps({"kind": kind, **facts}, default=str), flush=True)
-
-
-def as_json(way: Way) -> dict[str, Any]:
-    """An event, how it was decided and what each service did with it; times in milliseconds."""
-    event, origin = way.event, way.origin
-    appended_at = clock(event.appended_at.timestamp()) if event.appended_at else None
-    told = asdict(event) | {"at": clock(event.at.timestamp()), "appended_at": appended_at}
-    decided = origin and {"service": origin.service, "input": origin.input, **_by_name(origin.hops)}
-    heard = [
-        {
-            "service": hearing.service,
-            "offset": hearing.offset,
-            "outcome": hearing.outcome,
-            **_by_name(hearing.hops),
-            "leads_to": hearing.leads_to,
-        }
-        for hearing in way.hearings
-    ]
-    return told | {"decided": decided, "heard": heard}
-
-
-def _by_name(hops: tuple[Hop, ...]) -> dict[str, float | None]:
-    return {f"{hop.name}_ms": None if hop.ms is None else round(hop.ms, 3) for hop in hops}
 
 
 class TextScreen:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from uuid import UUID
 
 import httpx2
@@ -124,8 +123,3 @@ class Timeline:
     def take(self) -> list[Asked]:
         taken, self.asked = self.asked, []
         return taken
-
-
-def clock(seconds: float) -> str:
-    """RFC 3339, to the millisecond."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -12,10 +12,11 @@ from structlog.testing import capture_logs
 from billing_service import service as billing_service
 from billing_service.evolve import evolve
 from billing_service.state import Billing
-from choreo.cli.debugging import rebuild, replay_source
+from choreo.cli.debugging import rebuild
 from choreo.cli.main import app
 from choreo.cli.running import dlq
 from choreo.message.envelope import Event
+from choreo.operations.reading import replay_source
 from events.order import OrderCreated
 from tests.choreography.ending import caught_up, end_offsets
 from tests.choreography.test_parking import an_order, producing, retried, with_header

@@ -14,9 +14,12 @@ from billing_service import service as billing_service
 from billing_service.evolve import evolve
 from billing_service.state import Billing
 from choreo.cli.debugging.record import recorded
-from choreo.cli.debugging.trace import live
 from choreo.cli.main import app
 from choreo.message.envelope import Event
+from choreo.operations.reading.flows import flows, traced
+from choreo.operations.reading.log import read_log
+from choreo.replay.trace.flows import FlowFilter, state_of
+from choreo.replay.trace.log import RecordFilter
 from choreo.replay.trace.trace import Node, Tree
 from tests.choreography.ending import caught_up, sent_out, stranger
 from tests.services import SERVICES
@@ -67,7 +70,7 @@ async def test_a_trace_tells_what_followed_and_what_is_missing_and_changes_nothi
     await shop.stop()
     before = await sent_out(shop), what_is_kept(shop)
 
-    trees, _ = await live(shop.installation, paid)
+    trees, _ = await traced(shop.installation, paid)
     assert told(trees) == [
         (0, "OrderCreated"),
         (1, "PaymentConfirmed"),
@@ -94,22 +97,22 @@ async def test_a_trace_tells_what_followed_and_what_is_missing_and_changes_nothi
         payment.data["payment_id"],
         mailed.id,
     ):
-        again, _ = await live(shop.installation, str(id))
+        again, _ = await traced(shop.installation, str(id))
         assert told(again) == told(trees), "whichever id of it is asked for"
 
-    trees, _ = await live(shop.installation, waits)
+    trees, _ = await traced(shop.installation, waits)
     assert told(trees) == [(0, "OrderCreated")]
     assert gaps(trees) == [("billing", "waiting", PAID)]
 
-    trees, _ = await live(shop.installation, parked)
+    trees, _ = await traced(shop.installation, parked)
     assert gaps(trees) == [("billing", "parked", PAID)]
     (gap,) = next(nodes(trees)).gaps
     assert gap.says.startswith("ZeroDivisionError: a bug (tests/choreography/test_trace.py:")
-    trees, _ = await live(shop.installation, queued)
+    trees, _ = await traced(shop.installation, queued)
     assert gaps(trees) == [("billing", "queued", PAID)]
 
     # Nobody hears of a deposit: the journal says that there is one, and when.
-    trees, left_out = await live(shop.installation, str(ada.id))
+    trees, left_out = await traced(shop.installation, str(ada.id))
     assert [tree.asked.type for tree in trees if tree.asked] == [
         "Register",
         "Deposit",
@@ -122,17 +125,47 @@ async def test_a_trace_tells_what_followed_and_what_is_missing_and_changes_nothi
     )
     login = next(nodes(trees)).way.event.data["login"]
     for name in (login.upper(), str(ada.id)[:8], f" {ada.id}"):
-        assert told((await live(shop.installation, name))[0]) == told(trees)
-    newest, left_out = await live(shop.installation, str(bob.id), limit=1)
+        assert told((await traced(shop.installation, name))[0]) == told(trees)
+    newest, left_out = await traced(shop.installation, str(bob.id), limit=1)
     assert ([node.way.event.data["order_id"] for node in nodes(newest)], left_out) == ([queued], 3)
     deposit = next(node.way.event.id for node in nodes(trees) if node.way.event.type == "MoneyDeposited")
     account = next(node.way.event for node in nodes(trees) if node.way.event.type == "AccountCreated")
-    assert told((await live(shop.installation, str(deposit)))[0]) == [(0, "MoneyDeposited")]
-    assert told((await live(shop.installation, account.data["account_id"]))[0]) == told(trees)
-    assert await live(shop.installation, "nobody") == ([], 0)
+    assert told((await traced(shop.installation, str(deposit)))[0]) == [(0, "MoneyDeposited")]
+    assert told((await traced(shop.installation, account.data["account_id"]))[0]) == told(trees)
+    assert await traced(shop.installation, "nobody") == ([], 0)
     away = shop.settings.model_copy(update={"kafka_bootstrap_servers": "127.0.0.1:1"})
     with pytest.raises(KafkaError):
-        await live(replace(shop.installation, settings=away), paid)
+        await traced(replace(shop.installation, settings=away), paid)
+
+    # The same as a list, and as records.
+    found = (await flows(shop.installation, FlowFilter(), 50)).flows
+    assert [tree.began_at for tree in found] == sorted((tree.began_at for tree in found), reverse=True)
+    states = {node.way.event.data.get("order_id"): state_of(tree) for tree in found for node in tree.nodes}
+    assert {id: states[id] for id in (paid, waits, parked, queued)} == {
+        paid: "finished",
+        waits: "in-flight",
+        parked: "missing",
+        queued: "missing",
+    }
+    stuck = await flows(shop.installation, FlowFilter(state="missing"), 1)
+    assert [node.way.event.data["order_id"] for node in stuck.flows[0].nodes] == [queued]
+    assert stuck.next_until == stuck.flows[0].began_at
+    older = await flows(shop.installation, FlowFilter(state="missing", until=stuck.next_until), 50)
+    assert [state_of(tree) for tree in older.flows] == ["missing"]
+    assert [tree.flow for tree in (await flows(shop.installation, FlowFilter(), 50, of=paid)).flows] == [
+        tree.flow for tree in reversed((await traced(shop.installation, paid))[0])
+    ]
+    topic = f"{shop.settings.topic_prefix}order-events"
+    page, records = await read_log(shop.installation, "order-events", RecordFilter(key=str(bob.id)))
+    assert [read.event.data["order_id"] for read in records if read.event] == [parked, queued]
+    (heard,) = records[0].heard
+    assert (heard.hearing.service, heard.hearing.outcome) == ("billing", "parked")
+    assert heard.entry and heard.entry.error == "ZeroDivisionError: a bug"
+    place = f"{topic}[{records[0].record.partition}]@{records[0].record.offset}"
+    assert page.looked_at >= len(records)
+    assert (await read_log(shop.installation, place, RecordFilter(), 1))[1][0].record == records[0].record
+    (of_ada,) = (await read_log(shop.installation, topic, RecordFilter(type="OrderCancelled")))[1]
+    assert of_ada.heard and all(heard.hearing.outcome == "applied" for heard in of_ada.heard)
 
     assert (await sent_out(shop), what_is_kept(shop)) == before
 
@@ -140,7 +173,7 @@ async def test_a_trace_tells_what_followed_and_what_is_missing_and_changes_nothi
     file = tmp_path / "shop.ndjson.gz"
     await recorded(shop.installation, file)
     for id in (paid, waits, str(ada.id)):
-        live_, _ = await live(shop.installation, id)
+        live_, _ = await traced(shop.installation, id)
         result = CliRunner().invoke(app, ["trace", id, str(file), "--format", "tree"])
         assert result.exit_code == 0, result.output
         assert all(str(node.way.event.id) in result.output for node in nodes(live_))

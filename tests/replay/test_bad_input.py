@@ -18,12 +18,11 @@ from pydantic import SecretStr
 from choreo.chassis.settings import OBSERVER
 from choreo.cli.debugging import blame as blame_verb
 from choreo.cli.debugging import rebuild as rebuild_verb
-from choreo.cli.debugging import replay_source
-from choreo.cli.debugging import trace as trace_verb
 from choreo.cli.main import app
 from choreo.embedded.kafka import Kafka
 from choreo.errors import HandlerMisbehaves, Incomplete, Unavailable, UsageError
 from choreo.message.codec import Headers, Record, TopicRecord
+from choreo.operations.reading import replay_source
 from choreo.replay.sources.recording import _LONGEST_LINE_BYTES, Recording, Writer, _end
 from choreo.replay.sources.records import Item, Span
 from tests.shop import Shop
@@ -336,7 +335,7 @@ def test_whatever_an_expression_gives_can_be_printed(expression: str, capsys: Ou
 @pytest.fixture
 def here(played: Shop, monkeypatch: pytest.MonkeyPatch) -> Shop:
     """The verbs find it."""
-    for module in (replay_source, blame_verb, rebuild_verb, trace_verb):
+    for module in (replay_source, blame_verb, rebuild_verb):
         monkeypatch.setattr(module, "find_installation", lambda: played.installation)
     return played
 

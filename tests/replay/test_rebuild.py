@@ -23,12 +23,12 @@ from billing_service.state import Billing
 from choreo import progress
 from choreo.cli.debugging.rebuild import rebuilt
 from choreo.cli.debugging.record import recorded
-from choreo.cli.debugging.trace import live
 from choreo.demo.client import Customer
 from choreo.embedded.postgres import Postgres
 from choreo.message.codec import TopicRecord
 from choreo.message.envelope import Event
 from choreo.operations.acting.rebuilt import Busy
+from choreo.operations.reading.flows import traced
 from choreo.replay.sources.live import open_live
 from choreo.replay.sources.recording import Recording
 from choreo.replay.verify.report import report_on
@@ -231,7 +231,8 @@ async def test_long_work_says_how_far_it_is(
     edit(running, "billing", _ANOTHER_KIND, user)
     await rebuilt(running.installation, "billing", swap=True)
     await recorded(running.installation, tmp_path / "shop.ndjson")
-    await live(running.installation, str(user))
+    with progress.telling() as tell:
+        await traced(running.installation, str(user), tell=tell)
     told = [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()]
     assert told == ["rebuilding", "comparing", "swapping", "recording", "looking up"]
 

@@ -78,7 +78,9 @@ def test_in_a_played_shop_and_its_recording_no_order_matters(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("choreo.cli.debugging.replay_source.find_installation", lambda: played.installation)
+    monkeypatch.setattr(
+        "choreo.operations.reading.replay_source.find_installation", lambda: played.installation
+    )
     found = []
     for file in ([], [recording.path]):
         assert invoked("verify", *file, "--shuffle", 20, "--json") == 0

@@ -9,10 +9,10 @@ from uuid import uuid4
 import pytest
 
 from choreo.cli.debugging import blame as blame_verb
-from choreo.cli.debugging import replay_source
 from choreo.cli.debugging.record import recorded
 from choreo.cli.main import app
 from choreo.errors import UsageError
+from choreo.operations.reading import replay_source
 from choreo.replay.sources import one_key
 from choreo.replay.sources.one_key import records_at
 from tests.choreography.ending import sent_out

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from choreo.chassis.registry import follows, service_names
 from choreo.chassis.settings import Settings
 from choreo.chassis.transaction.step import Decider
-from choreo.cli.debugging.trace import _consumed_types
 from choreo.cli.debugging.trace_formats import as_json, as_mermaid, print_table, print_trees
 from choreo.message.envelope import Event, derived_id
 from choreo.message.fact import Fact
+from choreo.operations.reading.flows import consumed_types
 from choreo.replay.trace import trace
 from choreo.replay.trace.journals import Journal, JournalRow
 from choreo.replay.trace.published_events import PublishedEvent
@@ -26,7 +26,7 @@ from tests.unit.choreography import DECIDERS, READERS, Choreography
 from tests.unit.test_choreography import spoilt, what_was_paid_is_not_given_back
 from tests.unit.test_hops import FLOW, ORDERS, PAYMENTS, at, command, event, fact
 
-HEARS = _consumed_types(Settings())
+HEARS = consumed_types(Settings())
 TABLE = {of: follow for of, follow in follows().items() if of[0] in DECIDERS}
 """Of the services that are played here."""
 PAID = ("PaymentConfirmed", "PaymentRejected")

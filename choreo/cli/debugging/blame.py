@@ -11,7 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from choreo.chassis.transaction.state_store import TableMapping
-from choreo.cli.debugging.replay_source import (
+from choreo.cli.debugging.row_formats import Paper, cause_as_dict, print_today, shown, today_as_dict, when
+from choreo.errors import Incomplete, UsageError
+from choreo.operations.reading.installation import find_installation
+from choreo.operations.reading.replay_source import (
     check_complete,
     check_service,
     described,
@@ -19,9 +22,6 @@ from choreo.cli.debugging.replay_source import (
     recording_of,
     walking,
 )
-from choreo.cli.debugging.row_formats import Paper, cause_as_dict, print_today, shown, today_as_dict, when
-from choreo.errors import Incomplete, UsageError
-from choreo.operations.reading.installation import find_installation
 from choreo.replay.engine.in_memory_service import InMemoryService
 from choreo.replay.history.blame import Change, changes, last_of_each, name_of_text
 from choreo.replay.history.causes import Cause

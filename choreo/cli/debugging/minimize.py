@@ -12,9 +12,9 @@ import typer
 
 from choreo.chassis.registry import services
 from choreo.cli.debugging.expected import Expected, Words, expected, not_looked_at
-from choreo.cli.debugging.replay_source import check_service
 from choreo.cli.debugging.verify_formats import print_finding
 from choreo.errors import HandlerMisbehaves, Incomplete, Unavailable, UsageError
+from choreo.operations.reading.replay_source import check_service
 from choreo.progress import Tell, telling
 from choreo.replay.sources.recording import NotARecording, Recording, Writer, size_of
 from choreo.replay.sources.records import Broken

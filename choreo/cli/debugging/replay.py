@@ -12,17 +12,6 @@ import typer
 
 from choreo.chassis.registry import description_of
 from choreo.chassis.source_lines import raised_at
-from choreo.cli.debugging.replay_source import (
-    check_complete,
-    check_reached,
-    check_service,
-    described,
-    key_of,
-    moment_in,
-    opened,
-    reading,
-    walking,
-)
 from choreo.cli.debugging.row_formats import (
     Paper,
     count_of_rows,
@@ -35,6 +24,17 @@ from choreo.cli.debugging.row_formats import (
 from choreo.errors import HandlerMisbehaves, UsageError
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
+from choreo.operations.reading.replay_source import (
+    check_complete,
+    check_reached,
+    check_service,
+    described,
+    key_of,
+    moment_in,
+    opened,
+    reading,
+    walking,
+)
 from choreo.replay.engine.debugger import debug
 from choreo.replay.engine.deciding_lines import decided_at
 from choreo.replay.engine.expressions import (

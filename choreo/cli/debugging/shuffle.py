@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from choreo.chassis.registry import service_names, services
-from choreo.cli.debugging.replay_source import reading, whole
+from choreo.operations.reading.replay_source import reading, whole
 from choreo.progress import telling
 from choreo.replay.sources.records import Source
 from choreo.replay.verify.shuffle import Race, Tally

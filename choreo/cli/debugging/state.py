@@ -10,17 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from choreo.chassis.transaction.state_store import TableMapping
-from choreo.cli.debugging.replay_source import (
-    check_complete,
-    check_reached,
-    check_service,
-    described,
-    key_of,
-    moment_in,
-    opened,
-    reading,
-    walking,
-)
 from choreo.cli.debugging.row_formats import (
     Paper,
     count_of_rows,
@@ -31,6 +20,17 @@ from choreo.cli.debugging.row_formats import (
     today_as_dict,
 )
 from choreo.errors import UsageError
+from choreo.operations.reading.replay_source import (
+    check_complete,
+    check_reached,
+    check_service,
+    described,
+    key_of,
+    moment_in,
+    opened,
+    reading,
+    walking,
+)
 from choreo.replay.engine.walk import Walk
 from choreo.replay.history.blame import RowChange, row_changes
 from choreo.replay.history.moments import End, Moment

@@ -7,19 +7,15 @@ milliseconds from the root.
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from datetime import timedelta
 from textwrap import shorten, wrap
-from typing import Any
 
 from rich.markup import escape
 
 from choreo.chassis.registry import service_names
 from choreo.cli.debugging.row_formats import telling, whose
-from choreo.demo import screens
 from choreo.demo.screens import LABELS, figure, print_beneath, print_line
-from choreo.demo.timeline import clock
 from choreo.message.catalog import SOURCE_OF_TYPE
+from choreo.replay.trace.as_dict import after_ms, clock, trace_as_dict
 from choreo.replay.trace.hops import Hop
 from choreo.replay.trace.journals import JournalRow
 from choreo.replay.trace.published_events import PublishedEvent
@@ -49,7 +45,7 @@ def print_trees(trees: Sequence[Tree], left_out: int) -> None:
             print_beneath(console, node.way, margin)
             _print_gaps(console, node.gaps, margin + _INDENT)
         for service, entry in tree.journaled:
-            after = f"+{_after_ms(tree, entry):.1f}"
+            after = f"+{after_ms(tree, entry):.1f}"
             console.print(f"    [cyan]└─ {entry.type:<25}[/] {after:>9} ms  {_did(service, entry)}")
         console.print()
 
@@ -62,10 +58,6 @@ def _told(node: Node) -> list[str]:
 
 def _place(event: PublishedEvent) -> str:
     return f"{event.topic}[{event.partition}]@{event.offset}"
-
-
-def _after_ms(tree: Tree, entry: JournalRow) -> float:
-    return max(0.0, (entry.decided_at - tree.began_at) / timedelta(milliseconds=1))
 
 
 def _did(service: str, entry: JournalRow) -> str:
@@ -91,7 +83,7 @@ def print_table(trees: Sequence[Tree], left_out: int) -> None:
         for line in _rows(tree, console.width):
             console.print(escape(line))
         for service, entry in tree.journaled:
-            console.print(escape(f"{_after_ms(tree, entry):>9.1f} {entry.type}"))
+            console.print(escape(f"{after_ms(tree, entry):>9.1f} {entry.type}"))
             console.print(escape(_row(service, entry.outcome)))
         console.print()
 
@@ -154,7 +146,7 @@ def as_mermaid(trees: Sequence[Tree], left_out: int) -> str:
                 missing(gap)
         for service, entry in tree.journaled:
             source = SOURCE_OF_TYPE.get(entry.type, service)
-            told = _escaped(f"{entry.type} +{_after_ms(tree, entry):.1f} ms, {entry.outcome}")
+            told = _escaped(f"{entry.type} +{after_ms(tree, entry):.1f} ms, {entry.outcome}")
             lines.append(f"    {source}->>{service}: {told}")
     return "\n".join(lines)
 
@@ -166,46 +158,7 @@ def _escaped(text: str) -> str:
 
 
 def as_json(id: str, trees: Sequence[Tree], left_out: int) -> str:
-    """The shape is in docs/trace.md."""
-    told = {"id": id, "left_out": left_out, "flows": [_flow(tree) for tree in trees]}
-    return json.dumps(told, indent=2, default=str)
-
-
-def _flow(tree: Tree) -> dict[str, Any]:
-    asked = tree.asked
-    return {
-        "flow": tree.flow,
-        "key": tree.key,
-        "began_at": clock(tree.began_at.timestamp()),
-        "asked": asked
-        and {
-            "service": tree.service,
-            "type": asked.type,
-            "outcome": asked.outcome,
-            "refusal": asked.refusal,
-        },
-        "missing": [asdict(gap) for gap in tree.gaps],
-        "events": [_node(node) for node in tree.nodes],
-        "journaled": [
-            {
-                "service": service,
-                "type": entry.type,
-                "id": entry.id,
-                "outcome": entry.outcome,
-                "after_ms": round(_after_ms(tree, entry), 3),
-            }
-            for service, entry in tree.journaled
-        ],
-    }
-
-
-def _node(node: Node) -> dict[str, Any]:
-    return {
-        **screens.as_json(node.way),
-        "after_ms": round(node.after_ms, 3),
-        "missing": [asdict(gap) for gap in node.gaps],
-        "followed_by": [_node(child) for child in node.children],
-    }
+    return json.dumps(trace_as_dict(id, trees, left_out), indent=2, default=str)
 
 
 def _title(tree: Tree) -> str:

@@ -13,7 +13,6 @@ import typer
 
 from choreo.chassis.kafka.log_reader import LOG_UNREADABLE
 from choreo.chassis.registry import service_names
-from choreo.cli.debugging.replay_source import asked, key_of
 from choreo.cli.debugging.shuffle import shuffle
 from choreo.cli.debugging.verify_formats import (
     closed_loop_as_json,
@@ -23,6 +22,7 @@ from choreo.cli.debugging.verify_formats import (
     report_as_junit,
 )
 from choreo.errors import Unavailable, UsageError
+from choreo.operations.reading.replay_source import asked, key_of
 from choreo.progress import Progress
 from choreo.replay.history.moments import AtTime, NoMoment, moment_of
 from choreo.replay.sources.recording import NotARecording

@@ -6,8 +6,8 @@ any. The log is read from end to end only for an id that is in no database. Noth
 joined, nothing committed.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -75,51 +75,74 @@ async def find(
     `progress` hears what is done, how much of it is, and of how much: what each input heard and decided.
     Raises psycopg.Error, `Broken`, what is in `LOG_UNREADABLE`, and `UsageError` where several have the id.
     """
-    async with AsyncExitStack() as stack:
-        # Each of these sees one moment. What was decided by then is in its outbox, or lies in Kafka already.
-        conns = {
-            service: await stack.enter_async_context(await open_session(url)) for service, url in urls.items()
-        }
+    async with sessions(urls) as conns:
         named = await _named(
             access, settings, conns, ids, Wanted.of(id), partial(progress, "reading the log")
         )
         if not named:
             return None
         flows, left_out = await _flows(conns, named, limit)
-        looked_up = partial(progress, "looking up")
-        flows |= await _asked_together(conns, ids, flows)
-        journals = {name: await journal_of(conn, name, [], flows) for name, conn in conns.items()}
-        if access is None:
-            now = clock.now()
-            return Material(
-                flows=flows, events=(), journals=journals, now=now, left_out=left_out, events_are_kept=False
-            )
-        entries = [(name, entry) for name, journal in journals.items() for entry in journal.entries]
-        keys = sorted({entry.key for _, entry in entries})
-        unpublished = [fact for conn in conns.values() for fact in await _outbox(conn, keys)]
-        async with LogReader(access, fetch_bytes=_FETCHED) as reader:
-            log = _Log(reader, settings.topic_prefix, keys, partition_of)
-            await log.fetch([entry for _, entry in entries], lambda done: looked_up(done, 2 * len(entries)))
-            lost = set()
-            for done, (service, entry) in enumerate(entries, len(entries)):
-                looked_up(done, 2 * len(entries))
-                if not await log.has_all_of(service, entry, unpublished):
-                    lost.add(entry.id)
-            # They may have waited, as for an account, and what was decided then nobody may have heard yet.
-            for service, type in _came_for(undecided(log.of(flows))):
-                came = await _column(conns[service], _CAME, keys=keys, type=type)
-                for entry in (await journal_of(conns[service], service, [], came)).entries:
-                    await log.has_all_of(service, entry, unpublished)
-            events = log.of(flows)
-        return Material(
-            flows=flows,
-            events=events,
-            journals={name: await journal_of(conn, name, events, flows) for name, conn in conns.items()},
-            unpublished=[fact for fact in without_published(unpublished, events) if fact.flow in flows],
-            lost=lost,
-            now=clock.now(),
-            left_out=left_out,
+        return await material_of(
+            access, conns, settings, partition_of, ids, flows, partial(progress, "looking up"), left_out
         )
+
+
+@asynccontextmanager
+async def sessions(urls: Mapping[str, str]) -> AsyncIterator[dict[str, Connection]]:
+    """Opens one with each service's database.
+
+    Each sees one moment. What was decided by then is in its outbox, or lies in Kafka already.
+    """
+    async with AsyncExitStack() as stack:
+        yield {
+            service: await stack.enter_async_context(await open_session(url)) for service, url in urls.items()
+        }
+
+
+async def material_of(
+    access: KafkaAccess | None,
+    conns: Mapping[str, Connection],
+    settings: Settings,
+    partition_of: Callable[[str], int],
+    ids: IdsOf,
+    flows: Collection[UUID],
+    progress: Callable[[int, int], None],
+    left_out: int = 0,
+) -> Material:
+    """Returns all that is known of these flows, and of those that were asked together with them."""
+    flows = {*flows, *await _asked_together(conns, ids, flows)}
+    journals = {name: await journal_of(conn, name, [], flows) for name, conn in conns.items()}
+    if access is None:
+        now = clock.now()
+        return Material(
+            flows=flows, events=(), journals=journals, now=now, left_out=left_out, events_are_kept=False
+        )
+    entries = [(name, entry) for name, journal in journals.items() for entry in journal.entries]
+    keys = sorted({entry.key for _, entry in entries})
+    unpublished = [fact for conn in conns.values() for fact in await _outbox(conn, keys)]
+    async with LogReader(access, fetch_bytes=_FETCHED) as reader:
+        log = _Log(reader, settings.topic_prefix, keys, partition_of)
+        await log.fetch([entry for _, entry in entries], lambda done: progress(done, 2 * len(entries)))
+        lost = set()
+        for done, (service, entry) in enumerate(entries, len(entries)):
+            progress(done, 2 * len(entries))
+            if not await log.has_all_of(service, entry, unpublished):
+                lost.add(entry.id)
+        # They may have waited, as for an account, and what was decided then nobody may have heard yet.
+        for service, type in _came_for(undecided(log.of(flows))):
+            came = await _column(conns[service], _CAME, keys=keys, type=type)
+            for entry in (await journal_of(conns[service], service, [], came)).entries:
+                await log.has_all_of(service, entry, unpublished)
+        events = log.of(flows)
+    return Material(
+        flows=flows,
+        events=events,
+        journals={name: await journal_of(conn, name, events, flows) for name, conn in conns.items()},
+        unpublished=[fact for fact in without_published(unpublished, events) if fact.flow in flows],
+        lost=lost,
+        now=clock.now(),
+        left_out=left_out,
+    )
 
 
 async def _named(

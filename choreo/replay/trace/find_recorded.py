@@ -30,22 +30,42 @@ def find_recorded(
     What a recording does not keep is not told: times of commits, and why an event is parked.
     """
     size, wanted = size_of(recording), Wanted.of(id)
-    named = the_one(named_in(_items(recording, lambda done: progress(done, 2 * size)), ids, wanted), wanted)
+    named = the_one(named_in(items_of(recording, lambda done: progress(done, 2 * size)), ids, wanted), wanted)
     if not named:
         return None
-    keys = {one.key for one in named}
+    return material_recorded(
+        recording,
+        ids,
+        lambda entries: _flows(entries, named, limit),
+        {one.key for one in named},
+        consumed_types,
+        lambda done: progress(size + done, 2 * size),
+    )
+
+
+def material_recorded(
+    recording: Recording,
+    ids: IdsOf,
+    flows_in: Callable[[Iterable[JournalRow]], tuple[set[UUID], int]],
+    keys: Collection[str],
+    consumed_types: Mapping[str, Collection[str]],
+    progress: Callable[[int], None],
+) -> Material:
+    """Reads the recording once, for the flows that are chosen by all entries of these keys, with how many
+    were left out. Takes in those that were asked together with them.
+    """
     events: list[PublishedEvent] = []
     unpublished: list[UnpublishedEvent] = []
     entries: dict[str, list[JournalRow]] = {service: [] for service in recording.cut.services}
     asked: dict[tuple[str, str, str], set[UUID]] = {}
     """By service, what was asked about, and its id: in which flows."""
     now = datetime.fromtimestamp(0, UTC)
-    for item in _items(recording, lambda done: progress(size + done, 2 * size)):
+    for item in items_of(recording, progress):
         match item:
             case JournalEntry():
                 now = max(now, item.now)
                 if item.key in keys:
-                    entries[item.service].append(_entry(item))
+                    entries[item.service].append(row_of(item))
                     for about in _asked_about(item, ids):
                         asked.setdefault(about, set()).update(filter(None, [item.correlation_id]))
             case TopicRecord():
@@ -54,7 +74,7 @@ def find_recorded(
             case OutboxRecord(record=record):
                 if _is_of(record, keys):
                     unpublished.append(UnpublishedEvent.of(decode(record)))
-    flows, left_out = _flows([entry for found in entries.values() for entry in found], named, limit)
+    flows, left_out = flows_in([entry for found in entries.values() for entry in found])
     for together in asked.values():
         if together & flows:
             flows |= together
@@ -64,7 +84,9 @@ def find_recorded(
         flows=flows,
         events=events,
         journals={
-            service: _journal(recording, found, consumed_types.get(service, ()), waiting.get(service, ()))
+            service: journal_recorded(
+                recording, found, consumed_types.get(service, ()), waiting.get(service, ())
+            )
             for service, found in entries.items()
         },
         unpublished=without_published([fact for fact in unpublished if fact.flow in flows], events),
@@ -93,7 +115,7 @@ def _asked_about(entry: JournalEntry, ids: IdsOf) -> Iterator[tuple[str, str, st
             yield entry.service, id.what, which
 
 
-def _items(recording: Recording, progress: Callable[[int], None]) -> Iterator[Item]:
+def items_of(recording: Recording, progress: Callable[[int], None]) -> Iterator[Item]:
     done = 0
     for batch in recording.read():
         yield from batch
@@ -104,7 +126,7 @@ def _is_of(record: Record, keys: Collection[str]) -> bool:
     return (record.key or b"").decode(errors="replace") in keys
 
 
-def _entry(item: JournalEntry) -> JournalRow:
+def row_of(item: JournalEntry) -> JournalRow:
     return JournalRow(
         id=item.id,
         key=item.key,
@@ -123,7 +145,7 @@ def _entry(item: JournalEntry) -> JournalRow:
     )
 
 
-def _journal(
+def journal_recorded(
     recording: Recording,
     entries: list[JournalRow],
     consumed_types: Collection[str],

@@ -138,7 +138,11 @@ async def open_session(url: str) -> psycopg.AsyncConnection[tuple[Any, ...]]:
 
 
 async def journal_of(
-    conn: Connection, service: str, events: Sequence[PublishedEvent], flows: Collection[UUID] = ()
+    conn: Connection,
+    service: str,
+    events: Sequence[PublishedEvent],
+    flows: Collection[UUID] = (),
+    ids_besides: Collection[UUID] = (),
 ) -> Journal:
     """Runs inside a transaction that sees one moment, so that whatever was read is journaled."""
     ids = [event.id for event in events]
@@ -146,7 +150,7 @@ async def journal_of(
     own = [event for event in events if event.source == service]
     async with conn.cursor(row_factory=class_row(JournalRow)) as cursor:
         wanted = {
-            "ids": ids + causes,
+            "ids": [*ids, *causes, *ids_besides],
             "flows": list(flows),
             "keys": sorted({event.key for event in own}),
             "times": sorted({event.at for event in own}),

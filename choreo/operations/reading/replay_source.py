@@ -1,4 +1,4 @@
-"""Where `choreo state`, `blame` and `replay` read from: a recording, or the running system."""
+"""Where verbs that look at the past read from: a recording, or the running system."""
 
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
@@ -25,6 +25,8 @@ from choreo.replay.sources.recording import NotARecording, Recording, size_of
 from choreo.replay.sources.records import Broken, JournalEntry, Source, lacking
 from choreo.replay.sources.rows import plain
 from choreo.replay.trace.ids import Named, Wanted, named_in, named_live, the_one
+
+System = Installation | Recording
 
 
 def check_service(name: str) -> None:
@@ -132,10 +134,16 @@ async def of_service(here: Installation, name: str, about: About | None = None) 
 
 
 async def key_of(text: str | None, file: Path | None) -> str | None:
+    return None if text is None else await key_in(system(file), text)
+
+
+def system(file: Path | None) -> System:
+    return Recording(file) if file else find_installation()
+
+
+async def key_in(where: System, text: str) -> str:
     """Returns the key that somebody means by an id or a name. Raises `UsageError` where nothing has it."""
-    if text is None:
-        return None
-    keys = sorted({one.key for one in await _named(text, file)})
+    keys = sorted({one.key for one in await _named(text, where)})
     if len(keys) != 1:
         raise UsageError(
             f"{text} is about several keys: {', '.join(keys)}."
@@ -145,16 +153,14 @@ async def key_of(text: str | None, file: Path | None) -> str | None:
     return keys[0]
 
 
-async def _named(text: str, file: Path | None) -> list[Named]:
+async def _named(text: str, where: System) -> list[Named]:
     wanted = Wanted.of(text)
-    if file is None:
-        here = find_installation()
-        ids = {name: here.service(name).ids for name in here.database_urls}
-        return the_one(await named_live(here.database_urls, ids, wanted), wanted)
-    recording = Recording(file)
-    ids = {name: service.ids for name, service in services(recording.cut.settings).items()}
+    if isinstance(where, Installation):
+        ids = {name: where.service(name).ids for name in where.database_urls}
+        return the_one(await named_live(where.database_urls, ids, wanted), wanted)
+    ids = {name: service.ids for name, service in services(where.cut.settings).items()}
     found: list[Named] = []
-    for one in named_in((item for batch in recording.read() for item in batch), ids, wanted):
+    for one in named_in((item for batch in where.read() for item in batch), ids, wanted):
         found.append(one)
         if wanted.first == wanted.last and one.key == one.id:
             break  # a key it is, written out: nothing else can be meant
@@ -165,7 +171,7 @@ async def moment_in(source: Source, text: str, name: str, file: Path | None) -> 
     """Reads a moment as somebody writes it. Raises `NoMoment`, and `Incomplete` after a recording's end."""
     cut = source.cut
     if Wanted.of(text).is_cut_short:
-        text = next((one.id for one in await _named(text, file)), text)
+        text = next((one.id for one in await _named(text, system(file))), text)
     moment = moment_of(text.strip(), datetime.now(UTC), cut.topic_prefix)
     if isinstance(moment, AtTime) and cut.until is not None and moment.time > cut.until:
         raise Incomplete(f"{file} ends at {plain(cut.until)}, before {moment}.")
