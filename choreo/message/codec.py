@@ -182,11 +182,10 @@ def _headers(all_pairs: Headers) -> dict[str, str]:
     """Those that are read. Of others nothing is asked."""
     pairs = [pair for pair in all_pairs if pair[0] in _READ]
     try:  # all at once; where something is wrong, one by one
-        texts = b"\0".join([value for _, value in pairs]).decode().split("\0")  # type: ignore[misc]
-        headers = dict(zip([name for name, _ in pairs], texts, strict=True))
+        headers = {name: value.decode() for name, value in pairs}  # type: ignore[union-attr]
         if len(headers) == len(pairs):
             return headers
-    except (TypeError, ValueError):
+    except (AttributeError, ValueError):
         pass
     headers = {}
     for name, value in pairs:

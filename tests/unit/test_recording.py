@@ -2,19 +2,29 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from choreo.message.codec import Record, TopicRecord
 from choreo.replay.sources.manifest import Manifest
 from choreo.replay.sources.recording import NotARecording, Recording, Writer, _end
-from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, OutboxRecord, Span, Wrote
+from choreo.replay.sources.records import (
+    PASSED_OVER,
+    Broken,
+    Cut,
+    Item,
+    JournalEntry,
+    OutboxRecord,
+    Span,
+    Wrote,
+)
 from choreo.replay.sources.redaction import Redaction
 
 TOPIC = "p-billing-events"
@@ -93,6 +103,36 @@ def test_what_is_read_is_what_was_written(told: list[tuple[Record, int, bool]], 
             recording = written(Path(folder) / name, items)
             assert read(recording) == items
             assert recording.cut == a_cut(len(told))
+
+
+@settings(max_examples=30)
+@given(st.lists(records, max_size=5), others, text)
+def test_what_is_about_no_key_that_is_asked_for_is_passed_over(
+    told: list[Record], others: list[Item], key: str
+) -> None:
+    items: list[Item] = [TopicRecord(TOPIC, 0, 2 * n, 1, True, r, 2 * n - 1) for n, r in enumerate(told)]
+    items += others
+    with TemporaryDirectory() as folder:
+        recording = written(Path(folder) / "a.ndjson", items)
+        assert read(recording.only({})) == []
+        less = read(recording.only(dict.fromkeys([TOPIC, "billing"], key.__eq__)))
+        assert read(recording) == items, "the source is as it was"
+    for item, came in zip(items, less, strict=True):
+        if came == item:
+            continue
+        assert not isinstance(came, JournalEntry) and came.record is PASSED_OVER
+        assert (item.key.encode() if isinstance(item, JournalEntry) else item.record.key) != key.encode()
+        if isinstance(item, TopicRecord):
+            assert came == replace(item, timestamp=0, record=PASSED_OVER)
+        else:
+            assert came == OutboxRecord("billing", PASSED_OVER)
+
+
+def test_of_a_line_that_is_passed_over_nothing_is_read(tmp_path: Path) -> None:
+    recording = written(tmp_path / "a.ndjson", [a_record(0)])
+    (one,) = read(recording.only({TOPIC: "another".__eq__}))
+    assert one == replace(a_record(0), timestamp=0, record=PASSED_OVER)
+    assert read(recording.only({TOPIC: "key".__eq__})) == [a_record(0)]
 
 
 @pytest.mark.parametrize("name", ["a.ndjson", "a.ndjson.gz"])

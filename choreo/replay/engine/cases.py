@@ -17,12 +17,18 @@ Evolve = Callable[[Any, Event[Fact]], Any]
 
 def case_taken(evolve: Evolve, state: Any, event: Event[Fact]) -> str:
     """Returns file and line. Where several cases fit, the function runs once more to see which."""
-    code = evolve.__code__
-    fitting = _cases(code, event.type)
-    if len(fitting) > 1:
-        tried = [line for line in _lines_of(evolve, state, event) if line in fitting]
-        return _source_line(evolve, tried[-1])
-    return case_of(evolve, event.type)
+    only = _only_case(evolve, event.type)
+    if only is not None:
+        return only
+    fitting = _cases(evolve.__code__, event.type)
+    tried = [line for line in _lines_of(evolve, state, event) if line in fitting]
+    return _source_line(evolve, tried[-1])
+
+
+@cache
+def _only_case(evolve: Evolve, type_: str) -> str | None:
+    """Returns None where several fit."""
+    return None if len(_cases(evolve.__code__, type_)) > 1 else case_of(evolve, type_)
 
 
 def written_through(evolve: Evolve, state: Any, event: Event[Fact], row: Any) -> tuple[str, ...]:

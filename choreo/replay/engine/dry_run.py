@@ -66,7 +66,7 @@ async def dry_run(conn: Connection, service: Service[Any], key: str, now: dateti
             if isinstance(outcome, Exception):
                 found.append(Tried(_failed(row, outcome), "parked"))
                 break
-            changed = [write for write in writes(taken) if write.row != write.old]
+            changed = [write for write in writes(taken, taken.puts()) if write.row != write.old]
             found.append(Tried(row, "applied", outcome.events, changed))
             state, sequence = outcome.state, outcome.sequence
             seen.add(taken.trail[0][0].id)

@@ -89,7 +89,7 @@ class InMemoryService(Generic[S]):
         self.memory = Memory(service.store.mappings, rows_on_disk if on_disk else lambda mapping: {})
         self.sequences: dict[str, int] = {}
         """By key: the number of the last fact applied."""
-        self._commands = {command.__name__: _adapter(command) for command in service.commands}
+        self._commands = {command.__name__: _validator(command) for command in service.commands}
 
     def command(self, type_: str, fields: dict[str, Any]) -> Command:
         """Reads a command as the journal has it. Raises LookupError where it is unknown, ValueError."""
@@ -143,6 +143,6 @@ def refusal_as_dict(outcome: Outcome[Any]) -> dict[str, Any] | None:
 
 
 @cache
-def _adapter(command: type[Command]) -> TypeAdapter[Any]:
+def _validator(command: type[Command]) -> Any:
     """Makes it once: that takes longer than many steps."""
-    return TypeAdapter(command)
+    return TypeAdapter(command).validator

@@ -33,6 +33,8 @@ class RecordedFacts:
 
     _records: OnDisk[Record] = field(default_factory=lambda: OnDisk(pack_record, unpack_record))
     """By key and sequence."""
+    _highest: dict[str, int] = field(default_factory=dict)
+    """By key, the highest sequence of those."""
     _steps: dict[str, deque[int]] = field(default_factory=dict)
     """By key: the step that each input met, in the order of the journal."""
 
@@ -43,7 +45,12 @@ class RecordedFacts:
                 self._steps.setdefault(item.key, deque()).append(item.step_before)
         elif (item.topic == own_topic) if isinstance(item, TopicRecord) else (item.service == service):
             sequence, of = sequence_of(item.record), (item.record.key or b"").decode(errors="replace")
-            if sequence is not None and key in (None, of):
+            if sequence is None or key not in (None, of):
+                return
+            if sequence > self._highest.get(of, 0):  # and so it was not there before
+                self._highest[of] = sequence
+                self._records[of, sequence] = item.record
+            else:
                 self._records.setdefault((of, sequence), item.record)
 
     def led_to(self, entry: JournalEntry, *, reduced: bool) -> tuple[Event[Fact], ...]:
@@ -69,7 +76,6 @@ class RecordedFacts:
             if last is None and fact.time != entry.now:
                 break  # it is another input's, younger than the journal that was read
             facts.append(fact)
-            del self._records[entry.key, sequence]
             sequence += 1
         return tuple(facts)
 

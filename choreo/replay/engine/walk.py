@@ -5,7 +5,7 @@ today's code decides each input anew, on the recorded state, so that wherever it
 known: `Walk.differs`. `today` keeps what today's code decides instead.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -17,10 +17,11 @@ from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode, 
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 from choreo.replay.engine.cases import case_taken
-from choreo.replay.engine.in_memory_service import InMemoryService, Taken, refusal_as_dict
+from choreo.replay.engine.in_memory_service import InMemoryService, Put, Taken, refusal_as_dict
 from choreo.replay.engine.recorded import Differs, NotRecorded, RecordedFacts, differing
 from choreo.replay.engine.sandbox import refuse, run_sandboxed, take
-from choreo.replay.sources.records import Broken, JournalEntry, Source
+from choreo.replay.sources.recording import narrowed
+from choreo.replay.sources.records import PASSED_OVER, Broken, JournalEntry, Source, Wanted
 
 S = TypeVar("S")
 
@@ -125,10 +126,12 @@ class Walk(Generic[S]):
         `parked`: parked events as well, where they failed. Those are not to be taken.
         """
         read = 0
+        heard = self.service.heard_topics(self._source.cut.topic_prefix)
         try:
             if self._compare:
                 read = await self._read_facts()
-            async with aclosing(self._source.batches()) as batches:  # type: ignore[type-var]
+            source = narrowed(self._source, self._wanted(heard))
+            async with aclosing(source.batches()) as batches:  # type: ignore[type-var]
                 async for batch in batches:
                     for item in batch:
                         if isinstance(item, TopicRecord):
@@ -155,10 +158,11 @@ class Walk(Generic[S]):
         entry, taken = ahead.entry, ahead.taken
         self.versions.add(entry.code_version)
         ran = take(taken)
-        self.printed |= {
-            effect.says: effect.text.strip() for effect in ran.effects if effect.what == "prints"
-        }
-        refuse(ran.effects)
+        if ran.effects:
+            self.printed |= {
+                effect.says: effect.text.strip() for effect in ran.effects if effect.what == "prints"
+            }
+            refuse(ran.effects)
         outcome = ran.result
         differs = None if ahead.facts is None else differing(entry, taken, ahead.facts, outcome)
         if differs:
@@ -171,8 +175,8 @@ class Walk(Generic[S]):
         refusal = refusal_as_dict(outcome)
         if entry.outcome == "refused":
             return Done(outcome.events, refusal, (), outcome.state, differs)
-        self.in_memory.keep(entry.key, taken)
-        return Done(outcome.events, refusal, tuple(writes(taken)), outcome.state, differs)
+        puts = self.in_memory.keep(entry.key, taken)
+        return Done(outcome.events, refusal, tuple(writes(taken, puts)), outcome.state, differs)
 
     def _take_recorded(self, ahead: Ahead, differs: Differs) -> Done | None:
         """Folds what was recorded, where today's code decides otherwise."""
@@ -189,8 +193,7 @@ class Walk(Generic[S]):
                 self._stop(entry, says)
                 return None
             after = outcome.state
-            self.in_memory.keep(entry.key, folded)
-            written += writes(folded)
+            written += writes(folded, self.in_memory.keep(entry.key, folded))
         return Done(facts, entry.refusal, tuple(written), after, differs)
 
     async def _read_facts(self) -> int:
@@ -198,7 +201,8 @@ class Walk(Generic[S]):
         service, read = self.service.name, 0
         key = None if self.service.needs_all_keys else self.key
         own_topic = self._source.cut.topic_of(service)
-        async with aclosing(self._source.batches()) as batches:  # type: ignore[type-var]
+        source = narrowed(self._source, self._wanted([own_topic]))
+        async with aclosing(source.batches()) as batches:  # type: ignore[type-var]
             async for batch in batches:
                 for item in batch:
                     self._facts.add(item, service, own_topic, key)
@@ -207,7 +211,14 @@ class Walk(Generic[S]):
                     self._progress(read)
         return read
 
+    def _wanted(self, topics: Iterable[str]) -> Wanted:
+        """Returns what is to be read of these topics, and of its journal."""
+        keys = (lambda _: True) if self.service.needs_all_keys or self.key is None else self.key.__eq__
+        return dict.fromkeys([self.service.name, *topics], keys)
+
     def _hold(self, record: TopicRecord) -> None:
+        if record.record is PASSED_OVER:
+            return
         type_ = type_in(record.record)
         if type_ is not None and type_ not in self._consumed_types:
             return
@@ -278,9 +289,9 @@ def _raise(error: Exception) -> str:
     return f"raise {error!r}{at}"
 
 
-def writes(taken: Taken[Any]) -> Iterator[Write]:
-    """Yields the rows that its last run writes, with the lines that did."""
+def writes(taken: Taken[Any], puts: Iterable[Put[Any]]) -> Iterator[Write]:
+    """Yields the rows that its last run writes, with the lines that did. `puts`: see `Taken.puts`."""
     decider = taken.service.decider
-    for mapping, old, row, event, before in taken.puts():
+    for mapping, old, row, event, before in puts:
         case = case_taken(decider.evolve_of(type(event.data)), before, event)
         yield Write(mapping, old, row, event, case, before)

@@ -8,12 +8,14 @@ edited is found out on opening.
 import gzip
 import hashlib
 import os
+import re
 import shutil
 import zlib
 from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +29,7 @@ from choreo.chassis.transaction.positions import TopicPartition
 from choreo.message.codec import Headers, Record, TopicRecord, uuid_of
 from choreo.replay.sources.manifest import Manifest
 from choreo.replay.sources.records import (
+    PASSED_OVER,
     Broken,
     Cut,
     EditedRow,
@@ -34,6 +37,7 @@ from choreo.replay.sources.records import (
     JournalEntry,
     OutboxRecord,
     Source,
+    Wanted,
     Wrote,
 )
 from choreo.replay.sources.redaction import Redaction
@@ -49,6 +53,12 @@ _MOST_EDITED = 1000
 """Rows of a table: whoever has another version of the code at hand than the system had will have many."""
 _AT_ONCE = 200
 """Items: so few that they stay in the processor's cache until they are replayed."""
+_OF = re.compile(rb'\{"(topic|journal|outbox)":"([^"\\]+)",')
+_PLACE = re.compile(
+    rb'\{"topic":"[^"\\]+","partition":(\d+),"offset":(\d+),"tstype":"\w+","ts":-?\d+,"broker":-1,(?:"from":(\d+),)?'
+)
+_KEY = b',"key":"'
+"""In no text within a line: there quotes have a backslash before them."""
 
 
 class NotARecording(Exception):
@@ -355,6 +365,7 @@ class Recording:
             raise NotARecording(f"{path} does not begin with the manifest of a recording.") from error
         self._unknown = {self.cut.topic_of(name): name for name in self.cut.unknown_services}
         """By topic."""
+        self._wanted: Wanted | None = None
         self._check()
 
     def _check(self) -> None:
@@ -378,6 +389,14 @@ class Recording:
         if end != _end(count, manifest, sha):
             raise Broken(f"{self.path} is not what was recorded: it was edited.")
 
+    def only(self, wanted: Wanted) -> "Recording":
+        """Returns the same, of which no more is read than that: of a service or topic that is named, what is
+        of other keys comes as a record that is `PASSED_OVER`; nothing comes of others.
+        """
+        less = copy(self)
+        less._wanted = wanted
+        return less
+
     async def batches(self) -> AsyncIterator[Sequence[Item]]:
         for batch in self.read():
             yield batch
@@ -390,6 +409,9 @@ class Recording:
                 if number == 1 or line.startswith(b'{"end":'):
                     continue
                 try:
+                    if self._wanted is not None and (passed := _passed_over(line, self._wanted)) is not None:
+                        batch += passed
+                        continue
                     told = orjson.loads(line)
                     if self._is_of_unknown(told):
                         continue
@@ -425,6 +447,33 @@ class Recording:
 
     def ticket(self) -> dict[str, Any]:
         return {"recording": str(self.path.absolute()), "chosen": self.cut.chosen and sorted(self.cut.chosen)}
+
+
+def narrowed(source: Source, wanted: Wanted) -> Source:
+    """Returns a source of which no more is looked at than is asked for, where that is less to do."""
+    return source.only(wanted) if isinstance(source, Recording) else source
+
+
+def _passed_over(line: bytes, wanted: Wanted) -> Sequence[Item] | None:
+    """Returns what comes of a line that nobody asked for; None of one that is to be read."""
+    of = _OF.match(line)
+    if of is None:
+        return None  # not as ours are
+    name = of[2].decode()
+    keys = wanted.get(name)
+    if keys is None:
+        return ()
+    begin = line.find(_KEY, of.end()) + len(_KEY)
+    key = line[begin : line.find(b'"', begin)]
+    if begin < len(_KEY) or b"\\" in key or keys(key.decode()):
+        return None
+    if of[1] != b"topic":
+        return [OutboxRecord(name, PASSED_OVER)]
+    place = _PLACE.match(line)
+    if place is None:
+        return None
+    partition, offset, since = map(int, place.groups(b"-1"))
+    return [TopicRecord(name, partition, offset, 0, True, PASSED_OVER, since)]
 
 
 def _cut_off(line: bytes) -> bool:

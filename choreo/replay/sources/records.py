@@ -5,7 +5,7 @@ in the order of their offsets. A record comes before every entry that heard it. 
 nothing else is needed: what a service decided is held against its topic by key and sequence.
 """
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
@@ -81,6 +81,12 @@ class OutboxRecord:
 
 
 Item = TopicRecord | JournalEntry | OutboxRecord
+
+PASSED_OVER = Record(None, None, [])
+"""That of a line which nobody asked for: see `narrowed`."""
+
+Wanted = Mapping[str, Callable[[str], bool]]
+"""What is asked for: by service (its journal and outbox) and by topic, which keys."""
 
 
 @dataclass(frozen=True, slots=True)

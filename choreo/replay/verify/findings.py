@@ -87,7 +87,11 @@ class ServiceTally(Tally):
     _effects: set[tuple[str, ...]] = field(default_factory=set)
 
     def includes(self, key: str) -> bool:
-        if key in self.excluded_keys or (self.keys is not None and key not in self.keys):
+        return key not in self.excluded_keys and self.is_asked(key)
+
+    def is_asked(self, key: str) -> bool:
+        """Tells whether something is asked about the key at all."""
+        if self.keys is not None and key not in self.keys:
             return False
         return self.sample >= 1 or crc32(key.encode()) < self.sample * 2**32
 

@@ -6,6 +6,7 @@ Read it in this order: here the stream is handed out, `Verifier` replays a servi
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -15,10 +16,19 @@ from choreo.chassis.transaction.positions import TopicPartition
 from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode
 from choreo.replay.engine.collector import no_collector
 from choreo.replay.engine.sandbox import SideEffect
-from choreo.replay.sources.records import Broken, Cut, Item, JournalEntry, Source, lacking
+from choreo.replay.sources.recording import narrowed
+from choreo.replay.sources.records import (
+    PASSED_OVER,
+    Broken,
+    Cut,
+    Item,
+    JournalEntry,
+    Source,
+    lacking,
+)
 from choreo.replay.verify.compare_rows import compare_rows
 from choreo.replay.verify.decisions import Published, effect_beside_steps
-from choreo.replay.verify.findings import Finding, Tally
+from choreo.replay.verify.findings import Finding, ServiceTally, Tally
 from choreo.replay.verify.verifier import Verifier
 
 
@@ -51,7 +61,7 @@ async def verify(
 
     try:
         with no_collector():
-            async for batch in source.batches():
+            async for batch in stream.of(source).batches():
                 for part in second.parts(batch, read) if second else (batch,):
                     stream.take(_other_keys_first(part) if second else part)
                     read += len(part)
@@ -111,6 +121,10 @@ def _other_keys_first(items: Sequence[Item]) -> list[Item]:
     ]
 
 
+def _is_asked_by(tallies: Sequence[ServiceTally], key: str) -> bool:
+    return any(tally.is_asked(key) for tally in tallies)
+
+
 class Stream:
     """Hands every item to whom it concerns, and sees that no offset is missing."""
 
@@ -126,6 +140,18 @@ class Stream:
         }
         self.findings: list[Finding] = []
 
+    def of(self, source: Source) -> Source:
+        """Returns it, or where something is asked about a part of it, so that no more of it is looked at."""
+        tallies = {name: [verifier.tally] for name, verifier in self._verifiers.items()}
+        everything = all(tally.sample >= 1 and tally.keys is None for (tally,) in tallies.values())
+        if everything and tallies.keys() >= set(self._cut.services):
+            return source
+        wanted = {name: tallies.get(name, []) for name in self._cut.services}
+        for topic, owner in self._owners.items():
+            asking = [owner, *self._hearers[topic]]
+            wanted[topic] = [verifier.tally for verifier in asking if verifier]
+        return narrowed(source, {name: partial(_is_asked_by, asking) for name, asking in wanted.items()})
+
     def take(self, items: Sequence[Item]) -> None:
         for item in items:
             if isinstance(item, TopicRecord):
@@ -133,7 +159,7 @@ class Stream:
             elif verifier := self._verifiers.get(item.service):
                 if isinstance(item, JournalEntry):
                     verifier.take(item)
-                else:
+                elif item.record is not PASSED_OVER:
                     verifier.decisions.add_unpublished(item)
 
     def _take_record(self, record: TopicRecord) -> None:
@@ -146,7 +172,7 @@ class Stream:
             self._gap(record.topic, record.partition, expected, found)
         self._next[place] = record.offset + 1
         owner, hearers = self._owners[record.topic], self._hearers[record.topic]
-        if owner is None and not hearers:
+        if record.record is PASSED_OVER or (owner is None and not hearers):
             return
         try:
             event = decode(record.record)
