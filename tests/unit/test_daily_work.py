@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -124,7 +125,7 @@ def test_what_is_saved_begins_it_anew_and_what_has_ended_waits_for_that(tmp_path
 
     save("one")
     looks = iter(range(150))  # five a second: then it has waited in vain
-    steps = [
+    steps: list[tuple[str, Callable[[], None]]] = [
         ("one", lambda: save("two")),
         ("two", lambda: save("three", "raise SystemExit(3)")),
         ("It has ended (exit 3), and is begun again once something is saved.", lambda: save("four")),
