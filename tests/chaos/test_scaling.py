@@ -12,7 +12,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from random import Random
 from shutil import copytree
-from threading import Event, Semaphore
+from threading import Event, Semaphore, Timer
 
 import pytest
 
@@ -30,6 +30,8 @@ from tests.shop import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 CLIENTS = 8
+GIVE_UP_SECONDS = 120.0
+"""Then what is waited for ends, and so does the test."""
 REPLICAS = "user=2,order=3,notification=2"
 
 
@@ -126,6 +128,9 @@ def test_a_service_run_by_hand_decides_by_what_was_just_saved_and_then_goes_back
         command, cwd=tmp_path, env=system.environment, stdout=subprocess.PIPE, text=True
     ) as by_hand:
         assert by_hand.stdout is not None
+        giving_up = Timer(GIVE_UP_SECONDS, by_hand.kill)
+        giving_up.daemon = True
+        giving_up.start()
         next(line for line in by_hand.stdout if "this terminal's" in line)
         placed.append(ada.order("2.00").json()["id"])
         clients = Knocking(system.run_file["ports"]["order"])
@@ -137,6 +142,7 @@ def test_a_service_run_by_hand_decides_by_what_was_just_saved_and_then_goes_back
         by_hand.send_signal(signal.SIGINT)
         for _ in by_hand.stdout:
             pass
+        giving_up.cancel()
     assert by_hand.returncode == 0
     cut = clients.met.pop("ConnectionResetError", 0) + clients.met.pop("RemoteDisconnected", 0)
     assert clients.met.keys() == {"200"} and cut <= CLIENTS

@@ -1,6 +1,8 @@
 """What the verbs for daily work read and print, without a system."""
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from choreo.chassis.settings import Settings
 from choreo.cli.main import app
 from choreo.cli.running.env import kafbat_lines, kcat_lines
 from choreo.cli.running.psql import without_password
+from choreo.operations.acting.by_hand import Left, run_left
 from choreo.operations.reading.logs import LogTail, log_files
 
 OBSERVER = KafkaAccess("127.0.0.1:9092", "SASL_PLAINTEXT", username="observer", password="s3cret")
@@ -107,3 +110,42 @@ def test_a_file_has_settings_beneath_those_of_the_environment_and_nothing_else(
     assert (settings.port_base, settings.partitions, settings.kafka_username) == (9000, 5, "admin")
     assert settings.kafka_usernames == {"order": "order"}
     assert os.environ["PATH"] == path and "LD_PRELOAD" not in os.environ
+
+
+# -- run -------------------------------------------------------------------------------------------------
+
+
+def test_what_is_saved_begins_it_anew_and_what_has_ended_waits_for_that(tmp_path: Path) -> None:
+    code, told = tmp_path / "service.py", tmp_path / "told"
+    program = "import signal; open({told!r}, 'w').write({word!r}); {then}"
+    said: list[str] = []
+
+    def save(word: str, then: str = "signal.pause()") -> None:
+        code.write_text(program.format(told=str(told), word=word, then=then))
+
+    save("one")
+    looks = iter(range(150))  # five a second: then it has waited in vain
+    steps: list[tuple[str, Callable[[], None]]] = [
+        ("one", lambda: save("two")),
+        ("two", lambda: save("three", "raise SystemExit(3)")),
+        ("It has ended (exit 3), and is begun again once something is saved.", lambda: save("four")),
+    ]
+
+    def go_on() -> bool:
+        seen = {told.read_text() if told.exists() else "", *said[-1:]}
+        if steps and steps[0][0] in seen:
+            steps.pop(0)[1]()
+        return "four" not in seen and next(looks, None) is not None
+
+    left = Left([sys.executable, str(code)], os.environ, ())
+    assert run_left(left, go_on, said.append, [tmp_path]) == 0
+    assert steps == []
+    assert said == [f"{code} was saved: begun anew."] * 2 + [
+        "It has ended (exit 3), and is begun again once something is saved.",
+        f"{code} was saved: begun anew.",
+    ]
+
+
+def test_without_reload_its_exit_code_is_the_verbs() -> None:
+    left = Left([sys.executable, "-c", "raise SystemExit(3)"], os.environ, ())
+    assert run_left(left, lambda: True, print) == 3
