@@ -6,12 +6,15 @@ from hashlib import sha1
 from typing import Generic, TypeVar
 from uuid import UUID
 
+from pydantic import TypeAdapter
+
 from choreo.message.fact import Fact
 
 F = TypeVar("F", bound=Fact, covariant=True)
 
 NAMESPACE = UUID("7d1b1c0e-8f39-5d0a-9a53-0f6f2f6f5c11")
 _HASHED = sha1(NAMESPACE.bytes, usedforsecurity=False)
+_uuid_of_bytes = TypeAdapter(UUID).validator.validate_python
 
 
 def derived_id(*parts: object) -> UUID:
@@ -21,7 +24,11 @@ def derived_id(*parts: object) -> UUID:
     """
     hashed = _HASHED.copy()
     hashed.update("\x1f".join(map(str, parts)).encode())
-    return UUID(bytes=hashed.digest()[:16], version=5)
+    told = bytearray(hashed.digest()[:16])
+    told[6] = told[6] & 0x0F | 0x50  # the version
+    told[8] = told[8] & 0x3F | 0x80  # and RFC 9562's variant
+    derived: UUID = _uuid_of_bytes(bytes(told))
+    return derived
 
 
 def event_id(service: str, cause: UUID, type: str, number: int = 0) -> UUID:

@@ -176,10 +176,10 @@ async def test_where_the_databases_cannot_be_read_it_says_so_and_tells_the_rest(
     assert events == [("UserRegistered", None, []), ("AccountCreated", None, [])]
 
 
-async def test_the_readme_shows_what_it_prints(
+async def test_the_documents_show_what_it_prints(
     system: ThrowawaySystem, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """But for figures and ids, and for what of a scene the README leaves out."""
+    """But for figures and ids, and for what of a scene the page leaves out."""
 
     async def play(acts: Acts) -> None:
         ada = await acts.scene(story.signed_in, await acts.scene(story.first_step))
@@ -188,7 +188,7 @@ async def test_the_readme_shows_what_it_prints(
 
     assert await perform(play, system.run_file, TextScreen())
     printed = [without_figures(line) for line in capsys.readouterr().out.splitlines()]
-    _, _, rest = (ROOT / "README.md").read_text().partition("`make demo` ")
+    _, _, rest = (ROOT / "docs" / "first-order.md").read_text().partition("`make demo` ")
     shown = rest.split("```")[1].splitlines()[1:]
     assert len(shown) > 8
     assert [line for line in shown if without_figures(line) not in printed] == []

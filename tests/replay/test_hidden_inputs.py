@@ -3,10 +3,12 @@
 import asyncio
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from choreo.replay.engine.changed_in_place import changed_fields, copied
 from choreo.replay.engine.deciding_lines import parting
 from choreo.replay.sources.recording import Recording
 from choreo.replay.verify.report import Report, report_on
@@ -96,3 +98,32 @@ def test_a_state_that_is_changed_in_place_is_named_with_the_line(
 def test_a_shop_that_depends_on_nothing_matches(file: Path) -> None:
     report = asyncio.run(report_on(Recording(file), NAMES))
     assert (report.exit_code, report.unstable, report.findings) == (0, [], [])
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    names: list[str]
+    by_name: dict[str, set[int]]
+    balance: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    rows: dict[str, Row]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rows: rows.rows.clear(),
+        lambda rows: rows.rows["a"].names.append("b"),
+        lambda rows: rows.rows["a"].by_name["a"].add(2),
+        lambda rows: object.__setattr__(rows.rows["a"], "balance", 2),
+    ],
+)
+def test_a_copy_knows_of_every_change_in_place(change: Callable[[Rows], object]) -> None:
+    rows = Rows({"a": Row(["a"], {"a": {1}}, 1)})
+    before = copied(rows)
+    assert changed_fields(before, rows) == ()
+    change(rows)
+    assert changed_fields(before, rows) == ("rows",)

@@ -15,8 +15,8 @@ FILES = (
     "deploy/databases.sql",
     "deploy/passwords.sh",
     "deploy/prometheus.yml",
-    "README.md",
     "docs/operations.md",
+    "docs/running.md",
     "docs/trace.md",
 )
 _REGION = re.compile(

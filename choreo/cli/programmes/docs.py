@@ -26,7 +26,7 @@ def docs(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if a file is stale.")] = False,
 ) -> None:
     """Write each service's API documents into docs/api, and its part of the compose file, of deploy/ and of
-    the tables in README and docs.
+    the tables in docs.
 
     From the code: nothing is started.
     """

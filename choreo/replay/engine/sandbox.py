@@ -6,6 +6,7 @@ meanwhile is kept, so that the output is the verb's own, and a step that does no
 """
 
 import _posixsubprocess
+import _signal  # type: ignore[import-not-found]
 import _thread
 import atexit
 import io
@@ -15,9 +16,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from types import FrameType, ModuleType
 from typing import Any, Generic, TypeVar
 
@@ -26,7 +26,7 @@ from choreo.chassis.source_lines import lines_to
 from choreo.chassis.transaction.step import Outcome
 from choreo.errors import HandlerMisbehaves
 from choreo.message.envelope import Event
-from choreo.replay.engine.changed_in_place import changed_fields, place_of_change
+from choreo.replay.engine.changed_in_place import changed_fields, copied, place_of_change
 from choreo.replay.engine.hidden_inputs import watching_reads
 from choreo.replay.engine.in_memory_service import S, Taken
 from choreo.replay.sources.rows import values
@@ -92,7 +92,7 @@ _UNREPORTED: Sequence[tuple[ModuleType, str]] = (
     *([(_thread, "start_new_thread")] if sys.version_info < (3, 12) else []),
 )
 """Each is replaced by one that reports itself."""
-_set_handler, _set_timer = signal.signal, signal.setitimer
+_set_handler, _set_timer = _signal.signal, signal.setitimer  # not Python's own: that makes enums of numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +307,7 @@ def take(taken: Taken[S], *, reads: bool = False) -> Ran[Outcome[S]]:
     Raises `StillRunning`, which names the input.
     """
     run = partial(watching_reads, partial(_with_rows, taken), _watch.read) if reads else taken.run
-    before = deepcopy(taken.state) if reads else None
+    before = copied(taken.state) if reads else None
     try:
         ran = watched(run)
         if reads and (changed := changed_fields(before, taken.state)):
@@ -355,6 +355,12 @@ def _attempt(name: str, args: tuple[Any, ...]) -> str | None:
     if name == "open":
         path, _, flags = args
         return f"write the file {path}" if flags & _WRITING else None
+    return _attempt_called(name)
+
+
+@cache
+def _attempt_called(name: str) -> str | None:
+    """Looks it up once: Python reports a look at a frame's code as well, of which there are many a step."""
     found = next((what for beginning, what in _ATTEMPTS.items() if name.startswith(beginning)), None)
     return f"{found} ({name})" if found else None
 

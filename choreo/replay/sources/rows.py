@@ -13,6 +13,7 @@ import orjson
 from sqlalchemy import Column, DateTime, Table, Uuid
 
 _MODULUS = 2**128
+_TO_THE_SECOND = len('"2030-01-31T09:00:00Z"')
 _SHORT_TEXT = 16
 """Such words as `refunded` can be read; an id or a mail's text is a digest."""
 _SHORT_BYTES = 3
@@ -51,7 +52,8 @@ def plain(value: Any) -> Any:
         case UUID():
             return str(value)
         case datetime():
-            return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+            told = orjson.dumps(value.astimezone(UTC), option=orjson.OPT_UTC_Z).decode()
+            return told[1:-1] if len(told) > _TO_THE_SECOND else f"{told[1:-2]}.000000Z"
     return value
 
 
