@@ -190,9 +190,7 @@ async def _newest(
     return LogPage(found[-limit:], looked_at, ends)
 
 
-async def _read(
-    access: KafkaAccess, prefix: str, spans: dict[TopicPartition, Span]
-) -> list[TopicRecord]:
+async def _read(access: KafkaAccess, prefix: str, spans: dict[TopicPartition, Span]) -> list[TopicRecord]:
     """Returns what lies there."""
     cut = Cut(spans, (), prefix, {})
     return [record async for records in read_spans(access, cut) for record in records]
