@@ -31,6 +31,7 @@ VERBS = {
     "audit": "programmes",
     "styles": "programmes",
     "doctor": "running",
+    "console": "running",
     "docs": "programmes",
     "migration": "programmes",
     "new": "programmes",

@@ -34,6 +34,7 @@ TRIED: dict[str, tuple[Sequence[str], str]] = {
     "audit": ((), "requirements.lock is not here"),
     "chaos": ((), NO_SHOP),
     "doctor": ((), NO_SHOP),
+    "console": ((str(RECORDING),), NO_SHOP),
     "docs": ((), NO_SHOP),
     "migration": (("billing",), NO_SHOP),
     "new": (("points",), "pyproject.toml and events/ are not in"),

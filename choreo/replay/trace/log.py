@@ -61,6 +61,14 @@ class Place:
         return Place(topic, partition, offset)
 
 
+def header_of(text: str) -> tuple[str, str]:
+    """Reads `ce_type=OrderCreated`. Raises `UsageError`."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"{text} is no header: give NAME=VALUE, such as ce_type=OrderCreated.")
+    return name, value
+
+
 @dataclass(frozen=True, kw_only=True)
 class RecordFilter:
     key: str | None = None
