@@ -2,6 +2,11 @@
 
 import asyncio
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -25,6 +30,7 @@ from choreo.replay.trace.as_dict import trace_as_dict
 from tests.replay.constructed import Constructed, a_story
 from tests.unit.facts import ADA
 
+ROOT = Path(__file__).parents[2]
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}\u202e"
 PAGES = ("/", "/flows", f"/flows/{ADA}", "/log/order-events", "/log/billing-events/0/1", "/parked")
 VERBS = {
@@ -158,6 +164,22 @@ async def test_a_foreign_host_and_whatever_is_more_than_a_look_is_refused(file: 
             assert "default-src 'none'" in policy and "script-src" not in policy and "unsafe" not in policy
             assert headers["x-content-type-options"] == "nosniff"
             assert "access-control-allow-origin" not in headers
+
+
+def test_the_verb_says_where_it_listens_and_ends_cleanly(file: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    surroundings = {"CHOREO_PORT_BASE": str(port - 5), "CHOREO_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "choreo.cli.main", "console", str(file)]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | surroundings, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        assert address == f"http://127.0.0.1:{port}/"
+        assert httpx2.get(address, trust_env=False).status_code == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
 
 
 # -- text is text --------------------------------------------------------------------------------------

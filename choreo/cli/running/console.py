@@ -10,7 +10,6 @@ from choreo.console.server import PORT_OFFSET, serve
 from choreo.operations.reading.installation import find_installation, observed, read_settings
 from choreo.operations.reading.replay_source import reading
 from choreo.replay.sources.recording import Recording
-from choreo.terminal import print_line
 
 
 def console(
@@ -25,4 +24,9 @@ def console(
     settings = read_settings()
     with reading():
         where = Recording(file) if file else observed(find_installation())
-    serve(where, settings.hosts.split(","), settings.port_base + PORT_OFFSET, print_line)
+    serve(where, settings.hosts.split(","), settings.port_base + PORT_OFFSET, _tell)
+
+
+def _tell(address: str) -> None:
+    """Also through a pipe, as long as it stays."""
+    print(address, flush=True)
