@@ -11,7 +11,7 @@ from billing_service.queries import ACCOUNT_BY_ID, ENTRY_BY_ID, LACK_AN_ACCOUNT,
 from billing_service.react import react
 from billing_service.state import Billing
 from billing_service.store import STORE
-from choreo.chassis.http.money import decimal_text
+from choreo.chassis.http.money import Currency, decimal_text
 from choreo.chassis.service import End, Follow, Id, Service, Waiting
 from choreo.chassis.settings import OwnSettings, Settings
 from choreo.chassis.transaction.step import Decider
@@ -47,7 +47,7 @@ ACCOUNTS = End(
 
 
 class BillingSettings(OwnSettings):
-    currency: str = Field("EUR", pattern=r"^[A-Z]{3}$", description="the one currency of an installation")
+    currency: Currency = Field("EUR", description="the one currency of an installation, with two decimals")
 
 
 IDS = (Id("account", ACCOUNT_BY_ID), Id("entry", ENTRY_BY_ID))

@@ -1,9 +1,11 @@
 """One Kafka and one Postgres for a process that tests; topics and databases for each test."""
 
 import os
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import AliasChoices
@@ -19,6 +21,8 @@ from tests.services import SERVICES
 from tests.shop import Shop, a_shop
 from tests.styles import wire
 
+_CHAOS = "tests/chaos/"
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -32,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     _stand_alone()
+    _keep_bytecode()
     if config.getoption("--broker") == "testcontainers":
         require_engine()
     if guard := config.getoption("--without"):
@@ -45,17 +50,40 @@ def _stand_alone() -> None:
     every other worker, and whatever it starts, is in India.
     """
     ignore_libpq_variables()
+    os.environ["CHOREO_ENV_FILE"] = os.devnull
     for name, field in Settings.model_fields.items():
         alias = field.validation_alias
         os.environ.pop(
             str(alias.choices[0]) if isinstance(alias, AliasChoices) else f"CHOREO_{name.upper()}", None
         )
     for name in list(os.environ):
-        if name.endswith(("_DATABASE_URL", "_KAFKA_USERNAME", "_KAFKA_PASSWORD")):
+        if name.endswith(("_DATABASE_URL", "_KAFKA_USERNAME", "_KAFKA_PASSWORD", "_KAFKA_CERTIFICATE_FILE")):
             del os.environ[name]
     if int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2:
         os.environ["TZ"] = "Asia/Kolkata"
         time.tzset()
+
+
+def _keep_bytecode() -> None:
+    """Some hundred interpreters are started, and each would compile all of it anew where the environment says
+    that none may leave what it compiled.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """By files, and `tests/chaos` as if it were one: its load takes a core or more, and most of the others
+    wait most of their time, so that the two go well together and two of the first kind do not.
+    """
+    from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
+
+    class OneLoadAtATime(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return _CHAOS if nodeid.startswith(_CHAOS) else str(super()._split_scope(nodeid))
+
+    return OneLoadAtATime(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
-"""`python -m tests.without_a_service [NAME]`: where one of its services never was, the shop is whole.
+"""`python -m tests.without_a_service [NAME [PART…]]`: where one of its services never was, the shop is whole.
 
-In a checkout of its own, from which the service is taken with its facts: up, doctor and verify, then every
-test that does not speak of it. That takes some minutes; the suite does what takes seconds.
+In a checkout of its own, from which the service is taken with its facts: up, doctor and verify are the part
+`system`, and each of the others is the tests in a folder that do not speak of it. Together that takes some
+minutes; the suite does what takes seconds.
 """
 
 import re
@@ -12,39 +13,41 @@ from tempfile import TemporaryDirectory
 
 from tests.checkout import Checkout
 
-_KINDS = ("unit", "component", "choreography")
+_PARTS = ("system", "unit", "component", "choreography", "replay", "templates")
 
 
-def main(name: str = "notification") -> int:
+def main(name: str = "notification", *parts: str) -> int:
+    wanted = parts or _PARTS
+    if unknown := {*wanted} - {*_PARTS}:
+        sys.exit(f"{', '.join(sorted(unknown))}: the parts are {', '.join(_PARTS)}.")
     with TemporaryDirectory() as folder:
         checkout = Checkout(Path(folder, "shop"))
         checkout.take_away(name)
         checkout.install()
         checkout.run(".venv/bin/choreo", "docs")
-        with checkout.running() as system:
-            for verb in ("doctor", "verify"):
-                print(checkout.run(".venv/bin/choreo", verb, **system.environment))
-        silent = _silent_about(name, checkout.root / "tests")
-        tests = [str(file.relative_to(checkout.root)) for file in silent]
-        print(checkout.run("make", "--assume-old", ".venv/installed", "test", f"ARGS={' '.join(tests)}"))
+        if "system" in wanted:
+            with checkout.running() as system:
+                for verb in ("doctor", "verify"):
+                    print(checkout.run(".venv/bin/choreo", verb, **system.environment))
+        silent = (file.relative_to(checkout.root) for file in _silent_about(name, checkout.root / "tests"))
+        if tests := [str(file) for file in silent if file.parts[1] in wanted]:
+            print(checkout.run("make", "--assume-old", ".venv/installed", "test", f"ARGS={' '.join(tests)}"))
     return 0
 
 
 def _silent_about(name: str, tests: Path) -> Iterator[Path]:
-    """The files of tests that do not speak of it, nor import what does not work without it."""
+    """The files of tests that do not speak of it, nor import what does not work without it: benchmarks are of
+    the whole shop.
+    """
     sources = {file: file.read_text() for file in sorted(tests.rglob("*.py"))}
-    gone = rf"\b(?:events\.{name}|{name}_service)\b"
+    gone = rf"\b(?:events\.{name}|{name}_service|choreo\.benchmarks)\b"
     while broken := [file for file, source in sources.items() if re.search(gone, source)]:
         for file in broken:
             del sources[file]
         modules = (".".join(file.relative_to(tests.parent).with_suffix("").parts) for file in broken)
         gone = rf"\b(?:{'|'.join(map(re.escape, modules))})\b"
     for file, source in sources.items():
-        if (
-            file.parent.name in _KINDS
-            and file.name.startswith("test_")
-            and not re.search(rf"\b{name}", source)
-        ):
+        if file.name.startswith("test_") and not re.search(rf"\b{name}", source):
             yield file
 
 

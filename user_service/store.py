@@ -3,17 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from psycopg.rows import class_row
-
-from choreo.chassis.database.connection import Connection
+from choreo.chassis.database.round_trip import Later, RoundTrip, Statement
 from choreo.chassis.transaction.state_store import Memory, TableMapping, save
 from user_service.commands import Register
 from user_service.state import User, Users
 from user_service.tables import users
 
-_CONCERNED = """/* users.concerned: who has one of these ids, logins or e-mail addresses */
+_CONCERNED = Statement("""/* users.concerned: who has one of these ids, logins or e-mail addresses */
 SELECT id, login, login_key, email, email_key, created_at, step FROM users
-WHERE id = ANY(%b::uuid[]) OR login_key = ANY(%b::text[]) OR email_key = ANY(%b::text[])"""
+WHERE id = ANY($1::uuid[]) OR login_key = ANY($2::text[]) OR email_key = ANY($3::text[])""")
 
 _USERS = TableMapping("users", users, User, key="id")
 
@@ -22,21 +20,21 @@ _USERS = TableMapping("users", users, User, key="id")
 class UserStore:
     mappings: tuple[TableMapping, ...] = (_USERS,)
 
-    async def load(self, conn: Connection, wanted: Mapping[str, Sequence[object]]) -> dict[str, Users]:
+    def load(self, trip: RoundTrip, wanted: Mapping[str, Sequence[object]]) -> Later[dict[str, Users]]:
         registrations = {
             key: command
             for key, commands in wanted.items()
             for command in commands
             if isinstance(command, Register)
         }
-        concerned = await self._concerned(conn, list(registrations.values())) if registrations else []
-        return {
+        concerned = self._concerned(trip, list(registrations.values())) if registrations else []
+        return lambda: {
             key: Users({user.id: user for user in concerned if _concerns(registrations.get(key), user)})
             for key in wanted
         }
 
-    async def save(self, conn: Connection, before: Mapping[str, Users], after: Mapping[str, Users]) -> None:
-        await save(conn, self.mappings, before, after)
+    def save(self, trip: RoundTrip, before: Mapping[str, Users], after: Mapping[str, Users]) -> None:
+        save(trip, self.mappings, before, after)
 
     def from_memory(self, memory: Memory, key: str, content: object) -> Users:
         concerned = []
@@ -48,17 +46,15 @@ class UserStore:
             ]
         return Users({user.id: user for user in concerned if user})
 
-    async def _concerned(self, conn: Connection, commands: Sequence[Register]) -> list[User]:
-        async with conn.cursor(row_factory=class_row(User)) as cursor:
-            await cursor.execute(
-                _CONCERNED,
-                [
-                    [command.user_id for command in commands],
-                    [command.login_key for command in commands],
-                    [command.email_key for command in commands],
-                ],
-            )
-            return await cursor.fetchall()
+    def _concerned(self, trip: RoundTrip, commands: Sequence[Register]) -> list[User]:
+        """There once it is sent."""
+        return trip.add(
+            _CONCERNED,
+            [command.user_id for command in commands],
+            [command.login_key for command in commands],
+            [command.email_key for command in commands],
+            row=User,
+        )
 
 
 def _concerns(command: Register | None, user: User) -> bool:

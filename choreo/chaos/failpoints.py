@@ -8,12 +8,14 @@ So whoever armed it knows by the file's absence that it happened, and it happens
 import os
 import signal
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from choreo.chassis.kafka.handover import Handover
-from choreo.chassis.transaction import journal, outbox
+from choreo.chassis.transaction import outbox
 from choreo.chassis.transaction.kernel import Kernel
+from choreo.chassis.transaction.transaction import Transaction
 
 Moment = Literal["inside", "committed", "acknowledged", "offset"]
 """`inside`: in the middle of a transaction's writes, rows and journal done, outbox and positions not.
@@ -40,12 +42,16 @@ def install(service: str, home: Path) -> None:
             return
         _die()
 
-    add, remove, tell, finished = journal.add, outbox.remove, Kernel._tell, Handover._finished
+    write, remove, tell, finished = Transaction.write, outbox.remove, Kernel._tell, Handover._finished
 
-    async def die_inside(conn: Any, entries: Sequence[journal.JournalRow]) -> None:
-        await add(conn, entries)
-        if entries:
-            reach("inside")
+    async def die_inside(transaction: Transaction[Any], store: Any, work: Any) -> None:
+        if work.entries and file_of(home, service, "inside").exists():
+            store.save(work.before, work.after)
+            store.add_to_journal(work.entries)
+            await store.send()
+            reach("inside")  # alive: another process of the service was quicker
+            work = replace(work, before=work.after, entries=[])
+        await write(transaction, store, work)
 
     def die_committed(kernel: Kernel[Any], work: Any) -> None:
         if work.writes:
@@ -61,7 +67,7 @@ def install(service: str, home: Path) -> None:
             reach("offset")
         finished(handover, done, **rest)
 
-    _replace(journal, "add", die_inside)
+    _replace(Transaction, "write", die_inside)
     _replace(outbox, "remove", die_acknowledged)
     _replace(Kernel, "_tell", die_committed)
     _replace(Handover, "_finished", die_before_offset)

@@ -1,6 +1,13 @@
 """What else stands in a process's environment, and would reach into its clients."""
 
 import os
+import re
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+_SETTING = re.compile(r"CHOREO_\w+|(\w+_)?KAFKA_\w+|\w+_DATABASE_URL|SMTP_URL")
+"""No file in somebody's directory says which programs and libraries are loaded."""
 
 
 def ignore_libpq_variables() -> None:
@@ -9,3 +16,15 @@ def ignore_libpq_variables() -> None:
     """
     for name in [name for name in os.environ if name.startswith("PG")]:
         del os.environ[name]
+
+
+def read_env_file() -> None:
+    """Takes settings from `.env`, beneath those of the environment, a service's own as `CHOREO_…`."""
+    path = Path(os.environ.get("CHOREO_ENV_FILE", ".env"))
+    for name, value in (dotenv_values(path) if path.is_file() else {}).items():
+        if value is not None and _SETTING.fullmatch(name):
+            os.environ.setdefault(name, value)
+
+
+CHOSEN_NOW = "chosen now"
+"""The context in which a setting from the environment is validated, and one of a recording is not."""

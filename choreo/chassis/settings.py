@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from choreo.chassis.environment import CHOSEN_NOW
 from choreo.chassis.http.client_address import networks
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.errors import Unavailable
@@ -31,7 +32,7 @@ Own = TypeVar("Own", bound=OwnSettings)
 
 
 def unusable(variable: str, why: str) -> Unavailable:
-    return Unavailable(f"{variable} is not usable: {why.lower()}; correct it or unset it.")
+    return Unavailable(f"{variable} is not usable: {why[0].lower()}{why[1:]}; correct it or unset it.")
 
 
 def _plain(name: str) -> AliasChoices:
@@ -74,6 +75,7 @@ class Settings(BaseSettings):
         "SCRAM-SHA-512", validation_alias=_plain("KAFKA_SASL_MECHANISM")
     )
     kafka_ca_file: Path | None = Field(None, validation_alias=_plain("KAFKA_CA_FILE"))
+    kafka_certificate_file: Path | None = Field(None, validation_alias=_plain("KAFKA_CERTIFICATE_FILE"))
     kafka_username: str | None = Field(None, validation_alias=_plain("KAFKA_USERNAME"))
     kafka_password: SecretStr | None = Field(None, validation_alias=_plain("KAFKA_PASSWORD"))
     kafka_usernames: Mapping[str, str] = Field(
@@ -81,6 +83,11 @@ class Settings(BaseSettings):
     )
     kafka_passwords: Mapping[str, SecretStr] = Field(
         default_factory=lambda: {who: SecretStr(told) for who, told in _by_service("KAFKA_PASSWORD").items()}
+    )
+    kafka_certificate_files: Mapping[str, Path] = Field(
+        default_factory=lambda: {
+            who: Path(told) for who, told in _by_service("KAFKA_CERTIFICATE_FILE").items()
+        }
     )
     smtp_url: str | None = Field(None, validation_alias=_plain("SMTP_URL"))
     database_urls: Mapping[str, str] = Field(
@@ -103,7 +110,9 @@ class Settings(BaseSettings):
         """A service's own settings. Raises `Unavailable`, naming the variable, where one cannot be used."""
         told = self.own.get(service)
         try:
-            return model.model_validate(_own_variables(service, model) if told is None else told)
+            if told is None:
+                return model.model_validate(_own_variables(service, model), context=CHOSEN_NOW)
+            return model.model_validate(told)
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False)[0]
             variables = [f"{who}_{first['loc'][0]}".upper() for who in (service, "choreo")]
@@ -121,4 +130,5 @@ class Settings(BaseSettings):
             username or "",
             password.get_secret_value() if password else "",
             self.kafka_ca_file,
+            self.kafka_certificate_files.get(who or "", self.kafka_certificate_file),
         )

@@ -3,10 +3,10 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Generic, TypeVar
 
-from choreo.chassis.database.connection import Connection
+from choreo.chassis.database.round_trip import Later, RoundTrip
 from choreo.chassis.database.tables import sessions_ended, signing_keys
 from choreo.chassis.transaction.state_store import Memory, ReplayableStore, TableMapping, save
 from choreo.message.sessions import SessionsEnded
@@ -14,10 +14,8 @@ from choreo.message.signing_key import SigningKeyPublished
 
 S = TypeVar("S")
 
-SIGNING_KEYS = TableMapping(
-    "signing_keys", signing_keys, SigningKeyPublished, key="kid", loaded_with_key={}, loaded_by_id="kid"
-)
-"""The fact is the row."""
+SIGNING_KEYS = TableMapping("signing_keys", signing_keys, SigningKeyPublished, key="kid", loaded_by_id="kid")
+"""The fact is the row. Whatever is asked or heard of a signing key names it."""
 SESSIONS_ENDED = TableMapping(
     "sessions_ended", sessions_ended, SessionsEnded, key="user_id", single=True, loaded_with_key={}
 )
@@ -34,31 +32,45 @@ class WithSharedState(Generic[S]):
     def mappings(self) -> tuple[TableMapping, ...]:
         return (*self.own.mappings, SIGNING_KEYS, SESSIONS_ENDED)
 
-    async def load(self, conn: Connection, wanted: Mapping[str, Sequence[object]]) -> dict[str, S]:
-        states = await self.own.load(conn, wanted)
-        for row in await SIGNING_KEYS.load(conn, wanted):
-            states[row.kid] = _with_signing_keys(states[row.kid], {row.kid: row})
+    def load(self, trip: RoundTrip, wanted: Mapping[str, Sequence[object]]) -> Later[dict[str, S]]:
         ending = {key: inputs for key, inputs in wanted.items() if any(map(_ends_sessions, inputs))}
-        for row in await SESSIONS_ENDED.load(conn, ending):
-            key = str(row.user_id)
-            states[key] = _with_sessions_ended(states[key], row)
+        own = self.own.load(trip, wanted)
+        signing_keys = SIGNING_KEYS.load(trip, wanted)
+        sessions_ended = SESSIONS_ENDED.load(trip, ending)
+
+        def states() -> dict[str, S]:
+            states = own()
+            for row in signing_keys:
+                states[row.kid] = _with_signing_keys(states[row.kid], {row.kid: row})
+            for row in sessions_ended:
+                key = str(row.user_id)
+                states[key] = _with_sessions_ended(states[key], row)
+            return states
+
         return states
 
-    async def save(self, conn: Connection, before: Mapping[str, S], after: Mapping[str, S]) -> None:
-        await self.own.save(conn, before, after)
-        await save(conn, [SIGNING_KEYS, SESSIONS_ENDED], before, after)
+    def save(self, trip: RoundTrip, before: Mapping[str, S], after: Mapping[str, S]) -> None:
+        self.own.save(trip, before, after)
+        save(trip, [SIGNING_KEYS, SESSIONS_ENDED], before, after)
 
     def from_memory(self, memory: Memory, key: str, content: object) -> S:
         state = self.own.from_memory(memory, key, content)
         if _ends_sessions(content):
             for row in memory.with_key(SESSIONS_ENDED, key).values():
                 state = _with_sessions_ended(state, row)
-        rows = memory.with_key(SIGNING_KEYS, key)
-        return _with_signing_keys(state, rows) if rows else state
+        known = memory.by_id(SIGNING_KEYS, key)
+        return _with_signing_keys(state, {key: known}) if known else state
 
 
 def _ends_sessions(content: object) -> bool:
-    return isinstance(content, SessionsEnded) or getattr(content, "ends_sessions", False)
+    kind: Any = type(content)
+    return _end_sessions(kind)
+
+
+@cache
+def _end_sessions(contents: type[Any]) -> bool:
+    """Asked of the type, once: a fact takes long to say that it lacks an attribute."""
+    return issubclass(contents, SessionsEnded) or getattr(contents, "ends_sessions", False)
 
 
 def _with_signing_keys(state: S, rows: Mapping[str, Any]) -> S:

@@ -6,7 +6,7 @@ import signal
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import structlog
 import typer
@@ -15,12 +15,14 @@ from typer.exceptions import TyperException
 from typer.main import get_group
 from typer.rich_utils import rich_format_error
 
-from choreo.chassis.environment import ignore_libpq_variables
+from choreo.chassis.code_version import code_version
+from choreo.chassis.environment import ignore_libpq_variables, read_env_file
 from choreo.errors import HandlerMisbehaves, Incomplete, Unavailable, UsageError
 from choreo.terminal import fitting, print_text_alone
 
 VERBS = {
     "up": "running",
+    "run": "running",
     "scale": "running",
     "migrate": "running",
     "provision": "running",
@@ -30,6 +32,9 @@ VERBS = {
     "chaos": "programmes",
     "audit": "programmes",
     "styles": "programmes",
+    "logs": "running",
+    "psql": "running",
+    "env": "running",
     "doctor": "running",
     "console": "running",
     "docs": "programmes",
@@ -82,12 +87,27 @@ def _identifier(verb: str) -> str:
     return verb.replace("-", "_")
 
 
-app = typer.Typer(
-    help="Run, watch and debug services that meet only through Kafka.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        print(f"choreo {code_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def choreo(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show the version and the commit.", callback=_tell_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Run, watch and debug services that meet only through Kafka."""
+
+
 for verb in VERBS:
     app.command(verb, cls=Verb, help=_docstring(verb))(lambda: None)
 
@@ -95,6 +115,7 @@ for verb in VERBS:
 def main() -> NoReturn:
     """Exits with what the verb says; 64 for wrong usage, 69 where something it needs is not to be had."""
     ignore_libpq_variables()
+    read_env_file()
     print_text_alone()
     # What the services' code has to say while a verb runs it: only what is wrong, and beside the output.
     structlog.configure(

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 from choreo.chassis.settings import Settings
 from choreo.embedded.secrets import write_secret
 from choreo.embedded.unprivileged import PASSED, PRIVATE, Outside, make_private, remove_tree
@@ -41,6 +43,7 @@ class Home:
         self.logs = self.path / "logs"
         self._run_file = self.path / "run.json"
         self._wish = self.path / "scale.json"
+        self._by_hand = self.path / "by-hand"
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -118,6 +121,24 @@ class Home:
             return None
         self._wish.unlink()
         return counts
+
+    @contextmanager
+    def run_by_hand(self, service: str) -> Iterator[None]:
+        """Meanwhile the system leaves this service to this process. Unavailable if another has it."""
+        if other := self.those_run_by_hand().get(service):
+            raise Unavailable(f"{service} is run by hand already, by process {other}: end that first.")
+        make_private(self._by_hand)
+        asked = self._by_hand / f"{service}.{os.getpid()}"
+        asked.touch()
+        try:
+            yield
+        finally:
+            asked.unlink(missing_ok=True)
+
+    def those_run_by_hand(self) -> dict[str, int]:
+        """By service, the process that asked for it and is still there."""
+        asked = (path.name.rsplit(".", 1) for path in self._by_hand.glob("*.*"))
+        return {service: int(pid) for service, pid in asked if psutil.pid_exists(int(pid))}
 
     def remove_run_file(self) -> None:
         self._run_file.unlink(missing_ok=True)

@@ -112,6 +112,7 @@ ACTING = {
     "styles",
     "bench-peers",
     "up",
+    "run",
     "scale",
     "migrate",
     "migration",
@@ -148,6 +149,10 @@ LOOKING = {
     "dlq show": 0,
     "dlq retry --dry-run": 0,
     "dlq drop --dry-run --group {group}": 0,
+    "logs order kafka -n 3": 0,
+    "psql billing -- -cSELECT(1)": 0,
+    "psql billing -- -cDELETE/**/FROM/**/accounts": 1,
+    "env": 0,
     "doctor": 1,
 }
 """The others, and what they exit with where something is parked in billing."""

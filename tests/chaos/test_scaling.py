@@ -1,12 +1,17 @@
 """Several processes of a service, on one real system, and what becomes of it when one of them is killed."""
 
 import asyncio
+import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.client import HTTPConnection
+from pathlib import Path
 from random import Random
+from shutil import copytree
 from threading import Event, Semaphore
 
 import pytest
@@ -18,9 +23,11 @@ from choreo.embedded.ports import LOOPBACK
 from choreo.operations.acting.throwaway import ThrowawaySystem
 from choreo.operations.reading.checkup import examine
 from choreo.operations.reading.installation import find_installation
+from tests.e2e.outside import Shop, until
 from tests.services import SERVICES
 from tests.shop import PATIENCE
 
+ROOT = Path(__file__).parents[2]
 CLIENTS = 8
 REPLICAS = "user=2,order=3,notification=2"
 
@@ -103,3 +110,41 @@ def test_every_promise_holds_when_each_of_several_is_killed(system: ThrowawaySys
         if outcome.violations:
             print(f"The evidence is in {keep_evidence(trial)}")
         assert outcome.violations == ()
+
+
+def test_a_service_run_by_hand_decides_by_what_was_just_saved_and_then_goes_back(
+    system: ThrowawaySystem, tmp_path: Path
+) -> None:
+    """Its code is a copy. While it is begun anew who connects waits; nothing that was accepted is lost."""
+    copytree(ROOT / "order_service", tmp_path / "order_service")
+    decide = tmp_path / "order_service" / "decide.py"
+    ada = Shop(system.run_file["port_base"]).customer("100.00")
+    command = [sys.executable, "-m", "choreo.cli.main", "run", "order", "--reload"]
+    placed = [ada.order("1.00").json()["id"]]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=system.environment, stdout=subprocess.PIPE, text=True
+    ) as by_hand:
+        assert by_hand.stdout is not None
+        next(line for line in by_hand.stdout if "this terminal's" in line)
+        placed.append(ada.order("2.00").json()["id"])
+        clients = Knocking(system.run_file["ports"]["order"])
+        with clients.running():
+            clients.goes_on()
+            decide.write_text(decide.read_text().replace("command.description", "'by the new code'"))
+            next(line for line in by_hand.stdout if "was saved" in line)
+            placed.append(ada.order("3.00").json()["id"])
+        by_hand.send_signal(signal.SIGINT)
+        for _ in by_hand.stdout:
+            pass
+    assert by_hand.returncode == 0
+    cut = clients.met.pop("ConnectionResetError", 0) + clients.met.pop("RemoteDisconnected", 0)
+    assert clients.met.keys() == {"200"} and cut <= CLIENTS
+    until(
+        lambda: system.run_file, lambda facts: not facts["by_hand"] and len(facts["own_ports"]["order"]) == 3
+    )
+    told = [(order["id"], order["status"], order["description"]) for order in ada.items("/orders")]
+    assert told == [
+        (placed[2], "confirmed", "by the new code"),
+        (placed[1], "confirmed", None),
+        (placed[0], "confirmed", None),
+    ]

@@ -1,4 +1,4 @@
-"""A service on a cluster that takes TLS only, told by settings alone."""
+"""A service on a cluster that takes TLS and clients' certificates only, told by settings alone."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -73,6 +73,7 @@ class TlsKafka(Kafka):
             access.username,
             access.password,
             self.certificate.authority,
+            self.certificate.key_and_chain,
         )
 
 
@@ -82,6 +83,7 @@ def tls_kafka(tmp_path: Path) -> Iterator[TlsKafka]:
     port, controller_port = free_ports(2)
     settings = {
         "listener.security.protocol.map": "CLIENTS:SASL_SSL,CONTROLLER:SASL_PLAINTEXT",
+        "listener.name.clients.ssl.client.auth": "required",
         "ssl.keystore.type": "PEM",
         "ssl.keystore.location": str(certificate.key_and_chain),
         "ssl.truststore.type": "PEM",
@@ -101,6 +103,7 @@ async def test_the_services_meet_over_tls(
         over_tls = {
             "kafka_security_protocol": "SASL_SSL",
             "kafka_ca_file": tls_kafka.certificate.authority,
+            "kafka_certificate_file": tls_kafka.certificate.key_and_chain,
         }
         shop.settings = shop.settings.model_copy(update=over_tls)
         await shop.start("user", "billing")

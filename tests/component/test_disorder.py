@@ -25,7 +25,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from billing_service.commands import Deposit, Withdraw
 from billing_service.service import service as billing
-from choreo.chassis.database.connection import Connection, make_engine
+from choreo.chassis.database.connection import make_engine
+from choreo.chassis.database.round_trip import Later, RoundTrip
 from choreo.chassis.observe.meter import Meter
 from choreo.chassis.service import Service
 from choreo.chassis.settings import Settings
@@ -294,14 +295,14 @@ class Process:
             self._running.cancel()
         return MONDAY
 
-    async def load(self, conn: Connection, wanted: Mapping[str, Sequence[object]]) -> dict[str, Any]:
-        return await self._kept.service.store.load(conn, wanted)
+    def load(self, trip: RoundTrip, wanted: Mapping[str, Sequence[object]]) -> Later[dict[str, Any]]:
+        return self._kept.service.store.load(trip, wanted)
 
-    async def save(self, conn: Connection, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-        """Comes first of what is written."""
+    def save(self, trip: RoundTrip, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        """Comes first of what is written. It ends while that is on its way, and may be committed or not."""
         if self._death == "die writing":
             self._running.cancel()
-        await self._kept.service.store.save(conn, before, after)
+        self._kept.service.store.save(trip, before, after)
 
     async def _commit(self) -> None:
         async with asyncio.timeout(PATIENCE):

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -38,7 +38,7 @@ from choreo.chassis.transaction.inputs import (
 from choreo.chassis.transaction.kernel import Kernel
 from choreo.chassis.transaction.state_store import Store
 from choreo.chassis.transaction.step import Decider
-from choreo.chassis.transaction.store import PostgresStore
+from choreo.chassis.transaction.store import PostgresStore, PostgresTransaction
 from choreo.embedded.postgres import Postgres
 from choreo.message.codec import encode
 from choreo.message.decider import Command
@@ -800,21 +800,17 @@ async def test_a_connection_lost_between_transactions_is_not_noticed(
     assert (await deposit(kernel, ada, 5)).status == 201
 
 
-Commit = Callable[[psycopg.AsyncConnection[Any]], Awaitable[None]]
-
-
 def loses_the_next_commit(monkeypatch: pytest.MonkeyPatch, *, committed: bool) -> None:
     """The connection breaks at COMMIT: before the server had it, or after, when only the answer is lost."""
-    commit: Commit = psycopg.AsyncConnection.commit
+    commit = PostgresTransaction.commit
 
-    async def lose(conn: psycopg.AsyncConnection[Any]) -> None:
-        monkeypatch.setattr(psycopg.AsyncConnection, "commit", commit)
-        if committed:
-            await commit(conn)
-        await conn.close()
+    async def lose(opened: PostgresTransaction[Any]) -> None:
+        monkeypatch.setattr(PostgresTransaction, "commit", commit)
+        await (commit(opened) if committed else opened.send())
+        await opened.conn.close()
         raise psycopg.OperationalError("the connection is lost")
 
-    monkeypatch.setattr(psycopg.AsyncConnection, "commit", lose)
+    monkeypatch.setattr(PostgresTransaction, "commit", lose)
 
 
 def cut_off(conn: psycopg.AsyncConnection[Any], postgres: Postgres) -> None:
@@ -837,17 +833,17 @@ async def test_sessions_that_break_one_after_the_other_park_nothing(
     kernel = await billing.kernel()
     users, orders = await billing.reader(kernel, "user-events"), await billing.reader(kernel)
     await users.hear(registered(ada))
-    commit: Commit = psycopg.AsyncConnection.commit
+    commit = PostgresTransaction.commit
     left = 5
 
-    async def break_off(conn: psycopg.AsyncConnection[Any]) -> None:
+    async def break_off(opened: PostgresTransaction[Any]) -> None:
         nonlocal left
         if left:
             left -= 1
-            end(conn, postgres)
-        await commit(conn)
+            end(opened.conn, postgres)
+        await commit(opened)
 
-    monkeypatch.setattr(psycopg.AsyncConnection, "commit", break_off)
+    monkeypatch.setattr(PostgresTransaction, "commit", break_off)
     await orders.hear(ordered(ada, 30))
     assert (left, parked(billing.database)) == (0, [])
     assert_in_sequence(billing.database)

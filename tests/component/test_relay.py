@@ -29,6 +29,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis.database.connection import Connection, make_engine, raw_connection
+from choreo.chassis.database.round_trip import RoundTrip
 from choreo.chassis.kafka import cluster, relay
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.admin.topics import declare_topics
@@ -53,6 +54,11 @@ from tests.shop import PATIENCE, eventually
 
 PARTITIONS = 3
 Place = tuple[int, Record]
+
+
+async def add(conn: Connection, rows: Sequence[OutboxRow]) -> None:
+    async with RoundTrip(conn) as trip:
+        outbox.add(trip, rows)
 
 
 @dataclass
@@ -85,7 +91,7 @@ class Post:
         """Such facts in one commit; as they lie in the outbox."""
         rows = self.facts(users, each, first)
         async with raw_connection(self.engine) as conn:
-            await outbox.add(conn, rows)
+            await add(conn, rows)
             await conn.commit()
         return rows
 
@@ -276,7 +282,7 @@ async def test_a_fact_that_is_committed_after_younger_ones_were_published_is_pub
     ada, eve = two_users_of_one_partition()
     late = post.facts([ada], 2)
     async with raw_connection(post.engine) as slow:
-        await outbox.add(slow, late)
+        await add(slow, late)
         early = await post.decide([eve], 2)
         async with running(post.relay()):
             await slow_kafka.holds_a_batch()
@@ -563,7 +569,7 @@ async def test_a_record_that_kafka_finds_too_large_holds_up_its_partition_alone(
     decided = await post.decide([ada, eve], 1)
     large = [replace(row, value=row.value.ljust(3000)) for row in post.facts([ada], 1, first=2)]
     async with raw_connection(post.engine) as conn:
-        await outbox.add(conn, large)
+        await add(conn, large)
         await conn.commit()
     decided += large + await post.decide([ada, eve], 3, first=3)
     await takes_at_most(post, 2000)

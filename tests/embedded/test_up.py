@@ -93,6 +93,10 @@ class Place:
                 system.kill()
 
 
+Running = tuple[Place, "subprocess.Popen[str]"]
+"""A system, and where it is."""
+
+
 def wait_for_line(system: "subprocess.Popen[str]", text: str) -> None:
     assert system.stdout is not None
     seen = []
@@ -111,12 +115,25 @@ def write_stand_ins(directory: Path) -> None:
         (package / "__main__.py").write_text(STAND_IN)
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    write_stand_ins(tmp_path)
-    place = Place(tmp_path, free_port_base())
+@contextmanager
+def a_place(directory: Path) -> Iterator[Place]:
+    write_stand_ins(directory)
+    place = Place(directory, free_port_base())
     yield place
     Postgres(place.home / "data" / "postgres").clear_away()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    with a_place(tmp_path) as place:
+        yield place
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One for all tests that leave it running."""
+    with a_place(tmp_path_factory.mktemp("running")) as place, place.running() as system:
+        yield place, system
 
 
 def processes(facts: dict[str, Any]) -> list[psutil.Process]:
@@ -173,15 +190,6 @@ def test_three_brokers_start_together_end_in_time_and_are_what_the_data_is_of(pl
     assert (code, "is that of 3 brokers and cannot be spread over 1" in sentence) == (69, True)
 
 
-def test_a_second_system_is_refused_and_the_first_goes_on(place: Place) -> None:
-    with place.running() as system:
-        for arguments in (["up"], ["up", "--fresh"]):
-            code, sentence = place.refusal(*arguments)
-            assert (code, "A system already runs from" in sentence) == (69, True)
-        assert system.poll() is None
-        assert len(processes(place.run_file())) >= 7
-
-
 def test_killed_with_sigkill_it_leaves_no_process_and_starts_again_on_its_data(place: Place) -> None:
     with place.running("--replicas", "billing=2") as system:
         expected = processes(place.run_file())
@@ -209,34 +217,44 @@ def test_each_of_several_processes_has_a_name_a_log_and_a_port_and_all_stop(plac
         assert_all_end(expected)
 
 
-def test_a_running_system_gets_more_processes_and_fewer(place: Place) -> None:
+def test_a_second_system_is_refused_and_the_first_goes_on(running: Running) -> None:
+    place, system = running
+    for arguments in (["up"], ["up", "--fresh"]):
+        code, sentence = place.refusal(*arguments)
+        assert (code, "A system already runs from" in sentence) == (69, True)
+    assert system.poll() is None
+    assert len(processes(place.run_file())) >= 7
+
+
+def test_a_running_system_gets_more_processes_and_fewer(running: Running) -> None:
+    place, system = running
+
     def scale(counts: str) -> str:
         said, error = place.choreo("scale", counts).communicate(timeout=120)
         assert error == ""
         return said
 
-    with place.running() as system:
-        before = place.run_file()
-        assert scale("order=3,user=2") == "order: 3, all ready; before 1\nuser: 2, all ready; before 1\n"
-        more = place.run_file()
-        assert more["pids"].keys() - before["pids"].keys() == {"order-2", "order-3", "user-2"}
-        assert scale("order=2") == "order: 2, all ready; before 3\n"
-        assert not psutil.pid_exists(more["pids"]["order-3"])
-        with closing(socket.create_server((LOOPBACK, more["own_ports"]["order"][2]))):
-            code, sentence = place.refusal("scale", "order=3")
-        assert (code, "needed for order-3" in sentence) == (69, True)
-        psutil.Process(more["pids"]["order-2"]).kill()
-        wait_for_line(system, "order-2 ended by itself (exit -9)")
-        wait_for_line(system, "order-2 is ready again")
-        assert place.run_file()["pids"].items() >= before["pids"].items(), "the others went on"
+    before = place.run_file()
+    assert scale("order=3,user=2") == "order: 3, all ready; before 1\nuser: 2, all ready; before 1\n"
+    more = place.run_file()
+    assert more["pids"].keys() - before["pids"].keys() == {"order-2", "order-3", "user-2"}
+    assert scale("order=2") == "order: 2, all ready; before 3\n"
+    assert not psutil.pid_exists(more["pids"]["order-3"])
+    with closing(socket.create_server((LOOPBACK, more["own_ports"]["order"][2]))):
+        code, sentence = place.refusal("scale", "order=3")
+    assert (code, "needed for order-3" in sentence) == (69, True)
+    psutil.Process(more["pids"]["order-2"]).kill()
+    wait_for_line(system, "order-2 ended by itself (exit -9)")
+    wait_for_line(system, "order-2 is ready again")
+    assert place.run_file()["pids"].items() >= before["pids"].items(), "the others went on"
 
 
-def test_a_part_that_dies_is_started_again(place: Place) -> None:
-    with place.running() as system:
-        for part, name in (("order", "order"), ("postgres", "Postgres"), ("kafka", "Kafka")):
-            psutil.Process(place.run_file()["pids"][part]).kill()
-            wait_for_line(system, f"{name} ended by itself (exit -9)")
-            wait_for_line(system, f"{name} is ready again")
+def test_a_part_that_dies_is_started_again(running: Running) -> None:
+    place, system = running
+    for part, name in (("order", "order"), ("postgres", "Postgres"), ("kafka", "Kafka")):
+        psutil.Process(place.run_file()["pids"][part]).kill()
+        wait_for_line(system, f"{name} ended by itself (exit -9)")
+        wait_for_line(system, f"{name} is ready again")
 
 
 @pytest.mark.parametrize("offset", [3, 25, 103, 1092])

@@ -24,6 +24,7 @@ NO_SHOP = "There is no "
 """… user service here. Where something else is missed first, that has a sentence of its own."""
 TRIED: dict[str, tuple[Sequence[str], str]] = {
     "up": ((), NO_SHOP),
+    "run": (("order",), NO_SHOP),
     "scale": (("order=1",), NO_SHOP),
     "migrate": ((), NO_SHOP),
     "provision": ((), NO_SHOP),
@@ -33,6 +34,9 @@ TRIED: dict[str, tuple[Sequence[str], str]] = {
     "styles": (("--outages",), NO_SHOP),
     "audit": ((), "requirements.lock is not here"),
     "chaos": ((), NO_SHOP),
+    "logs": ((), "There are no logs in"),
+    "psql": (("order",), NO_SHOP),
+    "env": ((), NO_SHOP),
     "doctor": ((), NO_SHOP),
     "console": ((str(RECORDING),), NO_SHOP),
     "docs": ((), NO_SHOP),

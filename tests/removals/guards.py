@@ -7,7 +7,7 @@ takes one out before any test is read.
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID, uuid4
 from weakref import WeakKeyDictionary
@@ -20,6 +20,8 @@ from billing_service.commands import DecidePayment
 from billing_service.state import Billing
 from choreo.chassis.database import tables as chassis_tables
 from choreo.chassis.database.connection import Connection
+from choreo.chassis.database.round_trip import Later, RoundTrip, Statement
+from choreo.chassis.database.rows import _statement, _values, array_type
 from choreo.chassis.http import routes
 from choreo.chassis.kafka import consumer, faust_internals
 from choreo.chassis.kafka.catch_up import CatchUp
@@ -28,7 +30,6 @@ from choreo.chassis.kafka.handover import Handover, Unread
 from choreo.chassis.kafka.relay import Relay, _Shard
 from choreo.chassis.kafka.topic_log import compare_last_read
 from choreo.chassis.transaction import journal, keys, outbox, parked, step
-from choreo.chassis.transaction import transaction as transactions
 from choreo.chassis.transaction.inputs import Asked, Failed, Heard, Input
 from choreo.chassis.transaction.kernel import Kernel, _resolve
 from choreo.chassis.transaction.outbox import OutboxRow
@@ -80,14 +81,16 @@ def take_out(name: str) -> None:
 def journal_is_not_asked(patch: Patch) -> None:
     """Nothing was ever seen before; writing it down once more is no error."""
 
-    async def nothing(conn: Connection, ids: Collection[UUID]) -> dict[UUID, journal.SeenInput]:
-        return {}
+    known, columns = _statement(chassis_tables.journal, False)
+    add_new = Statement(f"{known.text} ON CONFLICT DO NOTHING")
 
-    async def add(conn: Connection, entries: Sequence[journal.JournalRow]) -> None:
-        before = {seen.id for seen in (await seen(conn, [entry.id for entry in entries])).values()}
-        await add_new(conn, [entry for entry in entries if entry.id not in before])
+    def nothing(trip: RoundTrip, ids: Collection[UUID]) -> Later[dict[UUID, journal.SeenInput]]:
+        return dict
 
-    seen, add_new = journal.seen, journal.add
+    def add(trip: RoundTrip, entries: Sequence[journal.JournalRow]) -> None:
+        if entries:
+            trip.add(add_new, *(_values(column, entries) for column in columns))
+
     patch.setattr(journal, "seen", nothing)
     patch.setattr(journal, "add", add)
 
@@ -112,7 +115,6 @@ def any_offset_is_the_next(patch: Patch) -> None:
         take_heard(self, work, heard)
 
     patch.setattr(Transaction, "_take_heard", take)
-    patch.setattr(transactions, "_is_due", lambda heard, expected: heard.concerns)
 
 
 def position_is_committed_first(patch: Patch) -> None:
@@ -120,7 +122,7 @@ def position_is_committed_first(patch: Patch) -> None:
     write = Transaction.write
 
     async def advance_and_write(self: Transaction[Any], store: Postgres, work: Work[Any]) -> None:
-        await store.advance_positions(work.advanced)
+        store.advance_positions(work.advanced)
         await store.commit()
         await write(self, store, work)
 
@@ -219,7 +221,7 @@ def outbox_beside_the_transaction(patch: Patch) -> None:
         facts, work.unpublished = work.unpublished, []
         await write(self, store, work)
         await store.commit()
-        await store.add_to_outbox(facts)
+        store.add_to_outbox(facts)
         work.unpublished = facts
 
     patch.setattr(Transaction, "write", write_twice)
@@ -255,7 +257,7 @@ def acknowledged_when_taken(patch: Patch) -> None:
 
 def keys_are_not_locked(patch: Patch) -> None:
     """The rows of the keys are read, not locked."""
-    patch.setattr(keys, "_LOCK", keys._LOCK.replace("FOR UPDATE", ""))
+    patch.setattr(keys, "_LOCK", Statement(keys._LOCK.text.replace("FOR UPDATE", "")))
 
 
 def loaded_before_the_lock(patch: Patch) -> None:
@@ -264,11 +266,14 @@ def loaded_before_the_lock(patch: Patch) -> None:
     loaded: WeakKeyDictionary[Postgres, dict[str, Any]] = WeakKeyDictionary()
 
     async def load_and_lock(self: Transaction[Any], store: Postgres, batch: Sequence[Input]) -> Work[Any]:
-        loaded[store] = await load(self, store, batch)
+        states = load(self, store, batch)
+        await store.send()
+        loaded[store] = states()
         return await lock_and_load(self, store, batch)
 
-    async def as_loaded(self: Transaction[Any], store: Postgres, inputs: Sequence[Input]) -> dict[str, Any]:
-        return loaded.pop(store)
+    def as_loaded(self: Transaction[Any], store: Postgres, inputs: Sequence[Input]) -> Later[dict[str, Any]]:
+        states = loaded.pop(store)
+        return lambda: states
 
     patch.setattr(Transaction, "lock_and_load", load_and_lock)
     patch.setattr(Transaction, "_load", as_loaded)
@@ -277,11 +282,12 @@ def loaded_before_the_lock(patch: Patch) -> None:
 def numbered_before_the_lock(patch: Patch) -> None:
     """A key's sequence is read first and its row is locked then."""
     lock = keys.lock
+    read = Statement("SELECT key, sequence FROM keys WHERE key = ANY($1::text[])")
 
-    async def read_and_lock(conn: Connection, wanted: Collection[str]) -> dict[str, int]:
-        found = await conn.execute("SELECT key, sequence FROM keys WHERE key = ANY(%s)", [list(wanted)])
-        before: dict[str, int] = dict(await found.fetchall())
-        return await lock(conn, wanted) | before
+    def read_and_lock(trip: RoundTrip, wanted: Sequence[str]) -> Later[dict[str, int]]:
+        before = trip.add(read, wanted)
+        sequences = lock(trip, wanted)
+        return lambda: sequences() | dict(before)
 
     patch.setattr(keys, "lock", read_and_lock)
 
@@ -290,11 +296,12 @@ def outbox_positions_are_reserved(patch: Patch) -> None:
     """Positions in the outbox are drawn when a transaction begins, before anything is locked."""
     lock_and_load = Transaction.lock_and_load
     reserved: WeakKeyDictionary[Connection, list[int]] = WeakKeyDictionary()
-    columns = [column.name for column in chassis_tables.outbox.columns]
-    insert = (
-        f"INSERT INTO outbox ({', '.join(columns)}) OVERRIDING SYSTEM VALUE"
-        f" VALUES ({', '.join(f'%({column})s' for column in columns)})"
-    ).encode()
+    columns = chassis_tables.outbox.columns
+    arrays = [f"${number}::{array_type(column)}[]" for number, column in enumerate(columns, 1)]
+    insert = Statement(
+        f"INSERT INTO outbox ({', '.join(columns.keys())}) OVERRIDING SYSTEM VALUE"
+        f" SELECT * FROM unnest({', '.join(arrays)})"
+    )
 
     async def reserve_first(self: Transaction[Any], store: Postgres, batch: Sequence[Input]) -> Work[Any]:
         found = await store.conn.execute(
@@ -304,10 +311,10 @@ def outbox_positions_are_reserved(patch: Patch) -> None:
         reserved[store.conn] = [position for (position,) in await found.fetchall()]
         return await lock_and_load(self, store, batch)
 
-    async def add(conn: Connection, rows: Sequence[OutboxRow]) -> None:
-        for row in rows:
-            values = {column: getattr(row, column) for column in columns}
-            await conn.execute(insert, values | {"position": reserved[conn].pop(0)})
+    def add(trip: RoundTrip, facts: Sequence[OutboxRow]) -> None:
+        if facts:
+            placed = [replace(fact, position=reserved[trip._conn].pop(0)) for fact in facts]
+            trip.add(insert, *([getattr(fact, column.name) for fact in placed] for column in columns))
 
     patch.setattr(Transaction, "lock_and_load", reserve_first)
     patch.setattr(outbox, "add", add)
@@ -362,8 +369,8 @@ def deadlines_wait_for_nothing(patch: Patch) -> None:
 def nothing_queues_behind_the_parked(patch: Patch) -> None:
     """Later events of a key go on while an earlier one is parked."""
 
-    async def nobody(conn: Connection, keys: Collection[str]) -> set[str]:
-        return set()
+    def nobody(trip: RoundTrip, keys: Collection[str]) -> Later[set[str]]:
+        return set
 
     park = Transaction._park
 

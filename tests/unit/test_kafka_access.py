@@ -12,6 +12,8 @@ SECURED = {
     "KAFKA_PASSWORD": "open sesame",
     "BILLING_KAFKA_USERNAME": "till",
     "BILLING_KAFKA_PASSWORD": "hush",
+    "BILLING_KAFKA_CERTIFICATE_FILE": "/run/till.pem",
+    "KAFKA_CERTIFICATE_FILE": "/run/everybody.pem",
 }
 
 
@@ -26,6 +28,7 @@ def test_a_service_has_its_own_name_or_the_common_one(settings: Settings) -> Non
     own, common = settings.kafka_access("billing"), settings.kafka_access("order")
     assert (own.username, own.password, own.principal) == ("till", "hush", "User:till")
     assert (common.username, common.password) == ("everybody", "open sesame")
+    assert [str(one.certificate_file) for one in (own, common)] == ["/run/till.pem", "/run/everybody.pem"]
     assert common == settings.kafka_access()
 
 

@@ -133,11 +133,17 @@ def test_it_sees_what_is_repeated() -> None:
     [
         ("Points", "is no name of a service"),
         ("my-points", "is no name of a service"),
+        ("p", "is no name of a service"),
         ("class", "is no name of a service"),
         ("observer", "means something else here"),
         ("pinboard", "means something else here"),
         ("billing", "There is a billing service already"),
         ("examples", "means something else here"),
+        ("admin", "means something else here"),  # Kafka's superuser
+        ("metrics", "means something else here"),  # a path that every service has
+        ("on", "means something else here"),  # no word in YAML
+        ("note", "means something else here"),  # a row of the template
+        ("mapping", "means something else here"),  # what the template imports
     ],
 )
 def test_a_name_that_will_not_do_is_refused_and_nothing_is_written(tree: Path, name: str, says: str) -> None:
@@ -148,10 +154,10 @@ def test_a_name_that_will_not_do_is_refused_and_nothing_is_written(tree: Path, n
 
 
 def test_a_service_that_was_begun_is_not_written_over(tree: Path) -> None:
-    (tree / "events" / "shipping.py").write_text("mine")
-    with pytest.raises(UsageError, match="There is a shipping service already"):
-        write_service("shipping", tree)
-    assert (tree / "events" / "shipping.py").read_text() == "mine"
+    (tree / "events" / "freight.py").write_text("mine")
+    with pytest.raises(UsageError, match=r"events/freight\.py is there already: take another word, or move"):
+        write_service("freight", tree)
+    assert (tree / "events" / "freight.py").read_text() == "mine"
 
 
 def test_it_is_run_where_the_project_lies(tmp_path: Path) -> None:

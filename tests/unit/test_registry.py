@@ -215,3 +215,22 @@ def test_a_services_own_settings_come_from_its_variables_or_those_for_all_or_fro
         monkeypatch.setenv(variable, "shells")
         with pytest.raises(Unavailable, match=rf"^{variable} is not usable: .*; correct it or unset it\.$"):
             registry.service_of("billing", Settings())
+
+
+@pytest.mark.parametrize(
+    ("currency", "has"), [("JPY", "none"), ("KWD", "three"), ("UYW", "four"), ("XAU", "none")]
+)
+def test_a_currency_without_two_decimals_is_refused_at_the_start_and_not_in_a_recording(
+    monkeypatch: pytest.MonkeyPatch, currency: str, has: str
+) -> None:
+    monkeypatch.setenv("CHOREO_CURRENCY", currency)
+    with pytest.raises(Unavailable) as refused:
+        registry.service_of("billing", Settings())
+    assert str(refused.value) == (
+        f"CHOREO_CURRENCY is not usable: amounts have two decimals, and {currency} has {has} (ISO 4217); "
+        "correct it or unset it."
+    )
+    monkeypatch.setenv("CHOREO_CURRENCY", "SEK")
+    assert registry.own_settings(Settings())["billing"] == {"currency": "SEK"}
+    recorded = Settings(own={"billing": {"currency": currency}})
+    assert registry.own_settings(recorded)["billing"] == {"currency": currency}

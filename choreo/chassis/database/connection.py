@@ -1,29 +1,16 @@
-"""Postgres as the kernel uses it: few statements, each for a whole batch.
+"""Connections to Postgres, and what their errors say."""
 
-Values travel as one binary array per column. (As a text array psycopg escapes element by element,
-a hundred times slower.)
-"""
-
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import Enum
-from functools import cache
-from operator import attrgetter
 from typing import Any
 
-import orjson
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from sqlalchemy import Column, Table
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
-
-_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
-
 
 ANSWER_TIMEOUT_SECONDS = 10.0
 """A server that is silent for longer is given up, and the connection with it: its process may be stopped."""
@@ -69,13 +56,14 @@ _SESSION = "-c timezone=UTC -c datestyle=ISO,YMD"
 
 
 def session(url: str, options: str = "", **more: Any) -> dict[str, Any]:
-    """What to connect with, for `psycopg.connect(**session(url))`: every session of ours is in UTC.
+    """What to connect with, for `psycopg.connect(**session(url))`: every session of ours is in UTC and UTF-8.
 
     `url` as libpq has it; what it gives as `options` holds, as far as it is not about time.
+    The driver prepares nothing by itself: at a rollback it would forget what others have prepared, too.
     """
     given = conninfo_to_dict(url)
     given["options"] = f"{given.get('options') or ''} {options} {_SESSION}".strip()
-    return {**given, **more}
+    return {**given, "client_encoding": "UTF8", "prepare_threshold": None, **more}
 
 
 def unusable(url: str) -> str | None:
@@ -187,70 +175,8 @@ def failure_of(error: BaseException) -> Failure:
         return Failure.LOCKED
     if state == "57P01":
         return Failure.ENDED
-    if state == "25006" or state[:2] in ("08", "25", "28", "53", "55", "57", "58", "F0", "XX"):
+    if state == "25006" or state[:2] in ("08", "25", "26", "28", "53", "55", "57", "58", "F0", "XX"):
         return Failure.AWAY
     if state[:2] in ("0A", "3D", "3F", "42"):
         return Failure.UNFIT
     return Failure.CONFLICT if state[:2] == "40" else Failure.INPUT
-
-
-async def insert(conn: Connection, table: Table, rows: Sequence[Any]) -> None:
-    """Adds the rows, attributes into columns of the same name. One that is there already is rejected (23505).
-
-    Runs inside the caller's transaction.
-    """
-    await _write(conn, table, rows, replace=False)
-
-
-async def replace(conn: Connection, table: Table, rows: Sequence[Any]) -> None:
-    """Writes rows over those with the same primary key.
-
-    Runs inside the caller's transaction. No two rows may have the same primary key.
-    """
-    await _write(conn, table, rows, replace=True)
-
-
-async def _write(conn: Connection, table: Table, rows: Sequence[Any], replace: bool) -> None:
-    if rows:
-        statement, columns = _statement(table, replace)
-        await conn.execute(statement, [_values(column, rows) for column in columns])
-
-
-@cache
-def _statement(table: Table, replace: bool) -> tuple[bytes, tuple[Column[Any], ...]]:
-    """Names are those of our own tables; nothing from outside gets into the text."""
-    columns = tuple(column for column in table.columns if column.identity is None)
-    names = ", ".join(_quoted(column) for column in columns)
-    arrays = ", ".join(f"%b::{array_type(column)}[]" for column in columns)
-    values = ", ".join(
-        f"{_quoted(column)}::jsonb" if isinstance(column.type, JSONB) else _quoted(column)
-        for column in columns
-    )
-    statement = (
-        f"/* write.{table.name} */ INSERT INTO {table.name} ({names}) "
-        f"SELECT {values} FROM unnest({arrays}) AS new ({names})"
-    )
-    if replace:
-        key = ", ".join(_quoted(column) for column in table.primary_key.columns)
-        changes = ", ".join(
-            f"{_quoted(column)} = excluded.{_quoted(column)}" for column in columns if not column.primary_key
-        )
-        statement += f" ON CONFLICT ({key}) DO UPDATE SET {changes}"
-    return statement.encode(), columns
-
-
-def _quoted(column: Column[Any]) -> str:
-    """A column's name as SQL has it."""
-    return f'"{column.name}"'
-
-
-def array_type(column: Column[Any]) -> str:
-    """What an array of this column's values is an array of."""
-    return "text" if isinstance(column.type, JSONB) else str(column.type.compile(dialect=_DIALECT))
-
-
-def _values(column: Column[Any], rows: Sequence[Any]) -> list[Any]:
-    values = list(map(attrgetter(column.name), rows))
-    if isinstance(column.type, JSONB):
-        return [None if value is None else orjson.dumps(value).decode() for value in values]
-    return values

@@ -3,8 +3,10 @@
 import re
 from typing import Annotated
 
-from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, ValidationInfo, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
+from choreo.chassis.environment import CHOSEN_NOW
 from choreo.chassis.http.body import Num, refused
 
 _FORM = re.compile(r"(0|[1-9][0-9]{0,8})(?:\.([0-9]{1,2}))?")
@@ -16,6 +18,14 @@ _REASONS = (
     (re.compile(r"0[0-9]+(\.[0-9]*)?"), f"{_RULE}, without leading zeros."),
     (re.compile(r"[0-9.]+[eE][+-]?[0-9]+"), f"{_RULE}, without an exponent."),
 )
+
+_OTHER_DECIMALS = {
+    "none": "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF "
+    "XAG XAU XBA XBB XBC XBD XDR XPD XPT XSU XTS XUA XXX",
+    "three": "BHD IQD JOD KWD LYD OMR TND",
+    "four": "CLF UYW",
+}
+"""The codes of ISO 4217, List One, whose minor unit is not a hundredth, or which have none."""
 
 
 def minor_units(value: object) -> int:
@@ -61,3 +71,19 @@ Money = Annotated[
     WithJsonSchema({"type": "string", "pattern": r"^-?(0|[1-9][0-9]*)\.[0-9]{2}$", "examples": ["400.00"]}),
 ]
 """Money going out: a field of an answer, given as minor units and rendered with two places."""
+
+
+def _has_two_decimals(code: str, told: ValidationInfo) -> str:
+    """Refuses it where it is chosen now: what was recorded in another currency can still be read."""
+    for count, codes in _OTHER_DECIMALS.items():
+        if told.context == CHOSEN_NOW and code in codes.split():
+            raise PydanticCustomError(
+                "decimals",
+                "amounts have two decimals, and {code} has {count} (ISO 4217)",
+                {"code": code, "count": count},
+            )
+    return code
+
+
+Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$"), AfterValidator(_has_two_decimals)]
+"""A setting of a service: the currency that its amounts are in."""

@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+_FILES = ("ssl.ca.location", "ssl.certificate.location")
+
 
 @dataclass(frozen=True)
 class KafkaAccess:
@@ -20,6 +22,8 @@ class KafkaAccess:
     password: str = field(default="", repr=False)
     ca_file: Path | None = None
     """Whose certificates are believed; the system's authorities where it is None."""
+    certificate_file: Path | None = None
+    """With which this client is known: key and chain in one PEM, as Kafka's own PEM keystores have it."""
 
     @property
     def principal(self) -> str:
@@ -31,7 +35,10 @@ class KafkaAccess:
         """Made once: to read the system's authorities takes 20 ms, and the loop stands still meanwhile."""
         if not self.protocol.endswith("SSL"):
             return None
-        return ssl.create_default_context(cafile=str(self.ca_file) if self.ca_file else None)
+        context = ssl.create_default_context(cafile=str(self.ca_file) if self.ca_file else None)
+        if self.certificate_file:
+            context.load_cert_chain(self.certificate_file)
+        return context
 
     def aiokafka(self) -> dict[str, Any]:
         """The arguments of its clients."""
@@ -53,6 +60,10 @@ class KafkaAccess:
         }
         if self.ca_file and self.protocol.endswith("SSL"):
             access["ssl.ca.location"] = str(self.ca_file)
+        if self.certificate_file and self.protocol.endswith("SSL"):
+            access |= dict.fromkeys(
+                ("ssl.certificate.location", "ssl.key.location"), str(self.certificate_file)
+            )
         if self.protocol.startswith("SASL"):
             access["sasl.mechanism"] = self.mechanism
             access |= {"sasl.username": self.username, "sasl.password": self.password}
@@ -74,6 +85,7 @@ class KafkaAccess:
             "KAFKA_USERNAME": self.username,
             "KAFKA_PASSWORD": self.password,
             "KAFKA_CA_FILE": str(self.ca_file or ""),
+            "KAFKA_CERTIFICATE_FILE": str(self.certificate_file or ""),
         }
         return {name: value for name, value in settings.items() if value}
 
@@ -86,6 +98,7 @@ class KafkaAccess:
             "username": self.username,
             "password": self.password,
             "ssl.ca.location": str(self.ca_file or ""),
+            "ssl.certificate.location": str(self.certificate_file or ""),
         }
         return {name: value for name, value in told.items() if value}
 
@@ -97,5 +110,5 @@ class KafkaAccess:
             told["sasl.mechanism"],
             told.get("username", ""),
             told.get("password", ""),
-            Path(told["ssl.ca.location"]) if "ssl.ca.location" in told else None,
+            *(Path(told[name]) if name in told else None for name in _FILES),
         )

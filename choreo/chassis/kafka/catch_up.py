@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis.database.connection import raw_connection
+from choreo.chassis.database.round_trip import RoundTrip
 from choreo.chassis.kafka.topic_log import PartitionLog, compare
 from choreo.chassis.transaction import parked, positions
 from choreo.chassis.transaction.positions import TopicPartition
@@ -59,8 +60,9 @@ class CatchUp:
         Records of a parked key count as read and are not applied yet.
         """
         candidates = {key for key in keys if self._partition_of(key) in read}
-        async with raw_connection(self._engine) as conn:
-            return candidates - await parked.blocked(conn, candidates)
+        async with raw_connection(self._engine) as conn, RoundTrip(conn) as trip:
+            blocked = parked.blocked(trip, candidates)
+        return candidates - blocked()
 
     async def _ends(self) -> dict[int, int]:
         async with raw_connection(self._engine) as conn:

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from functools import lru_cache
 from itertools import groupby
 from operator import attrgetter
 from uuid import uuid4
@@ -54,6 +55,7 @@ NOTIFY relay"""
 log = structlog.get_logger()
 
 
+@lru_cache(maxsize=1 << 14)
 def partition_of(key: str, partitions: int) -> int:
     """Where Kafka's own default partitioner puts this key."""
     return int(murmur2(key.encode()) & 0x7FFFFFFF) % partitions

@@ -11,19 +11,19 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from psycopg.rows import class_row
-
 from choreo.chassis.code_version import code_version
-from choreo.chassis.database.connection import Connection, insert
+from choreo.chassis.database.connection import Connection
+from choreo.chassis.database.round_trip import Later, RoundTrip, Statement
+from choreo.chassis.database.rows import insert
 from choreo.chassis.database.tables import journal
 from choreo.chassis.transaction.inputs import Asked, Heard, Input, Reply
 from choreo.message.decider import Command, Refusal
 
 CODE_VERSION = code_version()
 
-_SEEN = """/* journal.seen: which of these inputs were handled before, and how */
+_SEEN = Statement("""/* journal.seen: which of these inputs were handled before, and how */
 SELECT id, outcome, fingerprint, answer_status, answer_body, answer_headers
-FROM journal WHERE id = ANY(%b::uuid[])"""
+FROM journal WHERE id = ANY($1::uuid[])""")
 
 _FLOW_APPLIED = """/* journal.flow_applied: of one key only, so that nobody learns of the flows of others */
 SELECT EXISTS (SELECT FROM journal WHERE correlation_id = %s AND key = %s AND outcome = 'applied')"""
@@ -127,10 +127,11 @@ def row_of(
             )
 
 
-async def seen(conn: Connection, ids: Collection[UUID]) -> dict[UUID, SeenInput]:
-    async with conn.cursor(row_factory=class_row(SeenInput)) as cursor:
-        await cursor.execute(_SEEN, [list(ids)])
-        return {row.id: row for row in await cursor.fetchall()}
+def seen(trip: RoundTrip, ids: Collection[UUID]) -> Later[dict[UUID, SeenInput]]:
+    if not ids:
+        return dict
+    rows = trip.add(_SEEN, list(ids), row=SeenInput)
+    return lambda: {row.id: row for row in rows}
 
 
 async def flow_applied(conn: Connection, key: str, flow: UUID) -> bool:
@@ -139,9 +140,9 @@ async def flow_applied(conn: Connection, key: str, flow: UUID) -> bool:
     return bool(row and row[0])
 
 
-async def add(conn: Connection, entries: Sequence[JournalRow]) -> None:
-    """Runs inside the kernel's transaction."""
-    await insert(conn, journal, entries)
+def add(trip: RoundTrip, entries: Sequence[JournalRow]) -> None:
+    """Inside the kernel's transaction."""
+    insert(trip, journal, entries)
 
 
 async def forget_parked(conn: Connection, id: UUID) -> None:

@@ -200,15 +200,16 @@ class Kernel(Generic[S]):
         shared: set[str] = set()
         while self._queue and len(batch) < BATCH:
             input = self._queue[0]
-            several = len(input.keys) > 1
-            if input.keys & (taken if several else shared):
+            keys = input.keys
+            several = len(keys) > 1
+            if keys & (taken if several else shared):
                 break
             self._queue.popleft()
             if not input.done.done() and not self._held_back.takes(input):
                 batch.append(input)
-                taken |= input.keys
+                taken |= keys
                 if several:
-                    shared |= input.keys
+                    shared |= keys
         if len(self._queue) < QUEUE_SOFT_LIMIT:
             self._room.set()
         return batch

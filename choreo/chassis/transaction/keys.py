@@ -1,30 +1,31 @@
 """One row per key. Holding its lock means: nothing else happens to this key in this service."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 
 from choreo.chassis.database.connection import Connection
+from choreo.chassis.database.round_trip import Later, RoundTrip, Statement
 
-_MAKE = """/* keys.make: a key seen for the first time starts at 0 */
-INSERT INTO keys (key, sequence) SELECT key, 0 FROM unnest(%b::text[]) AS key ORDER BY key
-ON CONFLICT DO NOTHING"""
+_MAKE = Statement("""/* keys.make: a key seen for the first time starts at 0 */
+INSERT INTO keys (key, sequence) SELECT key, 0 FROM unnest($1::text[]) AS key ORDER BY key
+ON CONFLICT DO NOTHING""")
 
-_LOCK = """/* keys.lock: sorted, so that no two transactions wait for each other */
-SELECT key, sequence FROM keys WHERE key = ANY(%b::text[]) ORDER BY key FOR UPDATE"""
+_LOCK = Statement("""/* keys.lock: sorted, so that no two transactions wait for each other */
+SELECT key, sequence FROM keys WHERE key = ANY($1::text[]) ORDER BY key FOR UPDATE""")
 
 _LOOK = """/* keys.look */ SELECT sequence FROM keys WHERE key = %s"""
 
-_ADVANCE = """/* keys.advance */
-UPDATE keys SET sequence = new.sequence FROM unnest(%b::text[], %b::bigint[]) AS new (key, sequence)
-WHERE keys.key = new.key"""
+_ADVANCE = Statement("""/* keys.advance */
+UPDATE keys SET sequence = new.sequence FROM unnest($1::text[], $2::bigint[]) AS new (key, sequence)
+WHERE keys.key = new.key""")
 
 
-async def lock(conn: Connection, keys: Collection[str]) -> dict[str, int]:
-    """The sequence of every key. What is loaded afterwards, in a later statement, is up to date."""
+def lock(trip: RoundTrip, keys: Sequence[str]) -> Later[dict[str, int]]:
+    """The sequence of every key. What is loaded afterwards, by a later statement, is up to date."""
     if not keys:
-        return {}
-    await conn.execute(_MAKE, [list(keys)])
-    rows = await (await conn.execute(_LOCK, [list(keys)])).fetchall()
-    return dict(rows)
+        return dict
+    trip.add(_MAKE, keys)
+    rows = trip.add(_LOCK, keys)
+    return lambda: dict(rows)
 
 
 async def look(conn: Connection, key: str) -> int:
@@ -33,7 +34,7 @@ async def look(conn: Connection, key: str) -> int:
     return row[0] if row else 0
 
 
-async def advance(conn: Connection, sequences: Mapping[str, int]) -> None:
-    """Runs inside the transaction that locked them."""
+def advance(trip: RoundTrip, sequences: Mapping[str, int]) -> None:
+    """Inside the transaction that locked them."""
     if sequences:
-        await conn.execute(_ADVANCE, [list(sequences), list(sequences.values())])
+        trip.add(_ADVANCE, list(sequences), list(sequences.values()))

@@ -16,9 +16,11 @@ from uuid import UUID
 import orjson
 from psycopg.rows import class_row
 
-from choreo.chassis.database.connection import Connection, insert
+from choreo.chassis.database.connection import Connection
+from choreo.chassis.database.round_trip import RoundTrip
+from choreo.chassis.database.rows import insert
 from choreo.chassis.database.tables import outbox
-from choreo.message.codec import Record, encode
+from choreo.message.codec import Record, headers_of, value_of
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 
@@ -86,14 +88,13 @@ class OutboxRow:
 
 
 def row_of(event: Event[Fact], partition: int) -> OutboxRow:
-    record = encode(event)
-    headers = orjson.dumps([(name, (value or b"").decode()) for name, value in record.headers])
-    return OutboxRow(event.id, event.key, partition, record.value or b"", headers, event.time)
+    headers = orjson.dumps(list(headers_of(event).items()))
+    return OutboxRow(event.id, event.key, partition, value_of(event.data), headers, event.time)
 
 
-async def add(conn: Connection, rows: Sequence[OutboxRow]) -> None:
-    """Runs inside the kernel's transaction, after the keys are locked."""
-    await insert(conn, outbox, rows)
+def add(trip: RoundTrip, rows: Sequence[OutboxRow]) -> None:
+    """Inside the kernel's transaction, after the keys are locked."""
+    insert(trip, outbox, rows)
 
 
 async def lowest(conn: Connection, partitions: Collection[int], limit: int) -> list[OutboxRow]:

@@ -11,7 +11,9 @@ from uuid import UUID
 import orjson
 from psycopg.rows import class_row
 
-from choreo.chassis.database.connection import Connection, insert
+from choreo.chassis.database.connection import Connection
+from choreo.chassis.database.round_trip import Later, RoundTrip, Statement
+from choreo.chassis.database.rows import insert
 from choreo.chassis.database.tables import parked
 from choreo.chassis.source_lines import raised_at
 from choreo.chassis.transaction.inputs import FactTypes, Heard, read
@@ -19,8 +21,8 @@ from choreo.message.codec import Headers, Record, Undecodable, UnknownType
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 
-_BLOCKED = """/* parked.blocked: the keys whose later events have to queue */
-SELECT DISTINCT key FROM parked WHERE key = ANY(%b::text[])"""
+_BLOCKED = Statement("""/* parked.blocked: the keys whose later events have to queue */
+SELECT DISTINCT key FROM parked WHERE key = ANY($1::text[])""")
 
 _BACKLOG = """/* parked.backlog: how many events are parked, and since when */
 SELECT count(*), min(parked_at) FROM parked"""
@@ -97,9 +99,11 @@ def park(heard: Heard, reason: str, error: BaseException | str, now: datetime) -
     )
 
 
-async def blocked(conn: Connection, keys: Collection[str]) -> set[str]:
-    rows = await (await conn.execute(_BLOCKED, [list(keys)])).fetchall()
-    return {key for (key,) in rows}
+def blocked(trip: RoundTrip, keys: Collection[str]) -> Later[set[str]]:
+    if not keys:
+        return set
+    rows = trip.add(_BLOCKED, list(keys))
+    return lambda: {key for (key,) in rows}
 
 
 async def all(conn: Connection) -> list[Parked]:
@@ -117,9 +121,9 @@ async def _read(conn: Connection, query: str, values: Sequence[object] = ()) -> 
         return await cursor.fetchall()
 
 
-async def add(conn: Connection, rows: Sequence[Parked]) -> None:
-    """Runs inside the kernel's transaction."""
-    await insert(conn, parked, rows)
+def add(trip: RoundTrip, rows: Sequence[Parked]) -> None:
+    """Inside the kernel's transaction."""
+    insert(trip, parked, rows)
 
 
 async def say_why(conn: Connection, id: UUID, reason: str, error: BaseException | str) -> None:

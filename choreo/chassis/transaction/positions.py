@@ -1,30 +1,31 @@
 """How far each partition has been read: the truth about consumption, moved in the kernel's transaction."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from psycopg.rows import class_row
 
 from choreo.chassis.database.connection import Connection
+from choreo.chassis.database.round_trip import Later, RoundTrip, Statement
 from choreo.message.codec import Record
 
 TopicPartition = tuple[str, int]
 """Topic and partition."""
 
-_LOCK = """/* positions.lock: one transaction at a time moves a partition */
+_LOCK = Statement("""/* positions.lock: one transaction at a time moves a partition */
 SELECT topic, partition, next_offset FROM positions
-WHERE (topic, partition) IN (SELECT * FROM unnest(%b::text[], %b::int[]))
-ORDER BY topic, partition FOR UPDATE"""
+WHERE (topic, partition) IN (SELECT * FROM unnest($1::text[], $2::integer[]))
+ORDER BY topic, partition FOR UPDATE""")
 
-_ADVANCE = """/* positions.advance */
+_ADVANCE = Statement("""/* positions.advance */
 UPDATE positions SET next_offset = new.next_offset,
     last_offset = CASE WHEN new.last_offset < 0 THEN positions.last_offset ELSE new.last_offset END,
     last_digest = CASE WHEN new.last_offset < 0 THEN positions.last_digest ELSE new.last_digest END,
     leader_epoch = CASE WHEN new.last_offset < 0 THEN positions.leader_epoch ELSE new.leader_epoch END
-FROM unnest(%b::text[], %b::int[], %b::bigint[], %b::bigint[], %b::bytea[], %b::int[])
+FROM unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[], $5::bytea[], $6::integer[])
     AS new (topic, partition, next_offset, last_offset, last_digest, leader_epoch)
-WHERE positions.topic = new.topic AND positions.partition = new.partition"""
+WHERE positions.topic = new.topic AND positions.partition = new.partition""")
 
 _READ = """/* positions.read */
 SELECT topic, partition, next_offset, topic_id, cluster_id, last_offset, last_digest, leader_epoch
@@ -66,25 +67,21 @@ class Reached(NamedTuple):
     record: Record
 
 
-async def lock(conn: Connection, places: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+def lock(trip: RoundTrip, places: Sequence[TopicPartition]) -> Later[dict[TopicPartition, int]]:
     """The next offset of every place, which nobody else moves until this transaction ends."""
     if not places:
-        return {}
-    topics, partitions = zip(*places, strict=True)
-    rows = await (await conn.execute(_LOCK, [list(topics), list(partitions)])).fetchall()
-    return {(topic, partition): next_offset for topic, partition, next_offset in rows}
+        return dict
+    rows = trip.add(_LOCK, *zip(*places, strict=True))
+    return lambda: {(topic, partition): next_offset for topic, partition, next_offset in rows}
 
 
-async def advance(conn: Connection, reached: Mapping[TopicPartition, Reached]) -> None:
-    """Runs inside the transaction that locked them."""
+def advance(trip: RoundTrip, reached: Mapping[TopicPartition, Reached]) -> None:
+    """Inside the transaction that locked them."""
     if reached:
         topics, partitions = zip(*reached, strict=True)
         next_offsets, last_offsets, epochs, records = zip(*reached.values(), strict=True)
         digests = [record.digest for record in records]
-        await conn.execute(
-            _ADVANCE,
-            [list(part) for part in (topics, partitions, next_offsets, last_offsets, digests, epochs)],
-        )
+        trip.add(_ADVANCE, topics, partitions, next_offsets, last_offsets, digests, epochs)
 
 
 async def read(conn: Connection, topics: Sequence[str]) -> list[Position]:

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis import clock
 from choreo.chassis.database.connection import Connection, Failure, failure_of, raw_connection
+from choreo.chassis.database.round_trip import RoundTrip
 from choreo.chassis.transaction import journal, keys, parked
 from choreo.chassis.transaction.inputs import FactTypes
 from choreo.chassis.transaction.parked import Parked
@@ -39,7 +40,9 @@ async def retry(
     results: list[Retried] = []
     async with store.transaction() as opened:
         conn = opened.conn
-        sequence = (await keys.lock(conn, [key]))[key]
+        sequences = opened.lock_keys([key])
+        await opened.send()
+        sequence = sequences()[key]
         for row in await parked.of_key(conn, key):
             try:
                 async with conn.transaction():  # a savepoint
@@ -59,7 +62,8 @@ async def retry(
 async def drop(engine: AsyncEngine, row: Parked) -> None:
     """Gives one parked event up for good. What queues behind it stays parked until it is retried."""
     async with raw_connection(engine) as conn:
-        await keys.lock(conn, [row.key])
+        async with RoundTrip(conn) as trip:
+            keys.lock(trip, [row.key])
         await journal.drop_parked(conn, row.id)
         await parked.remove(conn, row.id)
         for freed in (await parked.of_key(conn, row.key))[:1]:
@@ -82,12 +86,15 @@ async def _take(
         return Retried(row, "skipped"), sequence
     # As long as it could not be read it had no id of its own, and may have come a second time since.
     await journal.forget_parked(conn, event.id)
-    if await journal.seen(conn, [event.id]):
+    seen = store.seen([event.id])
+    await store.send()
+    if seen():
         return Retried(row, "duplicate"), sequence
     heard = row.heard(event)
     work = await transaction.load_key(store, heard, sequence)
     decided = transaction.apply(work, heard, event)
     await transaction.write(store, work)
+    await store.send()
     return Retried(row, "applied", tuple(event.type for event in decided)), work.sequences[row.key]
 
 

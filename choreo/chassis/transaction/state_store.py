@@ -1,18 +1,17 @@
 """State and tables: which rows a batch concerns, and which of them it changed."""
 
-import dataclasses
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache, partial
 from operator import attrgetter
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
-from psycopg.rows import kwargs_row
 from pydantic import BaseModel
 from sqlalchemy import Table, Uuid
 
-from choreo.chassis.database.connection import Connection, array_type, insert, replace
+from choreo.chassis.database.round_trip import Later, RoundTrip, Statement
+from choreo.chassis.database.rows import array_type, insert, replace
 
 S = TypeVar("S")
 
@@ -20,9 +19,9 @@ S = TypeVar("S")
 class Store(Protocol[S]):
     """A service's state as tables."""
 
-    async def load(self, conn: Connection, wanted: "Mapping[str, Sequence[object]]") -> dict[str, S]: ...
+    def load(self, trip: RoundTrip, wanted: "Mapping[str, Sequence[object]]") -> Later[dict[str, S]]: ...
 
-    async def save(self, conn: Connection, before: Mapping[str, S], after: Mapping[str, S]) -> None: ...
+    def save(self, trip: RoundTrip, before: Mapping[str, S], after: Mapping[str, S]) -> None: ...
 
 
 class ReplayableStore(Store[S], Protocol[S]):
@@ -61,7 +60,7 @@ class TableMapping:
         return [field.name for field in fields(self.row)]
 
     @cached_property
-    def _select(self) -> bytes:
+    def _select(self) -> Statement:
         """Names are those of our own tables; nothing from outside gets into the text."""
         conditions = []
         if self.loaded_with_key is not None:
@@ -69,17 +68,20 @@ class TableMapping:
             conditions.append(
                 " AND ".join(
                     [
-                        f"{self.key} = ANY(%(keys)b::{array}[])",
+                        f"{self.key} = ANY($1::{array}[])",
                         *(f"{column} = '{value}'" for column, value in self.loaded_with_key.items()),
                     ]
                 )
             )
         if self.loaded_by_id is not None:
             name = self._primary_key[0]
-            conditions.append(f"{name} = ANY(%(names)b::{array_type(self.table.columns[name])}[])")
+            number = 1 if self.loaded_with_key is None else 2
+            conditions.append(f"{name} = ANY(${number}::{array_type(self.table.columns[name])}[])")
         columns = ", ".join(self.columns)
         where = " OR ".join(f"({condition})" for condition in conditions)
-        return f"/* load.{self.table.name} */ SELECT {columns} FROM {self.table.name} WHERE {where}".encode()
+        return Statement(
+            f"/* load.{self.table.name} */ SELECT {columns} FROM {self.table.name} WHERE {where}"
+        )
 
     @cached_property
     def _primary_key(self) -> list[str]:
@@ -98,25 +100,27 @@ class TableMapping:
             return row
         return self.row(**{name: getattr(row, name) for name in self.columns})
 
-    async def load(self, conn: Connection, wanted: Mapping[str, Sequence[object]]) -> list[Any]:
-        if self.loaded_with_key is None and self.loaded_by_id is None:
-            return []
-        keys: list[Any] = list(wanted)
-        if isinstance(self.table.columns[self.key].type, Uuid):
-            keys = [uuid for key in keys if (uuid := _uuid(key))]
-        names = []
+    def load(self, trip: RoundTrip, wanted: Mapping[str, Sequence[object]]) -> list[Any]:
+        """The rows, there once it is sent."""
+        values = []
+        if self.loaded_with_key is not None:
+            values.append(self._own_keys(wanted))
         if self.loaded_by_id is not None:
-            named = (
-                getattr(content, self.loaded_by_id, None)
-                for contents in wanted.values()
-                for content in contents
-            )
-            names = [name for name in named if name is not None]
-        if not keys and not names:
-            return []
-        async with conn.cursor(row_factory=kwargs_row(self.row)) as cursor:
-            await cursor.execute(self._select, {"keys": keys, "names": names})
-            return await cursor.fetchall()
+            values.append(list(_named(self.loaded_by_id, wanted)))
+        return trip.add(self._select, *values, row=self._row_of) if any(values) else []
+
+    def _own_keys(self, keys: Iterable[str]) -> list[Any]:
+        """As the table has them; a key that cannot be one has no rows there."""
+        if isinstance(self.table.columns[self.key].type, Uuid):
+            return [uuid for key in keys if (uuid := _uuid(key))]
+        return list(keys)
+
+    @cached_property
+    def _row_of(self) -> Callable[..., Any]:
+        """Makes a row of its columns' values."""
+        if issubclass(self.row, BaseModel) or any(field.kw_only for field in fields(self.row)):
+            return lambda *values: self.row(**dict(zip(self.columns, values, strict=True)))
+        return self.row
 
     def differences(self, before: object, after: object) -> tuple[Sequence[Any], Sequence[tuple[Any, Any]]]:
         """The rows that are new, and those that are not what they were, each with what it was before."""
@@ -143,11 +147,17 @@ class StateStore(Generic[S]):
     empty: Callable[..., S]
     mappings: tuple[TableMapping, ...]
 
-    async def load(self, conn: Connection, wanted: Mapping[str, Sequence[object]]) -> dict[str, S]:
+    def load(self, trip: RoundTrip, wanted: Mapping[str, Sequence[object]]) -> Later[dict[str, S]]:
         """The state of every wanted key, with the rows the inputs' contents concern."""
-        found: dict[str, dict[str, Any]] = {key: {} for key in wanted}
-        for mapping in self.mappings:
-            for row in await mapping.load(conn, wanted):
+        rows = [(mapping, mapping.load(trip, wanted)) for mapping in self.mappings]
+        return partial(self._states, wanted, rows)
+
+    def _states(
+        self, keys: Iterable[str], loaded: Iterable[tuple[TableMapping, Iterable[Any]]]
+    ) -> dict[str, S]:
+        found: dict[str, dict[str, Any]] = {key: {} for key in keys}
+        for mapping, rows in loaded:
+            for row in rows:
                 content = found.get(str(getattr(row, mapping.key)))
                 if content is None:
                     continue
@@ -155,10 +165,10 @@ class StateStore(Generic[S]):
                     content[mapping.field] = row
                 else:
                     content.setdefault(mapping.field, {})[mapping.name_of(row)] = row
-        return {key: dataclasses.replace(self.empty(), **content) for key, content in found.items()}  # type: ignore[type-var]
+        return {key: self.empty(**content) for key, content in found.items()}
 
-    async def save(self, conn: Connection, before: Mapping[str, S], after: Mapping[str, S]) -> None:
-        await save(conn, self.mappings, before, after)
+    def save(self, trip: RoundTrip, before: Mapping[str, S], after: Mapping[str, S]) -> None:
+        save(trip, self.mappings, before, after)
 
     def from_memory(self, memory: "Memory", key: str, content: object) -> S:
         found: dict[str, Any] = {}
@@ -184,8 +194,8 @@ def _has(content: type[Any], name: str) -> bool:
     return name in fields or hasattr(content, name)
 
 
-async def save(
-    conn: Connection, mappings: Iterable[TableMapping], before: Mapping[str, S], after: Mapping[str, S]
+def save(
+    trip: RoundTrip, mappings: Iterable[TableMapping], before: Mapping[str, S], after: Mapping[str, S]
 ) -> None:
     """Writes every row that `after` has and `before` had not.
 
@@ -198,8 +208,8 @@ async def save(
             new, other = mapping.differences(before[key], state)
             added += new
             changed += [row for _, row in other]
-        await insert(conn, mapping.table, added)
-        await replace(conn, mapping.table, changed)
+        insert(trip, mapping.table, added)
+        replace(trip, mapping.table, changed)
 
 
 class Memory:
@@ -250,7 +260,20 @@ class Memory:
         return self._having[at].get(value, {}).values()
 
 
+def _named(attribute: str, wanted: Mapping[str, Sequence[object]]) -> Iterator[Any]:
+    """Primary keys that the inputs name."""
+    for contents in wanted.values():
+        for content in contents:
+            kind: Any = type(content)
+            if _has(kind, attribute):
+                name = getattr(content, attribute)
+                if name is not None:
+                    yield name
+
+
+@lru_cache(maxsize=1 << 12)
 def _uuid(key: str) -> UUID | None:
+    """Every mapping of a service asks for the same."""
     try:
         return UUID(key)
     except ValueError:

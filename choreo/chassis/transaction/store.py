@@ -1,7 +1,8 @@
 """What the kernel needs of a database, in one place; and Postgres, which gives it.
 
 Positions, keys, states, journal, outbox and parked events are read and written for a whole batch, each with
-a statement of its own. Whatever gives the same promises can stand behind this interface.
+a statement of its own, and many statements with one round trip. Whatever gives the same promises can stand
+behind this interface.
 """
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -12,6 +13,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis.database.connection import Connection, probe_writing, raw_connection
+from choreo.chassis.database.round_trip import Later, RoundTrip
 from choreo.chassis.transaction import journal, keys, locks, outbox, parked, positions
 from choreo.chassis.transaction.inputs import Decided, SideWrite
 from choreo.chassis.transaction.journal import JournalRow, SeenInput
@@ -25,33 +27,43 @@ S = TypeVar("S")
 
 
 class StoreTransaction(Protocol[S]):
-    """What it has locked, nobody else changes before it ends; what is not committed is undone."""
+    """What it has locked, nobody else changes before it ends; what is not committed is undone.
 
-    async def lock_positions(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]: ...
+    What it is asked for gathers until it is sent, in one round trip. It is done in that order, and each sees
+    what others have committed when it is its turn.
+    """
 
-    async def lock_keys(self, wanted: Collection[str]) -> dict[str, int]: ...
+    def lock_positions(self, partitions: Sequence[TopicPartition]) -> Later[dict[TopicPartition, int]]: ...
 
-    async def load(self, wanted: Mapping[str, Sequence[object]]) -> dict[str, S]: ...
+    def lock_keys(self, wanted: Sequence[str]) -> Later[dict[str, int]]: ...
 
-    async def seen(self, ids: Collection[UUID]) -> dict[UUID, SeenInput]: ...
+    def load(self, wanted: Mapping[str, Sequence[object]]) -> Later[dict[str, S]]: ...
 
-    async def blocked(self, wanted: Collection[str]) -> set[str]: ...
+    def seen(self, ids: Collection[UUID]) -> Later[dict[UUID, SeenInput]]: ...
 
-    async def save(self, before: Mapping[str, S], after: Mapping[str, S]) -> None: ...
+    def blocked(self, wanted: Collection[str]) -> Later[set[str]]: ...
 
-    async def add_to_journal(self, rows: Sequence[JournalRow]) -> None: ...
+    def save(self, before: Mapping[str, S], after: Mapping[str, S]) -> None: ...
 
-    async def add_to_outbox(self, rows: Sequence[OutboxRow]) -> None: ...
+    def add_to_journal(self, rows: Sequence[JournalRow]) -> None: ...
 
-    async def park(self, rows: Sequence[Parked]) -> None: ...
+    def add_to_outbox(self, rows: Sequence[OutboxRow]) -> None: ...
 
-    async def advance_keys(self, sequences: Mapping[str, int]) -> None: ...
+    def park(self, rows: Sequence[Parked]) -> None: ...
 
-    async def advance_positions(self, reached: Mapping[TopicPartition, Reached]) -> None: ...
+    def advance_keys(self, sequences: Mapping[str, int]) -> None: ...
 
-    async def write_beside(self, side_write: SideWrite, decided: Decided) -> None: ...
+    def advance_positions(self, reached: Mapping[TopicPartition, Reached]) -> None: ...
 
-    async def commit(self) -> None: ...
+    async def write_beside(self, side_write: SideWrite, decided: Decided) -> None:
+        """After all it was asked for so far."""
+        ...
+
+    async def send(self) -> None: ...
+
+    async def commit(self) -> None:
+        """Sends what is gathered, and commits it in the same round trip."""
+        ...
 
 
 class KernelStore(Protocol[S]):
@@ -73,46 +85,51 @@ class KernelStore(Protocol[S]):
 class PostgresTransaction(Generic[S]):
     def __init__(self, conn: Connection, states: Store[S]) -> None:
         self.conn = conn
+        self._trip = RoundTrip(conn)
         self._states = states
 
-    async def lock_positions(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
-        return await positions.lock(self.conn, partitions)
+    def lock_positions(self, partitions: Sequence[TopicPartition]) -> Later[dict[TopicPartition, int]]:
+        return positions.lock(self._trip, partitions)
 
-    async def lock_keys(self, wanted: Collection[str]) -> dict[str, int]:
-        return await keys.lock(self.conn, wanted)
+    def lock_keys(self, wanted: Sequence[str]) -> Later[dict[str, int]]:
+        return keys.lock(self._trip, wanted)
 
-    async def load(self, wanted: Mapping[str, Sequence[object]]) -> dict[str, S]:
-        return await self._states.load(self.conn, wanted)
+    def load(self, wanted: Mapping[str, Sequence[object]]) -> Later[dict[str, S]]:
+        return self._states.load(self._trip, wanted)
 
-    async def seen(self, ids: Collection[UUID]) -> dict[UUID, SeenInput]:
-        return await journal.seen(self.conn, ids)
+    def seen(self, ids: Collection[UUID]) -> Later[dict[UUID, SeenInput]]:
+        return journal.seen(self._trip, ids)
 
-    async def blocked(self, wanted: Collection[str]) -> set[str]:
-        return await parked.blocked(self.conn, wanted)
+    def blocked(self, wanted: Collection[str]) -> Later[set[str]]:
+        return parked.blocked(self._trip, wanted)
 
-    async def save(self, before: Mapping[str, S], after: Mapping[str, S]) -> None:
-        await self._states.save(self.conn, before, after)
+    def save(self, before: Mapping[str, S], after: Mapping[str, S]) -> None:
+        self._states.save(self._trip, before, after)
 
-    async def add_to_journal(self, rows: Sequence[JournalRow]) -> None:
-        await journal.add(self.conn, rows)
+    def add_to_journal(self, rows: Sequence[JournalRow]) -> None:
+        journal.add(self._trip, rows)
 
-    async def add_to_outbox(self, rows: Sequence[OutboxRow]) -> None:
-        await outbox.add(self.conn, rows)
+    def add_to_outbox(self, rows: Sequence[OutboxRow]) -> None:
+        outbox.add(self._trip, rows)
 
-    async def park(self, rows: Sequence[Parked]) -> None:
-        await parked.add(self.conn, rows)
+    def park(self, rows: Sequence[Parked]) -> None:
+        parked.add(self._trip, rows)
 
-    async def advance_keys(self, sequences: Mapping[str, int]) -> None:
-        await keys.advance(self.conn, sequences)
+    def advance_keys(self, sequences: Mapping[str, int]) -> None:
+        keys.advance(self._trip, sequences)
 
-    async def advance_positions(self, reached: Mapping[TopicPartition, Reached]) -> None:
-        await positions.advance(self.conn, reached)
+    def advance_positions(self, reached: Mapping[TopicPartition, Reached]) -> None:
+        positions.advance(self._trip, reached)
 
     async def write_beside(self, side_write: SideWrite, decided: Decided) -> None:
+        await self._trip.send()
         await side_write(self.conn, decided)
 
+    async def send(self) -> None:
+        await self._trip.send()
+
     async def commit(self) -> None:
-        await self.conn.commit()
+        await self._trip.commit()
 
 
 class PostgresStore(Generic[S]):
@@ -127,7 +144,9 @@ class PostgresStore(Generic[S]):
 
     async def seen(self, ids: Collection[UUID]) -> dict[UUID, SeenInput]:
         async with raw_connection(self._engine) as conn:
-            return await journal.seen(conn, ids)
+            async with RoundTrip(conn) as trip:
+                found = journal.seen(trip, ids)
+            return found()
 
     async def locked(self, wanted: Collection[str], partitions: Collection[TopicPartition]) -> Locked:
         async with raw_connection(self._engine) as conn:

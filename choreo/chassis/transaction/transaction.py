@@ -1,4 +1,6 @@
-"""What happens between BEGIN and COMMIT: lock, look, decide, write; in this order, each step a statement.
+"""What happens between BEGIN and COMMIT: lock, look, decide, write; in this order.
+
+Locks and looks are statements of one round trip, and so are writes and the commit.
 
 Nothing here begins or ends a transaction; that, and trying again, is its caller's.
 """
@@ -11,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
+from choreo.chassis.database.round_trip import Later
 from choreo.chassis.transaction import journal, outbox, parked, positions
 from choreo.chassis.transaction.inputs import (
     Asked,
@@ -80,32 +83,35 @@ class Transaction(Generic[S]):
         self._clock = clock
 
     async def lock_and_load(self, store: StoreTransaction[S], batch: Sequence[Input]) -> Work[S]:
-        """Locks first and reads afterwards: one statement for both would read what was before its wait."""
+        """Locks first and looks afterwards: one statement for both would look at what was before its wait."""
         places = {(input.topic, input.partition) for input in batch if isinstance(input, Heard)}
-        expected = await store.lock_positions(sorted(places))
-        inputs = [input for input in batch if not isinstance(input, Heard) or _is_due(input, expected)]
-        sequences = await store.lock_keys(sorted({key for input in inputs for key in input.keys}))
-        heard = {input.key for input in inputs if isinstance(input, Heard)}
+        inputs = [input for input in batch if not isinstance(input, Heard) or input.concerns]
+        expected = store.lock_positions(sorted(places))
+        sequences = store.lock_keys(sorted({key for input in inputs for key in input.keys}))
+        before = self._load(store, inputs)
+        seen = store.seen([input.id for input in inputs])
+        blocked = store.blocked({input.key for input in inputs if isinstance(input, Heard)})
+        await store.send()
         return Work(
             now=self._clock(),
-            before=await self._load(store, inputs),
-            sequences=sequences,
-            seen=await store.seen([input.id for input in inputs]),
-            blocked=await store.blocked(heard) if heard else set(),
-            expected=expected,
+            before=before(),
+            sequences=sequences(),
+            seen=seen(),
+            blocked=blocked(),
+            expected=expected(),
         )
 
     async def load_key(self, store: StoreTransaction[S], heard: Heard, sequence: int) -> Work[S]:
         """For one fact whose key the caller has locked."""
-        return Work(
-            now=self._clock(), before=await self._load(store, [heard]), sequences={heard.key: sequence}
-        )
+        before = self._load(store, [heard])
+        await store.send()
+        return Work(now=self._clock(), before=before(), sequences={heard.key: sequence})
 
-    async def _load(self, store: StoreTransaction[S], inputs: Sequence[Input]) -> dict[str, S]:
+    def _load(self, store: StoreTransaction[S], inputs: Sequence[Input]) -> Later[dict[str, S]]:
         wanted: dict[str, list[object]] = {}
         for input in inputs:
             wanted.setdefault(input.key, []).append(input.content)
-        return await store.load(wanted) if wanted else {}
+        return store.load(wanted) if wanted else dict
 
     def take(self, work: Work[S], input: Input) -> None:
         """Decides what becomes of this input, and what is to be written for it."""
@@ -246,12 +252,13 @@ class Transaction(Generic[S]):
         )
 
     async def write(self, store: StoreTransaction[S], work: Work[S]) -> None:
-        await store.save(work.before, work.after)
-        await store.add_to_journal(work.entries)
-        await store.add_to_outbox(work.unpublished)
-        await store.park(work.to_park)
-        await store.advance_keys(work.moved)
-        await store.advance_positions(work.advanced)
+        """What is written is sent with the commit."""
+        store.save(work.before, work.after)
+        store.add_to_journal(work.entries)
+        store.add_to_outbox(work.unpublished)
+        store.park(work.to_park)
+        store.advance_keys(work.moved)
+        store.advance_positions(work.advanced)
         for side_write, decided in work.side_writes:
             await store.write_beside(side_write, decided)
 
@@ -262,8 +269,3 @@ def _count(work: Work[S], input: Input, outcome: str) -> None:
             work.commands[type(input.command).__name__, outcome] += 1
         case Heard():
             work.heard[input.event.type if input.event else "other", outcome] += 1
-
-
-def _is_due(heard: Heard, expected: dict[TopicPartition, int]) -> bool:
-    """Worth locking its key for: it concerns this service, and was not committed before."""
-    return heard.concerns and heard.offset >= expected.get((heard.topic, heard.partition), heard.offset + 1)

@@ -26,6 +26,7 @@ _REGION = re.compile(
 _ASK = "run sh deploy/passwords.sh"
 _SECURE = "?require_auth=scram-sha-256"
 _TEXTS = {
+    "users": '        user_{name}="${{{NAME}_KAFKA_PASSWORD:?%(ask)s}}"\n',
     "passwords": (
         "      {NAME}_DATABASE_PASSWORD: ${{{NAME}_DATABASE_PASSWORD:?%(ask)s}}\n"
         "      {NAME}_OWNER_PASSWORD: ${{{NAME}_OWNER_PASSWORD:?%(ask)s}}\n"

@@ -1,6 +1,7 @@
 """`choreo docs`: the published API documents and what other files say of each service, made from the code."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from choreo.chassis.installed import entry_points_of
 from choreo.chassis.registry import examples, port_of, service_names, service_of
 from choreo.chassis.runtime import build_of
 from choreo.chassis.settings import Settings
+from choreo.cli.programmes import kubernetes
 from choreo.cli.programmes.asyncapi import asyncapi_of
 from choreo.cli.programmes.deployed import deployed
 from choreo.errors import Unavailable
@@ -36,7 +38,10 @@ def docs(
     if told:
         raise typer.Exit(STALE)
     wanted = {FOLDER / name: text for name, text in documents().items()}
-    wanted |= deployed(Path(), [service_of(name, settings) for name in _own()])
+    own = [service_of(name, settings) for name in _own()]
+    wanted |= deployed(Path(), own)
+    if kubernetes.FOLDER.is_dir():
+        wanted |= kubernetes.manifests(own, version("choreo-kafka"))
     stale = {path: text for path, text in wanted.items() if text != _stored(path)}
     new = [] if check else [path_of(fact).name for fact in FACT_OF_TYPE.values() if store(fact)]
     for name in new:

@@ -4,10 +4,13 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
+from io import StringIO
 from keyword import iskeyword
 from pathlib import Path
+from token import NAME
+from tokenize import generate_tokens
 
 from choreo import templates
 from choreo.chassis.installed import GROUP
@@ -22,7 +25,14 @@ _TESTS = {
     "test_pinboard_http.py": "component",
     "test_pinboard_story.py": "choreography",
 }
-_RESERVED = {OBSERVER, "choreo", "client", "events", "examples", "kafka", "live", "mail", "postgres", "tests"}
+_RESERVED = {
+    *(OBSERVER, "choreo", "client", "events", "examples", "live", "tests"),
+    # Parts of the compose file, and Kafka's superuser.
+    *("admin", "grafana", "kafka", "mail", "migrate", "postgres", "prometheus", "provision"),
+    *("docs", "health", "metrics"),  # paths of every service
+    *("none", "public", "template0", "template1"),  # Postgres' own
+    *("false", "no", "null", "off", "on", "true", "yes"),  # no words in YAML
+}
 _HEADER = f'[project.entry-points."{GROUP}"]'
 
 
@@ -56,11 +66,19 @@ def _require_usable(name: str, root: Path) -> None:
         raise UsageError(
             f"{name!r} is no name of a service: take one word of 2 to 30 small letters or digits."
         )
-    if name in _RESERVED or name == _TEMPLATE:
+    files = list(_files(name, root))
+    if name in descriptions() or find_spec(f"{name}_service"):
+        raise UsageError(f"There is a {name} service already: take another word.")
+    if name in _RESERVED or {name, name.capitalize()} & _words(source for source, _ in files):
         raise UsageError(f"{name} means something else here already: take another word.")
-    there = next((place for _, place in _files(name, root) if place.exists()), None)
-    if name in descriptions() or there or find_spec(f"{name}_service"):
-        raise UsageError(f"There is a {name} service already{f': {there}' if there else ''}.")
+    if there := next((place for _, place in files if place.exists()), None):
+        raise UsageError(f"{there} is there already: take another word, or move it away.")
+
+
+def _words(sources: Iterable[Path]) -> set[str]:
+    """What means something in the template itself: a service of that name would take it away from there."""
+    texts = (StringIO(source.read_text()) for source in sources)
+    return {word.string for text in texts for word in generate_tokens(text.readline) if word.type == NAME}
 
 
 def _files(name: str, root: Path) -> Iterator[tuple[Path, Path]]:

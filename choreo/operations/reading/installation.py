@@ -112,6 +112,13 @@ def observer_access(facts: Mapping[str, Any]) -> KafkaAccess:
     return KafkaAccess.from_told(json.loads(Path(facts["observer"]).read_text())["kafka"])
 
 
+def find_observed_databases() -> dict[str, str]:
+    """Returns the URLs of the observer, by service; of databases that are not ours, as they were given."""
+    installation, facts = find_installation(), running_system(read_settings())
+    observed = json.loads(Path(facts["observer"]).read_text())["databases"] if facts else {}
+    return {**installation.database_urls, **observed}
+
+
 def read_settings() -> Settings:
     """From the environment; Unavailable, naming the variable, if one is broken."""
     try:
@@ -135,6 +142,7 @@ def find_installation() -> Installation:
             "kafka_security_protocol": kafka.protocol,
             "kafka_sasl_mechanism": kafka.mechanism,
             "kafka_ca_file": kafka.ca_file,
+            "kafka_certificate_file": kafka.certificate_file,
             "kafka_usernames": {**settings.kafka_usernames, **facts["kafka_users"]},
             "kafka_passwords": passwords,
             "topic_prefix": facts["topic_prefix"],

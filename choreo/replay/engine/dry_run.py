@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from choreo.chassis.database.connection import Connection
+from choreo.chassis.database.round_trip import RoundTrip
 from choreo.chassis.service import Service
 from choreo.chassis.source_lines import raised_at
 from choreo.chassis.transaction import journal, keys, parked
@@ -46,11 +47,13 @@ async def dry_run(conn: Connection, service: Service[Any], key: str, now: dateti
     rows = await parked.of_key(conn, key)
     read = [_read(row, service) for row in rows]
     events = [event for event in read if isinstance(event, Event)]
-    before = await journal.seen(conn, [event.id for event in events])
-    seen = {id for id, entry in before.items() if entry.outcome != "parked"}
     sequence = await keys.look(conn, key)
-    # As the kernel does for a batch: with all rows that any of them concerns.
-    state = (await service.store.load(conn, {key: [event.data for event in events]}))[key]
+    async with RoundTrip(conn) as trip:
+        before = journal.seen(trip, [event.id for event in events])
+        # As the kernel does for a batch: with all rows that any of them concerns.
+        states = service.store.load(trip, {key: [event.data for event in events]})
+    seen = {id for id, entry in before().items() if entry.outcome != "parked"}
+    state = states()[key]
     found: list[Tried] = []
     for row, event in zip(rows, read, strict=True):
         if event is None:
