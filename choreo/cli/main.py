@@ -36,6 +36,7 @@ VERBS = {
     "psql": "running",
     "env": "running",
     "doctor": "running",
+    "console": "running",
     "docs": "programmes",
     "migration": "programmes",
     "new": "programmes",

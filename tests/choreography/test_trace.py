@@ -1,5 +1,6 @@
 """`choreo trace` on a shop: what followed, what is missing and why; and that looking changes nothing."""
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,13 +9,15 @@ from uuid import UUID
 
 import pytest
 from aiokafka.errors import KafkaError
-from typer.testing import CliRunner
+from httpx2 import ASGITransport, AsyncClient
+from typer.testing import CliRunner, Result
 
 from billing_service import service as billing_service
 from billing_service.evolve import evolve
 from billing_service.state import Billing
 from choreo.cli.debugging.record import recorded
 from choreo.cli.main import app
+from choreo.console.app import create_app
 from choreo.message.envelope import Event
 from choreo.operations.reading.flows import flows, traced
 from choreo.operations.reading.log import read_log
@@ -167,6 +170,25 @@ async def test_a_trace_tells_what_followed_and_what_is_missing_and_changes_nothi
     (of_ada,) = (await read_log(shop.installation, topic, RecordFilter(type="OrderCancelled")))[1]
     assert of_ada.heard and all(heard.hearing.outcome == "applied" for heard in of_ada.heard)
 
+    # And as pages, with nothing but the observer's credential.
+    observer = replace(
+        shop.installation,
+        database_urls=shop.observer_urls,
+        owner_urls={},
+        runtime_roles={name: name for name in SERVICES},
+    )
+    transport = ASGITransport(create_app(observer, ["localhost"]), client=("127.0.0.1", 1))
+    async with AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as browser:
+        for url in ("/now", "/flows", f"/flows/{paid}", f"/log/{topic}", "/parked"):
+            for path in (f"{url}.json", url if url != "/now" else "/"):
+                assert (await browser.get(path)).status_code == 200, path
+        listed = (await browser.get("/flows.json", params={"state": "missing"})).json()["flows"]
+        assert [flow["state"] for flow in listed] == ["missing"] * 2
+        (group,) = (await browser.get("/parked.json")).json()["groups"]
+        assert (group["service"], group["error"]) == ("billing", "ZeroDivisionError: a bug")
+        findings = (await browser.get("/now.json")).json()["findings"]
+        assert {one["says"] for one in findings if one["check"] == "grants"} == {"as they must be"}
+
     assert (await sent_out(shop), what_is_kept(shop)) == before
 
     # What was recorded tells the same.
@@ -174,11 +196,16 @@ async def test_a_trace_tells_what_followed_and_what_is_missing_and_changes_nothi
     await recorded(shop.installation, file)
     for id in (paid, waits, str(ada.id)):
         live_, _ = await traced(shop.installation, id)
-        result = CliRunner().invoke(app, ["trace", id, str(file), "--format", "tree"])
+        result = await verb("trace", id, str(file), "--format", "tree")
         assert result.exit_code == 0, result.output
         assert all(str(node.way.event.id) in result.output for node in nodes(live_))
         assert max(map(len, result.output.splitlines())) <= 100
-    assert CliRunner().invoke(app, ["trace", str(UUID(int=7)), str(file)]).exit_code == 1
+    assert (await verb("trace", str(UUID(int=7)), str(file))).exit_code == 1
+
+
+async def verb(*arguments: str) -> Result:
+    """Runs it beside this loop: it has one of its own."""
+    return await asyncio.to_thread(CliRunner().invoke, app, arguments)
 
 
 def what_is_kept(shop: Shop) -> list[object]:

@@ -38,6 +38,7 @@ TRIED: dict[str, tuple[Sequence[str], str]] = {
     "psql": (("order",), NO_SHOP),
     "env": ((), NO_SHOP),
     "doctor": ((), NO_SHOP),
+    "console": ((str(RECORDING),), NO_SHOP),
     "docs": ((), NO_SHOP),
     "migration": (("billing",), NO_SHOP),
     "new": (("points",), "pyproject.toml and events/ are not in"),

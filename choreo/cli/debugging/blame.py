@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from choreo.chassis.transaction.state_store import TableMapping
-from choreo.cli.debugging.row_formats import Paper, cause_as_dict, print_today, shown, today_as_dict, when
+from choreo.cli.debugging.row_formats import Paper, cause_as_dict, print_today, today_as_dict, when
 from choreo.errors import Incomplete, UsageError
 from choreo.operations.reading.installation import find_installation
 from choreo.operations.reading.replay_source import (
@@ -28,6 +28,7 @@ from choreo.replay.history.causes import Cause
 from choreo.replay.sources.one_key import NoSuchRow, OneKey, open_key
 from choreo.replay.sources.records import Source
 from choreo.replay.sources.rows import name_as_text, name_in, plain
+from choreo.replay.sources.telling import shown
 
 
 def blame(

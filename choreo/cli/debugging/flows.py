@@ -2,26 +2,29 @@
 
 import asyncio
 import json
-import re
-from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from choreo.cli.debugging.row_formats import Paper, telling, whose
-from choreo.errors import UsageError
+from choreo.cli.debugging.row_formats import Paper
 from choreo.operations.reading import flows as reading_flows
 from choreo.operations.reading.replay_source import reading, system
 from choreo.progress import telling as telling_progress
-from choreo.replay.history.moments import AtTime, moment_of
 from choreo.replay.sources.rows import plain
+from choreo.replay.sources.telling import telling, whose
 from choreo.replay.trace.as_dict import flows_as_dict
-from choreo.replay.trace.flows import FlowFilter, Listed, State, gaps_of, state_of, took_ms
+from choreo.replay.trace.flows import (
+    FlowFilter,
+    Listed,
+    State,
+    gaps_of,
+    minor_units,
+    state_of,
+    took_ms,
+)
 from choreo.replay.trace.trace import Tree
 
-_AMOUNT = re.compile(r"\d{1,15}(\.\d{1,2})?")
 _STYLES = {"refused": "yellow", "missing": "red", "in-flight": "cyan"}
 
 
@@ -52,8 +55,8 @@ def flows(
             state=state,
             outcome=outcome,
             amount=None if amount is None else minor_units(amount),
-            since=_time(since),
-            until=_time(until),
+            since=None if since is None else reading_flows.time_of(since),
+            until=None if until is None else reading_flows.time_of(until),
             slower_ms=slower,
         )
         found = asyncio.run(reading_flows.flows(system(file), filter, limit, of=of, tell=tell))
@@ -63,22 +66,6 @@ def flows(
         _print(found)
     if not found.flows:
         raise typer.Exit(1)
-
-
-def minor_units(amount: str) -> int:
-    """Reads 500.00 as 50000."""
-    if not _AMOUNT.fullmatch(amount):
-        raise UsageError(f"{amount} is no amount: give one like 500.00.")
-    return int(Decimal(amount) * 100)
-
-
-def _time(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    moment = moment_of(text.strip(), datetime.now(UTC))
-    if not isinstance(moment, AtTime):
-        raise UsageError(f"{text} is no time: give one like 2030-01-31T09:00:00Z, or -5m.")
-    return moment.time
 
 
 def _print(found: Listed) -> None:

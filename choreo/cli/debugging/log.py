@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from choreo.cli.debugging.row_formats import Paper, telling, whose
-from choreo.errors import UsageError
+from choreo.cli.debugging.row_formats import Paper
 from choreo.operations.reading.log import read_log
 from choreo.operations.reading.replay_source import reading, system
+from choreo.replay.sources.telling import telling, whose
 from choreo.replay.trace.as_dict import clock, log_as_dict
-from choreo.replay.trace.log import Heard, RecordFilter, RecordRead
+from choreo.replay.trace.log import Heard, RecordFilter, RecordRead, header_of
 
 
 def log(
@@ -41,7 +41,7 @@ def log(
     Looks through 20,000 records at most for those that are wanted. Reads only, and joins no consumer group.
     Exits 1 if there is none. See docs/flows.md.
     """
-    filter = RecordFilter(key=key, type=type, headers=dict(_header(text) for text in header or ()))
+    filter = RecordFilter(key=key, type=type, headers=dict(map(header_of, header or ())))
     with reading():
         page, records = asyncio.run(read_log(system(file), place, filter, limit))
     if as_json:
@@ -53,13 +53,6 @@ def log(
         paper.line(f"{len(records)} of the {page.looked_at} records that were looked at.")
     if not records:
         raise typer.Exit(1)
-
-
-def _header(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise UsageError(f"{text} is no header: give NAME=VALUE, such as ce_type=OrderCreated.")
-    return name, value
 
 
 def _print(paper: Paper, read: RecordRead, raw: bool) -> None:

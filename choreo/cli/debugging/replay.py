@@ -12,15 +12,7 @@ import typer
 
 from choreo.chassis.registry import description_of
 from choreo.chassis.source_lines import raised_at
-from choreo.cli.debugging.row_formats import (
-    Paper,
-    count_of_rows,
-    differs_as_dict,
-    print_today,
-    shown,
-    telling,
-    whose,
-)
+from choreo.cli.debugging.row_formats import Paper, count_of_rows, differs_as_dict, print_today
 from choreo.errors import HandlerMisbehaves, UsageError
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
@@ -51,6 +43,7 @@ from choreo.replay.engine.sandbox import no_side_effects, run_sandboxed
 from choreo.replay.engine.walk import Ahead, Done, Walk
 from choreo.replay.history.moments import End, Moment
 from choreo.replay.sources.rows import name_as_text, plain
+from choreo.replay.sources.telling import shown, telling, whose
 
 _SHOWN = 20
 """Rows of a table."""

@@ -1,7 +1,7 @@
 """How rows, their changes and their causes look: for people, and as JSON has them."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -9,7 +9,6 @@ from rich.markup import escape
 
 from choreo.chassis.transaction.journal import CODE_VERSION
 from choreo.chassis.transaction.state_store import TableMapping
-from choreo.message.catalog import FACT_OF_TYPE
 from choreo.message.fact import Fact
 from choreo.replay.engine.recorded import Differs
 from choreo.replay.engine.walk import Walk, Write
@@ -17,6 +16,7 @@ from choreo.replay.history.blame import RowChange
 from choreo.replay.history.causes import Cause
 from choreo.replay.history.state import Difference, difference_made_by
 from choreo.replay.sources.rows import name_as_text, plain
+from choreo.replay.sources.telling import shown, telling
 from choreo.terminal import Console, fitting, packed
 
 _WIDTH = 80
@@ -108,30 +108,10 @@ class Paper:
         self.columns(told)
 
 
-def telling(type: str, data: Mapping[str, Any]) -> str:
-    """Writes the fields that tell a fact's story, as the fact declares them."""
-    fact = FACT_OF_TYPE.get(type)
-    told = {name: data.get(name) for name in (fact.TELLS if fact else ())}
-    return ", ".join(f"{name} {_short(shown(value))}" for name, value in told.items() if value is not None)
-
-
-def whose(key: str, *, whole: bool = False) -> str:
-    """Writes a key, as briefly as one may ask for it; the key of most is a user's id."""
-    return f"user {key if whole else key[:8]}" if "-" in key else f"key {key}"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _SHORT else f"{text[: _SHORT - 1]}…"
-
-
 def when(cause: Cause, fact: Fact) -> str:
     """Writes the beginning of a line of history: the time, and the fact with its amounts."""
     told = telling(cause.fact, dict(fact))
     return f"{plain(cause.time)}  {cause.fact} {str(cause.fact_id)[:8]}{f' ({told})' if told else ''}"
-
-
-def shown(value: Any) -> str:
-    return "null" if value is None else str(plain(value)).replace("\n", "⏎")
 
 
 def count_of_rows(count: int, one: str = "", more: str = "") -> str:

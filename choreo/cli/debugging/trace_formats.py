@@ -12,9 +12,9 @@ from textwrap import shorten, wrap
 from rich.markup import escape
 
 from choreo.chassis.registry import service_names
-from choreo.cli.debugging.row_formats import telling, whose
 from choreo.demo.screens import LABELS, figure, print_beneath, print_line
 from choreo.message.catalog import SOURCE_OF_TYPE
+from choreo.replay.sources.telling import telling, whose
 from choreo.replay.trace.as_dict import after_ms, clock, trace_as_dict
 from choreo.replay.trace.hops import Hop
 from choreo.replay.trace.journals import JournalRow

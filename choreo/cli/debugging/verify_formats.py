@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 
 from choreo.chassis.registry import descriptions, service_names
 from choreo.chassis.service import End
-from choreo.cli.debugging.row_formats import telling
 from choreo.message.catalog import FACT_OF_TYPE
+from choreo.replay.sources.telling import telling
 from choreo.replay.verify.findings import Finding
 from choreo.replay.verify.report import Report
 from choreo.replay.verify.simulation import Difference

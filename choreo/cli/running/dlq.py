@@ -2,14 +2,12 @@
 
 import asyncio
 import json
-import shlex
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
-import orjson
 import psycopg
 import typer
 from rich.progress import track
@@ -25,11 +23,10 @@ from choreo.chassis.transaction.parked import Parked
 from choreo.chassis.transaction.retry import Retried, drop, retry
 from choreo.chassis.transaction.store import PostgresStore
 from choreo.chassis.transaction.transaction import Transaction
-from choreo.cli.debugging.row_formats import Paper, telling, write_as_dict
+from choreo.cli.debugging.row_formats import Paper, write_as_dict
 from choreo.errors import Unavailable, UsageError
-from choreo.message.codec import Undecodable, UnknownType, decode
 from choreo.operations.reading.installation import Installation, find_installation
-from choreo.operations.reading.parked_groups import Group, Queue, grouped
+from choreo.operations.reading.parked_groups import Group, Queue, group_as_dict, grouped, parked_as_dict
 from choreo.replay.engine.dry_run import Tried, dry_run
 from choreo.terminal import Console
 
@@ -52,7 +49,7 @@ def ls(group: GroupOption = None, as_json: AsJson = False) -> None:
     """List parked events, grouped by error and place, oldest first."""
     groups = _run(lambda desk: desk.groups(group))
     if as_json:
-        print(json.dumps([_group_as_dict(found) for found in groups], indent=2, default=str))
+        print(json.dumps([group_as_dict(found) for found in groups], indent=2, default=str))
         return
     if not groups:
         print("Nothing is parked.")
@@ -75,7 +72,9 @@ def show(group: GroupOption = None, as_json: AsJson = False) -> None:
     one it queues behind. With --pdb added you stand in the handler.
     """
     groups = _run(lambda desk: desk.groups(group))
-    events = [_event(queue, row) for found in groups for queue in found.queues for row in queue.events]
+    events = [
+        parked_as_dict(queue, row) for found in groups for queue in found.queues for row in queue.events
+    ]
     if as_json:
         print(json.dumps(events, indent=2, default=str))
         return
@@ -112,7 +111,7 @@ def drop_(group: GroupOption = None, dry_run: DryRun = False, as_json: AsJson = 
         raise UsageError("choreo dlq drop needs --group: see `choreo dlq ls` for the groups.")
     queues = _run(lambda desk: desk.drop(group, dry_run=dry_run))
     if as_json:
-        print(json.dumps([_event(queue, queue.head) for queue in queues], indent=2, default=str))
+        print(json.dumps([parked_as_dict(queue, queue.head) for queue in queues], indent=2, default=str))
         return
     for queue in queues:
         verb = "would be dropped" if dry_run else "dropped"
@@ -240,56 +239,6 @@ def _print_outcomes(outcomes: Sequence[Outcome], dry_run: bool) -> None:
     print(f"{done}; {sum(outcome.left for outcome in outcomes)} stay parked")
 
 
-def _group_as_dict(group: Group) -> dict[str, Any]:
-    return {
-        "group": group.id,
-        "service": group.service,
-        "reason": group.head.reason,
-        "event": group.head.type,
-        "error": group.head.error,
-        "place": group.head.place,
-        "keys": [queue.key for queue in group.queues],
-        "behind": group.behind,
-        "since": group.since.isoformat(),
-    }
-
-
-def _event(queue: Queue, row: Parked) -> dict[str, Any]:
-    return {
-        "service": queue.service,
-        "id": str(row.id),
-        "group": queue.group_id,
-        "event": row.type,
-        "tells": _tells(row),
-        "key": row.key,
-        "at": f"{row.topic}[{row.partition}]@{row.offset}",
-        "parked_at": row.parked_at.isoformat(),
-        "reason": row.reason,
-        "error": row.error,
-        "place": row.place,
-        "replay": _replay(queue),
-        "headers": orjson.loads(row.record_headers),
-        "value": None if row.record_value is None else row.record_value.decode(errors="backslashreplace"),
-    }
-
-
-def _tells(row: Parked) -> str | None:
-    """Amounts, reasons: what the event's fact declares; None where it cannot be read."""
-    try:
-        event = decode(row.record)
-    except (UnknownType, Undecodable):
-        return None
-    return telling(event.type, dict(event.data))
-
-
-def _replay(queue: Queue) -> str:
-    """Shows again how the first of them fails: for that one the others wait."""
-    stop = f'id == "{queue.head.id}"'
-    return shlex.join(
-        ["choreo", "replay", "live", "--service", queue.service, "--key", queue.key, "--break", stop]
-    )
-
-
 def _outcome(outcome: Outcome) -> dict[str, Any]:
     return {
         "service": outcome.queue.service,
@@ -309,5 +258,5 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
             for one in outcome.handled
         ],
         "left": outcome.left,
-        "failed": _event(outcome.queue, outcome.failed) if outcome.failed else None,
+        "failed": parked_as_dict(outcome.queue, outcome.failed) if outcome.failed else None,
     }

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from dataclasses import asdict
 from itertools import groupby
 from operator import attrgetter
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from choreo.operations.reading.checkup import Finding, examine
+from choreo.operations.reading.checkup import Finding, examine, finding_as_dict, together
 from choreo.operations.reading.installation import find_installation
 from choreo.terminal import Console
 
@@ -23,14 +22,10 @@ def doctor(
     Looks only, and joins no consumer group. Exits 1 if something needs a person. What each line means and
     what to do about it is in docs/operations.md.
     """
-    found = asyncio.run(examine(find_installation()))
-    # What is said of one topic or service stands together.
-    about = list(dict.fromkeys(finding.about for finding in found))
-    findings = sorted(found, key=lambda finding: about.index(finding.about))
+    findings = together(asyncio.run(examine(find_installation())))
     sick = [finding for finding in findings if finding.needs_a_person]
     if as_json:
-        told = [asdict(finding) | {"needs_a_person": finding.needs_a_person} for finding in findings]
-        print(json.dumps(told, indent=2))
+        print(json.dumps([finding_as_dict(finding) for finding in findings], indent=2))
     else:
         _print(findings)
         print(f"\n{len(sick)} of {len(findings)} need a person." if sick else "\nAll is well.")

@@ -4,10 +4,11 @@ import asyncio
 import time
 from asyncio import Task
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
+from typing import Any
 
 import httpx2
 import psycopg
@@ -43,7 +44,7 @@ FROM pg_class
 CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
 LEFT JOIN pg_description ON objoid = pg_class.oid AND objsubid = 0
 WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname <> 'alembic_version'
-AND has_table_privilege(pg_class.oid, privilege)
+AND has_table_privilege(coalesce(%(role)s::name, current_user), pg_class.oid, privilege)
     = coalesce(description LIKE 'append-only%%' AND privilege IN ('UPDATE', 'DELETE'), false)
 ORDER BY relname, privilege"""
 
@@ -60,6 +61,16 @@ class Finding:
     @property
     def needs_a_person(self) -> bool:
         return bool(self.cure)
+
+
+def together(findings: Sequence[Finding]) -> list[Finding]:
+    """Returns them so that what is said of one topic or service stands together."""
+    about = list(dict.fromkeys(finding.about for finding in findings))
+    return sorted(findings, key=lambda finding: about.index(finding.about))
+
+
+def finding_as_dict(finding: Finding) -> dict[str, Any]:
+    return asdict(finding) | {"needs_a_person": finding.needs_a_person}
 
 
 @dataclass
@@ -261,7 +272,7 @@ async def _service(
         async with raw_connection(engine) as conn:
             backlog = await read_backlog(conn, service.waiting)
             read = {position.place: position for position in await positions.read(conn, heard)}
-            grants = await _grants(conn)
+            grants = await _grants(conn, installation.runtime_roles.get(name))
             checks = {check: await _told(conn, check) for check in service.checks}
     except (SQLAlchemyError, psycopg.Error, OSError) as error:
         reason = str(error).splitlines()[0] or repr(error)
@@ -326,8 +337,8 @@ async def _told(conn: Connection, check: Check) -> Sequence[str]:
     return [text for (text,) in await (await conn.execute(check.query.encode())).fetchall()]
 
 
-async def _grants(conn: Connection) -> Sequence[tuple[str, str, bool]]:
-    return await (await conn.execute(_GRANTS.encode())).fetchall()
+async def _grants(conn: Connection, role: str | None) -> Sequence[tuple[str, str, bool]]:
+    return await (await conn.execute(_GRANTS.encode(), {"role": role})).fetchall()
 
 
 def _granted(name: str, wrong: Sequence[tuple[str, str, bool]]) -> Finding:

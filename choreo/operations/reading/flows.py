@@ -1,8 +1,10 @@
 """Flows, in the running system or in a recording: those that an id is about, and the newest."""
 
 from collections.abc import AsyncIterator, Collection, Sequence
+from datetime import datetime
 from functools import partial
 
+from choreo.chassis import clock
 from choreo.chassis.registry import services
 from choreo.chassis.settings import Settings
 from choreo.errors import UsageError
@@ -10,7 +12,7 @@ from choreo.message.codec import TopicRecord
 from choreo.operations.reading.installation import Installation
 from choreo.operations.reading.replay_source import System
 from choreo.progress import Tell
-from choreo.replay.history.moments import place_of
+from choreo.replay.history.moments import AtTime, moment_of, place_of
 from choreo.replay.sources.one_key import records_at
 from choreo.replay.sources.recording import Recording, size_of
 from choreo.replay.trace.find import find, material_of, sessions
@@ -63,6 +65,14 @@ async def flows(
     if isinstance(where, Installation):
         return await _flows_live(where, filter, limit, tell)
     return await _flows_recorded(where, filter, limit, tell)
+
+
+def time_of(text: str) -> datetime:
+    """Reads a time, or one ago. Raises `UsageError`, `NoMoment`."""
+    moment = moment_of(text.strip(), clock.now())
+    if not isinstance(moment, AtTime):
+        raise UsageError(f"{text} is no time: give one like 2030-01-31T09:00:00Z, or -5m.")
+    return moment.time
 
 
 async def _found_live(installation: Installation, id: str, limit: int, tell: Tell) -> Material | None:

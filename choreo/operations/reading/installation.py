@@ -3,11 +3,12 @@
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr, ValidationError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -34,6 +35,8 @@ class Installation:
     """By service, as the owner of its tables, where that is somebody else."""
 
     style: str = COLLABORATION
+    runtime_roles: Mapping[str, str] = field(default_factory=dict)
+    """By service its role, where `database_urls` are not of that, but of who only looks."""
 
     @property
     def kafka(self) -> KafkaAccess:
@@ -64,6 +67,25 @@ class Installation:
         finally:
             for engine in engines.values():
                 await engine.dispose()
+
+
+def observed(here: Installation) -> Installation:
+    """The same with the observer's credential alone. What the environment names is as it is named there.
+
+    Raises `Unavailable` where the running system has databases of somebody else's, who knows no observer.
+    """
+    facts = running_system(read_settings())
+    if facts is None:
+        return here
+    databases = json.loads(Path(facts["observer"]).read_text())["databases"]
+    if set(databases) != set(here.database_urls):
+        raise Unavailable(
+            "The databases of this system are none of its own, so no observer is known there: name a role "
+            "that may read in every ..._DATABASE_URL, with KAFKA_BOOTSTRAP_SERVERS and another CHOREO_HOME."
+        )
+    roles = {name: str(conninfo_to_dict(url)["user"]) for name, url in here.database_urls.items()}
+    urls = {name: databases[name] for name in here.database_urls}
+    return replace(here, database_urls=urls, owner_urls={}, runtime_roles=roles)
 
 
 def running_system(settings: Settings) -> dict[str, Any] | None:

@@ -30,7 +30,7 @@ async def read_log(
     if filter.key is not None:
         filter = replace(filter, key=await key_in(where, filter.key))
     if isinstance(where, Installation):
-        page = await page_of(where.kafka, at, filter, limit, where.partition_of)
+        page = await page_of(where.kafka, at, filter, limit, where.partition_of, settings.topic_prefix)
         return page, await read_live(page.records, where.database_urls, consumed_types(settings))
     page = page_recorded(where, at, filter, limit)
     return page, read_recorded(page.records, where, consumed_types(settings))

@@ -4,14 +4,17 @@ A flow begins with a request, which is in the journal of the service that was as
 end, so the newest are read from there back, some pages of the table at a time, without an index.
 """
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from decimal import Decimal
 from heapq import nlargest
 from typing import Any, Literal
 from uuid import UUID
 
 from choreo.chassis.database.connection import Connection
+from choreo.errors import UsageError
 from choreo.replay.sources.records import Item, JournalEntry
 from choreo.replay.trace.trace import Gap, Tree
 
@@ -21,6 +24,7 @@ MOST_LOOKED_AT = 2000
 """So many flows are looked through for those that are wanted."""
 _ON_THE_WAY = ("unread", "waiting", "unsent", "unpublished")
 """States of a gap that pass by themselves, while there is time."""
+_AMOUNT = re.compile(r"[0-9]{1,15}(\.[0-9]{1,2})?")
 _BLOCKS = 64
 """Of a table, read at a time: half a megabyte."""
 
@@ -119,6 +123,13 @@ def _has(tree: Tree, outcome: str) -> bool:
 
 def _numbers(tree: Tree) -> set[int]:
     return {value for _, value in _said(tree) if type(value) is int}
+
+
+def minor_units(amount: str) -> int:
+    """Reads 500.00 as 50000. Raises `UsageError`."""
+    if not _AMOUNT.fullmatch(amount):
+        raise UsageError(f"{amount} is no amount: give one like 500.00.")
+    return int(Decimal(amount) * 100)
 
 
 async def listed(

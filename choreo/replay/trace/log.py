@@ -5,8 +5,9 @@ written, no group joined, nothing committed.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from uuid import UUID
 
@@ -27,6 +28,8 @@ from choreo.replay.trace.published_events import PublishedEvent, event_in
 
 MOST_LOOKED_AT = 20_000
 """So many records are looked through at most for those that are wanted."""
+Read = Callable[[dict[TopicPartition, Span]], Awaitable[list[TopicRecord]]]
+
 _SOME = 2_000
 """So many at first."""
 _PLACE = re.compile(r"([\w.-]+?)(?:\[(\d{1,9})\](?:@(\d{1,18}))?)?")
@@ -56,6 +59,14 @@ class Place:
                 f"({topics[0]}[0]) or a place there ({topics[0]}[0]@17)."
             )
         return Place(topic, partition, offset)
+
+
+def header_of(text: str) -> tuple[str, str]:
+    """Reads `ce_type=OrderCreated`. Raises `UsageError`."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"{text} is no header: give NAME=VALUE, such as ce_type=OrderCreated.")
+    return name, value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +137,7 @@ async def page_of(
     filter: RecordFilter,
     limit: int,
     partition_of: Callable[[str], int],
+    prefix: str,
 ) -> LogPage:
     """Reads so many records from the place on, or the newest.
 
@@ -142,20 +154,21 @@ async def page_of(
     }
     if not ends:
         raise UsageError(f"{place.topic} has {len(logs)} partitions, and {partition} is none of them.")
+    read = partial(_read, access, prefix)
     if place.offset is None:
-        return await _newest(access, ends, filter, limit)
-    return await _from(access, ends, place.offset, filter, limit)
+        return await _newest(read, ends, filter, limit)
+    return await _from(read, ends, place.offset, filter, limit)
 
 
 async def _from(
-    access: KafkaAccess, ends: Mapping[TopicPartition, Span], offset: int, filter: RecordFilter, limit: int
+    read: Read, ends: Mapping[TopicPartition, Span], offset: int, filter: RecordFilter, limit: int
 ) -> LogPage:
     ((place, span),) = ends.items()
     found: list[TopicRecord] = []
     looked_at, begin, size = 0, max(offset, span.first), limit if filter.wants_all else _SOME
     while begin < span.end and len(found) < limit and looked_at < MOST_LOOKED_AT:
         end = min(span.end, begin + size)
-        records = await _read(access, {place: Span(begin, begin, end)})
+        records = await read({place: Span(begin, begin, end)})
         looked_at += len(records)
         found += [one for one in records if filter.includes(one.record)]
         begin, size = end, MOST_LOOKED_AT - _SOME
@@ -163,7 +176,7 @@ async def _from(
 
 
 async def _newest(
-    access: KafkaAccess, ends: Mapping[TopicPartition, Span], filter: RecordFilter, limit: int
+    read: Read, ends: Mapping[TopicPartition, Span], filter: RecordFilter, limit: int
 ) -> LogPage:
     found: list[TopicRecord] = []
     looked_at, size = 0, limit if filter.wants_all else max(1, _SOME // len(ends))
@@ -176,7 +189,7 @@ async def _newest(
         }
         if not spans:
             break
-        records = await _read(access, spans)
+        records = await read(spans)
         looked_at += len(records)
         found += [one for one in records if filter.includes(one.record)]
         until |= {place: span.first for place, span in spans.items()}
@@ -185,9 +198,10 @@ async def _newest(
     return LogPage(found[-limit:], looked_at, ends)
 
 
-async def _read(access: KafkaAccess, spans: dict[TopicPartition, Span]) -> list[TopicRecord]:
-    """Returns what lies there, as it is now: a partition that ends sooner is no fault."""
-    return [record async for records in read_spans(access, Cut(spans, (), "", {})) for record in records]
+async def _read(access: KafkaAccess, prefix: str, spans: dict[TopicPartition, Span]) -> list[TopicRecord]:
+    """Returns what lies there."""
+    cut = Cut(spans, (), prefix, {})
+    return [record async for records in read_spans(access, cut) for record in records]
 
 
 def page_recorded(recording: Recording, place: Place, filter: RecordFilter, limit: int) -> LogPage:

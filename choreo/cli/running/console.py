@@ -1,0 +1,32 @@
+"""`choreo console`: what the verbs show, as pages."""
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from choreo.console.server import PORT_OFFSET, serve
+from choreo.operations.reading.installation import find_installation, observed, read_settings
+from choreo.operations.reading.replay_source import reading
+from choreo.replay.sources.recording import Recording
+
+
+def console(
+    file: Annotated[Path | None, typer.Argument(help="A recording; without it, the running system.")] = None,
+) -> None:
+    """Serve flows, traces, records, findings and parked events as pages; stay until Ctrl-C.
+
+    On loopback, port base + 5. Reads as the observer when somebody looks, and changes nothing: where
+    something is to be done, the page shows the command. See docs/console.md.
+    """
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it has to say is on the page as well
+    settings = read_settings()
+    with reading():
+        where = Recording(file) if file else observed(find_installation())
+    serve(where, settings.hosts.split(","), settings.port_base + PORT_OFFSET, _tell)
+
+
+def _tell(address: str) -> None:
+    """Also through a pipe, as long as it stays."""
+    print(address, flush=True)

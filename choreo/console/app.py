@@ -1,0 +1,222 @@
+"""The console's pages: each is a view as HTML, and with `.json` behind its path as JSON."""
+
+import json
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import wraps
+from importlib.resources import files
+from typing import Annotated, Any, Concatenate, ParamSpec, get_args
+from urllib.parse import quote, urlencode
+
+import psycopg
+import structlog
+from fastapi import Depends, FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.datastructures import QueryParams
+from starlette.exceptions import HTTPException
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp
+
+from choreo.chassis.kafka.log_reader import LOG_UNREADABLE
+from choreo.console.filters import Limit, LogOptions, flow_filter
+from choreo.console.guard import Guard
+from choreo.console.lanes import lanes_of
+from choreo.console.views import View, Views, masked
+from choreo.errors import Incomplete, Unavailable, UsageError
+from choreo.operations.reading.replay_source import System
+from choreo.replay.history.moments import NoMoment
+from choreo.replay.sources.records import Broken
+from choreo.replay.sources.telling import shown, telling, whose
+from choreo.replay.trace.flows import State
+from choreo.replay.trace.log import Place
+
+P = ParamSpec("P")
+Asked = Annotated[LogOptions, Depends()]
+
+_STATUS: Mapping[type[Exception], int] = {
+    UsageError: 400,
+    NoMoment: 400,
+    Broken: 503,
+    Incomplete: 503,
+    Unavailable: 503,
+    TimeoutError: 504,
+    psycopg.Error: 503,
+    OSError: 503,
+    **dict.fromkeys(LOG_UNREADABLE, 503),
+}
+"""What an exception of the layers below means to a browser. Its first line is a sentence for people."""
+
+_log = structlog.get_logger()
+
+
+def create_app(where: System, hosts: Iterable[str]) -> ASGIApp:
+    """`hosts` are the names it answers to."""
+    return Guard(_Console(where).app, hosts)
+
+
+class _Console:
+    def __init__(self, where: System) -> None:
+        self._views = Views(where)
+        self._templates = Environment(
+            loader=PackageLoader("choreo.console", "pages"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.globals |= {
+            "topics": self._views.topics,
+            "telling": telling,
+            "whose": whose,
+            "shown": shown,
+            "lanes_of": lanes_of,
+            "pretty": lambda data: json.dumps(data, indent=2, default=str, ensure_ascii=False),
+        }
+        self._templates.filters["segment"] = lambda text: quote(str(text), safe="")
+        self._style = files("choreo.console").joinpath("pages", "console.css").read_bytes()
+        self.app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+        self._add_screens()
+        for kind in (*_STATUS, RequestValidationError, HTTPException):
+            self.app.add_exception_handler(kind, self._wrong)
+
+    def _add_screens(self) -> None:
+        self._screen("/", "now.html", self._now)
+        self._screen("/flows", "flows.html", self._flows)
+        self._screen("/flows/{id:path}", "flow.html", self._flow)
+        self._screen("/log/{topic}", "log.html", self._topic)
+        self._screen("/log/{topic}/{partition}", "log.html", self._partition)
+        self._screen("/log/{topic}/{partition}/{offset}", "log.html", self._record)
+        self._screen("/parked", "parked.html", self._parked)
+        self.app.add_api_route("/search", self._search, methods=["GET"])
+        self.app.add_api_route("/console.css", self._css, methods=["GET"])
+
+    def _screen(
+        self, path: str, template: str, view: Callable[Concatenate[Request, P], Awaitable[View]]
+    ) -> None:
+        """Serves it as a page, and as JSON under the same path with `.json` behind it."""
+
+        @wraps(view)
+        async def as_json(request: Request, *args: P.args, **kwargs: P.kwargs) -> Response:
+            told = await view(request, *args, **kwargs)
+            return _json(_shown(told.data, request), 200 if told.found else 404)
+
+        @wraps(view)
+        async def as_page(request: Request, *args: P.args, **kwargs: P.kwargs) -> Response:
+            told = await view(request, *args, **kwargs)
+            return self._page(
+                template,
+                request,
+                200 if told.found else 404,
+                view=_shown(told.data, request),
+                command=told.command,
+                json_link=_link("/now.json" if path == "/" else f"{request.url.path}.json", request),
+            )
+
+        # What has nothing but a look may be asked for by HEAD, too.
+        for ending, answer in ((".json", as_json), ("", as_page)):
+            place = "/now.json" if path + ending == "/.json" else path + ending
+            self.app.add_api_route(place, answer, methods=["GET", "HEAD"], response_model=None)
+
+    async def _now(self, request: Request) -> View:
+        return await self._views.now()
+
+    async def _flows(
+        self,
+        request: Request,
+        of: str = "",
+        state: Annotated[str, Query(pattern=f"^({'|'.join(get_args(State))})?$")] = "",
+        outcome: str = "",
+        amount: str = "",
+        since: str = "",
+        until: str = "",
+        slower: str = "",
+        limit: Limit = 50,
+    ) -> View:
+        told = {"state": state, "outcome": outcome, "amount": amount, "since": since, "until": until}
+        filter, options = flow_filter(told | {"slower": slower})
+        if of := of.strip():
+            options = ["--of", of, *options]
+        return await self._views.flows(filter, limit, of or None, options)
+
+    async def _flow(self, request: Request, id: str) -> View:
+        return await self._views.flow(id)
+
+    async def _topic(self, request: Request, topic: str, options: Asked) -> View:
+        return await self._read_log(topic, options)
+
+    async def _partition(self, request: Request, topic: str, partition: int, options: Asked) -> View:
+        return await self._read_log(f"{topic}[{partition}]", options)
+
+    async def _record(
+        self, request: Request, topic: str, partition: int, offset: int, options: Asked
+    ) -> View:
+        return await self._read_log(f"{topic}[{partition}]@{offset}", options)
+
+    async def _read_log(self, place: str, options: LogOptions) -> View:
+        return await self._views.log(place, options.filter, options.limit, options.options)
+
+    async def _parked(self, request: Request) -> View:
+        return await self._views.parked()
+
+    async def _search(self, request: Request, q: str = "") -> Response:
+        """Goes to where this is shown: a place in a topic, or whatever has an id or a name."""
+        return RedirectResponse(self._found_at(q.strip()), 303)
+
+    def _found_at(self, text: str) -> str:
+        if not text:
+            return "/flows"
+        try:
+            place = Place.of(text, self._views.topics, self._views.topic_prefix)
+        except UsageError:
+            return f"/flows/{quote(text, safe='')}"
+        parts = [quote(place.topic, safe=""), place.partition, place.offset]
+        return "/log/" + "/".join(str(part) for part in parts if part is not None)
+
+    async def _css(self) -> Response:
+        return Response(self._style, media_type="text/css", headers={"Cache-Control": "max-age=300"})
+
+    async def _wrong(self, request: Request, error: Exception) -> Response:
+        status, says = _told(error)
+        if status >= 500:
+            _log.warning("a view failed", error=type(error).__name__)
+        if request.url.path.endswith(".json"):
+            return _json({"error": says}, status)
+        return self._page("wrong.html", request, status, says=says, command="", json_link="")
+
+    def _page(self, template: str, request: Request, status: int, **told: Any) -> Response:
+        params = request.query_params
+        text = self._templates.get_template(template).render(
+            path=request.url.path,
+            params=params,
+            addresses_link=_link(request.url.path, request, addresses="1"),
+            older_link=lambda until: _link(request.url.path, request, until=until),
+            **told,
+        )
+        return Response(text, status, media_type="text/html")
+
+
+def _told(error: Exception) -> tuple[int, str]:
+    match error:
+        case HTTPException():
+            return error.status_code, "There is no such page."
+        case RequestValidationError():
+            first = error.errors()[0]
+            return 400, f"{first['loc'][-1]} is not usable: {first['msg']}."
+        case TimeoutError():
+            return 504, "This took too long, and was given up: ask for less, or use the command."
+    status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
+    return status, (str(error) or repr(error)).splitlines()[0]
+
+
+def _shown(data: Mapping[str, Any], request: Request) -> Any:
+    plain = json.loads(json.dumps(data, default=str))
+    return plain if request.query_params.get("addresses") == "1" else masked(plain)
+
+
+def _json(data: Any, status: int) -> Response:
+    return Response(json.dumps(data, indent=2, default=str), status, media_type="application/json")
+
+
+def _link(path: str, request: Request, **more: str) -> str:
+    params = QueryParams(dict(request.query_params) | more)
+    return f"{quote(path)}?{urlencode(list(params.multi_items()))}" if params else quote(path)

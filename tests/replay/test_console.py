@@ -1,0 +1,329 @@
+"""The console on a recording: it shows what the verbs print, lets nobody else in, and shows text as text."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx2
+import pytest
+from typer.testing import CliRunner
+
+from choreo.cli.main import app
+from choreo.console.app import create_app
+from choreo.console.lanes import lanes_of
+from choreo.console.views import masked
+from choreo.message.codec import Record, TopicRecord
+from choreo.operations.reading.flows import traced
+from choreo.replay.sources.recording import Recording, Writer
+from choreo.replay.sources.records import Item, JournalEntry, Span
+from choreo.replay.trace.as_dict import trace_as_dict
+from tests.replay.constructed import Constructed, a_story
+from tests.unit.facts import ADA
+
+ROOT = Path(__file__).parents[2]
+HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}\u202e"
+PAGES = ("/", "/flows", f"/flows/{ADA}", "/log/order-events", "/log/billing-events/0/1", "/parked")
+VERBS = {
+    "/flows?limit=50": "flows {file} --limit 50",
+    "/flows?outcome=rejected&amount=500.00": "flows {file} --amount 500.00 --outcome rejected",
+    f"/flows?of={str(ADA)[:8]}&state=refused&limit=50": f"flows {{file}} --of {str(ADA)[:8]} --state refused",
+    f"/flows/{ADA}": f"trace {ADA} {{file}}",
+    "/log/billing-events/0/1?limit=2": "log billing-events[0]@1 {file} --limit 2",
+    "/log/billing-events?type=PaymentRejected": "log billing-events {file} --type PaymentRejected",
+}
+
+
+@pytest.fixture(scope="module")
+def shop() -> Constructed:
+    return a_story()
+
+
+@pytest.fixture(scope="module")
+def file(shop: Constructed, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shop.recorded(tmp_path_factory.mktemp("recorded") / "story.ndjson")
+
+
+@pytest.fixture
+async def browser(file: Path) -> AsyncIterator[httpx2.AsyncClient]:
+    async with looking_at(file) as client:
+        yield client
+
+
+def looking_at(file: Path, host: str = "localhost") -> httpx2.AsyncClient:
+    transport = httpx2.ASGITransport(create_app(Recording(file), ["localhost"]), client=("127.0.0.1", 1))
+    return httpx2.AsyncClient(transport=transport, base_url=f"http://{host}:8005")
+
+
+def json_of(url: str) -> str:
+    path, mark, query = url.partition("?")
+    return f"{'/now' if path == '/' else path}.json{mark}{query}"
+
+
+# -- no second truth -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("url", VERBS)
+async def test_a_screen_shows_what_its_verb_prints(browser: httpx2.AsyncClient, file: Path, url: str) -> None:
+    arguments = [word.replace("{file}", str(file)) for word in VERBS[url].split()]
+    result = await asyncio.to_thread(CliRunner().invoke, app, [*arguments, "--json"])
+    printed = json.loads(result.stdout)
+    told = (await browser.get(f"{json_of(url)}{'&' if '?' in url else '?'}addresses=1")).json()
+    assert told == printed
+    page = await browser.get(url)
+    assert page.status_code == 200 and f"choreo {arguments[0]}" in Text.of(page.text).said
+
+
+@pytest.mark.parametrize("url", PAGES)
+async def test_every_page_is_useful_without_a_script_and_has_its_json(
+    browser: httpx2.AsyncClient, url: str
+) -> None:
+    page = await browser.get(url)
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    read = Text.of(page.text)
+    assert "script" not in read.elements and "style" not in read.attributes
+    assert json_of(url) in read.links
+    assert (await browser.get(json_of(url))).headers["content-type"] == "application/json"
+    assert (await browser.head(url)).status_code == 200
+
+
+async def test_links_lead_from_the_list_to_the_flow_to_the_record_and_back(
+    browser: httpx2.AsyncClient,
+) -> None:
+    seen = {"/"}
+    following = ["/"]
+    while following:
+        page = await browser.get(following.pop(), follow_redirects=True)
+        assert page.status_code == 200, page.url
+        new = {
+            link for link in Text.of(page.text).links if link.startswith("/") and "json" not in link
+        } - seen
+        kinds = {link: link.split("?")[0].split("/")[1:3] for link in new}
+        fresh = {tuple(kind): link for link, kind in kinds.items()}  # one of a kind is enough
+        following += [link for kind, link in fresh.items() if len(seen) < 60]
+        seen |= new
+    assert any(link.startswith("/log/") for link in seen) and any(link.startswith("/flows/") for link in seen)
+
+
+async def test_the_search_box_finds_whatever_is_put_in(
+    browser: httpx2.AsyncClient, shop: Constructed
+) -> None:
+    (order, *_) = [event.subject for event in (one.data for one in shop.topics["order"])]
+    for text, place in (
+        ("order-events[0]@1", "/log/order-events/0/1"),
+        (" billing-events[0] ", "/log/billing-events/0"),
+        (str(order), f"/flows/{order}"),
+        ("Ada", "/flows/Ada"),
+        ("//evil.example", "/flows/%2F%2Fevil.example"),
+        ("", "/flows"),
+    ):
+        answer = await browser.get("/search", params={"q": text})
+        assert (answer.status_code, answer.headers["location"]) == (303, place)
+
+
+async def test_what_is_not_there_and_what_is_no_filter_is_a_sentence(browser: httpx2.AsyncClient) -> None:
+    for url, status in (
+        ("/flows/nobody", 404),
+        ("/nowhere", 404),
+        ("/flows?amount=ten", 400),
+        ("/flows?since=soon", 400),
+        ("/flows?state=strange", 400),
+        ("/flows?limit=100000", 400),
+        ("/log/no-such-topic", 400),
+        ("/log/order-events/7", 400),
+        ("/log/order-events/x", 400),
+    ):
+        for form in (url, json_of(url)):
+            answer = await browser.get(form)
+            assert answer.status_code == status, form
+            assert "Traceback" not in answer.text
+
+
+# -- who may look --------------------------------------------------------------------------------------
+
+
+async def test_a_foreign_host_and_whatever_is_more_than_a_look_is_refused(file: Path) -> None:
+    async with looking_at(file, "evil.example") as stranger:
+        assert (await stranger.get("/")).status_code == 421
+    async with looking_at(file) as client:
+        for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
+            assert (await client.request(method, "/flows")).status_code == 405, method
+        assert (await client.get("/", headers={"X": "x" * 40_000})).status_code == 431
+        for url in ("/", "/flows.json", "/nowhere", "/console.css", "/flows?amount=ten"):
+            headers = (await client.get(url)).headers
+            policy = headers["content-security-policy"]
+            assert "default-src 'none'" in policy and "script-src" not in policy and "unsafe" not in policy
+            assert headers["x-content-type-options"] == "nosniff"
+            assert "access-control-allow-origin" not in headers
+
+
+def test_the_verb_says_where_it_listens_and_ends_cleanly(file: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    surroundings = {"CHOREO_PORT_BASE": str(port - 5), "CHOREO_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "choreo.cli.main", "console", str(file)]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | surroundings, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        assert address == f"http://127.0.0.1:{port}/"
+        assert httpx2.get(address, trust_env=False).status_code == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+
+
+# -- text is text --------------------------------------------------------------------------------------
+
+
+class Text(HTMLParser):
+    """What a browser would make of a page: its elements, attributes, links and text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements: set[str] = set()
+        self.attributes: set[str] = set()
+        self.links: list[str] = []
+        self.said = ""
+
+    @classmethod
+    def of(cls, page: str) -> "Text":
+        parser = cls()
+        parser.feed(page)
+        return parser
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        self.links += [value for name, value in attrs if name == "href" and value]
+
+    def handle_data(self, data: str) -> None:
+        self.said += data
+
+
+def hostile(item: Item) -> Item:
+    """The same, with hostile text wherever a stranger may have put some."""
+    if isinstance(item, JournalEntry):
+        refusal = item.refusal and dict.fromkeys(item.refusal, HOSTILE)
+        return replace(item, refusal=refusal)
+    if isinstance(item, TopicRecord) and item.topic == "order-events":
+        told = json.loads(item.record.value or b"{}")
+        if "description" in told:
+            told["description"] = HOSTILE
+        return replace(item, record=replace(item.record, value=json.dumps(told).encode()))
+    return item
+
+
+@pytest.fixture(scope="module")
+def hostile_file(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    recording, bytes_ = Recording(file), HOSTILE.encode()
+    path = tmp_path_factory.mktemp("hostile") / f"<b>{'x' * 3}.ndjson"
+    strange = [
+        TopicRecord("order-events", 0, 90, 0, True, Record(bytes_, bytes_, [(HOSTILE, bytes_)])),
+        TopicRecord("order-events", 0, 91, 0, True, Record(b"\xff\x00", None, [("ce_type", bytes_)])),
+    ]
+    spans = recording.cut.spans | {("order-events", 0): Span(0, 92, 92)}
+    with Writer(path, replace(recording.cut, spans=spans), None) as writer:
+        writer.write([hostile(item) for batch in recording.read() for item in batch])
+        writer.write(strange)
+        writer.finish()
+    return path
+
+
+def hostile_urls() -> Iterator[str]:
+    yield from PAGES
+    yield "/log/order-events/0/0?limit=200"
+    text = quote(HOSTILE, safe="")
+    yield f"/flows/{text}"
+    yield f"/log/{text}"
+    for name in ("of", "state", "outcome", "amount", "since", "until", "slower", "limit"):
+        yield f"/flows?{name}={text}"
+    for name in ("key", "type", "header"):
+        yield f"/log/order-events?{name}={text}"
+    yield f"/log/order-events?header=x%3D{text}"
+
+
+@pytest.mark.parametrize("url", [*hostile_urls()])
+async def test_hostile_text_stays_text_wherever_it_stands(hostile_file: Path, url: str) -> None:
+    async with looking_at(hostile_file) as client:
+        page = await client.get(url)
+    read = Text.of(page.text)
+    assert not {"script", "img", "iframe", "object"} & read.elements
+    assert not {name for name in read.attributes if name.startswith("on")}
+    assert "<script" not in page.text and "<img" not in page.text
+    assert all(link.startswith(("/", "#")) for link in read.links)
+
+
+async def test_the_hostile_text_is_there(hostile_file: Path) -> None:
+    async with looking_at(hostile_file) as client:
+        assert "<script>alert(1)" in Text.of((await client.get("/log/order-events/0/90")).text).said
+        assert "alert(2)>{{7*7}}" in Text.of((await client.get("/flows")).text).said, (
+            "and nothing of it is run"
+        )
+
+
+async def test_addresses_are_masked_unless_they_are_asked_for(file: Path, tmp_path: Path) -> None:
+    recording = Recording(file)
+    record = Record(b"k", b'{"email": "ada.lovelace@example.org"}', [("x", b"ada.lovelace@example.org")])
+    spans = recording.cut.spans | {("order-events", 0): Span(0, 1, 1)}
+    path = tmp_path / "addresses.ndjson"
+    with Writer(path, replace(recording.cut, spans=spans), None) as writer:
+        writer.write([TopicRecord("order-events", 0, 0, 0, True, record)])
+        writer.finish()
+    async with looking_at(path) as client:
+        for url in ("/log/order-events", "/log/order-events.json"):
+            hidden = (await client.get(url)).text
+            assert "lovelace" not in hidden and "a…@example.org" in hidden.replace("\\u2026", "…")
+            assert "ada.lovelace@example.org" in (await client.get(f"{url}?addresses=1")).text
+
+
+def test_masking_leaves_everything_else_as_it_is() -> None:
+    told: dict[str, Any] = {
+        "id": "order-events[3]@120",
+        "n": 1,
+        "none": None,
+        "list": ["a@b", {"to": "Ada <ada@x.org>"}],
+    }
+    assert masked(told) == {
+        "id": "order-events[3]@120",
+        "n": 1,
+        "none": None,
+        "list": ["a…@b", {"to": "Ada <a…@x.org>"}],
+    }
+
+
+# -- the drawing ---------------------------------------------------------------------------------------
+
+
+async def test_a_flow_is_drawn_with_a_lane_for_each_service_and_its_hops_in_order(file: Path) -> None:
+    trees, left_out = await traced(Recording(file), str(ADA))
+    flows = trace_as_dict("", trees, left_out)["flows"]
+    flow = next(one for one in flows if any(event["type"] == "OrderCreated" for event in one["events"]))
+    drawn = lanes_of(flow)
+    assert drawn.services[0] == "order" and {"billing", "notification"} <= set(drawn.services)
+    assert all(0 <= bar.x <= 1000 and bar.x + bar.width <= 1002 for bar in drawn.bars)
+    assert {bar.anchor for bar in drawn.bars} >= {str(event["id"]) for event in flow["events"]}
+
+
+def test_what_is_missing_is_drawn_and_named() -> None:
+    gap = {"service": "billing", "expects": ["PaymentConfirmed"], "state": "waiting", "says": "waits"}
+    event = {
+        "id": 1,
+        "type": "OrderCreated",
+        "source": "order",
+        "after_ms": 5.0,
+        "decided": None,
+        "heard": [],
+    }
+    flow = {"missing": [], "events": [event | {"missing": [gap], "followed_by": []}]}
+    (bar,) = [bar for bar in lanes_of(flow).bars if bar.kind == "missing"]
+    assert lanes_of(flow).services[bar.lane] == "billing" and "PaymentConfirmed is waiting" in bar.says
