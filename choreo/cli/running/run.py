@@ -36,7 +36,7 @@ def run(
             )
     except KeyboardInterrupt:
         pass
-    print(f"{service} goes back to the system.")
+    print(f"{service} is given back.")
     raise typer.Exit(ended)
 
 

