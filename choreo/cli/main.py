@@ -30,6 +30,7 @@ VERBS = {
     "bench": "programmes",
     "bench-peers": "programmes",
     "chaos": "programmes",
+    "simulate": "programmes",
     "audit": "programmes",
     "styles": "programmes",
     "logs": "running",

@@ -108,6 +108,7 @@ def edit(url: str, statement: str) -> int:
 # -- looking -----------------------------------------------------------------------------------------
 
 ACTING = {
+    "simulate",
     "audit",
     "styles",
     "bench-peers",

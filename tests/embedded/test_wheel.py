@@ -34,6 +34,7 @@ TRIED: dict[str, tuple[Sequence[str], str]] = {
     "styles": (("--outages",), NO_SHOP),
     "audit": ((), "requirements.lock is not here"),
     "chaos": ((), NO_SHOP),
+    "simulate": ((), NO_SHOP),
     "logs": ((), "There are no logs in"),
     "psql": (("order",), NO_SHOP),
     "env": ((), NO_SHOP),

@@ -1,0 +1,115 @@
+"""Customers who register, pay in, order and cancel, and what they know of it afterwards.
+
+Like those of `choreo.chaos.load`, which come over HTTP: what was not answered is asked again under the same
+key, at any process, and some never ask twice.
+"""
+
+import asyncio
+from collections.abc import Callable
+from random import Random
+from typing import Any
+from uuid import UUID
+
+from choreo.chaos.history import Kind, Request
+from choreo.chassis.transaction.inputs import Failed, Reply, Unavailable
+from choreo.message.envelope import Cause, derived_id
+from choreo.simulation.replica import Replica
+
+_TIMEOUT_SECONDS = 6.0
+_PATIENCE_SECONDS = 60.0
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 1.0
+_IMPATIENT = 0.1
+_TOO_DEAR = 0.3
+_CANCELS = 0.5
+_AT_ONCE = 0.5
+"""This share does not wait for one order's answer before it places the next."""
+
+_COMMANDS = {"register": "Register", "deposit": "Deposit", "order": "PlaceOrder", "cancel": "CancelOrder"}
+_SERVICES = {"register": "user", "deposit": "billing", "order": "order", "cancel": "order"}
+
+
+class Customer:
+    def __init__(
+        self,
+        name: str,
+        orders: int,
+        replicas: Callable[[str], list[Replica]],
+        chance: Random,
+        requests: list[Request],
+        tell: Callable[[str], None],
+    ) -> None:
+        self._name = name
+        self._id: UUID = derived_id("customer", name)
+        self._orders = orders
+        self._replicas = replicas
+        self._chance = chance
+        self._requests = requests
+        self._tell = tell
+
+    async def run(self) -> None:
+        login = self._name
+        request = self._begin("register", login, 0)
+        await self._ask(request, login=login, email=f"{login}@example.com", casefold_alone=False)
+        if request.outcome != "ok":
+            return
+        deposit = self._begin("deposit", "", self._chance.choice((5_00, 10_00)))
+        paying_in = asyncio.ensure_future(self._ask(deposit, amount=deposit.amount))
+        if self._chance.random() < _AT_ONCE:
+            await asyncio.gather(*(self._order(number) for number in range(self._orders)))
+        else:
+            for number in range(self._orders):
+                await self._order(number)
+        await paying_in
+
+    async def _order(self, number: int) -> None:
+        price = 90_00 if self._chance.random() < _TOO_DEAR else self._chance.choice((3_00, 5_00, 10_00))
+        order = self._begin("order", f"{self._name} order {number}", price)
+        await self._ask(order, price=price, description=order.marker)
+        if order.id and self._chance.random() < _CANCELS:
+            cancel = self._begin("cancel", order.id, 0)
+            await self._ask(cancel, order_id=UUID(order.id))
+
+    def _begin(self, kind: Kind, marker: str, amount: int) -> Request:
+        now = asyncio.get_running_loop().time()
+        request = Request(kind, marker, str(self._id), amount, invoked=now)
+        self._requests.append(request)
+        return request
+
+    async def _ask(self, request: Request, **values: Any) -> None:
+        """Fills in what became of it."""
+        cause = Cause.root(derived_id("command", self._name, request.kind, request.marker))
+        if request.kind == "order":
+            values["order_id"] = derived_id("order", cause.id)
+        loop = asyncio.get_running_loop()
+        patience = 0.0 if self._chance.random() < _IMPATIENT else _PATIENCE_SECONDS
+        until, pause, lost = loop.time() + patience, _FIRST_PAUSE_SECONDS, False
+        while True:
+            request.sent += 1
+            try:
+                reply = await self._sent(request.kind, cause=cause, user_id=self._id, **values)
+            except (ConnectionError, TimeoutError, Unavailable, Failed) as error:
+                self._tell(f"{request.kind} {request.marker}: {type(error).__name__}")
+                lost = True
+            else:
+                self._tell(f"{request.kind} {request.marker}: {reply.status} {reply.body.decode()}")
+                request.status = reply.status
+                if reply.status == 201:
+                    request.outcome, request.id = "ok", reply.body.decode()
+                if reply.status != 404:  # that is not there yet, and asked for again
+                    break
+            if loop.time() > until:
+                break
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+        if request.outcome != "ok" and not lost:
+            request.outcome = "failed"
+        request.returned = loop.time()
+
+    async def _sent(self, kind: Kind, **values: Any) -> Reply:
+        replicas = self._replicas(_SERVICES[kind])
+        if not replicas:
+            raise ConnectionError("nobody listens")
+        replica = self._chance.choice(replicas)
+        command = replica.command(_COMMANDS[kind], **values)
+        async with asyncio.timeout(_TIMEOUT_SECONDS):
+            return await replica.ask(command, repr(sorted(values.items(), key=str)).encode())
