@@ -15,6 +15,7 @@ import pytest_asyncio
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from choreo.chassis.observe.health import Job
+from choreo.chassis.observe.watchdog import cancel
 from choreo.demo.client import Customer
 from choreo.embedded.ports import free_ports
 from choreo.embedded.postgres import Postgres
@@ -188,8 +189,7 @@ async def mailing(desk: Alone, url: str) -> AsyncIterator[Job]:
     try:
         yield job
     finally:
-        running.cancel()
-        await asyncio.wait([running])
+        await cancel(running)
 
 
 @asynccontextmanager

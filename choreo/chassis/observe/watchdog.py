@@ -33,8 +33,8 @@ async def watched(run: Run, job: Job, name: str) -> None:
 
 
 async def cancel(task: "asyncio.Future[None]") -> None:
-    """Returns once it has ended. Faust swallows a cancellation that meets it while it starts or stops,
-    so a job that has not gone is told again.
+    """Returns once it has ended. Faust swallows a cancellation that meets it while it starts or stops, and
+    `asyncio.wait_for` of Python 3.11 one that meets its answer, so a job that has not gone is told again.
     """
     while not task.done():
         task.cancel()
