@@ -43,7 +43,7 @@ class Checkout:
         # Our own installation is a .pth there, and counts for nothing here.
         beside = Path(self.run(str(PYTHON), "-c", where).strip(), "beside.pth")
         beside.write_text(sysconfig.get_path("purelib") + "\n")
-        for name in ("ruff", "mypy", "lint-imports"):
+        for name in ("ruff", "mypy", "lint-imports", "check-jsonschema"):
             (root / ".venv" / "bin" / name).symlink_to(Path(sysconfig.get_path("scripts"), name))
         self.install()
 
