@@ -366,6 +366,12 @@ class Recording:
         self._unknown = {self.cut.topic_of(name): name for name in self.cut.unknown_services}
         """By topic."""
         self._wanted: Wanted | None = None
+        self._named = {
+            *self.cut.services,
+            *self.cut.unknown_services,
+            *(topic for topic, _ in self.cut.spans),
+        }
+        """Services and topics that it says it is of."""
         self._check()
 
     def _check(self) -> None:
@@ -409,7 +415,10 @@ class Recording:
                 if number == 1 or line.startswith(b'{"end":'):
                     continue
                 try:
-                    if self._wanted is not None and (passed := _passed_over(line, self._wanted)) is not None:
+                    if (
+                        self._wanted is not None
+                        and (passed := self._passed_over(line, self._wanted)) is not None
+                    ):
                         batch += passed
                         continue
                     told = orjson.loads(line)
@@ -448,32 +457,31 @@ class Recording:
     def ticket(self) -> dict[str, Any]:
         return {"recording": str(self.path.absolute()), "chosen": self.cut.chosen and sorted(self.cut.chosen)}
 
+    def _passed_over(self, line: bytes, wanted: Wanted) -> Sequence[Item] | None:
+        """Returns what comes of a line that nobody asked for; None of one that is to be read."""
+        of = _OF.match(line)
+        if of is None:
+            return None  # not as ours are
+        name = of[2].decode()
+        keys = wanted.get(name)
+        if keys is None:
+            return () if name in self._named else None
+        begin = line.find(_KEY, of.end()) + len(_KEY)
+        key = line[begin : line.find(b'"', begin)]
+        if begin < len(_KEY) or b"\\" in key or keys(key.decode()):
+            return None
+        if of[1] != b"topic":
+            return [OutboxRecord(name, PASSED_OVER)]
+        place = _PLACE.match(line)
+        if place is None:
+            return None
+        partition, offset, since = map(int, place.groups(b"-1"))
+        return [TopicRecord(name, partition, offset, 0, True, PASSED_OVER, since)]
+
 
 def narrowed(source: Source, wanted: Wanted) -> Source:
     """Returns a source of which no more is looked at than is asked for, where that is less to do."""
     return source.only(wanted) if isinstance(source, Recording) else source
-
-
-def _passed_over(line: bytes, wanted: Wanted) -> Sequence[Item] | None:
-    """Returns what comes of a line that nobody asked for; None of one that is to be read."""
-    of = _OF.match(line)
-    if of is None:
-        return None  # not as ours are
-    name = of[2].decode()
-    keys = wanted.get(name)
-    if keys is None:
-        return ()
-    begin = line.find(_KEY, of.end()) + len(_KEY)
-    key = line[begin : line.find(b'"', begin)]
-    if begin < len(_KEY) or b"\\" in key or keys(key.decode()):
-        return None
-    if of[1] != b"topic":
-        return [OutboxRecord(name, PASSED_OVER)]
-    place = _PLACE.match(line)
-    if place is None:
-        return None
-    partition, offset, since = map(int, place.groups(b"-1"))
-    return [TopicRecord(name, partition, offset, 0, True, PASSED_OVER, since)]
 
 
 def _cut_off(line: bytes) -> bool:
