@@ -1,6 +1,7 @@
 """`choreo run`: one service of the running system in this terminal."""
 
 import signal
+from threading import Event
 from typing import Annotated, NoReturn
 
 import typer
@@ -25,15 +26,21 @@ def run(
     """
     if service not in service_names():
         raise UsageError(f"{service} is no service: there are {', '.join(service_names())}.")
-    settings, ended = read_settings(), 0
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupted)
+    settings, ended, told = read_settings(), 0, Event()
+
+    def interrupted(*_: object) -> NoReturn:
+        told.set()  # Python drops what is raised while it finalises something
+        raise KeyboardInterrupt
+
+    def goes_on() -> bool:
+        return not told.is_set() and running_system(settings) is not None
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupted)
     try:
         with left_by_the_system(settings, service) as left:
             print(f"{service} is this terminal's; Ctrl-C gives it back.", flush=True)
-            ended = run_left(
-                left, lambda: running_system(settings) is not None, _say, code_of(service) if reload else ()
-            )
+            ended = run_left(left, goes_on, _say, code_of(service) if reload else ())
     except KeyboardInterrupt:
         pass
     print(f"{service} is given back.")
@@ -42,7 +49,3 @@ def run(
 
 def _say(what: str) -> None:
     print(f"choreo: {what}", flush=True)
-
-
-def _interrupted(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
