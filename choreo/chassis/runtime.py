@@ -35,7 +35,7 @@ from choreo.chassis.http.body import fingerprint
 from choreo.chassis.http.edge import create_app, operations_alone
 from choreo.chassis.http.ended_sessions import EndedSessions
 from choreo.chassis.http.problems import Problem, internal_error, unavailable
-from choreo.chassis.http.protocol import BoundedProtocol, Connections
+from choreo.chassis.http.protocol import Connections, options_of_uvicorn
 from choreo.chassis.http.routes import Router
 from choreo.chassis.http.signing_keys import HeardKeys
 from choreo.chassis.installed import package_of, room_of
@@ -357,13 +357,7 @@ async def _serve(name: str, build: Build, settings: Settings) -> bool:
     connections = Connections(settings.connections, runtime.metrics.registry)
     config = uvicorn.Config(
         operations_alone(app, own.getsockname()[1]),
-        http=partial(BoundedProtocol, connections=connections),  # type: ignore[arg-type]
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
+        **options_of_uvicorn(connections),
         timeout_keep_alive=75,
         timeout_graceful_shutdown=3,
     )

@@ -5,7 +5,7 @@ anew, or with the first error, and the next begins from the positions.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from random import Random
 from typing import Any, cast
 
@@ -77,7 +77,7 @@ class Consumer:
         self._divided.clear()
         self._chunks, self._paused = asyncio.Queue(_BUFFERED_CHUNKS), {}
         assigned = self._assigned
-        next_offsets = await self._next_offsets()
+        next_offsets = await self._database.next_offsets()
         handover = Handover(self._kernel, self._consumed, cast(Any, self), lambda: None)
         stream: Any = self
         tasks: list[asyncio.Future[Any]] = [
@@ -94,10 +94,6 @@ class Consumer:
             handover.close()
             for task in tasks:
                 task.cancel()
-
-    async def _next_offsets(self) -> Mapping[TopicPartition, int]:
-        await self._database.turn("positions.read")
-        return {row.place: row.next_offset for row in self._database.rows("positions")}
 
     async def _fetch(self, place: TopicPartition, offset: int) -> None:
         while True:

@@ -18,7 +18,7 @@ from sqlalchemy import Table, Text
 
 from choreo.chassis.database import tables
 from choreo.chassis.database.connection import LOCK_TIMEOUT_SECONDS
-from choreo.chassis.transaction.positions import Position
+from choreo.chassis.transaction.positions import Position, TopicPartition
 from choreo.chassis.transaction.state_store import Memory, ReplayableStore
 
 Name = tuple[Any, ...]
@@ -67,6 +67,10 @@ class Database:
     def rows(self, table: str) -> list[Any]:
         """Those that are committed."""
         return list(self.committed[table].values())
+
+    async def next_offsets(self) -> Mapping[TopicPartition, int]:
+        await self.turn("positions.read")
+        return {row.place: row.next_offset for row in self.rows("positions")}
 
     def next_number(self, table: str) -> int:
         """Of its identity column: drawn at once, and not given back."""

@@ -5,7 +5,7 @@ on what is simulated and what is not.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
@@ -15,7 +15,6 @@ import psycopg
 from choreo.chassis.transaction.inputs import Decided, Failed, Unavailable
 from choreo.chassis.transaction.kernel import Kernel
 from choreo.chassis.transaction.outbox import OutboxRow
-from choreo.chassis.transaction.positions import TopicPartition
 from choreo.message.decider import Command
 from choreo.message.envelope import derived_id
 from choreo.simulation.database import Database, Session
@@ -224,15 +223,11 @@ class Timers:
             return
         await self._log.turn("describe")
         ends = {place: self._log.end(place) for place in self._log.places if place[0] == "billing-events"}
-        read = await self._next_offsets()
+        read = await self._database.next_offsets()
         for row in rows:
             place = "billing-events", self._partition_of(str(row.user_id))
             if read[place] >= ends[place]:
                 await self._expire(row)
-
-    async def _next_offsets(self) -> Mapping[TopicPartition, int]:
-        await self._database.turn("positions.read")
-        return {row.place: row.next_offset for row in self._database.rows("positions")}
 
     async def _expire(self, row: Any) -> None:
         id: UUID = derived_id("expiry", row.id)

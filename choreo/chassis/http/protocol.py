@@ -5,6 +5,7 @@ and callbacks; `tests/unit/chassis_http/test_http_protocol.py` notices where the
 """
 
 import asyncio
+from functools import partial
 from random import uniform
 from typing import Any
 
@@ -220,3 +221,16 @@ class BoundedProtocol(HttpToolsProtocol):
             told = {**answer.headers, "Content-Length": str(len(answer.body)), "Connection": "close"}
             head = "".join(f"{name}: {value}\r\n" for name, value in told.items())
             self.transport.write(STATUS_LINE[answer.status] + head.encode() + b"\r\n" + answer.body)
+
+
+def options_of_uvicorn(connections: Connections) -> dict[str, Any]:
+    """How every server of ours is run: bounded, without web sockets, and with nothing said but by us."""
+    return {
+        "http": partial(BoundedProtocol, connections=connections),
+        "ws": "none",
+        "lifespan": "off",
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "proxy_headers": False,
+    }
