@@ -1,5 +1,6 @@
 """The services as today's code describes them, and the facts that come with them."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import import_module
@@ -31,17 +32,25 @@ def service_names() -> tuple[str, ...]:
         at.setdefault(description_of(name).port_offset, []).append(name)
     for offset, there in at.items():
         if offset not in _PORT_OFFSETS or len(there) > 1:
+            free = _first_free(at.keys())
             raise Unavailable(
                 f"{' and '.join(there)} cannot have port offset {offset}: each service needs one of its own, "
-                f"of 1 to 24 but 5; port_offset={min(_PORT_OFFSETS - at.keys())} in its service.py is free."
+                f"of 1 to 24 but 5; port_offset={free} in its service.py is free."
             )
     return tuple(name for _, (name,) in sorted(at.items()))
 
 
 def free_port_offset() -> int:
-    """For a further service."""
-    taken = {service.port_offset for service in descriptions().values()}
-    return min(offset for offset in _PORT_OFFSETS if offset not in taken)
+    """For a further service. Raises `Unavailable` where there are as many as there are ports for."""
+    return _first_free(service.port_offset for service in descriptions().values())
+
+
+def _first_free(taken: Iterable[int]) -> int:
+    if free := _PORT_OFFSETS.difference(taken):
+        return min(free)
+    raise Unavailable(
+        f"One system has ports for {len(_PORT_OFFSETS)} services, and all are taken: uninstall one."
+    )
 
 
 def all_topics(prefix: str = "") -> list[str]:

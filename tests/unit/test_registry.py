@@ -107,6 +107,12 @@ def test_a_port_that_is_anothers_or_out_of_the_way_is_refused_and_a_free_one_nam
         service_names()
 
 
+def test_where_no_port_is_left_a_further_service_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_PORT_OFFSETS", frozenset(range(1, FREE)) - {5})
+    with pytest.raises(Unavailable, match=r"^One system has ports for \d+ services, and all are taken"):
+        free_port_offset()
+
+
 def test_two_packages_with_a_service_of_one_name_are_told(install: Install) -> None:
     install("order", FREE)
     told = "Two packages have a service order, parcels.service:service and order_service.service:service"

@@ -29,9 +29,9 @@ def chaos(
     The system is one of its own. It is put through every fault, one after another, which takes
     about four minutes; with `--half` through those by halves: a session that is silent, a row that
     is locked, a mail server that takes some mails and not others, a log that was cut, which takes
-    about ten minutes. After each, everything has to be handled within 30 s, and topics, tables, mails and
-    what the customers know have to keep every promise. Nobody may have said for 15 s that it is
-    ready while it did not get on. Exits 1 if a promise was broken.
+    about ten minutes. After each the load stops, everything has to be handled within 30 s from then,
+    and topics, tables, mails and what the customers know have to keep every promise. Nobody may have
+    said for 15 s that it is ready while it did not get on. Exits 1 if a promise was broken.
     """
     from choreo.chaos.faults.clean import FAULTS  # the fault programme is no business of the other verbs
     from choreo.chaos.faults.half import HALF_FAULTS
