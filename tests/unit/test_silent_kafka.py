@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
@@ -11,7 +11,8 @@ from aiokafka.errors import KafkaTimeoutError
 
 from choreo.chassis.kafka import log_reader
 from choreo.chassis.kafka.access import KafkaAccess
-from choreo.chassis.kafka.log_reader import LogReader, describe_retrying
+from choreo.chassis.kafka.log_reader import LogReader, describe_retrying, retrying
+from choreo.chassis.kafka.topic_log import LogMismatch
 from choreo.chassis.settings import Settings
 from choreo.operations.reading import checkup
 from choreo.operations.reading.checkup import examine
@@ -41,6 +42,19 @@ async def test_who_reads_is_told_so_within_six_seconds_and_nothing_else_is_said(
     del told
     gc.collect()
     assert capfd.readouterr() == ("", "")
+
+
+async def test_what_it_said_before_it_fell_silent_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_reader, "_RETRY_TIMEOUT_SECONDS", 0.2)
+    answers: Iterator[Exception | None] = iter([LogMismatch("the topic orders is not there"), None])
+
+    async def ask() -> None:
+        if said := next(answers):
+            raise said
+        await asyncio.Event().wait()
+
+    with pytest.raises(LogMismatch, match="the topic orders is not there"):
+        await retrying(ask)
 
 
 async def test_a_reader_that_was_never_opened_leaves_no_warning(

@@ -194,17 +194,20 @@ async def describe_retrying(
 async def retrying(ask: Callable[[], Awaitable[T]]) -> T:
     """Asks again, for five seconds, where the cluster refuses for a moment only.
 
-    As it does while the leader of a partition is new.
+    As it does while the leader of a partition is new. Raises what it said last; only where it said nothing
+    in all that time, that it does not answer.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _RETRY_TIMEOUT_SECONDS
+    said: Exception = KafkaTimeoutError("Kafka does not answer")
     while True:
         try:
             async with asyncio.timeout_at(deadline):
                 return await ask()
         except TimeoutError:
-            raise KafkaTimeoutError("Kafka does not answer") from None
-        except (KafkaError, LogMismatch):
+            raise said from None
+        except (KafkaError, LogMismatch) as error:
+            said = error
             if loop.time() + _RETRY_PAUSE_SECONDS > deadline:
                 raise
             await asyncio.sleep(_RETRY_PAUSE_SECONDS)
