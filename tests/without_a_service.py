@@ -5,6 +5,7 @@ In a checkout of its own, from which the service is taken with its facts: up, do
 minutes; the suite does what takes seconds.
 """
 
+import ast
 import re
 import sys
 from collections.abc import Iterator
@@ -49,12 +50,24 @@ def _silent_about(name: str, tests: Path) -> Iterator[Path]:
             del sources[file]
         modules = (".".join(file.relative_to(tests.parent).with_suffix("").parts) for file in broken)
         gone = rf"\b(?:{'|'.join(map(re.escape, modules))})\b"
+    words = "|".join(
+        [name, *(rf"{function}\b" for function in _helpers_about(name, (tests / "shop.py").read_text()))]
+    )
     # That of all tests imports what it may lack only when a guard is to be taken out.
     broken_folders = {file.parent for file in tests.rglob("*/conftest.py") if file not in sources}
     for file, source in sources.items():
         is_test = file.name.startswith("test_") and broken_folders.isdisjoint(file.parents)
-        if is_test and not re.search(rf"\b{name}", source):
+        if is_test and not re.search(rf"\b(?:{words})", source):
             yield file
+
+
+def _helpers_about(name: str, source: str) -> Iterator[str]:
+    """The functions in it that speak of the service, and by which a test does without a word."""
+    nodes = ast.walk(ast.parse(source))
+    functions = (node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    for function in functions:
+        if not function.name.startswith("_") and re.search(rf"\b{name}", ast.unparse(function)):
+            yield function.name
 
 
 if __name__ == "__main__":
