@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from functools import wraps
+from functools import partial, wraps
 from importlib.resources import files
 from typing import Annotated, Any, Concatenate, ParamSpec, get_args
 from urllib.parse import quote, urlencode
@@ -21,6 +21,7 @@ from choreo.chassis.kafka.log_reader import LOG_UNREADABLE
 from choreo.console.filters import Limit, LogOptions, flow_filter
 from choreo.console.guard import Guard
 from choreo.console.lanes import lanes_of
+from choreo.console.past import Past
 from choreo.console.views import View, Views, masked
 from choreo.errors import Incomplete, Unavailable, UsageError
 from choreo.operations.reading.replay_source import System
@@ -70,6 +71,8 @@ class _Console:
             "whose": whose,
             "shown": shown,
             "lanes_of": lanes_of,
+            "past_of": Past,
+            "with_past": self._views.tables.keys(),
             "pretty": lambda data: json.dumps(data, indent=2, default=str, ensure_ascii=False),
         }
         self._templates.filters["segment"] = lambda text: quote(str(text), safe="")
@@ -83,10 +86,14 @@ class _Console:
         self._screen("/", "now.html", self._now)
         self._screen("/flows", "flows.html", self._flows)
         self._screen("/flows/{id:path}", "flow.html", self._flow)
+        self._screen("/at", "past.html", self._pasts)
+        self._screen("/at/{service}", "past.html", self._past)
+        self._screen("/at/{service}/{table}", "past.html", self._past)
         self._screen("/log/{topic}", "log.html", self._topic)
         self._screen("/log/{topic}/{partition}", "log.html", self._partition)
         self._screen("/log/{topic}/{partition}/{offset}", "log.html", self._record)
         self._screen("/parked", "parked.html", self._parked)
+        self.app.add_api_route("/moment", self._moment, methods=["GET"])
         self.app.add_api_route("/search", self._search, methods=["GET"])
         self.app.add_api_route("/console.css", self._css, methods=["GET"])
 
@@ -141,6 +148,31 @@ class _Console:
     async def _flow(self, request: Request, id: str) -> View:
         return await self._views.flow(id)
 
+    async def _pasts(self, request: Request) -> View:
+        return await self._views.pasts()
+
+    async def _past(
+        self,
+        request: Request,
+        service: str,
+        table: str | None = None,
+        key: str = "",
+        moment: str = "",
+        diff: str = "",
+        row: str = "",
+    ) -> View:
+        """Without a key there is nothing to be read: whole tables are the verb's."""
+        if not key.strip():
+            return await self._views.pasts()
+        told = (text.strip() or None for text in (moment, diff, row))
+        return await self._views.past(service, table, key.strip(), *told)
+
+    async def _moment(self, request: Request, service: str, key: str, step: int, table: str = "") -> Response:
+        """Goes to where the input of this number had just been taken: a slider knows numbers alone."""
+        id = await self._views.input(service, key, step)
+        place = "/at/" + "/".join(quote(part, safe="") for part in (service, table) if part)
+        return RedirectResponse(_link(place, request, service=None, table=None, step=None, moment=id), 303)
+
     async def _topic(self, request: Request, topic: str, options: Asked) -> View:
         return await self._read_log(topic, options)
 
@@ -189,7 +221,8 @@ class _Console:
             path=request.url.path,
             params=params,
             addresses_link=_link(request.url.path, request, addresses="1"),
-            older_link=lambda until: _link(request.url.path, request, until=until),
+            link=partial(_link, request.url.path, request),
+            link_to=partial(_link, request=request),
             **told,
         )
         return Response(text, status, media_type="text/html")
@@ -217,6 +250,8 @@ def _json(data: Any, status: int) -> Response:
     return Response(json.dumps(data, indent=2, default=str), status, media_type="application/json")
 
 
-def _link(path: str, request: Request, **more: str) -> str:
-    params = QueryParams(dict(request.query_params) | more)
+def _link(path: str, request: Request, **more: str | None) -> str:
+    """Returns it with the parameters of this request, and more of them; less what is None."""
+    told = dict(request.query_params) | more
+    params = QueryParams({name: text for name, text in told.items() if text is not None})
     return f"{quote(path)}?{urlencode(list(params.multi_items()))}" if params else quote(path)

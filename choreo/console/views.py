@@ -3,16 +3,19 @@
 import asyncio
 import re
 import shlex
+import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from choreo.chassis.registry import all_topics
+from choreo.console.past import latest_table
 from choreo.operations.reading.checkup import examine, finding_as_dict, together
 from choreo.operations.reading.flows import flows, settings_of, traced
 from choreo.operations.reading.installation import Installation
 from choreo.operations.reading.log import read_log
 from choreo.operations.reading.parked_groups import group_as_dict, parked_as_dict, parked_in
+from choreo.operations.reading.past import read_past, tables_of
 from choreo.operations.reading.replay_source import System
 from choreo.replay.trace.as_dict import flows_as_dict, log_as_dict, trace_as_dict
 from choreo.replay.trace.flows import FlowFilter
@@ -42,6 +45,9 @@ class Views:
     def __init__(self, where: System) -> None:
         self.where = where
         self._reading = asyncio.Semaphore(AT_ONCE)
+        self._walking = threading.Lock()
+        self.tables = tables_of(where)
+        """Whose past there is."""
 
     @property
     def topic_prefix(self) -> str:
@@ -78,6 +84,27 @@ class Views:
         page, records = await self._read(read_log(self.where, place, filter, limit))
         return View(log_as_dict(page, records), self._command("log", place, *self._file, *options))
 
+    async def pasts(self) -> View:
+        """Whose past there is, and the newest flows to choose from."""
+        newest = await self._read(flows(self.where, FlowFilter(), _NEWEST))
+        command = self._command("flows", *self._file, "--limit", str(_NEWEST))
+        return View({"services": self.tables} | flows_as_dict(newest), command)
+
+    async def past(
+        self, service: str, table: str | None, key: str, at: str | None, diff: str | None, row: str | None
+    ) -> View:
+        told = await self._read(read_past(self.where, service, key, at, diff, table), alone=True)
+        latest = told["inputs"][-1]["id"] if told["inputs"] else "-0s"
+        options = ["--at", at or latest, "--key", told["key"], *(("--table", table) if table else ())]
+        options += ["--diff", diff] if diff else []
+        command = self._command("state", service, *self._file, *options)
+        return View(told | {"table": table or latest_table(told), "row": row}, command)
+
+    async def input(self, service: str, key: str, number: int) -> str | None:
+        """Returns the id of the input of this number, counted from 1, or of the last; None without any."""
+        inputs = (await self._read(read_past(self.where, service, key, None), alone=True))["inputs"]
+        return str(inputs[min(max(number, 1), len(inputs)) - 1]["id"]) if inputs else None
+
     async def parked(self) -> View:
         if isinstance(self.where, Installation):
             groups = await self._read(parked_in(self.where.database_urls))
@@ -100,12 +127,17 @@ class Views:
     def _command(self, *words: str) -> str:
         return shlex.join(["choreo", *words])
 
-    async def _read(self, reading: Coroutine[Any, Any, T]) -> T:
-        """Raises TimeoutError."""
+    async def _read(self, reading: Coroutine[Any, Any, T], *, alone: bool = False) -> T:
+        """`alone`: it runs handlers, and those share one sandbox. Raises TimeoutError."""
         async with self._reading, asyncio.timeout(TIMEOUT_SECONDS):
             if isinstance(self.where, Installation):
                 return await reading
-            return await asyncio.to_thread(asyncio.run, reading)  # a file is read without a pause
+            run = self._run_alone if alone else asyncio.run
+            return await asyncio.to_thread(run, reading)  # a file is read without a pause
+
+    def _run_alone(self, reading: Coroutine[Any, Any, T]) -> T:
+        with self._walking:
+            return asyncio.run(reading)
 
 
 def masked(told: Any) -> Any:

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -32,7 +34,8 @@ from tests.unit.facts import ADA
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}\u202e"
-PAGES = ("/", "/flows", f"/flows/{ADA}", "/log/order-events", "/log/billing-events/0/1", "/parked")
+PAST = ("/at", f"/at/billing/accounts?key={ADA}", f"/at/billing?key={ADA}&diff=live")
+PAGES = ("/", "/flows", f"/flows/{ADA}", "/log/order-events", "/log/billing-events/0/1", "/parked", *PAST)
 VERBS = {
     "/flows?limit=50": "flows {file} --limit 50",
     "/flows?outcome=rejected&amount=500.00": "flows {file} --amount 500.00 --outcome rejected",
@@ -141,6 +144,10 @@ async def test_what_is_not_there_and_what_is_no_filter_is_a_sentence(browser: ht
         ("/log/no-such-topic", 400),
         ("/log/order-events/7", 400),
         ("/log/order-events/x", 400),
+        ("/at/nothing?key=x", 400),
+        ("/at/billing?key=nobody", 400),
+        (f"/at/billing/nothing?key={ADA}", 400),
+        (f"/at/billing/accounts?key={ADA}&moment=then", 400),
     ):
         for form in (url, json_of(url)):
             answer = await browser.get(form)
@@ -193,7 +200,10 @@ class Text(HTMLParser):
         self.elements: set[str] = set()
         self.attributes: set[str] = set()
         self.links: list[str] = []
+        self.texts: list[tuple[str, str]] = []
+        """Each link, with what it says first."""
         self.said = ""
+        self._open = ""
 
     @classmethod
     def of(cls, page: str) -> "Text":
@@ -205,9 +215,14 @@ class Text(HTMLParser):
         self.elements.add(tag)
         self.attributes |= {name for name, _ in attrs}
         self.links += [value for name, value in attrs if name == "href" and value]
+        if tag == "a":
+            self._open = self.links[-1]
 
     def handle_data(self, data: str) -> None:
         self.said += data
+        if self._open:
+            self.texts.append((self._open, data))
+            self._open = ""
 
 
 def hostile(item: Item) -> Item:
@@ -250,6 +265,11 @@ def hostile_urls() -> Iterator[str]:
     for name in ("key", "type", "header"):
         yield f"/log/order-events?{name}={text}"
     yield f"/log/order-events?header=x%3D{text}"
+    yield f"/at/{text}?key={text}"
+    yield f"/at/order/{text}?key={ADA}"
+    yield f"/at/order?key={ADA}"
+    for name in ("key", "moment", "diff", "row"):
+        yield f"/at/order/orders?key={ADA}&{name}={text}"
 
 
 @pytest.mark.parametrize("url", [*hostile_urls()])
@@ -299,6 +319,47 @@ def test_masking_leaves_everything_else_as_it_is() -> None:
         "none": None,
         "list": ["a…@b", {"to": "Ada <a…@x.org>"}],
     }
+
+
+# -- the time machine ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", ["", "&moment=order-events[0]@1", "&moment=order-events[0]@0&diff=live"])
+async def test_the_time_machine_shows_what_state_prints(browser: httpx2.AsyncClient, options: str) -> None:
+    query = f"key={ADA}{options}"
+    told = (await browser.get(f"/at/billing/payments.json?{query}")).json()
+    page = Text.of((await browser.get(f"/at/billing/payments?{query}")).text).said
+    _, *arguments = shlex.split(page.partition("The same in a terminal:")[2].splitlines()[0])
+    result = await asyncio.to_thread(CliRunner().invoke, app, [*arguments, "--json"])
+    printed = json.loads(result.stdout)
+    if "diff" in options:
+        assert printed["differences"] == [one for one in told["differences"] if one["table"] == "payments"]
+    else:
+        assert printed["tables"]["payments"] == told["tables"]["payments"] != []
+
+
+async def test_from_a_rejected_order_one_comes_to_the_balance_before_it_and_to_the_line(
+    browser: httpx2.AsyncClient,
+) -> None:
+    async def follow(page: httpx2.Response, start: str, text: str = "") -> httpx2.Response:
+        links = Text.of(page.text).texts
+        link = next(link for link, told in links if link.startswith(start) and text in told)
+        return await browser.get(link)
+
+    flows = await browser.get("/flows?outcome=rejected")
+    then = await follow(await follow(flows, "/flows/"), "/at/billing", "billing then")
+    payments = await follow(then, "/at/billing/payments")
+    assert "rejected" in Text.of(payments.text).said
+    assert re.search(r"PaymentRejected.*billing_service/decide\.py:\d+", Text.of(payments.text).said, re.S)
+    accounts = await follow(then, "/at/billing/accounts")
+    before = await follow(accounts, "/at/billing/accounts", "← input")
+    balances = {"balance 40000 → 30000", "balance 0 → 40000"}
+    assert all(balance in Text.of(before.text).said for balance in balances)
+    told = (await browser.get(f"/at/billing/accounts.json?{before.url.query.decode()}")).json()
+    assert told["tables"]["accounts"][0]["row"]["balance"] == 30000
+    first = await follow(accounts, "/at/billing/accounts", "[ change")
+    told = (await browser.get(f"/at/billing/accounts.json?{first.url.query.decode()}")).json()
+    assert told["inputs"][told["position"] - 1]["type"] == "OrderCreated"
 
 
 # -- the drawing ---------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from choreo.chassis.transaction.state_store import TableMapping
-from choreo.cli.debugging.row_formats import Paper, cause_as_dict, print_today, today_as_dict, when
+from choreo.cli.debugging.row_formats import Paper, print_today, when
 from choreo.errors import Incomplete, UsageError
 from choreo.operations.reading.installation import find_installation
 from choreo.operations.reading.replay_source import (
@@ -23,6 +23,7 @@ from choreo.operations.reading.replay_source import (
     walking,
 )
 from choreo.replay.engine.in_memory_service import InMemoryService
+from choreo.replay.history.as_dict import cause_as_dict, today_as_dict
 from choreo.replay.history.blame import Change, changes, last_of_each, name_of_text
 from choreo.replay.history.causes import Cause
 from choreo.replay.sources.one_key import NoSuchRow, OneKey, open_key

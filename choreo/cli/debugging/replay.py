@@ -12,7 +12,7 @@ import typer
 
 from choreo.chassis.registry import description_of
 from choreo.chassis.source_lines import raised_at
-from choreo.cli.debugging.row_formats import Paper, count_of_rows, differs_as_dict, print_today
+from choreo.cli.debugging.row_formats import Paper, count_of_rows, print_today
 from choreo.errors import HandlerMisbehaves, UsageError
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
@@ -25,6 +25,7 @@ from choreo.operations.reading.replay_source import (
     moment_in,
     opened,
     reading,
+    system,
     walking,
 )
 from choreo.replay.engine.debugger import debug
@@ -41,6 +42,7 @@ from choreo.replay.engine.in_memory_service import refusal_as_dict
 from choreo.replay.engine.recorded import Differs
 from choreo.replay.engine.sandbox import no_side_effects, run_sandboxed
 from choreo.replay.engine.walk import Ahead, Done, Walk
+from choreo.replay.history.as_dict import differs_as_dict
 from choreo.replay.history.moments import End, Moment
 from choreo.replay.sources.rows import name_as_text, plain
 from choreo.replay.sources.telling import shown, telling, whose
@@ -110,7 +112,7 @@ async def _replay(
     """Returns the input before which it stopped. By then all is closed: what is in memory is enough."""
     key = await key_of(key, file)
     async with opened(file, name, key, alone=not description_of(name).needs_all_keys) as source:
-        moment = await moment_in(source, until, name, file) if until is not None else End()
+        moment = await moment_in(source, until, name, system(file)) if until is not None else End()
         async with walking(source, described(source, name), key, today=today) as walk:
             stepping = Stepping(walk, moment, stop, log, printer)
             stopped = await stepping.run()

@@ -2,24 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from choreo.chassis.transaction.state_store import TableMapping
-from choreo.cli.debugging.row_formats import (
-    Paper,
-    count_of_rows,
-    difference_as_dict,
-    print_today,
-    row_as_dict,
-    row_change_as_dict,
-    today_as_dict,
-)
+from choreo.cli.debugging.row_formats import Paper, count_of_rows, print_today
 from choreo.errors import UsageError
+from choreo.operations.reading.past import FoundHistory, FoundState, chosen, read_state
 from choreo.operations.reading.replay_source import (
     check_complete,
     check_reached,
@@ -29,13 +19,12 @@ from choreo.operations.reading.replay_source import (
     moment_in,
     opened,
     reading,
+    system,
     walking,
 )
-from choreo.replay.engine.walk import Walk
-from choreo.replay.history.blame import RowChange, row_changes
-from choreo.replay.history.moments import End, Moment
-from choreo.replay.history.state import Difference, Tables, differences, live_rows, tables_at
-from choreo.replay.sources.records import Source
+from choreo.replay.history.as_dict import today_as_dict
+from choreo.replay.history.blame import row_changes
+from choreo.replay.history.moments import End
 
 _SHOWN = 20
 """Rows of a table, or differences."""
@@ -93,12 +82,12 @@ async def _state(
 ) -> None:
     key = await key_of(key, file)
     async with opened(file, name, key) as source:
-        mappings = _chosen(described(source, name).store.mappings, table)
-        moment = await moment_in(source, at, name, file)
+        mappings = chosen(described(source, name).store.mappings, table)
+        moment = await moment_in(source, at, name, system(file))
         other = None
         if diff is not None:
             end = End() if file else End("live")
-            other = end if diff == "live" else await moment_in(source, diff, name, file)
+            other = end if diff == "live" else await moment_in(source, diff, name, system(file))
         found: FoundState | FoundHistory
         async with walking(source, described(source, name), key, today=today) as walk:
             if history:
@@ -117,67 +106,6 @@ async def _state(
                 _print(name, found, everything=key is not None)
             print_today(walk)
         check_complete(walk)
-
-
-@dataclass(frozen=True)
-class FoundState:
-    moment: Moment
-    other: Moment | None
-    mappings: Sequence[TableMapping]
-    tables: Tables
-    differences: Sequence[Difference]
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        if self.other is not None:
-            return {
-                "at": str(self.moment),
-                "diff": str(self.other),
-                "differences": [difference_as_dict(found) for found in self.differences],
-            }
-        tables = {
-            mapping.table.name: [row_as_dict(mapping, *found) for found in self.tables.of(mapping).values()]
-            for mapping in self.mappings
-        }
-        return {"at": str(self.moment), "tables": tables}
-
-
-@dataclass(frozen=True)
-class FoundHistory:
-    moment: Moment
-    changes: Sequence[RowChange]
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return {"at": str(self.moment), "history": [row_change_as_dict(change) for change in self.changes]}
-
-
-async def read_state(
-    source: Source, walk: Walk[Any], mappings: Sequence[TableMapping], moment: Moment, other: Moment | None
-) -> FoundState:
-    """Reads the rows at a moment, and what differs at the other one.
-
-    With `End` as the other, the tables themselves are compared, where the source keeps them.
-    """
-    if other is None:
-        (tables,) = await tables_at(walk, moment)
-        return FoundState(moment, None, mappings, tables, ())
-    tables, later = await tables_at(walk, moment, other)
-    found: list[Difference] = []
-    for mapping in mappings:
-        after: Any = later.of(mapping)
-        if isinstance(other, End) and source.rows(walk.service.name, mapping.table) is not None:
-            after = await live_rows(source, walk.service.name, mapping, later)
-        found += differences(mapping.table, dict(tables.of(mapping)), after)
-    return FoundState(moment, other, mappings, tables, found)
-
-
-def _chosen(mappings: Sequence[TableMapping], table: str | None) -> Sequence[TableMapping]:
-    chosen = [mapping for mapping in mappings if table in (None, mapping.table.name)]
-    if not chosen:
-        names = ", ".join(mapping.table.name for mapping in mappings)
-        raise UsageError(f"There is no table {table}: choose from {names}.")
-    return chosen
 
 
 def _print(name: str, found: FoundState, *, everything: bool) -> None:

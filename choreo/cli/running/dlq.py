@@ -23,11 +23,12 @@ from choreo.chassis.transaction.parked import Parked
 from choreo.chassis.transaction.retry import Retried, drop, retry
 from choreo.chassis.transaction.store import PostgresStore
 from choreo.chassis.transaction.transaction import Transaction
-from choreo.cli.debugging.row_formats import Paper, write_as_dict
+from choreo.cli.debugging.row_formats import Paper
 from choreo.errors import Unavailable, UsageError
 from choreo.operations.reading.installation import Installation, find_installation
 from choreo.operations.reading.parked_groups import Group, Queue, group_as_dict, grouped, parked_as_dict
 from choreo.replay.engine.dry_run import Tried, dry_run
+from choreo.replay.history.as_dict import write_as_dict
 from choreo.terminal import Console
 
 T = TypeVar("T")

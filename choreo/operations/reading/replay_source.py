@@ -93,7 +93,19 @@ async def opened(
     if file is not None:
         yield recording_of(file, name, key)
         return
-    here = find_installation()
+    async with opened_in(find_installation(), name, key, alone=alone) as source:
+        yield source
+
+
+@asynccontextmanager
+async def opened_in(
+    where: System, name: str, key: str | None = None, *, alone: bool = True
+) -> AsyncIterator[Source]:
+    """As `opened`, of what is known already."""
+    if isinstance(where, Recording):
+        yield recording_of(where.path, name, key)
+        return
+    here = where
     if key is not None and alone:
         described = here.service(name)
         async with open_key(
@@ -167,19 +179,26 @@ async def _named(text: str, where: System) -> list[Named]:
     return the_one(found, wanted)
 
 
-async def moment_in(source: Source, text: str, name: str, file: Path | None) -> Moment:
+async def moment_in(source: Source, text: str, name: str, where: System) -> Moment:
     """Reads a moment as somebody writes it. Raises `NoMoment`, and `Incomplete` after a recording's end."""
     cut = source.cut
     if Wanted.of(text).is_cut_short:
-        text = next((one.id for one in await _named(text, system(file))), text)
+        text = next((one.id for one in await _named(text, where)), text)
     moment = moment_of(text.strip(), datetime.now(UTC), cut.topic_prefix)
+    if not isinstance(where, Recording):
+        return await _moment_live(where, moment, source, name)
     if isinstance(moment, AtTime) and cut.until is not None and moment.time > cut.until:
-        raise Incomplete(f"{file} ends at {plain(cut.until)}, before {moment}.")
-    if file is not None or not isinstance(moment, AfterPlace) or cut.service_of.get(moment.topic) != name:
+        raise Incomplete(f"{where.path} ends at {plain(cut.until)}, before {moment}.")
+    return await settled(moment, source, name)
+
+
+async def _moment_live(here: Installation, moment: Moment, source: Source, name: str) -> Moment:
+    """Of a key's source there is only what it heard, so what lies in its own topic is looked up there."""
+    if not isinstance(moment, AfterPlace) or source.cut.service_of.get(moment.topic) != name:
         return await settled(moment, source, name)
     place = moment.topic, moment.partition, moment.offset
     try:
-        (record,) = await records_at(find_installation().kafka, [place])
+        (record,) = await records_at(here.kafka, [place])
         return AfterId(decode(record.record).id)
     except (ValueError, UnknownType, Undecodable):
         raise NoMoment(f"No event lies at {moment}.") from None

@@ -119,6 +119,32 @@ class AfterPlace(_Once):
         return f"{self.topic}[{self.partition}]@{self.offset}"
 
 
+@dataclass
+class Noted(Moment):
+    """Another moment, which notes the inputs that it takes in."""
+
+    of: Moment
+    inputs: list[JournalEntry] = field(default_factory=list)
+
+    @property
+    def over(self) -> bool:
+        return self.of.over
+
+    @property
+    def reached(self) -> bool:
+        return self.of.reached
+
+    def includes(self, entry: JournalEntry) -> bool:
+        return self.of.includes(entry)
+
+    def passed(self, entry: JournalEntry, events: Sequence[Event[Fact]]) -> None:
+        self.inputs.append(entry)
+        self.of.passed(entry, events)
+
+    def __str__(self) -> str:
+        return str(self.of)
+
+
 def moment_of(text: str, now: datetime, prefix: str = "") -> Moment:
     """Reads a moment. `prefix` is that of all topics, and may be left out. Raises `NoMoment`."""
     if found := _AGO.fullmatch(text):

@@ -1,0 +1,149 @@
+"""A service's past, in the running system or in a recording: its rows then, and how they came to be so."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from choreo.chassis.registry import services
+from choreo.chassis.transaction.state_store import TableMapping
+from choreo.errors import UsageError
+from choreo.operations.reading.flows import settings_of
+from choreo.operations.reading.replay_source import (
+    System,
+    check_reached,
+    check_service,
+    described,
+    key_in,
+    moment_in,
+    opened_in,
+)
+from choreo.replay.engine.walk import Walk
+from choreo.replay.history.as_dict import (
+    difference_as_dict,
+    input_as_dict,
+    row_as_dict,
+    row_change_as_dict,
+    today_as_dict,
+)
+from choreo.replay.history.blame import RowChange, row_changes
+from choreo.replay.history.moments import End, Moment, Noted
+from choreo.replay.history.state import Difference, Tables, differences, live_rows, tables_at
+from choreo.replay.sources.recording import Recording
+from choreo.replay.sources.records import Source, lacking
+
+
+@dataclass(frozen=True)
+class FoundState:
+    moment: Moment
+    other: Moment | None
+    mappings: Sequence[TableMapping]
+    tables: Tables
+    differences: Sequence[Difference]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        if self.other is not None:
+            return {
+                "at": str(self.moment),
+                "diff": str(self.other),
+                "differences": [difference_as_dict(found) for found in self.differences],
+            }
+        tables = {
+            mapping.table.name: [row_as_dict(mapping, *found) for found in self.tables.of(mapping).values()]
+            for mapping in self.mappings
+        }
+        return {"at": str(self.moment), "tables": tables}
+
+
+@dataclass(frozen=True)
+class FoundHistory:
+    moment: Moment
+    changes: Sequence[RowChange]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {"at": str(self.moment), "history": [row_change_as_dict(change) for change in self.changes]}
+
+
+async def read_state(
+    source: Source, walk: Walk[Any], mappings: Sequence[TableMapping], moment: Moment, other: Moment | None
+) -> FoundState:
+    """Reads the rows at a moment, and what differs at the other one.
+
+    With `End` as the other, the tables themselves are compared, where the source keeps them.
+    """
+    if other is None:
+        (tables,) = await tables_at(walk, moment)
+        return FoundState(moment, None, mappings, tables, ())
+    tables, later = await tables_at(walk, moment, other)
+    found: list[Difference] = []
+    for mapping in mappings:
+        after: Any = later.of(mapping)
+        if isinstance(other, End) and source.rows(walk.service.name, mapping.table) is not None:
+            after = await live_rows(source, walk.service.name, mapping, later)
+        found += differences(mapping.table, dict(tables.of(mapping)), after)
+    return FoundState(moment, other, mappings, tables, found)
+
+
+def chosen(mappings: Sequence[TableMapping], table: str | None) -> Sequence[TableMapping]:
+    found = [mapping for mapping in mappings if table in (None, mapping.table.name)]
+    if not found:
+        names = ", ".join(mapping.table.name for mapping in mappings)
+        raise UsageError(f"There is no table {table}: choose from {names}.")
+    return found
+
+
+def tables_of(where: System) -> dict[str, list[str]]:
+    """Returns the names of the tables that events make, by service; of a recording those that it has."""
+    known = services(settings_of(where))
+    names = where.cut.services if isinstance(where, Recording) else known
+    made = {name: service.store.mappings for name, service in known.items() if name in names}
+    return {name: [mapping.table.name for mapping in mappings] for name, mappings in made.items()}
+
+
+async def read_past(
+    where: System, name: str, key: str, at: str | None, diff: str | None = None, table: str | None = None
+) -> dict[str, Any]:
+    """Returns all of a key's rows at a moment, without one at the end; all its inputs, and how many of them
+    lie before; and every change of its rows. With `diff`, what differs at another moment, or `live`. All
+    tables are returned; the one that is named must be there.
+
+    Raises `UsageError`, `NoMoment`, `Incomplete`.
+    """
+    check_service(name)
+    key = await key_in(where, key)
+    async with opened_in(where, name, key) as source:
+        service = described(source, name)
+        mappings = service.store.mappings
+        chosen(mappings, table)
+
+        async def moment_of(text: str | None) -> Moment:
+            end = End() if isinstance(where, Recording) else End("live")
+            return end if text in (None, "live") else await moment_in(source, text, name, where)
+
+        walk, moment, end = Walk(source, service, key), Noted(await moment_of(at)), Noted(End())
+        walk.lacks += (await lacking(source, name)).values()
+        tables, _ = await tables_at(walk, moment, end)
+        file = where.path if isinstance(where, Recording) else None
+        check_reached(moment, walk, source, file)
+        history = await row_changes(Walk(source, service, key), End(), mappings)
+        told = FoundState(moment, None, mappings, tables, ()).as_dict() | today_as_dict(walk)
+        if diff is not None:
+            other, later = await moment_of(diff), Walk(source, service, key)
+            found = await read_state(source, later, mappings, await moment_of(at), other)
+            check_reached(other, later, source, file)
+            told |= found.as_dict()
+    return told | {
+        "service": name,
+        "key": key,
+        "primary_keys": {
+            mapping.table.name: [column.name for column in mapping.table.primary_key] for mapping in mappings
+        },
+        "columns": {
+            mapping.table.name: [column.name for column in mapping.table.columns] for mapping in mappings
+        },
+        "inputs": [input_as_dict(entry) for entry in end.inputs],
+        "position": len(moment.inputs),
+        "history": FoundHistory(end, history).as_dict()["history"],
+        "lacks": walk.lacks,
+    }
