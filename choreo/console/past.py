@@ -74,9 +74,14 @@ class Past:
         return [(number, at <= self._view["position"], one) for number, at, one in reversed(self._of_row())]
 
     @property
-    def changed_tables(self) -> frozenset[str]:
+    def changed_tables(self) -> Sequence[str]:
         """By the latest input."""
-        return frozenset(one["table"] for _, at, one in self._changes if at == self._view["position"])
+        return [one["table"] for _, at, one in self._changes if at == self._view["position"]]
+
+    @property
+    def latest_table(self) -> str:
+        """The one that the latest input changed, or else the first."""
+        return str([*self.changed_tables, *self._view["tables"]][0])
 
     @property
     def steps(self) -> Steps:
@@ -109,11 +114,3 @@ class Past:
 
     def _of_row(self, primary_key: str | None = None) -> Sequence[_Change]:
         return self._by_row.get((self._view["table"], primary_key or self.selected or ""), [])
-
-
-def latest_table(view: Mapping[str, Any]) -> str:
-    """Returns the table that the latest input changed, or else the first."""
-    position = view["position"]
-    latest = view["inputs"][position - 1]["id"] if position else None
-    changed = [one["table"] for one in view["history"] if one["cause"]["id"] == latest]
-    return str(next(iter(changed), None) or next(iter(view["tables"])))

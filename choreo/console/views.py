@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from choreo.chassis.registry import all_topics
-from choreo.console.past import latest_table
+from choreo.console.past import Past
 from choreo.operations.reading.checkup import examine, finding_as_dict, together
 from choreo.operations.reading.flows import flows, settings_of, traced
 from choreo.operations.reading.installation import Installation
@@ -98,7 +98,7 @@ class Views:
         options = ["--at", at or latest, "--key", told["key"], *(("--table", table) if table else ())]
         options += ["--diff", diff] if diff else []
         command = self._command("state", service, *self._file, *options)
-        return View(told | {"table": table or latest_table(told), "row": row}, command)
+        return View(told | {"table": table or Past(told).latest_table, "row": row}, command)
 
     async def input(self, service: str, key: str, number: int) -> str | None:
         """Returns the id of the input of this number, counted from 1, or of the last; None without any."""

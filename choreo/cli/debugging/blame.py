@@ -16,10 +16,10 @@ from choreo.errors import Incomplete, UsageError
 from choreo.operations.reading.installation import find_installation
 from choreo.operations.reading.replay_source import (
     check_complete,
+    check_holds,
     check_service,
     described,
     reading,
-    recording_of,
     walking,
 )
 from choreo.replay.engine.in_memory_service import InMemoryService
@@ -27,6 +27,7 @@ from choreo.replay.history.as_dict import cause_as_dict, today_as_dict
 from choreo.replay.history.blame import Change, changes, last_of_each, name_of_text
 from choreo.replay.history.causes import Cause
 from choreo.replay.sources.one_key import NoSuchRow, OneKey, open_key
+from choreo.replay.sources.recording import Recording
 from choreo.replay.sources.records import Source
 from choreo.replay.sources.rows import name_as_text, name_in, plain
 from choreo.replay.sources.telling import shown
@@ -109,7 +110,8 @@ async def _opened(
 ) -> AsyncIterator[tuple[Source, TableMapping, Any]]:
     """Yields the source, the table's mapping and the row's primary key."""
     if file is not None:
-        recording = recording_of(file, name)
+        recording = Recording(file)
+        check_holds(recording, name)
         yield recording, *_row(described(recording, name).store.mappings, name, table, primary_key)
         return
     here = find_installation()

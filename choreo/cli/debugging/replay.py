@@ -110,9 +110,10 @@ async def _replay(
     today: bool,
 ) -> Ahead | None:
     """Returns the input before which it stopped. By then all is closed: what is in memory is enough."""
-    key = await key_of(key, file)
-    async with opened(file, name, key, alone=not description_of(name).needs_all_keys) as source:
-        moment = await moment_in(source, until, name, system(file)) if until is not None else End()
+    where = system(file)
+    key = await key_of(where, key)
+    async with opened(where, name, key, alone=not description_of(name).needs_all_keys) as source:
+        moment = await moment_in(source, until, name, where) if until is not None else End()
         async with walking(source, described(source, name), key, today=today) as walk:
             stepping = Stepping(walk, moment, stop, log, printer)
             stopped = await stepping.run()
@@ -122,7 +123,7 @@ async def _replay(
             for lack in walk.lacks:
                 typer.echo(f"choreo: before that, {lack}", err=True)
             return ahead
-        check_reached(moment, walk, source, file)
+        check_reached(moment, walk, where)
         if until is not None:
             printer.state(walk, moment)
         printer.end(stepping)

@@ -80,14 +80,15 @@ async def _state(
     today: bool,
     as_json: bool,
 ) -> None:
-    key = await key_of(key, file)
-    async with opened(file, name, key) as source:
+    where = system(file)
+    key = await key_of(where, key)
+    async with opened(where, name, key) as source:
         mappings = chosen(described(source, name).store.mappings, table)
-        moment = await moment_in(source, at, name, system(file))
+        moment = await moment_in(source, at, name, where)
         other = None
         if diff is not None:
             end = End() if file else End("live")
-            other = end if diff == "live" else await moment_in(source, diff, name, system(file))
+            other = end if diff == "live" else await moment_in(source, diff, name, where)
         found: FoundState | FoundHistory
         async with walking(source, described(source, name), key, today=today) as walk:
             if history:
@@ -96,7 +97,7 @@ async def _state(
                 found = await read_state(source, walk, mappings, moment, other)
         for one in (moment, other):
             if one is not None:
-                check_reached(one, walk, source, file)
+                check_reached(one, walk, where)
         if as_json:
             print(json.dumps(found.as_dict() | today_as_dict(walk), indent=2))
         else:

@@ -22,7 +22,7 @@ from choreo.cli.debugging.verify_formats import (
     report_as_junit,
 )
 from choreo.errors import Unavailable, UsageError
-from choreo.operations.reading.replay_source import asked, key_of
+from choreo.operations.reading.replay_source import asked, key_in, system
 from choreo.progress import Progress
 from choreo.replay.history.moments import AtTime, NoMoment, moment_of
 from choreo.replay.sources.recording import NotARecording
@@ -74,7 +74,7 @@ def verify(
         shuffle(file, names or service_names(), shuffles, as_json=as_json)
     try:
         allowances = read_allowances(allow) if allow else []
-        key, moment = asyncio.run(key_of(key, file)), _time(since)
+        key, moment = None if key is None else asyncio.run(key_in(system(file), key)), _time(since)
         verifying = partial(
             report_on, names=names, sample=sample, key=key, since=moment, allowances=allowances
         )

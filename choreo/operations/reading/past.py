@@ -1,7 +1,7 @@
 """A service's past, in the running system or in a recording: its rows then, and how they came to be so."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from choreo.chassis.registry import services
@@ -15,7 +15,7 @@ from choreo.operations.reading.replay_source import (
     described,
     key_in,
     moment_in,
-    opened_in,
+    opened,
 )
 from choreo.replay.engine.walk import Walk
 from choreo.replay.history.as_dict import (
@@ -112,28 +112,33 @@ async def read_past(
     """
     check_service(name)
     key = await key_in(where, key)
-    async with opened_in(where, name, key) as source:
+    async with opened(where, name, key) as source:
         service = described(source, name)
         mappings = service.store.mappings
         chosen(mappings, table)
+        trimmed = (await lacking(source, name)).values()
+
+        def walk() -> Walk[Any]:
+            begun = Walk(source, service, key)
+            begun.lacks += trimmed
+            return begun
 
         async def moment_of(text: str | None) -> Moment:
             end = End() if isinstance(where, Recording) else End("live")
             return end if text in (None, "live") else await moment_in(source, text, name, where)
 
-        walk, moment, end = Walk(source, service, key), Noted(await moment_of(at)), Noted(End())
-        walk.lacks += (await lacking(source, name)).values()
-        tables, _ = await tables_at(walk, moment, end)
-        file = where.path if isinstance(where, Recording) else None
-        check_reached(moment, walk, source, file)
-        history = await row_changes(Walk(source, service, key), End(), mappings)
-        told = FoundState(moment, None, mappings, tables, ()).as_dict() | today_as_dict(walk)
-        if diff is not None:
-            other, later = await moment_of(diff), Walk(source, service, key)
-            found = await read_state(source, later, mappings, await moment_of(at), other)
-            check_reached(other, later, source, file)
-            told |= found.as_dict()
-    return told | {
+        moment, end = Noted(await moment_of(at)), Noted(End())
+        other = None if diff is None else await moment_of(diff)
+        some, all_of_it = walk(), walk()
+        state = await read_state(source, some, mappings, moment, other)
+        for one in (moment, other):
+            if one is not None:
+                check_reached(one, some, where)
+        history = FoundHistory(end, await row_changes(all_of_it, end, mappings))
+    return {
+        **state.as_dict(),
+        **replace(state, other=None).as_dict(),
+        **today_as_dict(all_of_it),
         "service": name,
         "key": key,
         "primary_keys": {
@@ -144,6 +149,6 @@ async def read_past(
         },
         "inputs": [input_as_dict(entry) for entry in end.inputs],
         "position": len(moment.inputs),
-        "history": FoundHistory(end, history).as_dict()["history"],
-        "lacks": walk.lacks,
+        "history": history.as_dict()["history"],
+        "lacks": all_of_it.lacks,
     }

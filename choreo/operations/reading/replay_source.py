@@ -87,49 +87,37 @@ def _keys_since(recording: Recording, since: datetime | None) -> set[str]:
 
 @asynccontextmanager
 async def opened(
-    file: Path | None, name: str, key: str | None = None, *, alone: bool = True
-) -> AsyncIterator[Source]:
-    """Opens a recording, or of the running system what this service heard and did. `alone`: only this key."""
-    if file is not None:
-        yield recording_of(file, name, key)
-        return
-    async with opened_in(find_installation(), name, key, alone=alone) as source:
-        yield source
-
-
-@asynccontextmanager
-async def opened_in(
     where: System, name: str, key: str | None = None, *, alone: bool = True
 ) -> AsyncIterator[Source]:
-    """As `opened`, of what is known already."""
+    """Opens of a running system what this service heard and did; a recording is read as it is. `alone`: only
+    this key.
+    """
     if isinstance(where, Recording):
-        yield recording_of(where.path, name, key)
-        return
-    here = where
-    if key is not None and alone:
-        described = here.service(name)
+        check_holds(where, name, key)
+        yield where
+    elif key is not None and alone:
         async with open_key(
-            here.kafka,
-            here.database_urls[name],
-            described,
-            here.settings,
-            partition_of=here.partition_of,
+            where.kafka,
+            where.database_urls[name],
+            where.service(name),
+            where.settings,
+            partition_of=where.partition_of,
             key=key,
         ) as of:
             yield of
     else:
-        async with of_service(here, name) as source:
+        async with of_service(where, name) as source:
             yield source
 
 
-def recording_of(file: Path, name: str, key: str | None = None) -> Recording:
-    recording = Recording(file)
-    if name not in recording.cut.services:
-        held = ", ".join(recording.cut.services)
-        raise Incomplete(f"{file} has no journal of {name}: it has those of {held}.")
-    if key is not None and recording.cut.keys is not None and key not in recording.cut.keys:
-        raise Incomplete(f"{file} has {len(recording.cut.keys)} keys, and {key} is none of them.")
-    return recording
+def check_holds(recording: Recording, name: str, key: str | None = None) -> None:
+    """Raises `Incomplete` where the recording has nothing of the service, or of the key."""
+    cut = recording.cut
+    if name not in cut.services:
+        held = ", ".join(cut.services)
+        raise Incomplete(f"{recording.path} has no journal of {name}: it has those of {held}.")
+    if key is not None and cut.keys is not None and key not in cut.keys:
+        raise Incomplete(f"{recording.path} has {len(cut.keys)} keys, and {key} is none of them.")
 
 
 @asynccontextmanager
@@ -143,10 +131,6 @@ async def of_service(here: Installation, name: str, about: About | None = None) 
         spans = {place: span for place, span in live.cut.spans.items() if place[0] in topics}
         live.cut = replace(live.cut, spans=spans)
         yield live
-
-
-async def key_of(text: str | None, file: Path | None) -> str | None:
-    return None if text is None else await key_in(system(file), text)
 
 
 def system(file: Path | None) -> System:
@@ -163,6 +147,10 @@ async def key_in(where: System, text: str) -> str:
             else f"Nothing has the id {text.strip()}."
         )
     return keys[0]
+
+
+async def key_of(where: System, text: str | None) -> str | None:
+    return None if text is None else await key_in(where, text)
 
 
 async def _named(text: str, where: System) -> list[Named]:
@@ -228,7 +216,7 @@ def check_complete(walk: Walk[Any]) -> None:
         raise Incomplete(f"{walk.service.name}: {walk.lacks[0]}{more}.")
 
 
-def check_reached(moment: Moment, walk: Walk[Any], source: Source, file: Path | None) -> None:
+def check_reached(moment: Moment, walk: Walk[Any], where: System) -> None:
     if moment.reached and (walk.key is None or walk.met):
         return
     check_complete(walk)
@@ -236,6 +224,6 @@ def check_reached(moment: Moment, walk: Walk[Any], source: Source, file: Path | 
         raise UsageError(f"The journal of {walk.service.name} has nothing of key {walk.key}.")
     key = f" of key {key}" if (key := walk.key) else ""
     says = f"{walk.service.name} has applied nothing{key} that is {moment}"
-    if file is not None and not source.cut.is_whole:
-        raise Incomplete(f"{says}, as far as {file} goes.")
+    if isinstance(where, Recording) and not where.cut.is_whole:
+        raise Incomplete(f"{says}, as far as {where.path} goes.")
     raise UsageError(f"{says}.")
