@@ -32,7 +32,7 @@ notifications = Table(
     Column("correlation_id", Uuid, nullable=False),
     Column("trace_id", Text, nullable=False),
     Index("notifications_of_user", "user_id", "step"),
-    Index("notifications_pending", "user_id", postgresql_where=text("status = 'pending'")),
+    Index("notifications_pending", "created_at", postgresql_where=text("status = 'pending'")),
 )
 
 leases = Table(

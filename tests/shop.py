@@ -10,8 +10,6 @@ from uuid import uuid4
 
 import httpx2
 import psycopg
-from aiosmtpd.handlers import Mailbox
-from aiosmtpd.smtp import SMTP
 from fastapi import FastAPI
 from pydantic import SecretStr
 
@@ -21,6 +19,7 @@ from choreo.chassis.runtime import Runtime, build_of
 from choreo.chassis.settings import OBSERVER, Settings
 from choreo.demo.client import Customer
 from choreo.embedded.kafka import Kafka
+from choreo.embedded.mail import Maildir, MailSession
 from choreo.embedded.postgres import Postgres
 from choreo.operations.principals import grants_of_all, topic_names
 from choreo.operations.reading.installation import Installation
@@ -169,7 +168,6 @@ async def a_shop(
 
 async def _mail_server(maildir: Path) -> tuple[asyncio.Server, str]:
     """Delivers everything to the Maildir; closed by the caller."""
-    inbox = Mailbox(maildir)
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: SMTP(inbox, enable_SMTPUTF8=True, loop=loop), "127.0.0.1", 0)
+    inbox = Maildir(maildir)
+    server = await asyncio.get_running_loop().create_server(lambda: MailSession(inbox), "127.0.0.1", 0)
     return server, f"smtp://127.0.0.1:{server.sockets[0].getsockname()[1]}"

@@ -1,13 +1,9 @@
 """The mail server as it is, but for moods it is put into by files: `python -m choreo.chaos.mail`."""
 
-import asyncio
 from pathlib import Path
 from typing import Literal
 
-from aiosmtpd.handlers import Mailbox
-from aiosmtpd.smtp import SMTP, Envelope, Session
-
-from choreo.embedded.mail import main
+from choreo.embedded.mail import Maildir, MailSession, main
 
 Mood = Literal["ascii", "refuses"]
 """`ascii`: a server without SMTPUTF8. `refuses`: it takes nothing for the address in the file, which is that
@@ -20,25 +16,21 @@ def mood_of(maildir: Path, mood: Mood) -> Path:
     return maildir.with_name(f"{maildir.name}.{mood}")
 
 
-class _Moody(Mailbox):  # type: ignore[misc]
-    async def handle_RCPT(
-        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
-    ) -> str:
-        file = mood_of(Path(self.mail_dir), "refuses")
-        if file.exists():
-            if not (refused := file.read_text()):
-                file.write_text(refused := address)
-            if address == refused:
-                return "550 5.1.1 there is nobody of this name"
-        envelope.rcpt_tos.append(address)
-        envelope.rcpt_options.extend(options)
-        return "250 OK"
+class _Moody(MailSession):
+    def __init__(self, maildir: Maildir) -> None:
+        super().__init__(maildir)
+        self._ascii, self._refuses = mood_of(maildir.path, "ascii"), mood_of(maildir.path, "refuses")
 
+    def understands_utf8(self) -> bool:
+        return not self._ascii.exists()
 
-def session(maildir: Path) -> SMTP:
-    understands = not mood_of(maildir, "ascii").exists()
-    return SMTP(_Moody(maildir), enable_SMTPUTF8=understands, loop=asyncio.get_running_loop())
+    def refusal(self, recipient: str) -> bytes | None:
+        if not self._refuses.exists():
+            return None
+        if not (refused := self._refuses.read_text()):
+            self._refuses.write_text(refused := recipient)
+        return b"550 5.1.1 there is nobody of this name" if recipient == refused else None
 
 
 if __name__ == "__main__":
-    main(session)
+    main(_Moody)

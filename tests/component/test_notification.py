@@ -4,11 +4,11 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from email import message_from_bytes
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 import pytest_asyncio
@@ -22,9 +22,10 @@ from choreo.embedded.postgres import Postgres
 from choreo.message.decider import Decision
 from events.billing import PaymentConfirmed, PaymentRefunded, PaymentRejected
 from events.user import UserRegistered
-from notification_service import decide, mailer
+from notification_service import decide, leases, smtp
 from notification_service.commands import RecordDelivery
-from notification_service.mailer import _HOLD, Mailer
+from notification_service.leases import Leases, Mail
+from notification_service.mailer import Mailer
 from notification_service.state import Notifications
 from tests.component.alone import Alone, alone, assert_closed_to_strangers, assert_problem
 from tests.locks import held
@@ -117,8 +118,17 @@ class Server:
 
     odd_address: str = ""
     oddly: Callable[[SMTP], Awaitable[str]] | None = None
+    pipelining: bool = True
+    connections: int = 0
     taken: Counter[str] = field(default_factory=Counter)
     """By Message-ID."""
+
+    async def handle_EHLO(
+        self, server: SMTP, session: Session, envelope: Envelope, hostname: str, responses: list[str]
+    ) -> list[str]:
+        self.connections += 1
+        session.host_name = hostname
+        return [responses[0], *["250-PIPELINING"] * self.pipelining, *responses[1:]]
 
     async def handle_RCPT(
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
@@ -153,7 +163,7 @@ async def test_what_a_slow_server_takes_its_time_for_nobody_else_mails(
     desk: Alone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The lease is short, so that what a dead mailer held is free soon; a living one renews it."""
-    monkeypatch.setattr(mailer, "_LEASE", timedelta(seconds=1))
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 1.0)
     ada = await desk.customer()
     await desk.hear(paid(ada), paid(ada), paid(ada))
     stuck = Stuck(f"{ada.login}@example.com")
@@ -166,8 +176,20 @@ async def test_what_a_slow_server_takes_its_time_for_nobody_else_mails(
             await eventually(
                 lambda: asyncio.to_thread(lease_of, desk), lambda lease: lease[0] > first and lease[1]
             )
-            assert [mail for mail in await a_mailer(desk, url)[0]._take() if mail.user_id == ada.id] == []
+            assert await taken_for(ada, Leases(desk.runtime.engine)) == []
     await forgotten(desk, ada)
+
+
+async def taken_for(customer: Customer, leases: Leases) -> list[Mail]:
+    first, again = await leases.take(first=True, again=True)
+    return [mail for mail in (*first, *again) if mail.user_id == customer.id]
+
+
+def leases_of(desk: Alone, customer: Customer) -> dict[UUID, bool | None]:
+    """Of the customer's notifications, each with what is kept of its outcome."""
+    query = """SELECT notification_id, delivered FROM leases JOIN notifications ON id = notification_id
+        WHERE user_id = %s"""
+    return dict(desk.database.rows(query, customer.id))
 
 
 def lease_of(desk: Alone) -> tuple[datetime, bool]:
@@ -177,19 +199,18 @@ def lease_of(desk: Alone) -> tuple[datetime, bool]:
     return until, held
 
 
-def a_mailer(desk: Alone, url: str) -> tuple[Mailer, Job]:
-    job = Job()
-    return Mailer(desk.runtime.kernel, desk.runtime.engine, url, job), job
-
-
 @asynccontextmanager
 async def mailing(desk: Alone, url: str) -> AsyncIterator[Job]:
-    mailer, job = a_mailer(desk, url)
+    job = Job()
+    mailer = Mailer(desk.runtime.kernel, desk.runtime.engine, url, job)
+    waking = desk.runtime.kernel.on_commit
+    waking.append(wake := lambda _: mailer.wake())
     running = asyncio.ensure_future(mailer.run())
     try:
         yield job
     finally:
         await cancel(running)
+        waking.remove(wake)
 
 
 @asynccontextmanager
@@ -215,6 +236,72 @@ async def test_what_was_sent_is_recorded_when_the_mailer_is_told_to_stop(desk: A
     await forgotten(desk, ada)
 
 
+async def test_a_server_that_answers_after_all_is_heard_when_the_mailer_is_told_to_stop(desk: Alone) -> None:
+    """Otherwise the mail would be mailed again by the next."""
+    ada = await desk.customer()
+    asked, answering = asyncio.Event(), asyncio.Event()
+
+    class Slow(Server):
+        async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+            asked.set()
+            await answering.wait()
+            return await super().handle_DATA(server, session, envelope)
+
+    await desk.hear(paid(ada), UserRegistered(user_id=ada.id, login=ada.login, email="ada@example.com"))
+    async with a_mail_server(Slow()) as url, mailing(desk, url):
+        async with asyncio.timeout(PATIENCE):
+            await asked.wait()
+        asyncio.get_running_loop().call_soon(answering.set)  # once the mailer is told
+    assert [told["status"] for told in await ada.notifications()] == ["sent"]
+
+
+async def test_connections_are_kept_and_no_lease_is_left(desk: Alone) -> None:
+    """However many mails come one after the other."""
+    eve = await desk.customer()
+    await desk.hear(UserRegistered(user_id=eve.id, login=eve.login, email="eve@example.com"))
+    server = Server()
+    async with a_mail_server(server) as url, mailing(desk, url):
+        for _ in range(3):
+            await desk.hear(paid(eve))
+            await all_are(eve, "sent")
+        await desk.hear(*[paid(eve) for _ in range(5 * INNOCENT)])
+        await all_are(eve, "sent")
+        assert 1 <= server.connections <= smtp.CONNECTIONS
+        assert server.taken.total() == 3 + 5 * INNOCENT
+
+        await eventually(lambda: asyncio.to_thread(leases_of, desk, eve), lambda left: not left)
+
+
+async def test_what_was_tried_before_never_takes_all_connections(
+    desk: Alone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server thinks about it for longer than anybody waits, and others go out meanwhile."""
+    monkeypatch.setattr(leases, "MAIL_TIMEOUT_SECONDS", PATIENCE)
+    odd, eve = await desk.customer(), await desk.customer()
+    await desk.hear(
+        *[paid(odd) for _ in range(2 * smtp.CONNECTIONS)],
+        UserRegistered(user_id=odd.id, login=odd.login, email=ODD),
+        UserRegistered(user_id=eve.id, login=eve.login, email="eve@example.com"),
+    )
+    desk_leases = Leases(desk.runtime.engine)
+    for mail in await taken_for(odd, desk_leases):
+        desk_leases.put_off(replace(mail, attempts=-10), None)  # for no time
+    await desk_leases.let_go([])
+    thinking = asyncio.Semaphore(0)
+
+    async def think(server: SMTP) -> str:
+        thinking.release()
+        return await thinks(server)
+
+    async with a_mail_server(Server(ODD, think)) as url, mailing(desk, url):
+        async with asyncio.timeout(PATIENCE):
+            for _ in range(smtp.CONNECTIONS - 1):
+                await thinking.acquire()
+        await desk.hear(paid(eve))
+        await all_are(eve, "sent")
+    await forgotten(desk, odd)
+
+
 async def hangs_up(server: SMTP) -> str:
     assert isinstance(server.transport, asyncio.Transport)
     server.transport.abort()
@@ -237,6 +324,7 @@ ODD = "odd@example.com"
 INNOCENT = 12
 
 
+@pytest.mark.parametrize("pipelining", [True, False], ids=["pipelined", "one-by-one"])
 @pytest.mark.parametrize(
     ("address", "oddly", "status"),
     [
@@ -257,13 +345,14 @@ async def test_one_mail_that_does_not_go_out_holds_up_no_other(
     address: str,
     oddly: Callable[[SMTP], Awaitable[str]] | None,
     status: str,
+    pipelining: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The odd ones are the oldest, and one comes in the middle."""
-    monkeypatch.setattr(mailer, "MAIL_TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(leases, "MAIL_TIMEOUT_SECONDS", 1.0)
     odd, eve = await desk.customer(), await desk.customer()
     await desk.hear(paid(odd), paid(odd), *[paid(eve) for _ in range(INNOCENT)], paid(odd))
-    server = Server(address, oddly)
+    server = Server(address, oddly, pipelining)
     async with a_mail_server(server) as url:
         for customer, at in ((odd, address), (eve, "eve@example.com")):
             await desk.hear(UserRegistered(user_id=customer.id, login=customer.login, email=at))
@@ -295,9 +384,9 @@ async def test_the_server_away_makes_everybody_wait_and_nobody_longer(
     desk: Alone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Refused, then turned away, then not greeted. Once it is there all go out, as if for the first time."""
-    monkeypatch.setattr(mailer, "CONNECT_TIMEOUT_SECONDS", 0.5)
-    monkeypatch.setattr(mailer, "_PAUSE_SECONDS", 0.1)
-    monkeypatch.setattr(mailer, "_LONGEST_SERVER_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(smtp, "CONNECT_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(smtp, "PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(smtp, "LONGEST_PAUSE_SECONDS", 0.1)
     eve = await desk.customer()
     await desk.hear(
         *[paid(eve) for _ in range(INNOCENT)],
@@ -347,7 +436,7 @@ async def test_a_server_that_takes_nothing_from_us_for_a_while_is_away(
     desk: Alone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It says so where a mail begins: that is nothing about this mail."""
-    monkeypatch.setattr(mailer, "_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(smtp, "PAUSE_SECONDS", 0.1)
 
     class Full(Server):
         full = True
@@ -409,17 +498,72 @@ async def test_a_mail_whose_outcome_cannot_be_recorded_is_not_mailed_again(
     assert set(server.taken.values()) == {1}
 
 
+async def test_what_was_not_tried_comes_before_what_was_and_the_oldest_first(desk: Alone) -> None:
+    eve = await desk.customer()
+    await desk.hear(UserRegistered(user_id=eve.id, login=eve.login, email="eve@example.com"))
+    await desk.hear(paid(eve), paid(eve))
+    desk_leases = Leases(desk.runtime.engine)
+    tried, untried = await taken_for(eve, desk_leases)
+    desk_leases.put_off(replace(tried, attempts=-10), None)  # for no time
+    await desk_leases.let_go([untried.id])
+    await desk.hear(paid(eve))
+    first, again = await desk_leases.take(first=True, again=True)
+    assert next(mail for mail in first if mail.user_id == eve.id).id == untried.id
+    assert len([mail for mail in first if mail.user_id == eve.id]) == 2
+    assert [mail for mail in again if mail.user_id == eve.id] == [replace(tried, attempts=2)]
+    await forgotten(desk, eve)
+
+
+async def test_a_lease_that_somebody_has_locked_keeps_no_other_waiting(desk: Alone) -> None:
+    """It is put off once it is free, and held until then."""
+    eve = await desk.customer()
+    await desk.hear(
+        paid(eve), paid(eve), UserRegistered(user_id=eve.id, login=eve.login, email="eve@example.com")
+    )
+    desk_leases = Leases(desk.runtime.engine)
+    locked, other = await taken_for(eve, desk_leases)
+
+    lock = "SELECT FROM leases WHERE notification_id = %s FOR UPDATE"
+    async with held(desk.database.owner_url, lock, locked.id):
+        for mail in (locked, other):
+            desk_leases.put_off(mail, True)
+        await desk_leases.let_go([])
+        assert leases_of(desk, eve) == {locked.id: None, other.id: True}
+        assert desk_leases.held & {locked.id, other.id} == {locked.id}
+    await desk_leases.let_go([])
+    assert leases_of(desk, eve) == {locked.id: True, other.id: True}
+    assert locked.id not in desk_leases.held
+    await forgotten(desk, eve)
+
+
+async def test_a_lease_that_a_dead_mailer_left_behind_goes(desk: Alone) -> None:
+    """It had recorded what became of the mail."""
+    eve = await desk.customer()
+    await desk.hear(
+        paid(eve), paid(eve), UserRegistered(user_id=eve.id, login=eve.login, email="eve@example.com")
+    )
+    dead = Leases(desk.runtime.engine)
+    recorded, pending = await taken_for(eve, dead)
+    await desk.runtime.kernel.ask(
+        RecordDelivery(cause=recorded.cause, user_id=eve.id, notification_id=recorded.id, delivered=True),
+        id=uuid4(),
+    )
+    await Leases(desk.runtime.engine).take(first=False, again=False)
+    assert leases_of(desk, eve) == {pending.id: None}
+    await forgotten(desk, eve)
+
+
 async def test_holding_and_recording_do_not_wait_for_each_other(desk: Alone) -> None:
     """Both concern many mails at once. What the kernel has locked, holding leaves out."""
     eve = await desk.customer()
     await desk.hear(
         paid(eve), paid(eve), UserRegistered(user_id=eve.id, login=eve.login, email="eve@example.com")
     )
-    mailer, _ = a_mailer(desk, "smtp://127.0.0.1:1")
-    mails = [mail for mail in await mailer._take() if mail.user_id == eve.id]
+    held_here = Leases(desk.runtime.engine)
+    mails = await taken_for(eve, held_here)
     dropping = "DELETE FROM leases WHERE notification_id = %s"
     async with held(desk.database.owner_url, dropping, mails[0].id) as recording:
         async with asyncio.timeout(PATIENCE):
-            await mailer._update(_HOLD, [[mail.id for mail in mails], timedelta(minutes=1)])
+            await held_here.renew([mail.id for mail in mails])
         await recording.conn.execute(dropping.encode(), [mails[1].id])
     await forgotten(desk, eve)

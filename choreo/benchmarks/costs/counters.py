@@ -68,7 +68,7 @@ class Costs:
     commits_per_order: float
     """All that Postgres did, looking included (pg_stat_database)."""
     fsyncs_per_order: float
-    """Postgres' own (pg_stat_io). Kafka makes none; the mail sink makes one for each mail."""
+    """Postgres' own (pg_stat_io). Kafka and the mail sink make none."""
     bytes_per_order: Mapping[str, float]
     """`wal` (pg_stat_wal), `tables` (pg_database_size has grown by) and `topics` (Kafka's segments have)."""
     disk_bytes_per_order: Mapping[str, float]

@@ -59,7 +59,7 @@ class PositionGap(Exception):
 Respond = Callable[[Decided], Reply]
 """Renders the reply to a decision. Who asks without one gets none."""
 SideWrite = Callable[[Connection, Decided], Awaitable[None]]
-"""Writes what is no fact (secrets, leases) inside the command's transaction, once it was accepted."""
+"""Writes what is no fact (secrets) inside the command's transaction, once it was accepted."""
 
 
 @dataclass(slots=True, eq=False)
