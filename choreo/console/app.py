@@ -76,7 +76,6 @@ class _Console:
             "pretty": lambda data: json.dumps(data, indent=2, default=str, ensure_ascii=False),
         }
         self._templates.filters["segment"] = lambda text: quote(str(text), safe="")
-        self._style = files("choreo.console").joinpath("pages", "console.css").read_bytes()
         self.app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
         self._add_screens()
         for kind in (*_STATUS, RequestValidationError, HTTPException):
@@ -95,7 +94,8 @@ class _Console:
         self._screen("/parked", "parked.html", self._parked)
         self.app.add_api_route("/moment", self._moment, methods=["GET"])
         self.app.add_api_route("/search", self._search, methods=["GET"])
-        self.app.add_api_route("/console.css", self._css, methods=["GET"])
+        self._file("console.css", "text/css")
+        self._file("console.js", "text/javascript")
 
     def _screen(
         self, path: str, template: str, view: Callable[Concatenate[Request, P], Awaitable[View]]
@@ -123,6 +123,15 @@ class _Console:
         for ending, answer in ((".json", as_json), ("", as_page)):
             place = "/now.json" if path + ending == "/.json" else path + ending
             self.app.add_api_route(place, answer, methods=["GET", "HEAD"], response_model=None)
+
+    def _file(self, name: str, media_type: str) -> None:
+        """Serves it as it is in the package."""
+        body = files("choreo.console").joinpath("pages", name).read_bytes()
+
+        async def answer() -> Response:
+            return Response(body, media_type=media_type)
+
+        self.app.add_api_route(f"/{name}", answer, methods=["GET"])
 
     async def _now(self, request: Request) -> View:
         return await self._views.now()
@@ -203,9 +212,6 @@ class _Console:
             return f"/flows/{quote(text, safe='')}"
         parts = [quote(place.topic, safe=""), place.partition, place.offset]
         return "/log/" + "/".join(str(part) for part in parts if part is not None)
-
-    async def _css(self) -> Response:
-        return Response(self._style, media_type="text/css", headers={"Cache-Control": "max-age=300"})
 
     async def _wrong(self, request: Request, error: Exception) -> Response:
         status, says = _told(error)

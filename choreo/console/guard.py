@@ -12,7 +12,8 @@ _METHODS = ("GET", "HEAD")
 _ON_EVERY_ANSWER = [
     (
         b"content-security-policy",
-        b"default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+        b"default-src 'none'; style-src 'self'; script-src 'self'; form-action 'self'; base-uri 'none'; "
+        b"frame-ancestors 'none'",
     ),
     (b"cache-control", b"no-store"),
     (b"cross-origin-opener-policy", b"same-origin"),
