@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from choreo.chassis.http.protocol import Connections, options_of_uvicorn
 from choreo.console.app import create_app
+from choreo.console.views import Views
 from choreo.embedded.ports import LOOPBACK
 from choreo.operations.reading.replay_source import System
 
@@ -27,23 +28,29 @@ def serve(
     rest_after: float = float("inf"),
 ) -> None:
     """Tells its address once it listens. `rest_after`: seconds without a connection after which it ends."""
-    connections = Connections(_MOST_CONNECTIONS, CollectorRegistry())
-    config = uvicorn.Config(
-        create_app(where, hosts),
-        **options_of_uvicorn(connections),
-        timeout_graceful_shutdown=1,
-    )
+    server = server_of(where, hosts, rest_after)
     tell(f"http://{LOOPBACK}:{listening.getsockname()[1]}/")
-    server = uvicorn.Server(config)
-    connected = time.monotonic()
+    with suppress(KeyboardInterrupt):  # raised again by uvicorn, once all is closed
+        server.run(sockets=[listening])
+
+
+def server_of(where: System, hosts: Iterable[str], rest_after: float = float("inf")) -> uvicorn.Server:
+    connected, views = time.monotonic(), Views(where)
 
     async def look() -> None:
         nonlocal connected
-        if server.server_state.connections:
+        if server.server_state.connections or views.verifying.runs:
             connected = time.monotonic()
         elif time.monotonic() > connected + rest_after:
             server.should_exit = True
 
-    config.callback_notify, config.timeout_notify = look, _LOOK_SECONDS
-    with suppress(KeyboardInterrupt):  # raised again by uvicorn, once all is closed
-        server.run(sockets=[listening])
+    connections = Connections(_MOST_CONNECTIONS, CollectorRegistry())
+    config = uvicorn.Config(
+        create_app(views, hosts),
+        **options_of_uvicorn(connections),
+        timeout_graceful_shutdown=1,
+        callback_notify=look,
+        timeout_notify=_LOOK_SECONDS,
+    )
+    server = uvicorn.Server(config)
+    return server

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,16 @@ from tests.unit.facts import ADA
 ROOT = Path(__file__).parents[2]
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}\u202e"
 PAST = ("/at", f"/at/billing/accounts?key={ADA}", f"/at/billing?key={ADA}&diff=live")
-PAGES = ("/", "/flows", f"/flows/{ADA}", "/log/order-events", "/log/billing-events/0/1", "/parked", *PAST)
+PAGES = (
+    "/",
+    "/flows",
+    f"/flows/{ADA}",
+    "/log/order-events",
+    "/log/billing-events/0/1",
+    "/parked",
+    "/verify",
+    *PAST,
+)
 VERBS = {
     "/flows?limit=50": "flows {file} --limit 50",
     "/flows?outcome=rejected&amount=500.00": "flows {file} --amount 500.00 --outcome rejected",
@@ -176,6 +186,33 @@ async def test_a_foreign_host_and_whatever_is_more_than_a_look_is_refused(file: 
             assert "access-control-allow-origin" not in headers
 
 
+async def test_only_a_page_of_its_own_begins_a_verification_and_it_says_what_the_verb_does(
+    file: Path,
+) -> None:
+    async with looking_at(file) as client:
+        strangers: list[dict[str, str]] = [{}, {"Origin": "null"}, {"Origin": "http://evil.example"}]
+        for origin in strangers:
+            for url in ("/verify/start", "/verify/cancel"):
+                assert (await client.post(url, headers=origin)).status_code == 403
+        before = (await client.get("/verify.json")).json()
+        assert (before["runs"], before["report"]) == (False, None), "nobody has asked for it"
+        ours = {"Origin": "http://localhost:8005"}
+        assert (await client.post("/verify/start", headers=ours)).status_code == 303
+        begun = (await client.get("/verify.json")).json()
+        assert begun["runs"]
+        assert (await client.post("/verify/start", headers=ours)).status_code == 303, "one at a time"
+        assert (await client.get("/verify.json")).json()["begun_at"] == begun["begun_at"]
+        async with client.stream("GET", "/live/verify") as following:
+            assert "event: end" in (await following.aread()).decode()
+        told = (await client.get("/verify.json")).json()
+        result = await asyncio.to_thread(CliRunner().invoke, app, ["verify", str(file), "--json"])
+        assert told["report"] | {"seconds": 0} == json.loads(result.stdout) | {"seconds": 0}
+        assert (await client.post("/verify/start", headers=ours)).status_code == 303
+        assert (await client.post("/verify/cancel", headers=ours)).status_code == 303
+        cancelled = (await client.get("/verify.json")).json()
+        assert (cancelled["runs"], cancelled["error"]) == (False, "It was cancelled.")
+
+
 def test_the_verb_says_where_it_listens_and_ends_cleanly(file: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -190,6 +227,14 @@ def test_the_verb_says_where_it_listens_and_ends_cleanly(file: Path, tmp_path: P
         assert httpx2.get(address, trust_env=False).status_code == 200
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0
+
+
+def test_what_is_not_ours_is_as_it_was_published() -> None:
+    """As its package has it: choreo/console/pages/vendored.json says which."""
+    pages = ROOT / "choreo" / "console" / "pages"
+    sums = json.loads((pages / "vendored.json").read_text())["sha256"]
+    assert {path.name for path in pages.glob("h*x*") if path.suffix != ".html"} == sums.keys()
+    assert {name: sha256((pages / name).read_bytes()).hexdigest() for name in sums} == sums
 
 
 # -- text is text --------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-// Keys. Each is that of a link, a button or a field, which says so itself: data-key="]", or of two, "g f".
+// Keys, and what changes by itself. A key is that of a link, a button or a field, which says so: data-key="]", or "g f".
 "use strict";
 
 const dialog = document.getElementById("keys");
@@ -58,6 +58,17 @@ document.addEventListener("keydown", (event) => {
   else if (keyed().some((one) => one.dataset.key.startsWith(`${key} `))) begun = `${key} `;
   else return;
   event.preventDefault();
+});
+
+/** Nothing is taken from under anybody's hands: what is in use is not replaced, and the next look comes soon. */
+document.addEventListener("htmx:sse:before:message", (event) => {
+  const region = event.target, selection = document.getSelection();
+  const isInUse = region.contains(document.activeElement) || (!selection.isCollapsed && region.contains(selection.anchorNode));
+  region.toggleAttribute("data-behind", isInUse);
+  if (isInUse && !event.detail.message.event) event.preventDefault();
+});
+document.addEventListener("htmx:sse:close", ({ target }) => {
+  if (target.hasAttribute("data-behind")) target.addEventListener("focusout", () => location.reload(), { once: true });
 });
 
 const help = document.querySelector("[data-key='?']");
