@@ -20,8 +20,12 @@ run: $(STAMP)
 test: $(STAMP)
 	@exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-demo bench bench-peers chaos audit docs: $(STAMP)
+demo bench bench-peers chaos audit: $(STAMP)
 	@exec $(BIN)/choreo $@ $(ARGS)
+
+docs: $(STAMP)
+	@$(BIN)/choreo docs $(ARGS)
+	@$(BIN)/python -m tests.screenshots
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -15,8 +15,9 @@ from choreo.message.catalog import FACT_OF_TYPE, topic_of
 from choreo.message.envelope import Event, derived_id
 from choreo.message.fact import Fact
 
-_PORT_OFFSETS: frozenset[int] = frozenset(range(1, 25)) - {5}
-"""25 is the mail's, and 5 is kept for the console."""
+CONSOLE_PORT_OFFSET = 5
+_PORT_OFFSETS: frozenset[int] = frozenset(range(1, 25)) - {CONSOLE_PORT_OFFSET}
+"""25 is the mail's."""
 
 
 @lru_cache(maxsize=1)

@@ -1,7 +1,9 @@
 """The console's pages: each is a view as HTML, and with `.json` behind its path as JSON."""
 
+import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from functools import partial, wraps
 from importlib.resources import files
 from typing import Annotated, Any, Concatenate, ParamSpec, get_args
@@ -9,8 +11,9 @@ from urllib.parse import quote, urlencode
 
 import psycopg
 import structlog
-from fastapi import Depends, FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Form, Query, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.sse import EventSourceResponse, format_sse_event
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
@@ -22,6 +25,7 @@ from choreo.console.filters import Limit, LogOptions, flow_filter
 from choreo.console.guard import Guard
 from choreo.console.lanes import lanes_of
 from choreo.console.past import Past
+from choreo.console.verification import origins_of
 from choreo.console.views import View, Views, masked
 from choreo.errors import Incomplete, Unavailable, UsageError
 from choreo.operations.reading.replay_source import System
@@ -47,17 +51,28 @@ _STATUS: Mapping[type[Exception], int] = {
 }
 """What an exception of the layers below means to a browser. Its first line is a sentence for people."""
 
+_FILES = {
+    "console.css": "text/css",
+    "console.js": "text/javascript",
+    "console.svg": "image/svg+xml",
+    "htmx.min.js": "text/javascript",
+    "hx-sse.min.js": "text/javascript",
+}
+_LOOK_AGAIN_SECONDS = 2.0
+_LEAST_REST = 9.0
+"""For each second that a look took: what is followed costs a tenth of the time at most."""
+
 _log = structlog.get_logger()
 
 
-def create_app(where: System, hosts: Iterable[str]) -> ASGIApp:
+def create_app(where: System | Views, hosts: Iterable[str]) -> ASGIApp:
     """`hosts` are the names it answers to."""
-    return Guard(_Console(where).app, hosts)
+    return Guard(_Console(where if isinstance(where, Views) else Views(where)).app, hosts)
 
 
 class _Console:
-    def __init__(self, where: System) -> None:
-        self._views = Views(where)
+    def __init__(self, views: Views) -> None:
+        self._views = views
         self._templates = Environment(
             loader=PackageLoader("choreo.console", "pages"),
             autoescape=True,
@@ -71,21 +86,21 @@ class _Console:
             "whose": whose,
             "shown": shown,
             "lanes_of": lanes_of,
+            "origins_of": origins_of,
             "past_of": Past,
             "with_past": self._views.tables.keys(),
             "pretty": lambda data: json.dumps(data, indent=2, default=str, ensure_ascii=False),
         }
         self._templates.filters["segment"] = lambda text: quote(str(text), safe="")
-        self._style = files("choreo.console").joinpath("pages", "console.css").read_bytes()
         self.app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
         self._add_screens()
         for kind in (*_STATUS, RequestValidationError, HTTPException):
             self.app.add_exception_handler(kind, self._wrong)
 
     def _add_screens(self) -> None:
-        self._screen("/", "now.html", self._now)
+        self._screen("/", "now.html", self._now, live=True)
         self._screen("/flows", "flows.html", self._flows)
-        self._screen("/flows/{id:path}", "flow.html", self._flow)
+        self._screen("/flows/{id:path}", "flow.html", self._flow, live=True)
         self._screen("/at", "past.html", self._pasts)
         self._screen("/at/{service}", "past.html", self._past)
         self._screen("/at/{service}/{table}", "past.html", self._past)
@@ -93,14 +108,26 @@ class _Console:
         self._screen("/log/{topic}/{partition}", "log.html", self._partition)
         self._screen("/log/{topic}/{partition}/{offset}", "log.html", self._record)
         self._screen("/parked", "parked.html", self._parked)
+        self._screen("/verify", "verify.html", self._verify, live=True)
+        for path, begin in (("/verify/start", self._start), ("/verify/cancel", self._cancel)):
+            self.app.add_api_route(path, begin, methods=["POST"], response_model=None)
         self.app.add_api_route("/moment", self._moment, methods=["GET"])
         self.app.add_api_route("/search", self._search, methods=["GET"])
-        self.app.add_api_route("/console.css", self._css, methods=["GET"])
+        for name, media_type in _FILES.items():
+            self._file(name, media_type)
 
     def _screen(
-        self, path: str, template: str, view: Callable[Concatenate[Request, P], Awaitable[View]]
+        self,
+        path: str,
+        template: str,
+        view: Callable[Concatenate[Request, P], Awaitable[View]],
+        *,
+        live: bool = False,
     ) -> None:
-        """Serves it as a page, and as JSON under the same path with `.json` behind it."""
+        """Serves it as a page, and as JSON under the same path with `.json` behind it. What is live has a
+        part in a template of its own, which `/live` before the path sends again and again.
+        """
+        part = template.replace(".html", "_view.html")
 
         @wraps(view)
         async def as_json(request: Request, *args: P.args, **kwargs: P.kwargs) -> Response:
@@ -117,12 +144,48 @@ class _Console:
                 view=_shown(told.data, request),
                 command=told.command,
                 json_link=_link("/now.json" if path == "/" else f"{request.url.path}.json", request),
+                live_link=_link(f"/live{request.url.path}", request) if live and not told.ended else "",
+                part=part,
             )
+
+        @wraps(view)
+        async def as_stream(request: Request, *args: P.args, **kwargs: P.kwargs) -> Response:
+            return EventSourceResponse(self._follow(part, request, lambda: view(request, *args, **kwargs)))
+
+        if live:
+            self.app.add_api_route(f"/live{path}", as_stream, methods=["GET"], response_model=None)
 
         # What has nothing but a look may be asked for by HEAD, too.
         for ending, answer in ((".json", as_json), ("", as_page)):
             place = "/now.json" if path + ending == "/.json" else path + ending
             self.app.add_api_route(place, answer, methods=["GET", "HEAD"], response_model=None)
+
+    async def _follow(
+        self, part: str, request: Request, look: Callable[[], Awaitable[View]]
+    ) -> AsyncIterator[bytes]:
+        """Sends this part of the page as it is now, and again and again until there is nothing to come."""
+        while True:
+            begun = time.monotonic()
+            try:
+                told = await look()
+                ended = told.ended
+                text = self._rendered(part, request, view=_shown(told.data, request))
+            except tuple(_STATUS) as error:
+                ended, text = False, self._rendered("gone.html", request, says=_told(error)[1])
+            yield format_sse_event(data_str=text)
+            if ended:
+                yield format_sse_event(event="end", data_str="")
+                return
+            await asyncio.sleep(max(_LOOK_AGAIN_SECONDS, _LEAST_REST * (time.monotonic() - begun)))
+
+    def _file(self, name: str, media_type: str) -> None:
+        """Serves it as it is in the package."""
+        body = files("choreo.console").joinpath("pages", name).read_bytes()
+
+        async def answer() -> Response:
+            return Response(body, media_type=media_type)
+
+        self.app.add_api_route(f"/{name}", answer, methods=["GET"])
 
     async def _now(self, request: Request) -> View:
         return await self._views.now()
@@ -190,6 +253,17 @@ class _Console:
     async def _parked(self, request: Request) -> View:
         return await self._views.parked()
 
+    async def _verify(self, request: Request) -> View:
+        return self._views.verification()
+
+    async def _start(self, request: Request, closed_loop: Annotated[str, Form()] = "") -> Response:
+        await self._views.verifying.start(closed_loop=bool(closed_loop))
+        return RedirectResponse("/verify", 303)
+
+    async def _cancel(self, request: Request) -> Response:
+        await self._views.verifying.cancel()
+        return RedirectResponse("/verify", 303)
+
     async def _search(self, request: Request, q: str = "") -> Response:
         """Goes to where this is shown: a place in a topic, or whatever has an id or a name."""
         return RedirectResponse(self._found_at(q.strip()), 303)
@@ -204,28 +278,26 @@ class _Console:
         parts = [quote(place.topic, safe=""), place.partition, place.offset]
         return "/log/" + "/".join(str(part) for part in parts if part is not None)
 
-    async def _css(self) -> Response:
-        return Response(self._style, media_type="text/css", headers={"Cache-Control": "max-age=300"})
-
     async def _wrong(self, request: Request, error: Exception) -> Response:
         status, says = _told(error)
         if status >= 500:
             _log.warning("a view failed", error=type(error).__name__)
         if request.url.path.endswith(".json"):
             return _json({"error": says}, status)
-        return self._page("wrong.html", request, status, says=says, command="", json_link="")
+        return self._page("wrong.html", request, status, says=says, command="", json_link="", live_link="")
 
     def _page(self, template: str, request: Request, status: int, **told: Any) -> Response:
-        params = request.query_params
-        text = self._templates.get_template(template).render(
+        return Response(self._rendered(template, request, **told), status, media_type="text/html")
+
+    def _rendered(self, template: str, request: Request, **told: Any) -> str:
+        return self._templates.get_template(template).render(
             path=request.url.path,
-            params=params,
+            params=request.query_params,
             addresses_link=_link(request.url.path, request, addresses="1"),
             link=partial(_link, request.url.path, request),
             link_to=partial(_link, request=request),
             **told,
         )
-        return Response(text, status, media_type="text/html")
 
 
 def _told(error: Exception) -> tuple[int, str]:

@@ -1,5 +1,7 @@
 """The console as a process: it listens on loopback alone, and stays until it is told to stop."""
 
+import socket
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
@@ -8,23 +10,47 @@ from prometheus_client import CollectorRegistry
 
 from choreo.chassis.http.protocol import Connections, options_of_uvicorn
 from choreo.console.app import create_app
-from choreo.embedded.ports import LOOPBACK, listen
+from choreo.console.views import Views
+from choreo.embedded.ports import LOOPBACK
 from choreo.operations.reading.replay_source import System
 
-PORT_OFFSET = 5
-"""From the port base."""
+REST_AFTER_SECONDS = 300.0
+"""Without anybody connected it ends, where it is begun again for whoever comes next."""
+_LOOK_SECONDS = 5
 _MOST_CONNECTIONS = 100
 
 
-def serve(where: System, hosts: Iterable[str], port: int, tell: Callable[[str], None]) -> None:
-    """Tells its address once it listens. Raises `Unavailable` where the port is taken."""
-    listening = listen(port, "the console")
+def serve(
+    where: System,
+    hosts: Iterable[str],
+    listening: socket.socket,
+    tell: Callable[[str], None],
+    rest_after: float = float("inf"),
+) -> None:
+    """Tells its address once it listens. `rest_after`: seconds without a connection after which it ends."""
+    server = server_of(where, hosts, rest_after)
+    tell(f"http://{LOOPBACK}:{listening.getsockname()[1]}/")
+    with suppress(KeyboardInterrupt):  # raised again by uvicorn, once all is closed
+        server.run(sockets=[listening])
+
+
+def server_of(where: System, hosts: Iterable[str], rest_after: float = float("inf")) -> uvicorn.Server:
+    connected, views = time.monotonic(), Views(where)
+
+    async def look() -> None:
+        nonlocal connected
+        if server.server_state.connections or views.verifying.runs:
+            connected = time.monotonic()
+        elif time.monotonic() > connected + rest_after:
+            server.should_exit = True
+
     connections = Connections(_MOST_CONNECTIONS, CollectorRegistry())
     config = uvicorn.Config(
-        create_app(where, hosts),
+        create_app(views, hosts),
         **options_of_uvicorn(connections),
         timeout_graceful_shutdown=1,
+        callback_notify=look,
+        timeout_notify=_LOOK_SECONDS,
     )
-    tell(f"http://{LOOPBACK}:{port}/")
-    with suppress(KeyboardInterrupt):  # raised again by uvicorn, once all is closed
-        uvicorn.Server(config).run(sockets=[listening])
+    server = uvicorn.Server(config)
+    return server

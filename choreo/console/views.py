@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from choreo.chassis.registry import all_topics
 from choreo.console.past import Past
+from choreo.console.verification import Verification
 from choreo.operations.reading.checkup import examine, finding_as_dict, together
 from choreo.operations.reading.flows import flows, settings_of, traced
 from choreo.operations.reading.installation import Installation
@@ -18,7 +19,7 @@ from choreo.operations.reading.parked_groups import group_as_dict, parked_as_dic
 from choreo.operations.reading.past import read_past, tables_of
 from choreo.operations.reading.replay_source import System
 from choreo.replay.trace.as_dict import flows_as_dict, log_as_dict, trace_as_dict
-from choreo.replay.trace.flows import FlowFilter
+from choreo.replay.trace.flows import FlowFilter, state_of
 from choreo.replay.trace.log import RecordFilter
 
 T = TypeVar("T")
@@ -37,6 +38,8 @@ class View:
     command: str
     """What prints the same."""
     found: bool = True
+    ended: bool = True
+    """Nothing is to come."""
 
 
 class Views:
@@ -46,6 +49,7 @@ class Views:
         self.where = where
         self._reading = asyncio.Semaphore(AT_ONCE)
         self._walking = threading.Lock()
+        self.verifying = Verification(where)
         self.tables = tables_of(where)
         """Whose past there is."""
 
@@ -67,7 +71,8 @@ class Views:
             kept = ("at", "services", "counts", "gaps", "redacted", "until")
             manifest = {name: self.where.manifest.get(name) for name in kept}
             told = {"findings": [], "recording": {"file": self.where.path.name, **manifest}}
-        return View(told | flows_as_dict(newest), "choreo doctor")
+        ended = not isinstance(self.where, Installation)
+        return View(told | flows_as_dict(newest), "choreo doctor", ended=ended)
 
     async def flows(self, filter: FlowFilter, limit: int, of: str | None, options: Sequence[str]) -> View:
         """`options` are those of the verb that say the same."""
@@ -77,7 +82,11 @@ class Views:
     async def flow(self, id: str) -> View:
         trees, left_out = await self._read(traced(self.where, id))
         return View(
-            trace_as_dict(id, trees, left_out), self._command("trace", id, *self._file), found=bool(trees)
+            trace_as_dict(id, trees, left_out),
+            self._command("trace", id, *self._file),
+            found=bool(trees),
+            ended=not isinstance(self.where, Installation)
+            or all(state_of(tree) in ("finished", "refused") for tree in trees),
         )
 
     async def log(self, place: str, filter: RecordFilter, limit: int, options: Sequence[str]) -> View:
@@ -119,6 +128,12 @@ class Views:
         missing = await self._read(flows(self.where, FlowFilter(state="missing"), 100))
         command = self._command("flows", *self._file, "--state", "missing")
         return View({"groups": [], "events": [], **flows_as_dict(missing)}, command)
+
+    def verification(self) -> View:
+        """The one that runs, or the last."""
+        return View(
+            self.verifying.as_dict(), self._command(*self.verifying.words[1:]), ended=not self.verifying.runs
+        )
 
     @property
     def _file(self) -> Sequence[str]:

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from choreo.embedded.ports import LOOPBACK
 from choreo.embedded.process import Child
@@ -28,6 +29,10 @@ class Part(ABC):
     @abstractmethod
     def ready(self) -> bool:
         """Whether it does its work now. Answers within two seconds."""
+
+    def wanted(self) -> bool:
+        """Whether it is to be started now, while it rests."""
+        return True
 
     def try_again(self) -> bool:
         """Called where it ended before it was ready: whether it was worth starting it once more."""
@@ -95,6 +100,22 @@ class Program(Part):
 
     def ready(self) -> bool:
         return self._probe()
+
+
+class OnDemand(Program):
+    """Runs while somebody wants it: begun once somebody connects, and at rest once it ends with 0.
+
+    Who connects meanwhile waits in `listening`, which it is handed.
+    """
+
+    def __init__(
+        self, name: str, argv: Sequence[str | Path], *, listening: socket.socket, **of_a_program: Any
+    ):
+        super().__init__(name, argv, pass_fds=[listening.fileno()], **of_a_program)
+        self._listening = listening
+
+    def wanted(self) -> bool:
+        return bool(select.select([self._listening], [], [], 0)[0])
 
 
 def wait_ready(

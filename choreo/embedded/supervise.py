@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Self
 
-from choreo.embedded.part import Part, wait_ready
+from choreo.embedded.part import OnDemand, Part, wait_ready
 from choreo.errors import Unavailable
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -88,6 +88,10 @@ class Supervisor:
             self._watched.append(_Watched(part, self._groups, since=time.monotonic()))
             part.start()
 
+    def add_at_rest(self, part: OnDemand) -> None:
+        """Start this one once it is wanted, which nobody waits for."""
+        self._watched.append(_Watched(part, self._groups, since=time.monotonic(), again_at=0.0))
+
     def wait(self, *parts: Part, timeout: float = 60) -> None:
         """Until these are ready, with a line for each; Unavailable if one is not to be had."""
         watched = {id(one.part): one for one in self._watched}
@@ -114,10 +118,13 @@ class Supervisor:
 
     def _look_after(self, one: _Watched) -> None:
         now = time.monotonic()
-        one.part.running.keep_log_short()
+        if one.part.child:
+            one.part.child.keep_log_short()
         if one.again_at is not None:
-            if now >= one.again_at:
+            if now >= one.again_at and one.part.wanted():
                 self._start_again(one)
+        elif isinstance(one.part, OnDemand) and one.part.exit_code == 0:
+            one.up_since, one.failures, one.again_at = None, 0, now
         elif one.part.exit_code is not None:
             if not one.part.try_again():
                 self._plan_restart(one, f"ended by itself (exit {one.part.exit_code})")

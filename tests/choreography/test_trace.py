@@ -178,9 +178,13 @@ async def test_a_trace_tells_what_followed_and_what_is_missing_and_changes_nothi
         runtime_roles={name: name for name in SERVICES},
     )
     transport = ASGITransport(create_app(observer, ["localhost"]), client=("127.0.0.1", 1))
+    then = f"/at/billing/accounts?key={ada.id}"
     async with AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as browser:
-        for url in ("/now", "/flows", f"/flows/{paid}", f"/log/{topic}", "/parked"):
-            for path in (f"{url}.json", url if url != "/now" else "/"):
+        for url in ("/now", "/flows", f"/flows/{paid}", f"/log/{topic}", "/parked", "/verify", "/at", then):
+            for path in (
+                url.replace("?", ".json?") if "?" in url else f"{url}.json",
+                url if url != "/now" else "/",
+            ):
                 assert (await browser.get(path)).status_code == 200, path
         listed = (await browser.get("/flows.json", params={"state": "missing"})).json()["flows"]
         assert [flow["state"] for flow in listed] == ["missing"] * 2

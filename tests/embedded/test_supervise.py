@@ -1,15 +1,18 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
 from choreo.embedded import process, supervise
-from choreo.embedded.part import Part, Program
+from choreo.embedded.part import OnDemand, Part, Program
+from choreo.embedded.ports import LOOPBACK
 from choreo.embedded.supervise import Supervisor
 from choreo.errors import Unavailable
 
@@ -86,6 +89,48 @@ def test_while_it_watches_parts_come_and_go(tmp_path: Path) -> None:
         system.watch(look)
     assert said[-1] == "second is stopped"
     assert first.exit_code is not None
+
+
+ONE_ANSWER = """
+import os, socket, sys
+listening = socket.socket(fileno=int(sys.argv[1]))
+print("up", flush=True)
+listening.accept()[0].sendall(str(os.getpid()).encode())
+"""
+"""After which it has nothing to do."""
+
+
+def test_a_part_on_demand_runs_while_it_is_wanted_and_nobody_is_refused(tmp_path: Path) -> None:
+    said: list[str] = []
+    answers: list[bytes] = []
+    with socket.create_server((LOOPBACK, 0)) as listening:
+        listening.listen()
+        log, client = tmp_path / "seldom.log", socket.socket()
+        argv = [sys.executable, "-c", ONE_ANSWER, str(listening.fileno())]
+        part = OnDemand("seldom", argv, log=log, probe=log.exists, listening=listening)
+        steady = program(tmp_path, "steady")
+
+        def look() -> None:
+            nonlocal client
+            if client.fileno() < 0 and part.exit_code is None:
+                return
+            if len(answers) == 2:
+                raise Enough
+            if client.fileno() < 0 or part.child is None:
+                client = socket.create_connection(listening.getsockname())
+                client.settimeout(0)
+            with suppress(BlockingIOError):
+                answers.append(client.recv(20))
+                client.close()
+
+        with pytest.raises(Enough), Supervisor(said.append) as system:
+            system.start(steady)
+            system.wait(steady)
+            system.add_at_rest(part)
+            assert part.child is None
+            system.watch(look)
+    assert len({*answers}) == 2, "each time by a process of its own"
+    assert not any("ended by itself" in line for line in said)
 
 
 def test_a_part_that_writes_on_and_on_does_not_fill_the_disk(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import psutil
 import pytest
 
@@ -178,8 +179,13 @@ def test_starts_everything_hands_each_service_its_own_and_stops_cleanly(place: P
             mail.sendmail("shop@example.org", ["ann@example.org"], "Subject: Confirmed\n\nThank you")
         assert [message["Subject"] for message in read_maildir(Path(facts["maildir"]))] == ["Confirmed"]
 
+        console = f"http://{LOOPBACK}:{place.port_base + 5}/"
+        assert facts["urls"]["console"] == console
+        assert len(psutil.Process(system.pid).children()) == len(facts["pids"]), "nobody has looked yet"
+        assert httpx2.get(f"{console}flows", timeout=60, trust_env=False).status_code == 200
         assert open_to_others(place.home) == []
-        expected = processes(facts)
+        expected = psutil.Process(system.pid).children(recursive=True)
+        assert len(expected) > len(facts["pids"])
         system.send_signal(signal.SIGINT)
         assert system.wait(30) == 0
         assert_all_end(expected)
@@ -187,8 +193,9 @@ def test_starts_everything_hands_each_service_its_own_and_stops_cleanly(place: P
 
 
 def test_three_brokers_start_together_end_in_time_and_are_what_the_data_is_of(place: Place) -> None:
-    with place.running("--brokers", "3") as system:
+    with place.running("--brokers", "3", "--no-console") as system:
         facts = place.run_file()
+        assert "console" not in facts["urls"]
         assert {"kafka-1", "kafka-2", "kafka-3"} < set(facts["pids"])
         expected = processes(facts)
         system.send_signal(signal.SIGINT)
@@ -265,7 +272,7 @@ def test_a_part_that_dies_is_started_again(running: Running) -> None:
         wait_for_line(system, f"{name} is ready again")
 
 
-@pytest.mark.parametrize("offset", [3, 25, 103, 1092])
+@pytest.mark.parametrize("offset", [3, 5, 25, 103, 1092])
 def test_a_taken_port_is_named_and_nothing_is_left_running(place: Place, offset: int) -> None:
     port = place.port_base + offset
     with closing(socket.create_server((LOOPBACK, port))):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,16 @@ from tests.unit.facts import ADA
 ROOT = Path(__file__).parents[2]
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}\u202e"
 PAST = ("/at", f"/at/billing/accounts?key={ADA}", f"/at/billing?key={ADA}&diff=live")
-PAGES = ("/", "/flows", f"/flows/{ADA}", "/log/order-events", "/log/billing-events/0/1", "/parked", *PAST)
+PAGES = (
+    "/",
+    "/flows",
+    f"/flows/{ADA}",
+    "/log/order-events",
+    "/log/billing-events/0/1",
+    "/parked",
+    "/verify",
+    *PAST,
+)
 VERBS = {
     "/flows?limit=50": "flows {file} --limit 50",
     "/flows?outcome=rejected&amount=500.00": "flows {file} --amount 500.00 --outcome rejected",
@@ -87,14 +97,16 @@ async def test_a_screen_shows_what_its_verb_prints(browser: httpx2.AsyncClient, 
 
 
 @pytest.mark.parametrize("url", PAGES)
-async def test_every_page_is_useful_without_a_script_and_has_its_json(
+async def test_every_page_is_useful_without_its_script_and_has_its_json(
     browser: httpx2.AsyncClient, url: str
 ) -> None:
     page = await browser.get(url)
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     read = Text.of(page.text)
-    assert "script" not in read.elements and "style" not in read.attributes
+    assert read.scripts == ["/console.js"] and "style" not in read.attributes
     assert json_of(url) in read.links
+    assert len({*read.keys}) == len(read.keys), "a key does one thing"
+    assert {"/", "?", "g f", "g t"} <= {*read.keys}
     assert (await browser.get(json_of(url))).headers["content-type"] == "application/json"
     assert (await browser.head(url)).status_code == 200
 
@@ -165,12 +177,40 @@ async def test_a_foreign_host_and_whatever_is_more_than_a_look_is_refused(file: 
         for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
             assert (await client.request(method, "/flows")).status_code == 405, method
         assert (await client.get("/", headers={"X": "x" * 40_000})).status_code == 431
-        for url in ("/", "/flows.json", "/nowhere", "/console.css", "/flows?amount=ten"):
+        for url in ("/", "/flows.json", "/nowhere", "/console.css", "/console.js", "/flows?amount=ten"):
             headers = (await client.get(url)).headers
             policy = headers["content-security-policy"]
-            assert "default-src 'none'" in policy and "script-src" not in policy and "unsafe" not in policy
+            assert "default-src 'none'" in policy and "unsafe" not in policy
+            assert "script-src 'self';" in policy and "*" not in policy
             assert headers["x-content-type-options"] == "nosniff"
             assert "access-control-allow-origin" not in headers
+
+
+async def test_only_a_page_of_its_own_begins_a_verification_and_it_says_what_the_verb_does(
+    file: Path,
+) -> None:
+    async with looking_at(file) as client:
+        strangers: list[dict[str, str]] = [{}, {"Origin": "null"}, {"Origin": "http://evil.example"}]
+        for origin in strangers:
+            for url in ("/verify/start", "/verify/cancel"):
+                assert (await client.post(url, headers=origin)).status_code == 403
+        before = (await client.get("/verify.json")).json()
+        assert (before["runs"], before["report"]) == (False, None), "nobody has asked for it"
+        ours = {"Origin": "http://localhost:8005"}
+        assert (await client.post("/verify/start", headers=ours)).status_code == 303
+        begun = (await client.get("/verify.json")).json()
+        assert begun["runs"]
+        assert (await client.post("/verify/start", headers=ours)).status_code == 303, "one at a time"
+        assert (await client.get("/verify.json")).json()["begun_at"] == begun["begun_at"]
+        async with client.stream("GET", "/live/verify") as following:
+            assert "event: end" in (await following.aread()).decode()
+        told = (await client.get("/verify.json")).json()
+        result = await asyncio.to_thread(CliRunner().invoke, app, ["verify", str(file), "--json"])
+        assert told["report"] | {"seconds": 0} == json.loads(result.stdout) | {"seconds": 0}
+        assert (await client.post("/verify/start", headers=ours)).status_code == 303
+        assert (await client.post("/verify/cancel", headers=ours)).status_code == 303
+        cancelled = (await client.get("/verify.json")).json()
+        assert (cancelled["runs"], cancelled["error"]) == (False, "It was cancelled.")
 
 
 def test_the_verb_says_where_it_listens_and_ends_cleanly(file: Path, tmp_path: Path) -> None:
@@ -189,6 +229,14 @@ def test_the_verb_says_where_it_listens_and_ends_cleanly(file: Path, tmp_path: P
         assert process.wait(10) == 0
 
 
+def test_what_is_not_ours_is_as_it_was_published() -> None:
+    """As its package has it: choreo/console/pages/vendored.json says which."""
+    pages = ROOT / "choreo" / "console" / "pages"
+    sums = json.loads((pages / "vendored.json").read_text())["sha256"]
+    assert {path.name for path in pages.glob("h*x*") if path.suffix != ".html"} == sums.keys()
+    assert {name: sha256((pages / name).read_bytes()).hexdigest() for name in sums} == sums
+
+
 # -- text is text --------------------------------------------------------------------------------------
 
 
@@ -200,6 +248,9 @@ class Text(HTMLParser):
         self.elements: set[str] = set()
         self.attributes: set[str] = set()
         self.links: list[str] = []
+        self.scripts: list[str | None] = []
+        """Where each comes from; of one that stands in the page nothing is told."""
+        self.keys: list[str] = []
         self.texts: list[tuple[str, str]] = []
         """Each link, with what it says first."""
         self.said = ""
@@ -214,6 +265,8 @@ class Text(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.add(tag)
         self.attributes |= {name for name, _ in attrs}
+        self.scripts += [dict(attrs).get("src")] if tag == "script" else []
+        self.keys += [value for name, value in attrs if name == "data-key" and value]
         self.links += [value for name, value in attrs if name == "href" and value]
         if tag == "a":
             self._open = self.links[-1]
@@ -277,9 +330,9 @@ async def test_hostile_text_stays_text_wherever_it_stands(hostile_file: Path, ur
     async with looking_at(hostile_file) as client:
         page = await client.get(url)
     read = Text.of(page.text)
-    assert not {"script", "img", "iframe", "object"} & read.elements
+    assert not {"img", "iframe", "object"} & read.elements and read.scripts in ([], ["/console.js"])
     assert not {name for name in read.attributes if name.startswith("on")}
-    assert "<script" not in page.text and "<img" not in page.text
+    assert page.text.count("<script") == len(read.scripts) and "<img" not in page.text
     assert all(link.startswith(("/", "#")) for link in read.links)
 
 

@@ -1,12 +1,15 @@
 """`choreo console`: what the verbs show, as pages."""
 
 import logging
+import socket
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from choreo.console.server import PORT_OFFSET, serve
+from choreo.chassis.registry import CONSOLE_PORT_OFFSET
+from choreo.console.server import REST_AFTER_SECONDS, serve
+from choreo.embedded.ports import listen
 from choreo.operations.reading.installation import find_installation, observed, read_settings
 from choreo.operations.reading.replay_source import reading
 from choreo.replay.sources.recording import Recording
@@ -17,14 +20,18 @@ def console(
 ) -> None:
     """Serve flows, traces, records, findings and parked events as pages; stay until Ctrl-C.
 
-    On loopback, port base + 5. Reads as the observer when somebody looks, and changes nothing: where
-    something is to be done, the page shows the command. See docs/console.md.
+    On loopback, port base + 5, where `choreo up` serves its own. Reads as the observer when somebody looks,
+    and changes nothing: where something is to be done, the page shows the command. See docs/console.md.
     """
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it has to say is on the page as well
     settings = read_settings()
     with reading():
         where = Recording(file) if file else observed(find_installation())
-    serve(where, settings.hosts.split(","), settings.port_base + PORT_OFFSET, _tell)
+    hosts = settings.hosts.split(",")
+    if settings.http_fd is not None:
+        serve(where, hosts, socket.socket(fileno=settings.http_fd), _tell, REST_AFTER_SECONDS)
+    else:
+        serve(where, hosts, listen(settings.port_base + CONSOLE_PORT_OFFSET, "the console"), _tell)
 
 
 def _tell(address: str) -> None:

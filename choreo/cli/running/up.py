@@ -26,6 +26,9 @@ def up(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line instead.")] = False,
+    console: Annotated[
+        bool, typer.Option("--console/--no-console", help="Serve `choreo console` as long as it runs.")
+    ] = True,
     replicas: Annotated[
         str, typer.Option(help="Processes of each service, as order=2,billing=3; otherwise one.")
     ] = "",
@@ -39,4 +42,4 @@ def up(
         raise UsageError("choreo up --brokers takes 1 or 3: one node, or as many as it takes to lose one.")
     if style is not None:
         require_style(style)
-    System(read_settings(), Reporter(as_json), brokers, style).run(fresh, counts)
+    System(read_settings(), Reporter(as_json), brokers, style, console).run(fresh, counts)

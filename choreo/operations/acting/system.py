@@ -19,6 +19,7 @@ from choreo.chassis.installed import package_of
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.admin.topics import declare_topics
 from choreo.chassis.registry import (
+    CONSOLE_PORT_OFFSET,
     own_port_of,
     own_settings,
     port_of,
@@ -28,7 +29,7 @@ from choreo.chassis.registry import (
 from choreo.chassis.settings import OBSERVER, Settings
 from choreo.embedded.home import Home, cache_directory
 from choreo.embedded.kafka import Kafka
-from choreo.embedded.part import AnswersHttp, Part, Program, accepts_connections
+from choreo.embedded.part import AnswersHttp, OnDemand, Part, Program, accepts_connections
 from choreo.embedded.ports import LOOPBACK, listen, require_free
 from choreo.embedded.postgres import WHEEL, Postgres
 from choreo.embedded.secrets import Secrets, write_secret
@@ -61,7 +62,7 @@ def environment_of_a_service(settings: Mapping[str, str], sockets: Sequence[int]
     """That of this process, with these settings, and without what is meant for other services."""
     others = {f"{service.upper()}_DATABASE_URL" for service in service_names()} | {"SMTP_URL"}
     inherited = {key: value for key, value in os.environ.items() if key not in others and "KAFKA_" not in key}
-    fds = dict(zip(("CHOREO_HTTP_FD", "CHOREO_OWN_HTTP_FD"), map(str, sockets), strict=True))
+    fds = dict(zip(("CHOREO_HTTP_FD", "CHOREO_OWN_HTTP_FD"), map(str, sockets), strict=False))
     return inherited | {**settings, **fds, "PYTHONUNBUFFERED": "1"}
 
 
@@ -75,6 +76,7 @@ class System:
     """How many are asked for."""
     wanted_style: str | None = None
     """In which it is asked for; otherwise it is that of the data, and at first that of the product."""
+    with_console: bool = True
     style: str = COLLABORATION
     parts: dict[str, Part] = field(default_factory=dict)
     replicas: dict[Replica, socket.socket] = field(default_factory=dict)
@@ -103,12 +105,19 @@ class System:
             self.listening = {service: self._listen(service) for service in service_names()}
             for replica in replicas_of(dict.fromkeys(service_names(), 1) | dict(counts)):
                 self._open(replica)
+            # Of databases that are somebody else's no observer is known.
+            self.with_console = self.with_console and not databases
+            if self.with_console:
+                port = self.settings.port_base + CONSOLE_PORT_OFFSET
+                self.console_socket = self.sockets.enter_context(listen(port, "the console"))
             try:
                 with Supervisor(self.report.say, on_change=lambda part: self._write_run_file()) as system:
                     self._start_infrastructure(system, databases)
                     services = [self._service(replica) for replica in self.replicas]
                     system.start(*services)
                     system.wait(*services)
+                    if self.with_console:
+                        system.add_at_rest(self._console())
                     self.report.ready(self._urls())
                     system.watch(lambda: self._look(system))
             finally:
@@ -309,6 +318,18 @@ class System:
         self.parts[replica.name] = service
         return service
 
+    def _console(self) -> OnDemand:
+        """It finds the observer's access in the run file, and has nobody else's."""
+        console: OnDemand = OnDemand(
+            "console",
+            [sys.executable, "-m", "choreo.cli.main", "console"],
+            log=self.home.logs / "console.log",
+            probe=lambda: "http://" in console.running.output(),  # said once it listens
+            env=environment_of_a_service({}, [self.console_socket.fileno()]),
+            listening=self.console_socket,
+        )
+        return console
+
     def _settings_of(self, name: str) -> dict[str, str]:
         """As its processes find them in their environment."""
         mail = {"SMTP_URL": self.smtp_url} if service_of(name, self.settings).sends_mail else {}
@@ -333,7 +354,9 @@ class System:
     def _urls(self) -> dict[str, str]:
         urls = {name: f"http://{LOOPBACK}:{port_of(name, self.settings)}" for name in service_names()}
         kafka = {"kafka": self.bootstrap} if self.bootstrap else {}
-        return urls | kafka | {"mail": self.smtp_url, "logs": str(self.home.logs)}
+        port = self.settings.port_base + CONSOLE_PORT_OFFSET
+        console = {"console": f"http://{LOOPBACK}:{port}/"} if self.with_console else {}
+        return urls | console | kafka | {"mail": self.smtp_url, "logs": str(self.home.logs)}
 
     def _own_ports(self) -> dict[str, list[int]]:
         """Of each service's processes, in their order."""
