@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.metadata import packages_distributions, requires
 from itertools import groupby
@@ -58,29 +58,42 @@ def _callers(frame: FrameType | None) -> Iterator[FrameType]:
 def is_own(frame: FrameType) -> bool:
     """Tells whether its code is a service's: not choreo's, Python's or another package's, and no fact's."""
     generated = frame.f_code.co_filename.startswith("<")  # as what a dataclass is made of
-    return not generated and _is_own(frame.f_globals.get("__name__", ""))
+    module = frame.f_globals.get("__name__", "")
+    return not generated and _is_own(module) and not _is_of_facts(module, len(FACT_OF_TYPE))
+
+
+def is_shared(frame: FrameType) -> bool:
+    """Tells whether its code is of the facts that services share: nobody's own, and no library's."""
+    return _is_of_facts(frame.f_globals.get("__name__", ""), len(FACT_OF_TYPE))
+
+
+@cache
+def _is_of_facts(module: str, known: int) -> bool:
+    """`known`: how many facts there are by now."""
+    return any(fact.__module__ == module for fact in FACT_OF_TYPE.values())
 
 
 @cache
 def _is_own(module: str) -> bool:
-    """A package is a service's if it was not installed, or if what installed it requires choreo."""
     package = module.partition(".")[0]
-    if package in _OTHERS or any(fact.__module__ == module for fact in FACT_OF_TYPE.values()):
-        return False
-    distributions = _distributions(tuple(sys.path)).get(package, [])
-    needed = [one for name in distributions for one in requires(name) or ()]
-    return not distributions or any(re.match("choreo[-_]kafka", one) for one in needed)
+    return package not in _OTHERS and package not in _libraries(tuple(sys.path))
 
 
 def read_installed() -> None:
     """Looks what is installed, as each process does once: for whoever forks, so that no fork has to."""
-    _distributions(tuple(sys.path))
+    _libraries(tuple(sys.path))
 
 
 @cache
-def _distributions(path: tuple[str, ...]) -> Mapping[str, Sequence[str]]:
-    """By package, on this path. Reads what says so of everything installed: once is enough."""
-    return packages_distributions()
+def _libraries(path: tuple[str, ...]) -> frozenset[str]:
+    """Packages on this path that were installed, by what does not require choreo: what does is a service.
+
+    Reads what says so of everything installed: once is enough.
+    """
+    installed = packages_distributions()
+    needed = {name: requires(name) or () for name in {name for names in installed.values() for name in names}}
+    choreos = {name for name, all in needed.items() if any(re.match("choreo[-_]kafka", one) for one in all)}
+    return frozenset(package for package, names in installed.items() if not choreos.intersection(names))
 
 
 def source_line(frame: FrameType, line: int) -> str:

@@ -1,6 +1,7 @@
 """What a decision must not depend on is found, whether or not anything came of it while it was recorded."""
 
 import asyncio
+import decimal
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,6 +55,25 @@ def test_what_a_handler_reads_is_named_even_where_nothing_came_of_it(
     (found,) = report.unstable
     assert re.fullmatch(rf"{HERE}:\d+ {says}".replace("HERE", HERE), found.says)
     assert (report.exit_code, found.kind, found.service, found.type) == (2, "effect", "billing", "Deposit")
+
+
+def test_whatever_a_handler_reads_is_named_and_nothing_else_is(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plants.everything_that_is_read(monkeypatch.setattr)
+    with decimal.localcontext():  # which one of them changes
+        report = verified(file, plants.everything_that_is_read)
+    source = Path(plants.__file__).read_text().splitlines()
+    told = [finding.says for finding in report.unstable]
+    for what in plants.READS:
+        says = re.escape(what.replace("FILE", plants.__file__))
+        assert any(re.match(rf"{HERE}:\d+ {says}, called from {HERE}:\d+$", one) for one in told), (
+            what,
+            told,
+        )
+    of_lines = {source[int(re.findall(rf"{HERE}:(\d+)", one)[0]) - 1] for one in told}
+    assert [line for line in of_lines if not line.startswith('    "')] == []
+    assert {finding.kind for finding in report.unstable} == {"effect"}
 
 
 @pytest.mark.parametrize("plant", [plants.what_a_module_remembers, plants.the_order_of_a_set_of_two])

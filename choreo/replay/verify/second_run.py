@@ -22,6 +22,7 @@ import orjson
 from choreo.chassis.installed import package_of
 from choreo.chassis.registry import service_names, services
 from choreo.chassis.service import Service
+from choreo.errors import HandlerMisbehaves
 from choreo.replay.engine.sandbox import refuse_always
 from choreo.replay.sources.live import join_live
 from choreo.replay.sources.recording import Recording, size_of
@@ -94,7 +95,10 @@ async def _findings(process: asyncio.subprocess.Process, order: bytes) -> list[F
     if process.returncode:
         last = err.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
         raise SecondRunDied(f"The second replay died: {last[0]}")
-    return [(Difference if "origin" in told else Finding).from_dict(told) for told in orjson.loads(out)]
+    told = orjson.loads(out)
+    if isinstance(told, str):
+        raise HandlerMisbehaves(told)
+    return [(Difference if "origin" in one else Finding).from_dict(one) for one in told]
 
 
 def _live_elsewhere() -> None:
@@ -171,6 +175,9 @@ if __name__ == "__main__":
     # What anybody prints goes beside the answer, whichever way it takes.
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    found = asyncio.run(main(orjson.loads(sys.stdin.buffer.read())))
-    answer.write(orjson.dumps([asdict(finding) for finding in found], default=str))
+    try:
+        found = asyncio.run(main(orjson.loads(sys.stdin.buffer.read())))
+        answer.write(orjson.dumps([asdict(finding) for finding in found], default=str))
+    except HandlerMisbehaves as error:
+        answer.write(orjson.dumps(str(error)))
     answer.close()
