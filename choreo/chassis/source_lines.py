@@ -5,7 +5,6 @@ import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.metadata import packages_distributions, requires
-from itertools import groupby
 from pathlib import Path
 from traceback import walk_tb
 from types import FrameType
@@ -31,7 +30,7 @@ def raised_through(error: BaseException) -> tuple[str, ...]:
 def lines_to(frame: FrameType | None) -> tuple[str, ...]:
     """Returns the lines of a service's own code that lead to a frame, from its handler inwards."""
     own: list[FrameType] = []
-    for one in _callers(frame):
+    for one in callers(frame):
         if own and _calls_handlers(one):
             break  # whoever called that is no handler, even if it is nobody's else: a test, say
         if is_own(one):
@@ -45,11 +44,13 @@ def _calls_handlers(frame: FrameType) -> bool:
 
 
 def _without_repeats(lines: Iterable[str]) -> tuple[str, ...]:
-    """Leaves out what is where it was: a function that calls itself."""
-    return tuple(line for line, _ in groupby(lines))
+    """Leaves out what is where it was: functions that call themselves, or each other. The last one stays."""
+    all = list(lines)
+    each = list(dict.fromkeys(all))
+    return tuple(each if all[-1:] == each[-1:] else [*each, all[-1]])
 
 
-def _callers(frame: FrameType | None) -> Iterator[FrameType]:
+def callers(frame: FrameType | None) -> Iterator[FrameType]:
     while frame is not None:
         yield frame
         frame = frame.f_back
@@ -77,6 +78,11 @@ def _is_of_facts(module: str, known: int) -> bool:
 def _is_own(module: str) -> bool:
     package = module.partition(".")[0]
     return package not in _OTHERS and package not in _libraries(tuple(sys.path))
+
+
+def of_nobody_else(module: str) -> bool:
+    """Tells whether nobody installed it: a service of this tree, or a helper beside it, and no facts."""
+    return _is_own(module) and not _is_of_facts(module, len(FACT_OF_TYPE))
 
 
 def read_installed() -> None:

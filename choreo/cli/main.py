@@ -117,16 +117,12 @@ def main() -> NoReturn:
     ignore_libpq_variables()
     read_env_file()
     print_text_alone()
-    if VERBS.get(next(iter(sys.argv[1:]), "")) == "debugging":
-        sandbox = import_module("choreo.replay.engine.sandbox")
-        sandbox.interrupt_at_once()
-        sandbox.refuse_always()
-    # What the services' code has to say while a verb runs it: only what is wrong, and beside the output.
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
     try:
+        if VERBS.get(next(iter(sys.argv[1:]), "")) == "debugging":
+            sandbox = import_module("choreo.replay.engine.sandbox")
+            sandbox.interrupt_at_once()
+            sandbox.refuse_always()
+        _log_what_is_wrong()
         # Not standalone: there typer itself exits with 2 for wrong usage, and verbs give 2 another meaning.
         sys.exit(app(standalone_mode=False))
     except TyperException as error:
@@ -135,6 +131,14 @@ def main() -> NoReturn:
     except (UsageError, HandlerMisbehaves, Incomplete, Unavailable) as error:
         print(fitting(f"choreo: {error}", sys.stderr, 8), file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def _log_what_is_wrong() -> None:
+    """What the services' code has to say while a verb runs it: only what is wrong, and beside the output."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
 
 
 if __name__ == "__main__":

@@ -321,7 +321,7 @@ READS: dict[str, Callable[[], object]] = {
     "asks what it runs on (os.cpu_count)": lambda: os.cpu_count(),
     "asks what it runs on (platform.uname)": lambda: platform.node(),
     "reads the locale (locale.localeconv)": lambda: locale.currency(1),
-    "reads the file FILE": lambda: Path(__file__).read_text(),
+    "reads the file FILE": lambda: Path("/etc/hosts").read_text(),
     "looks at a file (os.stat)": lambda: Path(__file__).exists(),
     "looks at a file (os.listdir)": lambda: os.listdir("/"),
     "asks where something lies in memory (id)": lambda: id(READS),
@@ -334,6 +334,7 @@ NO_READS: Sequence[Callable[[], object]] = (
     lambda: datetime.fromtimestamp(0, UTC),
     lambda: decimal.Decimal(1) / 3,
     lambda: importlib.import_module("colorsys"),
+    lambda: Path(__file__).read_text(),
 )
 """What comes out is the same wherever that runs, and whenever."""
 

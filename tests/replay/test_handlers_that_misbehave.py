@@ -17,6 +17,7 @@ import pytest
 
 from choreo.chassis import installed, registry
 from choreo.chassis.settings import Settings
+from choreo.chassis.source_lines import raised_through
 from choreo.cli.main import app
 from choreo.errors import HandlerMisbehaves, Unavailable
 from choreo.replay.engine import sandbox
@@ -146,7 +147,19 @@ def test_a_handler_that_leaves_or_finds_no_bottom_is_named(
     report = verified(file, plant)
     (first, *_) = report.findings
     assert (report.exit_code, first.kind, first.type) == (1, "step", "Deposit")
-    assert error in first.says and first.handler.startswith(HERE)
+    assert f"raises {error}" in first.says and first.handler.startswith(HERE)
+
+
+def test_functions_that_call_each_other_without_an_end_are_told_once() -> None:
+    def ping() -> None:
+        pong()
+
+    def pong() -> None:
+        ping()
+
+    with pytest.raises(RecursionError) as raised:
+        ping()
+    assert len(raised_through(raised.value)) == 4, "the test, both, and where it ended"
 
 
 def test_a_handler_that_comes_to_no_end_is_named(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +273,16 @@ def test_nothing_happens_where_no_handler_is_called_either(file: Path, tmp_path:
         assert f"{'a_helper.py' if 'helper' in where else name}:" in ran.stdout + ran.stderr
 
 
-def test_a_service_that_does_not_compile_is_one_sentence(
+def test_of_a_service_that_does_not_compile_a_verb_says_one_sentence(file: Path, tmp_path: Path) -> None:
+    tree = planted(tmp_path, {PLACE: [("def decide(", "def decide((")]})
+    ran = choreo("verify", str(file), tree=tree)
+    assert (ran.returncode, ran.stdout) == (Unavailable.exit_code, "")
+    assert re.fullmatch(r"choreo: order_service.service cannot be .*decide.py:\d+\.\n", ran.stderr), (
+        ran.stderr
+    )
+
+
+def test_a_service_that_cannot_be_imported_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "bakery_service").mkdir()

@@ -37,7 +37,7 @@ _CHANCE = "asks for chance"
 _PROCESS = "asks who runs it"
 _MACHINE = "asks what it runs on"
 _LOCALE = "reads the locale"
-_FILES = "looks at a file"
+LOOKS = "looks at a file"
 _WAITS = "waits"
 
 _NAMES: Mapping[tuple[ModuleType, str], str] = {
@@ -56,7 +56,7 @@ _NAMES: Mapping[tuple[ModuleType, str], str] = {
     (os, "uname cpu_count process_cpu_count sched_getaffinity getloadavg times sysconf confstr"): _MACHINE,
     (os, "get_terminal_size isatty statvfs fstatvfs"): _MACHINE,
     (_locale, "localeconv nl_langinfo getencoding strcoll strxfrm"): _LOCALE,
-    (os, "stat lstat fstat access listdir scandir readlink read pread readv getxattr listxattr"): _FILES,
+    (os, "stat lstat fstat access listdir scandir readlink read pread readv getxattr listxattr"): LOOKS,
     (builtins, "input"): "asks whoever sits there",
 }
 _BUILTIN: Mapping[Any, str] = {
@@ -102,8 +102,35 @@ _FIRST_OF_KIND = 50
 _EVERY = 20
 
 
-def watching_reads(run: Callable[[], T], note: Callable[[str, Lines], object]) -> T:
-    """Runs it, and notes each read with the own lines that lead there.
+def is_import(frame: FrameType) -> bool:
+    return frame.f_code.co_filename.startswith("<frozen importlib")
+
+
+def is_pythons(frame: FrameType | None) -> bool:
+    """Tells whether it is Python that looks, because it imports a library, or tells where a warning is."""
+    while frame is not None and not is_own(frame):
+        if is_import(frame) or frame.f_code.co_filename == linecache.__file__:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def is_a_librarys(frame: FrameType | None) -> bool:
+    """Tells whether a library looks, or choreo does for the service's settings; Python's own is none."""
+    while frame is not None and not is_own(frame):
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if package not in sys.stdlib_module_names or is_import(frame):
+            return True
+        frame = frame.f_back
+    return frame is None
+
+
+def watching_reads(
+    run: Callable[[], T],
+    note: Callable[[str, Lines], object],
+    is_others: Callable[[FrameType], bool] = is_pythons,
+) -> T:
+    """Runs it, and notes each read with the own lines that lead there, but what is others' doing.
 
     And, as it is read by whoever calculates next, where the arithmetic of `decimal` was changed and left so.
     """
@@ -119,7 +146,7 @@ def watching_reads(run: Callable[[], T], note: Callable[[str, Lines], object]) -
             what = _read_by(called, frame)
         else:
             return
-        if what is not None and not is_pythons(frame):
+        if what is not None and not is_others(frame):
             note(what, lines_to(frame))
 
     sys.setprofile(watch)
@@ -155,13 +182,3 @@ def _seeds(frame: FrameType) -> str | None:
     given = frame.f_locals
     shared = given["self"] is random.random.__self__  # type: ignore[attr-defined]
     return f"{_CHANCE} (random.Random)" if shared or given.get("a") is None else None
-
-
-def is_pythons(frame: FrameType | None) -> bool:
-    """Tells whether it is Python that looks, because it imports a library, or tells where a warning is."""
-    while frame is not None and not is_own(frame):
-        file = frame.f_code.co_filename
-        if file.startswith("<frozen importlib") or file == linecache.__file__:
-            return True
-        frame = frame.f_back
-    return False

@@ -17,16 +17,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial, wraps
+from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, Generic, NoReturn, TypeVar
 
-from choreo.chassis.source_lines import is_own, is_shared, lines_to, read_installed
+from choreo.chassis.source_lines import callers, is_own, is_shared, lines_to, read_installed
 from choreo.chassis.transaction.step import Outcome
 from choreo.errors import HandlerMisbehaves
 from choreo.message.envelope import Event
 from choreo.replay.engine.attempts import attempt_at, unreported
 from choreo.replay.engine.changed_in_place import changed_fields, copied, place_of_change
-from choreo.replay.engine.hidden_inputs import is_pythons, watching_reads
+from choreo.replay.engine.hidden_inputs import LOOKS, is_a_librarys, is_import, is_pythons, watching_reads
 from choreo.replay.engine.in_memory_service import S, Taken
 from choreo.replay.sources.rows import values
 
@@ -53,6 +54,8 @@ class Effect:
     """Of the service's own code, from the handler to the place."""
     text: str = ""
     """What it printed."""
+    outside: bool = False
+    """No handler was called: it was imported, say."""
 
     @property
     def says(self) -> str:
@@ -72,8 +75,14 @@ class StillRunning(HandlerMisbehaves):
     """A handler came to no end. The message is a sentence."""
 
 
-class Left(Exception):
+class _Left(Exception):
     """A handler wanted to end the program, which its own `except` does not hold up."""
+
+
+def _left(error: BaseException) -> Exception:
+    """Returns one that looks the same, and is caught with all others."""
+    looks_so: type[Exception] = type(type(error).__name__, (_Left,), {})
+    return looks_so(*error.args).with_traceback(error.__traceback__)
 
 
 class _Ended(BaseException):
@@ -116,7 +125,7 @@ class _Watch:
 
     def note(self, what: str, lines: tuple[str, ...], text: str = "") -> Effect:
         was_on, self.on = self.on, False  # what is looked at now is our own doing
-        effect = Effect(what, (self._what,) if self._what and was_on else lines, text)
+        effect = Effect(what, (self._what,) if self._what and was_on else lines, text, not was_on)
         effects = self.effects if was_on else self._between
         last = effects[-1] if effects else None
         if last and last.what == "prints" and last.says == effect.says:
@@ -151,11 +160,17 @@ class _Watch:
         if self.reads and name == "open" and attempt is None and self.in_handler:
             frame = sys._getframe(2)
             if isinstance(args[0], str | bytes) and not is_pythons(frame):
-                self.note(f"reads the file {os.fsdecode(args[0])}", lines_to(frame))
+                self._reads(os.path.abspath(os.fsdecode(args[0])), frame)
         if name in _WATCHERS and (self.by_hand or _is_ours(sys._getframe(2))):
             return
         if attempt is not None and _is_of_a_service(sys._getframe(2), otherwise=self.in_handler):
             raise SideEffect(self.note(f"tries to {attempt}", lines_to(sys._getframe(2))))
+
+    def _reads(self, path: str, frame: FrameType) -> None:
+        """What lies in a package is a part of it."""
+        own = next((one for one in callers(frame) if is_own(one)), frame)
+        if not Path(path).is_relative_to(Path(own.f_code.co_filename).parent):
+            self.note(f"reads the file {path}", lines_to(frame))
 
     @property
     def in_handler(self) -> bool:
@@ -278,6 +293,16 @@ def refusing_services() -> Iterator[None]:
         _put_back(streams)
 
 
+def imported_anew(run: Callable[[], T]) -> T:
+    """Imports services, and remembers what of clock, chance and the like they read meanwhile."""
+
+    def note(what: str, lines: tuple[str, ...]) -> None:
+        if not what.startswith(LOOKS):
+            _watch.note(what, lines)
+
+    return watching_reads(run, note, is_a_librarys)
+
+
 @contextmanager
 def watching(what: str = "", *, by_hand: bool = False) -> Iterator[list[Effect]]:
     """Refuses side effects in the block: the list has what was tried. `what` names what runs there; of a
@@ -320,7 +345,7 @@ def no_side_effects(what: str = "", *, by_hand: bool = False) -> Iterator[None]:
 
 @contextmanager
 def _staying() -> Iterator[None]:
-    """Raises `Left` where whatever runs in the block would end the program, or the task."""
+    """Raises `_Left` where whatever runs in the block would end the program, or the task."""
     try:
         yield
     except (Exception, _Ended):
@@ -328,7 +353,7 @@ def _staying() -> Iterator[None]:
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) and (_watch.interrupted or not _watch.knows_interrupts):
             raise
-        raise Left(repr(error)).with_traceback(error.__traceback__) from None
+        raise _left(error) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,7 +444,7 @@ def _is_of_a_service(frame: FrameType | None, *, otherwise: bool) -> bool:
     `otherwise` is the answer where neither is on the way.
     """
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
+        if is_import(frame):
             return False
         if is_own(frame) or is_shared(frame):
             return True

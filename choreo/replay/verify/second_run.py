@@ -22,8 +22,9 @@ import orjson
 from choreo.chassis.installed import package_of
 from choreo.chassis.registry import service_names, services
 from choreo.chassis.service import Service
+from choreo.chassis.source_lines import of_nobody_else
 from choreo.errors import HandlerMisbehaves
-from choreo.replay.engine.sandbox import refuse_always
+from choreo.replay.engine.sandbox import imported_anew, refuse_always
 from choreo.replay.sources.live import join_live
 from choreo.replay.sources.recording import Recording, size_of
 from choreo.replay.sources.records import Source
@@ -130,10 +131,10 @@ async def _verify(source: Source, order: dict[str, Any]) -> list[Finding]:
 
     def import_anew() -> dict[str, Service[Any]]:
         preloaded = tuple(name.partition(":")[0] for name in order["preload"])
-        for module in [name for name in sys.modules if _is_service(name) or name in preloaded]:
+        for module in [name for name in sys.modules if _is_remembering(name) or name in preloaded]:
             del sys.modules[module]
         _preload(order)
-        return chosen()
+        return imported_anew(chosen)
 
     if order["closed_loop"]:
         return (await closed_loop(source, chosen(), reads=True)).findings
@@ -146,6 +147,12 @@ def _preload(order: dict[str, Any]) -> None:
     for name in order["preload"]:
         module, _, function = name.partition(":")
         getattr(import_module(module), function)()
+
+
+def _is_remembering(module: str) -> bool:
+    """Tells whether it is a service's, or a helper that nobody installed: what it remembers is to be gone."""
+    in_python = str(getattr(sys.modules[module], "__file__", "")).endswith(".py")
+    return _is_service(module) or (in_python and of_nobody_else(module))
 
 
 def _is_service(module: str) -> bool:
