@@ -37,7 +37,7 @@ _ATTEMPTS = {
     "ctypes.": "call a library",
     "atexit.": "leave something to be done at the end",
     "os.register_at_fork": "leave something to be done at a fork",
-    "BaseEventLoop.": "leave something to be done later",
+    "loop.": "leave something to be done later",
     "sys.addaudithook": "watch the program",
     "sys.setprofile": "watch the program",
     "sys.settrace": "watch the program",
@@ -95,7 +95,7 @@ _ATTEMPTS = {
 }
 """By the beginning of the name of Python's audit event, or of the function that has none."""
 
-_UNREPORTED: Mapping[str, ModuleType | type] = {
+_UNREPORTED: Mapping[str, ModuleType] = {
     "_exit abort write writev pwrite pwritev sendfile copy_file_range splice posix_fallocate lockf": os,
     "close closerange dup2 set_inheritable set_blocking mkfifo mknod memfd_create openpty": os,
     "login_tty tcsetpgrp register_at_fork wait wait3 wait4 waitid waitpid": os,
@@ -105,7 +105,6 @@ _UNREPORTED: Mapping[str, ModuleType | type] = {
     "signal setitimer alarm raise_signal pthread_sigmask siginterrupt set_wakeup_fd sigwait pause": signal,
     "clock_settime clock_settime_ns": time,
     "_setlocale": locale,
-    "call_soon call_at call_soon_threadsafe": asyncio.BaseEventLoop,
     "register": atexit,
     "enable register dump_traceback dump_traceback_later": faulthandler,
     "fork_exec": _posixsubprocess,  # what subprocess reports, multiprocessing does not
@@ -121,6 +120,15 @@ _UNREPORTED_ELSEWHERE = {
 """Of modules that not every Python has."""
 
 
+_LATER = "call_soon", "call_later", "call_at", "call_soon_threadsafe"
+
+
+def _loops(kind: type[Any]) -> Iterator[type[Any]]:
+    for loop in kind.__subclasses__():
+        yield loop
+        yield from _loops(loop)
+
+
 def unreported() -> Iterator[tuple[ModuleType | type, str]]:
     """Yields each function that has to be replaced by one that reports itself."""
     for names, module in _UNREPORTED.items():
@@ -129,6 +137,8 @@ def unreported() -> Iterator[tuple[ModuleType | type, str]]:
                 yield module, name
             if module is os and hasattr(posix, name):
                 yield posix, name
+    for loop in _loops(asyncio.AbstractEventLoop):
+        yield from ((loop, name) for name in _LATER if name in vars(loop))
     for module_name, names in _UNREPORTED_ELSEWHERE.items():
         with suppress(ImportError):
             module = import_module(module_name)

@@ -22,7 +22,7 @@ from types import FrameType, ModuleType
 from typing import Any, Generic, NoReturn, TypeVar
 
 from choreo.chassis.source_lines import callers, is_own, is_shared, lines_to, read_installed
-from choreo.chassis.transaction.step import Outcome
+from choreo.chassis.transaction.step import Decider, Outcome
 from choreo.errors import HandlerMisbehaves
 from choreo.message.envelope import Event
 from choreo.replay.engine.attempts import attempt_at, unreported
@@ -137,7 +137,8 @@ class _Watch:
 
     def _reporting(self, module: ModuleType | type, name: str) -> Callable[..., Any]:
         function = getattr(module, name)
-        event = f"{'os' if module is posix else module.__name__}.{name}"
+        where = "loop" if isinstance(module, type) else "os" if module is posix else module.__name__
+        event = f"{where}.{name}"
 
         @wraps(function)
         def reporting(*arguments: Any, **named: Any) -> Any:
@@ -354,6 +355,26 @@ def _staying() -> Iterator[None]:
         if isinstance(error, KeyboardInterrupt) and (_watch.interrupted or not _watch.knows_interrupts):
             raise
         raise _left(error) from None
+
+
+def guarded(decider: Decider[S], tried: list[HandlerMisbehaves]) -> Decider[S]:
+    """Returns the same handlers, which reach nothing outside wherever they are called. `tried` is told who
+    does, as a kernel that calls them parks whatever they raise.
+    """
+
+    def held(handler: Callable[..., T]) -> Callable[..., T]:
+        def handle(*arguments: Any) -> T:
+            try:
+                with no_side_effects():
+                    return handler(*arguments)
+            except HandlerMisbehaves as error:
+                tried.append(error)
+                raise
+
+        return handle
+
+    react = decider.react and held(decider.react)
+    return replace(decider, decide=held(decider.decide), evolve=held(decider.evolve), react=react)
 
 
 @dataclass(frozen=True, slots=True)
