@@ -87,7 +87,7 @@ def imported(module: str) -> Any:
     except SyntaxError as error:
         at = f"{error.filename}:{error.lineno}"
         raise Unavailable(f"{module} cannot be imported: {error.msg} at {at}.") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         at = next(
             f"{frame.filename}:{frame.lineno}"
             for frame in reversed(extract_tb(error.__traceback__))

@@ -2,7 +2,6 @@
 
 import ast
 import logging
-import signal
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -118,16 +117,12 @@ def main() -> NoReturn:
     ignore_libpq_variables()
     read_env_file()
     print_text_alone()
-    # What the services' code has to say while a verb runs it: only what is wrong, and beside the output.
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-    if VERBS.get(next(iter(sys.argv[1:]), "")) == "debugging":
-        # A handler that is replayed leaves asyncio no turn, and its way to be interrupted waits for one.
-        signal.signal(signal.SIGINT, _interrupted)
-        import_module("choreo.replay.engine.sandbox").refuse_always()
     try:
+        if VERBS.get(next(iter(sys.argv[1:]), "")) == "debugging":
+            sandbox = import_module("choreo.replay.engine.sandbox")
+            sandbox.interrupt_at_once()
+            sandbox.refuse_always()
+        _log_what_is_wrong()
         # Not standalone: there typer itself exits with 2 for wrong usage, and verbs give 2 another meaning.
         sys.exit(app(standalone_mode=False))
     except TyperException as error:
@@ -138,8 +133,12 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
 
 
-def _interrupted(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
+def _log_what_is_wrong() -> None:
+    """What the services' code has to say while a verb runs it: only what is wrong, and beside the output."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
 
 
 if __name__ == "__main__":

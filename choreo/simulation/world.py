@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from random import Random
@@ -21,7 +21,9 @@ from choreo.chassis import clock
 from choreo.chassis.registry import services
 from choreo.chassis.service import Service
 from choreo.chassis.settings import Settings
+from choreo.errors import HandlerMisbehaves
 from choreo.message.catalog import topic_of
+from choreo.replay.engine.sandbox import guarded
 from choreo.simulation.customers import Customer
 from choreo.simulation.database import Database, Session
 from choreo.simulation.evidence import collected
@@ -55,10 +57,15 @@ class Outcome:
 
 
 def play(seed: int, *, trace: bool = False) -> Outcome:
-    """The same seed, the same order of events, whatever the machine."""
+    """The same seed, the same order of events, whatever the machine. Raises `HandlerMisbehaves` for a handler
+    that tries to reach outside.
+    """
     world = World(seed, drawn(Random(f"plan {seed}")), trace)
     with _alone(world.loop):
-        return world.play()
+        outcome = world.play()
+    for misbehaved in world.misbehaved:
+        raise misbehaved
+    return outcome
 
 
 @contextmanager
@@ -87,7 +94,11 @@ class World:
         self.told: list[str] = []
         self._seed = seed
         self._trace = trace
-        self._services = _services(plan.deadline_seconds)
+        self.misbehaved: list[HandlerMisbehaves] = []
+        self._services = {
+            name: replace(service, decider=guarded(service.decider, self.misbehaved))
+            for name, service in _services(plan.deadline_seconds).items()
+        }
         self.databases = {
             name: Database(service.store, turn=partial(self._statement, name))
             for name, service in self._services.items()

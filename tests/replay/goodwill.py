@@ -9,7 +9,6 @@ from choreo.message.fact import Amount, Fact
 class GoodwillGranted(Fact):
     """Version 1 had whole `euros` in the place of `amount`."""
 
-    __module__ = "events.order"
     VERSION: ClassVar[int] = 2
     SUBJECT: ClassVar[str] = "user_id"
 

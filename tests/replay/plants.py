@@ -1,27 +1,37 @@
 """Changes to the pure functions, for a verification to find. Each is called in both of its processes."""
 
+import asyncio
 import atexit
 import builtins
 import contextlib
 import ctypes
+import decimal
+import faulthandler
+import importlib
+import locale
 import logging
 import mmap
 import multiprocessing.util
 import os
+import platform
+import posix
+import pwd
+import random
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from email.utils import formatdate
+from multiprocessing import shared_memory
 from pathlib import Path
 from typing import Any, cast
-from uuid import UUID, uuid4
+from uuid import UUID, uuid1, uuid4
 
 import billing_service.decide
 import notification_service.texts
@@ -218,7 +228,7 @@ def the_order_of_one_topic_matters(setattr: SetAttr = builtins.setattr) -> None:
 
 # What no handler may do. Each hides it as well as it can.
 
-TOUCHED = Path(tempfile.gettempdir()) / f"choreo-touched-{os.getuid()}"
+TOUCHED = Path(os.environ.get("TMPDIR", "/tmp")) / f"choreo-touched-{os.getuid()}"
 """What `everything_that_is_refused` would write."""
 
 
@@ -253,6 +263,18 @@ ATTEMPTS: dict[str, Callable[[], object]] = {
     "send or catch a signal (signal.signal)": lambda: signal.signal(signal.SIGUSR1, signal.SIG_IGN),
     "send or catch a signal (signal.raise": lambda: signal.raise_signal(signal.SIGUSR1),
     "end the program": lambda: os._exit(0),
+    "close an open file (os.close)": lambda: os.close(1),
+    "close an open file (os.dup2)": lambda: os.dup2(2, 1),
+    "write to an open file (os.write)": lambda: posix.write(1, b"beside os"),
+    "write to an open file (faulthandler": lambda: faulthandler.dump_traceback(),
+    "change the process (os.umask)": lambda: os.umask(0),
+    "change the process (os.setsid)": lambda: os.setsid(),
+    "change the locale": lambda: locale.setlocale(locale.LC_ALL, "C"),
+    "make a file (os.memfd_create)": lambda: os.memfd_create("mine"),
+    "wait for a process": lambda: os.waitpid(-1, os.WNOHANG),
+    "share memory": lambda: shared_memory.SharedMemory(create=True, size=1),
+    "leave something to be done later": lambda: asyncio.get_running_loop().call_later(0, _touch),
+    "watch the program": lambda: sys.setprofile(None),
 }
 """By what is said of each."""
 
@@ -270,6 +292,53 @@ def everything_that_is_refused(setattr: SetAttr = builtins.setattr) -> None:
     setattr(billing_service.decide, "_deposited", wrong)
 
 
+def everything_that_is_read(setattr: SetAttr = builtins.setattr) -> None:
+    right = billing_service.decide._deposited
+
+    def wrong(command: Deposit, account: Account) -> MoneyDeposited:
+        for read in (*READS.values(), *NO_READS):
+            with contextlib.suppress(Exception):
+                read()
+        return right(command, account)
+
+    setattr(billing_service.decide, "_deposited", wrong)
+
+
+class Day(date):
+    """A class of one's own."""
+
+
+READS: dict[str, Callable[[], object]] = {
+    "reads the clock (time.time)": lambda: formatdate(),
+    "reads the clock (date.today)": lambda: Day.today(),
+    "reads the clock or the time zone (time.gmtime)": lambda: time.gmtime(),
+    "asks for chance (uuid._generate_time_safe)": lambda: uuid1(),
+    "asks for chance (random.Random)": lambda: random.Random().random(),
+    "asks for chance (os.getrandom)": lambda: os.getrandom(1),
+    "asks who runs it (os.getlogin)": lambda: os.getlogin(),
+    "asks who runs it (os.getppid)": lambda: os.getppid(),
+    "asks who runs it (pwd.getpwuid)": lambda: pwd.getpwuid(0),
+    "asks what it runs on (os.cpu_count)": lambda: os.cpu_count(),
+    "asks what it runs on (platform.uname)": lambda: platform.node(),
+    "reads the locale (locale.localeconv)": lambda: locale.currency(1),
+    "reads the file FILE": lambda: Path("/etc/hosts").read_text(),
+    "looks at a file (os.stat)": lambda: Path(__file__).exists(),
+    "looks at a file (os.listdir)": lambda: os.listdir("/"),
+    "asks where something lies in memory (id)": lambda: id(READS),
+    "waits (time.sleep)": lambda: time.sleep(0),
+    "changes how decimal calculates from now on": lambda: setattr(decimal.getcontext(), "prec", 27),
+}
+"""By what is said of each."""
+NO_READS: Sequence[Callable[[], object]] = (
+    lambda: random.Random(5).random(),
+    lambda: datetime.fromtimestamp(0, UTC),
+    lambda: decimal.Decimal(1) / 3,
+    lambda: importlib.import_module("colorsys"),
+    lambda: Path(__file__).read_text(),
+)
+"""What comes out is the same wherever that runs, and whenever."""
+
+
 def a_print(setattr: SetAttr = builtins.setattr) -> None:
     right = billing_service.decide._deposited
 
@@ -284,6 +353,22 @@ def a_print(setattr: SetAttr = builtins.setattr) -> None:
 def an_exit(setattr: SetAttr = builtins.setattr) -> None:
     def wrong(command: Deposit, account: Account) -> MoneyDeposited:
         sys.exit(0)
+
+    setattr(billing_service.decide, "_deposited", wrong)
+
+
+def an_interrupt(setattr: SetAttr = builtins.setattr) -> None:
+    def wrong(command: Deposit, account: Account) -> MoneyDeposited:
+        raise asyncio.CancelledError
+
+    setattr(billing_service.decide, "_deposited", wrong)
+
+
+def no_end_whatever_comes(setattr: SetAttr = builtins.setattr) -> None:
+    def wrong(command: Deposit, account: Account) -> MoneyDeposited:
+        while True:
+            with contextlib.suppress(BaseException):
+                account = replace(account, balance=account.balance)
 
     setattr(billing_service.decide, "_deposited", wrong)
 

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 
 from choreo.chassis import installed, registry
 from choreo.chassis.settings import Settings
+from choreo.chassis.source_lines import raised_through
 from choreo.cli.main import app
 from choreo.errors import HandlerMisbehaves, Unavailable
 from choreo.replay.engine import sandbox
@@ -23,7 +25,7 @@ from choreo.replay.sources.recording import Recording
 from choreo.replay.verify.report import Report, closed_loop_report, report_on
 from tests.replay import plants
 from tests.replay.constructed import NAMES, a_story
-from tests.replay.planted_bugs import PLACE, STATUS, choreo, planted
+from tests.replay.planted_bugs import DECIDE, PLACE, STATUS, choreo, planted
 from tests.unit.facts import ADA
 
 ROOT = Path(__file__).parents[2]
@@ -105,8 +107,38 @@ def test_what_a_handler_prints_is_kept_apart(
     assert list(told["printed"].values()) == ["so far 0\nso far 0"]
 
 
+PRINTS = """    print("by hand", file=_STREAM)
+    logging.getLogger("billing").error("logged")
+    structlog.get_logger().error("told")
+    sys.stdout.buffer.write(b"in bytes")
+    sys.stdout.close()
+    import this
+"""
+
+
+def test_whatever_a_service_prints_with_is_kept_apart(file: Path, tmp_path: Path) -> None:
+    """A stream that it took while it was imported, a log, bytes, and a library that does."""
+    begin = "def _deposited(command: Deposit, account: Account) -> MoneyDeposited:\n"
+    imports = (
+        "import logging\nimport sys\n\nimport structlog\n\n_STREAM = sys.stdout\nprint('imported')\n\n\n"
+    )
+    tree = planted(tmp_path, {DECIDE: [(begin, imports + begin + PRINTS)]})
+    ran = choreo("verify", str(file), "--service", "billing", "--json", tree=tree)
+    assert [one for one in ran.stderr.splitlines() if "the second replay" not in one] == []
+    found = json.loads(ran.stdout)
+    assert (ran.returncode, found["findings"]) == (2, [])
+    told = [one["got"] for one in found["not_deterministic"] if " prints" in one["says"]]
+    for what in ("by hand", "logged", "told", "in bytes", "Beautiful is better than ugly.", "imported"):
+        assert any(what in text for text in told), (what, told)
+
+
 @pytest.mark.parametrize(
-    ("plant", "error"), [(plants.an_exit, "SystemExit"), (plants.no_bottom, "Recursion")]
+    ("plant", "error"),
+    [
+        (plants.an_exit, "SystemExit"),
+        (plants.an_interrupt, "CancelledError"),
+        (plants.no_bottom, "Recursion"),
+    ],
 )
 def test_a_handler_that_leaves_or_finds_no_bottom_is_named(
     file: Path, plant: Callable[..., None], error: str, monkeypatch: pytest.MonkeyPatch
@@ -115,7 +147,19 @@ def test_a_handler_that_leaves_or_finds_no_bottom_is_named(
     report = verified(file, plant)
     (first, *_) = report.findings
     assert (report.exit_code, first.kind, first.type) == (1, "step", "Deposit")
-    assert error in first.says and first.handler.startswith(HERE)
+    assert f"raises {error}" in first.says and first.handler.startswith(HERE)
+
+
+def test_functions_that_call_each_other_without_an_end_are_told_once() -> None:
+    def ping() -> None:
+        pong()
+
+    def pong() -> None:
+        ping()
+
+    with pytest.raises(RecursionError) as raised:
+        ping()
+    assert len(raised_through(raised.value)) == 4, "the test, both, and where it ended"
 
 
 def test_a_handler_that_comes_to_no_end_is_named(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,14 +171,18 @@ def test_a_handler_that_comes_to_no_end_is_named(file: Path, monkeypatch: pytest
     assert time.monotonic() - begin < 5
 
 
-def test_control_c_ends_it_at_once(file: Path) -> None:
+@contextmanager
+def no_end(file: Path, plant: str, settings: str = "") -> "Iterator[subprocess.Popen[str]]":
+    """A verb that stands in a handler that comes to no end."""
     program = (
         "import sys\n"
         "terminal = sys.stderr\n"
         "from tests.replay import plants\n"
         "from choreo.cli import main\n"
+        "from choreo.replay.engine import sandbox\n"
         "import billing_service.decide\n"
-        "plants.no_end()\n"
+        f"{settings}\n"
+        f"plants.{plant}()\n"
         "right = billing_service.decide._deposited\n"
         "def wrong(*asked):\n"
         "    terminal.write('in it\\n'); terminal.flush()\n"
@@ -146,15 +194,48 @@ def test_control_c_ends_it_at_once(file: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True) as process:
         assert process.stderr is not None and process.stderr.readline() == "in it\n"
+        yield process
+
+
+@pytest.mark.parametrize("plant", ["no_end", "no_end_whatever_comes"])
+def test_control_c_ends_it_at_once(file: Path, plant: str) -> None:
+    with no_end(file, plant) as process:
         process.send_signal(signal.SIGINT)
         begin = time.monotonic()
         assert process.wait(5) == 130
         assert time.monotonic() - begin < 3
-        assert "Traceback" not in process.stderr.read()
+        assert process.stderr and "Traceback" not in process.stderr.read()
+
+
+def test_a_handler_that_catches_what_ends_it_ends_with_the_program(file: Path) -> None:
+    with no_end(
+        file, "no_end_whatever_comes", "sandbox.STEP_SECONDS = sandbox._AGAIN_SECONDS = 0.1"
+    ) as process:
+        assert process.wait(10) == HandlerMisbehaves.exit_code
+        told = process.stderr.read() if process.stderr else ""
+    assert re.fullmatch(
+        rf"choreo: Deposit .* is still running after .* at {HERE}:\d+, and catches .*\n", told
+    )
+
+
+def test_what_does_not_end_in_the_second_replay_alone_is_named_as_well(file: Path, tmp_path: Path) -> None:
+    before = "        case Deposit():\n            return [_deposited(command, account)]"
+    waits = "import time\n            while time.timezone == -14 * 3600: pass\n            "
+    patience = "import choreo.replay.engine.sandbox as sandbox\nsandbox.STEP_SECONDS = 1.0\n\n\n"
+    edits = [(before, before.replace("return", f"{waits}return")), ("def decide(", f"{patience}def decide(")]
+    ran = choreo("verify", str(file), "--service", "billing", tree=planted(tmp_path, {DECIDE: edits}))
+    assert ran.returncode == HandlerMisbehaves.exit_code
+    last = ran.stderr.splitlines()[-1]
+    assert re.fullmatch(rf"choreo: Deposit .* is still running after 1 s at {DECIDE}:\d+\.", last), ran.stderr
 
 
 NO_HANDLER = {
     "while it is imported": (PLACE, "def decide(", "ATTEMPT\n\n\ndef decide("),
+    "while a helper of its own is imported": (
+        PLACE,
+        "def decide(",
+        "import a_helper\n\n\ndef decide(",
+    ),
     "at the property of a row": (
         STATUS,
         "    def status(self) -> Status:\n",
@@ -181,6 +262,7 @@ def test_nothing_happens_where_no_handler_is_called_either(file: Path, tmp_path:
     touched = tmp_path / "touched"
     attempt = f"open({str(touched)!r}, 'w')"
     tree = planted(tmp_path, {name: [(before, after.replace("ATTEMPT", attempt))]})
+    (tree / "a_helper.py").write_text(f"{attempt}\n")
     if where == "at the property of a row":
         ran = choreo("verify", str(file), "--service", "order", tree=tree)
     else:
@@ -188,15 +270,25 @@ def test_nothing_happens_where_no_handler_is_called_either(file: Path, tmp_path:
     assert not touched.exists()
     if where not in ("at the end", "in a turn of asyncio"):
         assert ran.returncode != 0 and f"tries to write the file {touched}" in ran.stdout + ran.stderr
-        assert f"{name}:" in ran.stdout + ran.stderr
+        assert f"{'a_helper.py' if 'helper' in where else name}:" in ran.stdout + ran.stderr
 
 
-def test_a_service_that_does_not_compile_is_one_sentence(
+def test_of_a_service_that_does_not_compile_a_verb_says_one_sentence(file: Path, tmp_path: Path) -> None:
+    tree = planted(tmp_path, {PLACE: [("def decide(", "def decide((")]})
+    ran = choreo("verify", str(file), tree=tree)
+    assert (ran.returncode, ran.stdout) == (Unavailable.exit_code, "")
+    assert re.fullmatch(r"choreo: order_service.service cannot be .*decide.py:\d+\.\n", ran.stderr), (
+        ran.stderr
+    )
+
+
+def test_a_service_that_cannot_be_imported_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "bakery_service").mkdir()
     (tmp_path / "bakery_service" / "service.py").write_text("def service(:\n")
     (tmp_path / "bakery_service" / "other.py").write_text("1 / 0\n")
+    (tmp_path / "bakery_service" / "leaves.py").write_text("raise SystemExit\n")
     monkeypatch.syspath_prepend(tmp_path)
     bakery = EntryPoint("bakery", "bakery_service.service:service", installed.GROUP)
     monkeypatch.setattr(installed, "named", lambda: {"bakery": bakery})
@@ -206,3 +298,5 @@ def test_a_service_that_does_not_compile_is_one_sentence(
         registry.service_of("bakery", Settings())
     with pytest.raises(Unavailable, match=r"ZeroDivisionError\('division by zero'\) at .*other.py:1\.$"):
         installed.room_of("bakery", "other")
+    with pytest.raises(Unavailable, match=r"SystemExit\(\) at .*leaves.py:1\.$"):
+        installed.room_of("bakery", "leaves")

@@ -1,6 +1,8 @@
 """What a decision must not depend on is found, whether or not anything came of it while it was recorded."""
 
 import asyncio
+import decimal
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from choreo.replay.sources.recording import Recording
 from choreo.replay.verify.report import Report, report_on
 from tests.replay import plants
 from tests.replay.constructed import NAMES, Constructed
+from tests.replay.planted_bugs import TEXTS, choreo, planted
 
 HERE = "tests/replay/plants.py"
 
@@ -54,6 +57,41 @@ def test_what_a_handler_reads_is_named_even_where_nothing_came_of_it(
     (found,) = report.unstable
     assert re.fullmatch(rf"{HERE}:\d+ {says}".replace("HERE", HERE), found.says)
     assert (report.exit_code, found.kind, found.service, found.type) == (2, "effect", "billing", "Deposit")
+
+
+def test_whatever_a_handler_reads_is_named_and_nothing_else_is(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plants.everything_that_is_read(monkeypatch.setattr)
+    with decimal.localcontext():  # which one of them changes
+        report = verified(file, plants.everything_that_is_read)
+    source = Path(plants.__file__).read_text().splitlines()
+    told = [finding.says for finding in report.unstable]
+    for what in plants.READS:
+        says = re.escape(what.replace("FILE", "/etc/hosts"))
+        assert any(re.match(rf"{HERE}:\d+ {says}, called from {HERE}:\d+$", one) for one in told), (
+            what,
+            told,
+        )
+    of_lines = {source[int(re.findall(rf"{HERE}:(\d+)", one)[0]) - 1] for one in told}
+    assert [line for line in of_lines if not line.startswith('    "')] == []
+    assert {finding.kind for finding in report.unstable} == {"effect"}
+
+
+def test_what_a_service_reads_while_it_is_imported_is_named(file: Path, tmp_path: Path) -> None:
+    """But for files of its own package, which are a part of it."""
+    place = "@dataclass(frozen=True, slots=True)\nclass Text:"
+    lines = "import datetime\nimport os\n\nOPENED = datetime.date.today()\nTONGUE = os.environ.get('LANG')\n"
+    own = "SOURCE = open(__file__).read()\n\n\n"
+    tree = planted(tmp_path, {TEXTS: [(place, lines + own + place)]})
+    ran = choreo("verify", str(file), "--json", tree=tree)
+    told = json.loads(ran.stdout)
+    assert (ran.returncode, told["findings"]) == (2, [])
+    opened, tongue = sorted(told["not_deterministic"], key=lambda one: str(one["handler"]))
+    assert re.fullmatch(rf"{TEXTS}:\d+ reads the clock \(date.today\), called from .*", opened["says"])
+    assert re.fullmatch(rf"{TEXTS}:\d+ reads the environment \(os.environ\), called .*", tongue["says"])
+    for one in (opened, tongue):
+        assert (one["service"], one["event"], one["key"]) == ("notification", "", ""), "no input led to it"
 
 
 @pytest.mark.parametrize("plant", [plants.what_a_module_remembers, plants.the_order_of_a_set_of_two])

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 import billing_service.service
 import notification_service.service
+import order_service.service
 from billing_service.evolve import evolve
 from billing_service.state import Billing
 from choreo.chassis.registry import services
@@ -24,8 +26,11 @@ from choreo.replay.verify.findings import Finding
 from choreo.replay.verify.verify import verify
 from events.billing import PaymentRefunded
 from notification_service.evolve import evolve as evolve_notifications
+from order_service.evolve import evolve as evolve_orders
+from order_service.state import Orders
 from tests.replay import plants
 from tests.replay.constructed import Constructed, a_story
+from tests.replay.planted_bugs import PLACE, TELL, choreo, planted
 from tests.unit.facts import ADA
 
 Evolve = Callable[[Any, Event[Any]], Any]
@@ -109,6 +114,35 @@ def test_the_fact_is_named_whose_effect_is_another_one(
     if table != "ledger":  # whose ids are too long to be kept
         assert (found.expected or {}).get(column) == expected
         assert (found.got or {}).get(column) == got
+
+
+def test_of_a_row_another_column_than_a_time_is_told(
+    story: tuple[Constructed, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(state: Orders, event: Event[Any]) -> Orders:
+        return state if isinstance(event.data, PaymentRefunded) else evolve_orders(state, event)
+
+    monkeypatch.setattr(order_service.service, "evolve", wrong)
+    (found,) = found_in(story[1])
+    assert (found.type, found.table, found.column) == ("PaymentRefunded", "orders", "refunded")
+    assert (found.expected, found.got) == ({"refunded": True}, {"refunded": False})
+
+
+def test_what_was_no_refusal_and_what_raises_is_not_told_as_nothing(
+    story: tuple[Constructed, Path], tmp_path: Path
+) -> None:
+    right, other = (
+        "        case Created() | Confirmed():\n            return [OrderC",
+        "        case Rejected():\n",
+    )
+    over = (right.replace("() | Confirmed", ""), other.replace("()", "() | Confirmed()"))
+    edits = {
+        PLACE: [(right, over[0]), (other, over[1])],
+        TELL: [('"order_refunded", texts', '{}["lost"], texts')],
+    }
+    told = choreo("verify", str(story[1]), tree=planted(tmp_path, edits)).stdout
+    assert re.search("recorded +no refusal\n +replayed +AlreadyOver status rejected\n", told), told
+    assert re.search("raises KeyError: 'lost'(\n  (handler|at|key) .*)+\n  replayed ", told), told
 
 
 def test_a_decision_that_differs_is_told_and_not_the_rows_that_follow_from_it(

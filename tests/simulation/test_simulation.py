@@ -6,9 +6,11 @@ import sys
 
 import pytest
 
+from choreo.errors import HandlerMisbehaves
 from choreo.simulation.programme import simulate
 from choreo.simulation.world import play
 from tests.removals.guards import GUARDS
+from tests.replay import plants
 
 CAUGHT = {
     "position-with-effect": 100,
@@ -40,6 +42,16 @@ def test_a_promise_without_its_guard_is_seen_to_break(monkeypatch: pytest.Monkey
     assert summary.broken, f"not seen in {summary.schedules} schedules"
     (broken,) = summary.broken
     assert broken.violations
+
+
+def test_a_handler_that_tries_to_reach_outside_ends_it_and_has_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plants.everything_that_is_refused(monkeypatch.setattr)
+    plants.TOUCHED.unlink(missing_ok=True)
+    with pytest.raises(HandlerMisbehaves, match=r"plants.py:\d+ tries to open a socket"):
+        play(1)
+    assert not plants.TOUCHED.exists()
 
 
 def test_a_seed_is_the_same_world_in_another_process() -> None:

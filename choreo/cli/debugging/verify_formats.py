@@ -151,8 +151,9 @@ def print_finding(finding: Finding, kind: str, sides: tuple[str, str] = ("record
             print_line(f"  output    {json.dumps(finding.got)}")
     elif finding.expected is not None or finding.got is not None:
         compared = _compared(finding.expected, finding.got)
-        for side, value in zip(sides, compared, strict=True):
-            print_line(f"  {side:<9} {value}", _HANGING)
+        for side, value, known in zip(sides, compared, (finding.expected, finding.got), strict=True):
+            if known is not None or _are_decisions(finding.expected or finding.got):
+                print_line(f"  {side:<9} {value}", _HANGING)
 
 
 def _print_whereabouts(finding: Finding) -> None:

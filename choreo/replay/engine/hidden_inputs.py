@@ -5,46 +5,82 @@ extension reads by itself is not seen. Looking makes a step four times as long, 
 it, and of a long log at a sample: see `Sample`.
 """
 
+import _locale
+import builtins
 import datetime
+import decimal
+import grp
+import linecache
+import locale
 import os
+import platform
+import pwd
 import random
+import resource
 import sys
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
-from types import CodeType, FrameType
+from contextlib import suppress
+from types import CodeType, FrameType, ModuleType
 from typing import Any, TypeVar
 
+from choreo.chassis.source_lines import is_own, lines_to
+
 T = TypeVar("T")
+Lines = tuple[str, ...]
 
 _CLOCK = "reads the clock"
+_ZONE = "reads the clock or the time zone"
 _CHANCE = "asks for chance"
 _PROCESS = "asks who runs it"
+_MACHINE = "asks what it runs on"
+_LOCALE = "reads the locale"
+LOOKS = "looks at a file"
+_WAITS = "waits"
 
-_BUILTIN: Mapping[Any, str] = {
-    **{
-        getattr(time, name): f"{_CLOCK} (time.{name})"
-        for name in (
-            *("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns"),
-            *("process_time", "process_time_ns", "thread_time", "thread_time_ns"),
-            *("localtime", "ctime", "strftime", "clock_gettime", "clock_gettime_ns"),
-        )
-    },
-    datetime.datetime.now: f"{_CLOCK} (datetime.now)",
-    datetime.datetime.utcnow: f"{_CLOCK} (datetime.utcnow)",
-    datetime.datetime.today: f"{_CLOCK} (datetime.today)",
-    datetime.date.today: f"{_CLOCK} (date.today)",
-    os.urandom: f"{_CHANCE} (os.urandom)",
-    random.random: f"{_CHANCE} (random.random)",
-    random.getrandbits: f"{_CHANCE} (random)",
-    os.getpid: f"{_PROCESS} (os.getpid)",
-    os.getcwd: f"{_PROCESS} (os.getcwd)",
-    os.uname: f"{_PROCESS} (os.uname)",
+_NAMES: Mapping[tuple[ModuleType, str], str] = {
+    (time, "time monotonic perf_counter process_time thread_time clock_gettime"): _CLOCK,
+    (time, "time_ns monotonic_ns perf_counter_ns process_time_ns thread_time_ns clock_gettime_ns"): _CLOCK,
+    (time, "localtime gmtime ctime asctime strftime mktime"): _ZONE,
+    (time, "sleep"): _WAITS,
+    (os, "urandom getrandom"): _CHANCE,
+    (random, "random getrandbits"): _CHANCE,
+    (uuid, "_generate_time_safe"): _CHANCE,
+    (os, "getpid getppid getpgid getpgrp getsid getlogin getuid geteuid getgid getegid getgroups"): _PROCESS,
+    (os, "getresuid getresgid getgrouplist getcwd getcwdb getpriority ttyname ctermid"): _PROCESS,
+    (pwd, "getpwuid getpwnam getpwall"): _PROCESS,
+    (grp, "getgrgid getgrnam getgrall"): _PROCESS,
+    (resource, "getrusage getrlimit"): _PROCESS,
+    (os, "uname cpu_count process_cpu_count sched_getaffinity getloadavg times sysconf confstr"): _MACHINE,
+    (os, "get_terminal_size isatty statvfs fstatvfs"): _MACHINE,
+    (_locale, "localeconv nl_langinfo getencoding strcoll strxfrm"): _LOCALE,
+    (os, "stat lstat fstat access listdir scandir readlink read pread readv getxattr listxattr"): LOOKS,
+    (builtins, "input"): "asks whoever sits there",
 }
+_BUILTIN: Mapping[Any, str] = {
+    getattr(module, name): f"{says} ({module.__name__.lstrip('_')}.{name})"
+    for (module, names), says in _NAMES.items()
+    for name in names.split()
+    if hasattr(module, name)
+}
+_OF_DATES = {
+    "now": f"{_CLOCK} (datetime.now)",
+    "utcnow": f"{_CLOCK} (datetime.utcnow)",
+    "today": f"{_CLOCK} (date.today)",
+}
+"""Whatever class of dates is asked."""
 _PYTHON: Mapping[CodeType, str] = {
     type(os.environ).__getitem__.__code__: "reads the environment (os.environ)",
     type(os.environ).__iter__.__code__: "reads the environment (os.environ)",
+    platform.uname.__code__: f"{_MACHINE} (platform.uname)",
+    uuid.getnode.__code__: f"{_MACHINE} (uuid.getnode)",
+    locale.getlocale.__code__: f"{_LOCALE} (locale.getlocale)",
+    locale.format_string.__code__: f"{_LOCALE} (locale.format_string)",
+    locale.getpreferredencoding.__code__: f"{_LOCALE} (locale.getpreferredencoding)",
 }
+_SEED = random.Random.seed.__code__
 
 
 class Sample:
@@ -66,23 +102,83 @@ _FIRST_OF_KIND = 50
 _EVERY = 20
 
 
-def watching_reads(run: Callable[[], T], note: Callable[[str, FrameType], object]) -> T:
-    """Runs it, and notes each read with the frame that asks."""
+def is_import(frame: FrameType) -> bool:
+    return frame.f_code.co_filename.startswith("<frozen importlib")
+
+
+def is_pythons(frame: FrameType | None) -> bool:
+    """Tells whether it is Python that looks, because it imports a library, or tells where a warning is."""
+    while frame is not None and not is_own(frame):
+        if is_import(frame) or frame.f_code.co_filename == linecache.__file__:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def is_a_librarys(frame: FrameType | None) -> bool:
+    """Tells whether a library looks, or choreo does for the service's settings; Python's own is none."""
+    while frame is not None and not is_own(frame):
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if package not in sys.stdlib_module_names or is_import(frame):
+            return True
+        frame = frame.f_back
+    return frame is None
+
+
+def watching_reads(
+    run: Callable[[], T],
+    note: Callable[[str, Lines], object],
+    is_others: Callable[[FrameType], bool] = is_pythons,
+) -> T:
+    """Runs it, and notes each read with the own lines that lead there, but what is others' doing.
+
+    And, as it is read by whoever calculates next, where the arithmetic of `decimal` was changed and left so.
+    """
+    before, changed = _arithmetic(), Lines()
 
     def watch(frame: FrameType, happened: str, called: Any) -> None:
+        nonlocal changed
+        if happened == "return" and not changed and is_own(frame) and _arithmetic() != before:
+            changed = lines_to(frame)
         if happened == "call":
-            if (what := _PYTHON.get(frame.f_code)) is not None:
-                note(what, frame)
+            what = _PYTHON.get(frame.f_code) or (_seeds(frame) if frame.f_code is _SEED else None)
         elif happened == "c_call":
-            try:
-                what = _BUILTIN.get(called)
-            except TypeError:  # a method of what has no hash
-                return
-            if what is not None:
-                note(what, frame)
+            what = _read_by(called, frame)
+        else:
+            return
+        if what is not None and not is_others(frame):
+            note(what, lines_to(frame))
 
     sys.setprofile(watch)
     try:
         return run()
     finally:
         sys.setprofile(None)
+        if changed and _arithmetic() != before:
+            note("changes how decimal calculates from now on", changed)
+
+
+def _arithmetic() -> tuple[Any, ...]:
+    now = decimal.getcontext()
+    return now.prec, now.rounding, now.Emin, now.Emax, now.capitals, now.clamp
+
+
+def _read_by(called: Any, frame: FrameType) -> str | None:
+    if called is builtins.id:
+        return "asks where something lies in memory (id)" if is_own(frame) else None
+    with suppress(TypeError):  # a method of what has no hash
+        if (what := _BUILTIN.get(called)) is not None:
+            return what
+    asked = getattr(called, "__self__", None)
+    return (
+        _OF_DATES.get(called.__name__)
+        if isinstance(asked, type) and issubclass(asked, datetime.date)
+        else None
+    )
+
+
+def _seeds(frame: FrameType) -> str | None:
+    """Chance is what nobody gave a seed, and what everybody shares."""
+    given = frame.f_locals
+    shared = given["self"] is random.random.__self__  # type: ignore[attr-defined]
+    return f"{_CHANCE} (random.Random)" if shared or given.get("a") is None else None

@@ -6,6 +6,7 @@ both decide the same.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import blake2b
 from typing import Any
 
@@ -135,7 +136,10 @@ def _otherwise(
     is_ = {} if row is None else dict(zip(_columns(mapping.table), values(mapping.table, row), strict=True))
     old = put[1] if put else row
     changed = {column for column in is_ if old is None or getattr(old, column) != getattr(row, column)}
-    for column in [column for column in _columns(mapping.table) if column in known]:
+    # What is a time in the first place differs with many a thing, and tells little.
+    times = {column for column in known if isinstance(is_.get(column), datetime)}
+    columns_known = [column for column in _columns(mapping.table) if column in known]
+    for column in sorted(columns_known, key=lambda column: column in times):
         if column in was and (column not in is_ or was[column] != short(is_[column])):
             told = _lost(event, table, name, column, changed) if column in is_ else None
             says = told or f"{table} lacks {name}, which {event.type} {event.id} made"

@@ -5,29 +5,29 @@ mistakes, and is no prison: a C library that opens something by itself reports n
 meanwhile is kept, so that the output is the verb's own, and a step that does not end is ended.
 """
 
-import _posixsubprocess
 import _signal  # type: ignore[import-not-found]
 import _thread
-import atexit
 import io
 import os
+import posix
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache, partial, wraps
+from functools import partial, wraps
+from pathlib import Path
 from types import FrameType, ModuleType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
-from choreo.chassis.installed import named
-from choreo.chassis.source_lines import lines_to
-from choreo.chassis.transaction.step import Outcome
+from choreo.chassis.source_lines import callers, is_own, is_shared, lines_to, read_installed
+from choreo.chassis.transaction.step import Decider, Outcome
 from choreo.errors import HandlerMisbehaves
 from choreo.message.envelope import Event
+from choreo.replay.engine.attempts import attempt_at, unreported
 from choreo.replay.engine.changed_in_place import changed_fields, copied, place_of_change
-from choreo.replay.engine.hidden_inputs import watching_reads
+from choreo.replay.engine.hidden_inputs import LOOKS, is_a_librarys, is_import, is_pythons, watching_reads
 from choreo.replay.engine.in_memory_service import S, Taken
 from choreo.replay.sources.rows import values
 
@@ -37,62 +37,12 @@ STEP_SECONDS = 10.0
 """So long a step may take. Most take a ten-thousandth of one."""
 _AGAIN_SECONDS = 0.5
 """A handler that catches what ends it is told again."""
+_MOST_ENDS = 4
+"""One that catches that so often ends with the program."""
 _STREAMS = "stdout", "stderr", "__stdout__", "__stderr__"
-_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_ATTEMPTS = {
-    "socket.": "open a socket",
-    "subprocess.": "start a process",
-    "os.system": "start a process",
-    "os.exec": "start a process",
-    "os.posix_spawn": "start a process",
-    "os.spawn": "start a process",
-    "os.fork": "start a process",
-    "_posixsubprocess.": "start a process",
-    "os.kill": "send a signal",
-    "signal.": "send or catch a signal",
-    "_thread.start_": "start a thread",
-    "ctypes.": "call a library",
-    "atexit.": "leave something to be done at the end",
-    "os._exit": "end the program",
-    "os.abort": "end the program",
-    "os.putenv": "change the environment",
-    "os.unsetenv": "change the environment",
-    "os.chdir": "change the directory",
-    "resource.setrlimit": "change a limit",
-    "syslog.": "write to the system's log",
-    "os.write": "write to an open file",
-    "os.sendfile": "write to an open file",
-    "mmap.": "map a file",
-    "fcntl.": "change an open file",
-    "os.mkfifo": "make a file",
-    "os.mknod": "make a file",
-    "os.setxattr": "change a file",
-    "os.removexattr": "change a file",
-    "sqlite3.connect": "open a database",
-    "os.remove": "remove a file",
-    "os.rmdir": "remove a directory",
-    "os.rename": "rename a file",
-    "os.mkdir": "make a directory",
-    "os.link": "link a file",
-    "os.symlink": "link a file",
-    "os.truncate": "write a file",
-    "os.chmod": "change a file",
-    "os.chown": "change a file",
-    "os.utime": "change a file",
-}
-"""By the beginning of the name of Python's audit event, or of the function that has none."""
-
-_UNREPORTED: Sequence[tuple[ModuleType, str]] = (
-    *((os, name) for name in ("_exit", "abort", "write", "writev", "sendfile", "mkfifo", "mknod")),
-    *((os, f"p{name}") for name in ("write", "writev")),
-    *((signal, name) for name in ("signal", "setitimer", "alarm", "raise_signal")),
-    (atexit, "register"),
-    (_posixsubprocess, "fork_exec"),  # what subprocess reports, multiprocessing does not
-    # Threads are reported from 3.12 on.
-    *([(_thread, "start_new_thread")] if sys.version_info < (3, 12) else []),
-)
-"""Each is replaced by one that reports itself."""
 _set_handler, _set_timer = _signal.signal, signal.setitimer  # not Python's own: that makes enums of numbers
+_exit = os._exit
+_WATCHERS = "sys.setprofile", "sys.settrace"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +54,8 @@ class Effect:
     """Of the service's own code, from the handler to the place."""
     text: str = ""
     """What it printed."""
+    outside: bool = False
+    """No handler was called: it was imported, say."""
 
     @property
     def says(self) -> str:
@@ -123,8 +75,14 @@ class StillRunning(HandlerMisbehaves):
     """A handler came to no end. The message is a sentence."""
 
 
-class Left(Exception):
+class _Left(Exception):
     """A handler wanted to end the program, which its own `except` does not hold up."""
+
+
+def _left(error: BaseException) -> Exception:
+    """Returns one that looks the same, and is caught with all others."""
+    looks_so: type[Exception] = type(type(error).__name__, (_Left,), {})
+    return looks_so(*error.args).with_traceback(error.__traceback__)
 
 
 class _Ended(BaseException):
@@ -140,79 +98,157 @@ class _Watch:
         self._between: list[Effect] = []
         """What services tried while no handler was called: when they were imported, or in a property."""
         self.ended_at: tuple[str, ...] | None = None
+        self.input: Callable[[], str] = str
+        """Names what is taken."""
+        self.interrupted = self.knows_interrupts = False
+        self.by_hand = self.reads = self._looks = False
+        self._ends = 0
         self._thread = 0
         self._what = ""
 
-    def begin(self, what: str) -> None:
+    def begin(self, what: str, by_hand: bool) -> None:
         self.install()
+        self.by_hand = by_hand
         self._what, self._thread = what, threading.get_ident()
         self.effects, self._between = self._between, []
-        self.ended_at = None
+        self.ended_at, self.interrupted, self._ends = None, False, 0
         self.on = True
 
     def install(self) -> None:
         if not self._installed:
             sys.addaudithook(self._hook)
-            for module, name in _UNREPORTED:
+            for module, name in unreported():
                 setattr(module, name, self._reporting(module, name))
             if hasattr(threading, "_start_new_thread"):
                 threading._start_new_thread = _thread.start_new_thread
             self._installed = True
 
-    def note(self, what: str, text: str = "", frame: FrameType | None = None) -> Effect:
-        self.on = False  # what is looked at now is our own doing
-        lines = (self._what,) if self._what else lines_to(frame or sys._getframe(2))
-        effect = Effect(what, lines, text)
-        last = self.effects[-1] if self.effects else None
+    def note(self, what: str, lines: tuple[str, ...], text: str = "") -> Effect:
+        was_on, self.on = self.on, False  # what is looked at now is our own doing
+        effect = Effect(what, (self._what,) if self._what and was_on else lines, text, not was_on)
+        effects = self.effects if was_on else self._between
+        last = effects[-1] if effects else None
         if last and last.what == "prints" and last.says == effect.says:
             effect = replace(effect, text=last.text + text)
-            self.effects.pop()
-        self.effects.append(effect)
-        self.on = True
+            effects.pop()
+        effects.append(effect)
+        self.on = was_on
         return effect
 
-    def read(self, what: str, frame: FrameType) -> None:
-        self.note(what, frame=frame)
+    def _reporting(self, module: ModuleType | type, name: str) -> Callable[..., Any]:
+        function = getattr(module, name)
+        where = "loop" if isinstance(module, type) else "os" if module is posix else module.__name__
+        event = f"{where}.{name}"
 
-    def _reporting(self, module: ModuleType, name: str) -> Callable[..., Any]:
-        unreported = getattr(module, name)
-
-        @wraps(unreported)
+        @wraps(function)
         def reporting(*arguments: Any, **named: Any) -> Any:
-            self._hook(f"{module.__name__}.{name}", ())
-            return unreported(*arguments, **named)
+            self._hook(event, arguments)
+            return function(*arguments, **named)
 
         return reporting
 
     def _hook(self, name: str, args: tuple[Any, ...]) -> None:
-        in_handler = self.on and threading.get_ident() == self._thread
-        if not (in_handler or self.always):
+        if self._looks or not (self.in_handler or self.always):
             return
-        attempt = _attempt(name, args)
-        if attempt is None or not _is_of_a_service(sys._getframe(1), otherwise=in_handler):
+        self._looks = True  # what that reports is our own doing
+        try:
+            self._look(name, args)
+        finally:
+            self._looks = False
+
+    def _look(self, name: str, args: tuple[Any, ...]) -> None:
+        attempt = attempt_at(name, args)
+        if self.reads and name == "open" and attempt is None and self.in_handler:
+            frame = sys._getframe(2)
+            if isinstance(args[0], str | bytes) and not is_pythons(frame):
+                self._reads(os.path.abspath(os.fsdecode(args[0])), frame)
+        if name in _WATCHERS and (self.by_hand or _is_ours(sys._getframe(2))):
             return
-        if in_handler:
-            raise SideEffect(self.note(f"tries to {attempt}"))
-        effect = Effect(f"tries to {attempt}", lines_to(sys._getframe(1)))
-        self._between.append(effect)
-        raise SideEffect(effect)
+        if attempt is not None and _is_of_a_service(sys._getframe(2), otherwise=self.in_handler):
+            raise SideEffect(self.note(f"tries to {attempt}", lines_to(sys._getframe(2))))
+
+    def _reads(self, path: str, frame: FrameType) -> None:
+        """What lies in a package is a part of it."""
+        own = next((one for one in callers(frame) if is_own(one)), frame)
+        if not Path(path).is_relative_to(Path(own.f_code.co_filename).parent):
+            self.note(f"reads the file {path}", lines_to(frame))
+
+    @property
+    def in_handler(self) -> bool:
+        return self.on and threading.get_ident() == self._thread
 
     def end(self, _: int, frame: FrameType | None) -> None:
+        if self.interrupted:
+            _exit(130)
         if self.on:
             self.ended_at = self.ended_at or lines_to(frame)
+            self._ends += 1
+            if self._ends > _MOST_ENDS:
+                self.on = self.always = False
+                print(f"choreo: {self.input()} is {self.endless}, and catches what ends it.", file=sys.stderr)
+                sys.stderr.flush()
+                _exit(HandlerMisbehaves.exit_code)
             raise _Ended
 
+    @property
+    def endless(self) -> str:
+        at = f" at {self.ended_at[-1]}" if self.ended_at else ""
+        return f"still running after {STEP_SECONDS:.0f} s{at}"
 
-class _Output(io.TextIOBase):
-    """Takes what a handler prints."""
+    def interrupt(self, *_: object) -> NoReturn:
+        """For SIGINT. Whatever is caught: the program ends, if need be a moment later."""
+        if self.on:
+            self.interrupted = True
+            _set_timer(signal.ITIMER_REAL, _AGAIN_SECONDS, _AGAIN_SECONDS)
+        raise KeyboardInterrupt
+
+
+class _KeptBytes(io.RawIOBase):
+    name = "kept"
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        _watch.note("prints", lines_to(sys._getframe()), bytes(data).decode(errors="replace"))
+        return len(data)
+
+
+class _Kept(io.TextIOWrapper):
+    """What a handler has for a stream: all of it that can be written to, and it is not closed."""
+
+    def __init__(self) -> None:
+        super().__init__(_KeptBytes(), "utf-8", "replace", write_through=True)
+
+    def fileno(self) -> int:
+        return 1  # nothing is written to it: `os` refuses that
+
+    def close(self) -> None:
+        pass
+
+
+class _Output:
+    """A stream that keeps apart what a service prints, whoever calls it and whenever it took the stream."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
 
     def write(self, text: str) -> int:
-        _watch.note("prints", text)
-        return len(text)
+        written: int = self._there(sys._getframe()).write(text)
+        return written
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._there(sys._getframe()), name)
+
+    def _there(self, frame: FrameType) -> Any:
+        if _watch.by_hand:
+            return self._stream
+        kept = _watch.in_handler or (_watch.always and _is_of_a_service(frame, otherwise=False))
+        return _kept if kept else self._stream
 
 
 _watch = _Watch()
-_output = _Output()
+_kept = _Kept()
 
 
 def refuse_always() -> None:
@@ -222,17 +258,50 @@ def refuse_always() -> None:
     """
     _watch.install()
     _watch.always = True
+    _keep_output_apart()
+
+
+def interrupt_at_once() -> None:
+    """Ctrl-C ends the program whatever a handler does, which leaves asyncio no turn, and may catch it."""
+    _watch.knows_interrupts = True
+    signal.signal(signal.SIGINT, _watch.interrupt)
+
+
+def _keep_output_apart() -> list[Any]:
+    """Returns the streams as they were."""
+    streams = [getattr(sys, name) for name in _STREAMS]
+    for name, stream in zip(_STREAMS, streams, strict=True):
+        if not isinstance(stream, _Output):
+            setattr(sys, name, _Output(stream))
+    return streams
+
+
+def _put_back(streams: list[Any]) -> None:
+    for name, stream in zip(_STREAMS, streams, strict=True):
+        setattr(sys, name, stream)
 
 
 @contextmanager
 def refusing_services() -> Iterator[None]:
     """As `refuse_always`, in the block: for an import of services."""
-    before = _watch.always
-    refuse_always()
+    before, streams = _watch.always, _keep_output_apart()
+    _watch.install()
+    _watch.always = True
     try:
         yield
     finally:
         _watch.always = before
+        _put_back(streams)
+
+
+def imported_anew(run: Callable[[], T]) -> T:
+    """Imports services, and remembers what of clock, chance and the like they read meanwhile."""
+
+    def note(what: str, lines: tuple[str, ...]) -> None:
+        if not what.startswith(LOOKS):
+            _watch.note(what, lines)
+
+    return watching_reads(run, note, is_a_librarys)
 
 
 @contextmanager
@@ -242,13 +311,10 @@ def watching(what: str = "", *, by_hand: bool = False) -> Iterator[list[Effect]]
 
     For plain code: no await within. Raises `StillRunning` where it comes to no end.
     """
-    streams = [getattr(sys, name) for name in _STREAMS]
+    streams = _keep_output_apart()
     timed = not by_hand and threading.current_thread() is threading.main_thread()
-    _watch.begin(what)
+    _watch.begin(what, by_hand)
     try:
-        if not by_hand:
-            for name in _STREAMS:
-                setattr(sys, name, _output)
         if timed:
             before = _set_handler(signal.SIGALRM, _watch.end)
             timer = _set_timer(signal.ITIMER_REAL, STEP_SECONDS, _AGAIN_SECONDS)
@@ -260,11 +326,11 @@ def watching(what: str = "", *, by_hand: bool = False) -> Iterator[list[Effect]]
         if timed:
             _set_timer(signal.ITIMER_REAL, *timer)
             _set_handler(signal.SIGALRM, before)
-        for name, stream in zip(_STREAMS, streams, strict=True):
-            setattr(sys, name, stream)
+        _put_back(streams)
+    if _watch.interrupted:
+        raise KeyboardInterrupt
     if _watch.ended_at is not None:
-        at = f" at {_watch.ended_at[-1]}" if _watch.ended_at else ""
-        raise StillRunning(f"still running after {STEP_SECONDS:.0f} s{at}")
+        raise StillRunning(_watch.endless)
 
 
 @contextmanager
@@ -272,9 +338,43 @@ def no_side_effects(what: str = "", *, by_hand: bool = False) -> Iterator[None]:
     """As `watching`, and raises `SideEffect` for the first that was tried, even if a handler catches it."""
     with watching(what, by_hand=by_hand) as effects:
         try:
-            yield
+            with _staying():
+                yield
         finally:
             refuse(effects)
+
+
+@contextmanager
+def _staying() -> Iterator[None]:
+    """Raises `_Left` where whatever runs in the block would end the program, or the task."""
+    try:
+        yield
+    except (Exception, _Ended):
+        raise
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and (_watch.interrupted or not _watch.knows_interrupts):
+            raise
+        raise _left(error) from None
+
+
+def guarded(decider: Decider[S], tried: list[HandlerMisbehaves]) -> Decider[S]:
+    """Returns the same handlers, which reach nothing outside wherever they are called. `tried` is told who
+    does, as a kernel that calls them parks whatever they raise.
+    """
+
+    def held(handler: Callable[..., T]) -> Callable[..., T]:
+        def handle(*arguments: Any) -> T:
+            try:
+                with no_side_effects():
+                    return handler(*arguments)
+            except HandlerMisbehaves as error:
+                tried.append(error)
+                raise
+
+        return handle
+
+    react = decider.react and held(decider.react)
+    return replace(decider, decide=held(decider.decide), evolve=held(decider.evolve), react=react)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,13 +390,12 @@ def watched(run: Callable[[], T]) -> Ran[T]:
     with watching() as effects:
         result: T | Exception
         try:
-            result = run()
+            with _staying():
+                result = run()
         except RecursionError as error:  # how deep it got, and with it what Python says, is chance
             result = RecursionError("it calls itself without an end").with_traceback(error.__traceback__)
         except Exception as error:
             result = error
-        except (SystemExit, GeneratorExit) as error:
-            result = Left(repr(error)).with_traceback(error.__traceback__)
     return Ran(result, effects)
 
 
@@ -306,8 +405,11 @@ def take(taken: Taken[S], *, reads: bool = False) -> Ran[Outcome[S]]:
 
     Raises `StillRunning`, which names the input.
     """
-    run = partial(watching_reads, partial(_with_rows, taken), _watch.read) if reads else taken.run
+    run = partial(watching_reads, partial(_with_rows, taken), _watch.note) if reads else taken.run
     before = copied(taken.state) if reads else None
+    _watch.input, _watch.reads = partial(_named, taken), reads
+    if reads:
+        read_installed()  # which asks much, and is asked for each line
     try:
         ran = watched(run)
         if reads and (changed := changed_fields(before, taken.state)):
@@ -317,6 +419,8 @@ def take(taken: Taken[S], *, reads: bool = False) -> Ran[Outcome[S]]:
         return ran
     except StillRunning as error:
         raise StillRunning(f"{_named(taken)} is {error}.") from None
+    finally:
+        _watch.reads = False
 
 
 def _with_rows(taken: Taken[S]) -> Outcome[S]:
@@ -351,30 +455,19 @@ def _named(taken: Taken[Any]) -> str:
             return f"{type(command).__name__} {command.cause.id}"
 
 
-def _attempt(name: str, args: tuple[Any, ...]) -> str | None:
-    if name == "open":
-        path, _, flags = args
-        return f"write the file {path}" if flags & _WRITING else None
-    return _attempt_called(name)
-
-
-@cache
-def _attempt_called(name: str) -> str | None:
-    """Looks it up once: Python reports a look at a frame's code as well, of which there are many a step."""
-    found = next((what for beginning, what in _ATTEMPTS.items() if name.startswith(beginning)), None)
-    return f"{found} ({name})" if found else None
+def _is_ours(frame: FrameType) -> bool:
+    return bool(frame.f_globals.get("__name__", "").startswith("choreo."))
 
 
 def _is_of_a_service(frame: FrameType | None, *, otherwise: bool) -> bool:
-    """Tells whether a service's code is what does this, and not Python because it imports a library."""
+    """Tells whether code that nobody installed does this, and not Python because it imports a library.
+
+    `otherwise` is the answer where neither is on the way.
+    """
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
+        if is_import(frame):
             return False
-        if _is_a_service(frame.f_globals.get("__name__", "").partition(".")[0]):
+        if is_own(frame) or is_shared(frame):
             return True
         frame = frame.f_back
     return otherwise
-
-
-def _is_a_service(package: str) -> bool:
-    return package in {entry.module.partition(".")[0] for entry in named().values()}

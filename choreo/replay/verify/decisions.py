@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import orjson
 
+from choreo.chassis.installed import named
 from choreo.chassis.transaction.step import Outcome
 from choreo.message.codec import TopicRecord, Undecodable, UnknownType, UnknownVersion, decode
 from choreo.message.envelope import Event
@@ -235,7 +237,22 @@ def _of_input(
 
 
 def of_effect(entry: JournalEntry, effect: Effect) -> Finding:
+    if effect.outside:
+        return of_no_handler(effect, entry.service)
     return of_entry("effect", entry, effect.says, effect.lines, got=effect.text.strip() or None)
+
+
+def of_no_handler(effect: Effect, otherwise: str) -> Finding:
+    """No input led to it. It is of the service whose code it is, if it is one's."""
+    packages = {entry.module.partition(".")[0]: name for name, entry in named().items()}
+    whose = next((packages[one] for one in map(_package, effect.lines) if one in packages), otherwise)
+    last = effect.lines[-1] if effect.lines else ""
+    printed = effect.text.strip() or None
+    return Finding("effect", whose, effect.says, handler=last, lines=effect.lines, got=printed)
+
+
+def _package(line: str) -> str:
+    return Path(line).parts[0]
 
 
 def of_row(entry: JournalEntry, row: Otherwise) -> Finding:

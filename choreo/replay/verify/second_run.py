@@ -22,7 +22,9 @@ import orjson
 from choreo.chassis.installed import package_of
 from choreo.chassis.registry import service_names, services
 from choreo.chassis.service import Service
-from choreo.replay.engine.sandbox import refuse_always
+from choreo.chassis.source_lines import of_nobody_else
+from choreo.errors import HandlerMisbehaves
+from choreo.replay.engine.sandbox import imported_anew, refuse_always
 from choreo.replay.sources.live import join_live
 from choreo.replay.sources.recording import Recording, size_of
 from choreo.replay.sources.records import Source
@@ -94,7 +96,10 @@ async def _findings(process: asyncio.subprocess.Process, order: bytes) -> list[F
     if process.returncode:
         last = err.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
         raise SecondRunDied(f"The second replay died: {last[0]}")
-    return [(Difference if "origin" in told else Finding).from_dict(told) for told in orjson.loads(out)]
+    told = orjson.loads(out)
+    if isinstance(told, str):
+        raise HandlerMisbehaves(told)
+    return [(Difference if "origin" in one else Finding).from_dict(one) for one in told]
 
 
 def _live_elsewhere() -> None:
@@ -126,10 +131,10 @@ async def _verify(source: Source, order: dict[str, Any]) -> list[Finding]:
 
     def import_anew() -> dict[str, Service[Any]]:
         preloaded = tuple(name.partition(":")[0] for name in order["preload"])
-        for module in [name for name in sys.modules if _is_service(name) or name in preloaded]:
+        for module in [name for name in sys.modules if _is_remembering(name) or name in preloaded]:
             del sys.modules[module]
         _preload(order)
-        return chosen()
+        return imported_anew(chosen)
 
     if order["closed_loop"]:
         return (await closed_loop(source, chosen(), reads=True)).findings
@@ -142,6 +147,12 @@ def _preload(order: dict[str, Any]) -> None:
     for name in order["preload"]:
         module, _, function = name.partition(":")
         getattr(import_module(module), function)()
+
+
+def _is_remembering(module: str) -> bool:
+    """Tells whether it is a service's, or a helper that nobody installed: what it remembers is to be gone."""
+    in_python = str(getattr(sys.modules[module], "__file__", "")).endswith(".py")
+    return _is_service(module) or (in_python and of_nobody_else(module))
 
 
 def _is_service(module: str) -> bool:
@@ -171,6 +182,9 @@ if __name__ == "__main__":
     # What anybody prints goes beside the answer, whichever way it takes.
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    found = asyncio.run(main(orjson.loads(sys.stdin.buffer.read())))
-    answer.write(orjson.dumps([asdict(finding) for finding in found], default=str))
+    try:
+        found = asyncio.run(main(orjson.loads(sys.stdin.buffer.read())))
+        answer.write(orjson.dumps([asdict(finding) for finding in found], default=str))
+    except HandlerMisbehaves as error:
+        answer.write(orjson.dumps(str(error)))
     answer.close()

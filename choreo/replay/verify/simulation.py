@@ -22,6 +22,7 @@ from choreo.replay.engine.sandbox import take
 from choreo.replay.sources.by_key import Input, Key, Torn
 from choreo.replay.sources.records import JournalEntry
 from choreo.replay.sources.rows import plain
+from choreo.replay.verify.decisions import of_no_handler
 from choreo.replay.verify.findings import Finding
 
 
@@ -109,6 +110,8 @@ class Simulation:
             self.counts["effects"] += 1
             place = effect.lines[-1] if effect.lines else ""
             finding = Finding("effect", name, effect.says, "", str(id), type_, handler=place)
+            if effect.outside:
+                finding = of_no_handler(effect, name)
             if finding.identity not in self._effects:
                 self._effects.add(finding.identity)
                 self.findings.append(replace(finding, got=effect.text.strip() or None, lines=effect.lines))

@@ -20,6 +20,9 @@ from choreo.replay.sources.records import Cut, JournalEntry, Wrote
 from choreo.replay.verify.decisions import DecisionComparison, of_effect, of_entry, of_row
 from choreo.replay.verify.findings import Finding, ServiceTally
 
+_NO_REFUSAL = {"type": "no refusal"}
+"""What was decided instead is told as facts, if it is asked for."""
+
 
 class Verifier:
     """Is handed what one service heard, and its journal; hands what is decided to the comparison."""
@@ -113,7 +116,8 @@ class Verifier:
         if refusal != entry.refusal:
             says = f"{entry.type} {entry.id} is answered differently"
             lines = decided_through(input.taken, None)
-            finding = of_entry("step", entry, says, lines, expected=entry.refusal, got=refusal)
+            was, is_ = entry.refusal or _NO_REFUSAL, refusal or _NO_REFUSAL
+            finding = of_entry("step", entry, says, lines, expected=was, got=is_)
             self.tally.diverges(replace(finding, path=path_of(input.taken)))
             return
         if entry.outcome != "refused":
