@@ -114,7 +114,7 @@ class Runtime(Generic[S]):
         self.settings = settings
         url = _required(settings.database_urls.get(self.service))
         self.engine = make_engine(url, pool_size=_CONNECTIONS)
-        self._kernel_engine = make_engine(url, pool_size=_KERNEL_CONNECTIONS)
+        self._kernel_engine = make_engine(url, pool_size=_KERNEL_CONNECTIONS, name="kernel")
         self.health = Health()
         self.metrics = Metrics()
         self.meter = Meter(self.metrics.registry)

@@ -49,7 +49,7 @@ _PAIRS = 3
 # A session, a row.
 
 
-def session_silent(name: str, service: str, whose: str, last_queries: list[str]) -> Fault:
+def session_silent(name: str, service: str, whose: str, sessions: str) -> Fault:
     """Stopped in the middle of a commit it may hold what all the others need."""
 
     def strike(system: ThrowawaySystem, chance: Random) -> float:
@@ -58,7 +58,7 @@ def session_silent(name: str, service: str, whose: str, last_queries: list[str])
 
         def found() -> bool:
             with psycopg.connect(**session(system.admin_url)) as admin:
-                asked = admin.execute(_SESSION, [f"choreo_{service}", last_queries])
+                asked = admin.execute(f"{_SESSION} AND {sessions} {_LATEST}".encode(), [f"choreo_{service}"])
                 pids.extend(pid for (pid,) in asked)
             return bool(pids)
 
@@ -73,10 +73,11 @@ def session_silent(name: str, service: str, whose: str, last_queries: list[str])
     return Fault(f"silent-{name}", sentence, strike, stops=1)
 
 
-_SESSION = """/* chaos.session: the one that asked this last */ SELECT pid FROM pg_stat_activity
-WHERE datname = %s AND pid <> pg_backend_pid() AND query LIKE ANY(%s) ORDER BY state_change DESC LIMIT 1"""
-_OF_THE_RELAY = ["/* outbox.lowest%", "/* outbox.remove%", "/* outbox.count%", "/* relay_leases%"]
-_OF_THE_KERNEL = ["/* keys.%", "/* positions.%", "/* write.%"]
+_SESSION = """/* chaos.session: the one that was used last */ SELECT pid FROM pg_stat_activity
+WHERE datname = %s AND pid <> pg_backend_pid()"""
+_LATEST = "ORDER BY state_change DESC LIMIT 1"
+_OF_THE_RELAY = r"query ~ '^/\* (outbox|relay_leases)\.'"
+_OF_THE_KERNEL = "application_name = 'kernel'"
 
 
 def locked(name: str, service: str, what: str, seconds: float) -> Fault:

@@ -88,8 +88,9 @@ def _one(conn: psycopg.Connection, query: str) -> Any:
     return row[0]
 
 
-def make_engine(url: str, *, pool_size: int = 5, serving: bool = True) -> AsyncEngine:
-    """`url` as libpq has it. At most `pool_size` connections, opened as needed.
+def make_engine(url: str, *, pool_size: int = 5, serving: bool = True, name: str = "choreo") -> AsyncEngine:
+    """`url` as libpq has it. At most `pool_size` connections, opened as needed, which Postgres lists by
+    `name`.
 
     A service's waits all have a limit (`serving`). A tool may read for as long as it takes.
 
@@ -101,7 +102,7 @@ def make_engine(url: str, *, pool_size: int = 5, serving: bool = True) -> AsyncE
     options = " ".join(f"-c {name}={value}" for name, value in settings.items())
     return create_async_engine(
         "postgresql+psycopg://",
-        async_creator=lambda: connection.connect(**session(url, options, **_LIMITS)),
+        async_creator=lambda: connection.connect(**session(url, options, application_name=name, **_LIMITS)),
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT_SECONDS,

@@ -330,7 +330,8 @@ class Route(APIRoute):
         if self._request:
             arguments[self._request] = Request(scope, receive)
         if user_id and (self._streams or (seconds and (flow or self._may_wait))):
-            until_answered.enter_context(service.waits.one(user_id))  # 429
+            await service.waits.admit(user_id)  # 429
+            until_answered.enter_context(service.waits.one(user_id))
         if flow is None or user_id is None:
             return await self._call(arguments, service.turns, user_id)
         applied = await service.flow_applied(user_id, flow, seconds)

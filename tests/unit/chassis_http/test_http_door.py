@@ -1,6 +1,7 @@
 """What every request is held to before anything is done for it; and HEAD."""
 
 import asyncio
+from contextlib import ExitStack
 from typing import Any
 from uuid import uuid4
 
@@ -8,6 +9,7 @@ import httpx2
 import pytest
 
 from choreo.chassis.http import headers, waits
+from choreo.chassis.http.problems import Problem
 from tests.unit.chassis_http.test_http_checks import GOOD, JSON, assert_problem
 
 pytestmark = pytest.mark.asyncio
@@ -95,6 +97,30 @@ async def test_head_is_answered_like_get_without_the_body(toy: Any, client: http
     assert (await client.head("/login")).status_code == 405
     assert (await client.head("/things")).status_code == 401
     assert (await client.post("/things/1", headers=toy.headers)).headers["allow"] == "GET, HEAD"
+
+
+async def test_whoever_asks_again_and_again_is_refused_slowly_and_nobody_else() -> None:
+    room = ExitStack()
+    held: list[None] = []
+
+    async def slowly() -> None:
+        held.append(None)
+        if len(held) > 1:
+            room.close()
+
+    user, other = uuid4(), uuid4()
+    door = waits.Waits(slowly)
+    for _ in range(waits.MOST):
+        await door.admit(user)
+        room.enter_context(door.one(user))
+    for held_so_far in [0] * waits.REFUSED_AT_ONCE + [1]:
+        with pytest.raises(Problem) as refused:
+            await door.admit(user)
+        assert (refused.value.status, len(held)) == (429, held_so_far)
+    await door.admit(other)
+    assert len(held) == 1
+    await door.admit(user)  # there is room by the time
+    assert len(held) == 2
 
 
 async def test_of_one_user_so_many_wait_and_others_are_not_held_up(
