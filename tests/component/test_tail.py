@@ -72,6 +72,7 @@ async def test_what_was_written_long_ago_is_read_by_pieces(
         async with await psycopg.AsyncConnection.connect(database.owner_url, autocommit=True) as conn:
             await write(conn, many[:60])
             await write(conn, many[60:], later)
+            print(await (await conn.execute("select (ctid::text::point)[0]::int, count(*), min(decided_at) from journal group by 1 order by 1")).fetchall())
         first = await looked(tail, database.owner_url)
         assert 0 < len(first) < 60 and not tail.is_at_the_end
         assert tail.until == START, "so far it has come"
