@@ -18,4 +18,6 @@ COPY --from=packages /app /app
 WORKDIR /app
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER shop
+# Of a service: a verb, such as `choreo migrate`, ends before anybody asks for the third time.
+HEALTHCHECK --interval=5s --timeout=5s --start-period=60s CMD ["python", "-m", "choreo.chassis.observe.serving"]
 CMD ["choreo", "--help"]

@@ -48,7 +48,7 @@ $(STAMP): requirements.lock pyproject.toml
 	echo 'choreo: $(PYTHONS): none is a Python 3.11 to 3.14 with venv and pip. Install one (apt install python3-venv,' \
 	    'dnf install python3.14, brew install python@3.14) or name it: make PYTHON=/path/to/python3' >&2; \
 	exit 69
-	@echo 'Installing Python packages into .venv, once (a minute or two)'
+	@echo 'Installing Python packages into .venv, once (170 MB, a minute or two)'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock \
 	    && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e . \
 	    || { echo 'choreo: the packages could not be installed (see above): check the network and try again' >&2; exit 69; }

@@ -57,7 +57,9 @@ def _stand_alone() -> None:
             str(alias.choices[0]) if isinstance(alias, AliasChoices) else f"CHOREO_{name.upper()}", None
         )
     for name in list(os.environ):
-        if name.endswith(("_DATABASE_URL", "_KAFKA_USERNAME", "_KAFKA_PASSWORD", "_KAFKA_CERTIFICATE_FILE")):
+        if name.startswith("OTEL_") or name.endswith(
+            ("_DATABASE_URL", "_KAFKA_USERNAME", "_KAFKA_PASSWORD", "_KAFKA_CERTIFICATE_FILE")
+        ):
             del os.environ[name]
     if int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2:
         os.environ["TZ"] = "Asia/Kolkata"

@@ -21,7 +21,7 @@ from choreo.operations.reading.installation import observer_access
 
 OUTCOMES = ("PaymentConfirmed", "PaymentRejected")
 
-_APPLIED = re.compile(rb'^facts_heard_total\{outcome="applied",type="\w+"\} ([0-9.e+]+)', re.MULTILINE)
+_APPLIED = re.compile(rb'^choreo_facts_heard_total\{outcome="applied",type="\w+"\} ([0-9.e+]+)', re.MULTILINE)
 
 _WHEN = """/* bench.when: at which moment the transaction was committed that applied each flow's input */
 SELECT correlation_id, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM journal

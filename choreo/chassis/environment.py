@@ -6,7 +6,9 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
-_SETTING = re.compile(r"CHOREO_\w+|(\w+_)?KAFKA_\w+|\w+_DATABASE_URL|SMTP_URL")
+_SETTING = re.compile(
+    r"CHOREO_\w+|(\w+_)?KAFKA_\w+|\w+_DATABASE_URL|SMTP_URL|OTEL_EXPORTER_OTLP_(TRACES_)?(ENDPOINT|HEADERS)"
+)
 """No file in somebody's directory says which programs and libraries are loaded."""
 
 

@@ -37,6 +37,7 @@ VERBS = {
     "env": "running",
     "doctor": "running",
     "console": "running",
+    "otel": "running",
     "docs": "programmes",
     "migration": "programmes",
     "new": "programmes",

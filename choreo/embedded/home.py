@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -38,6 +39,7 @@ class Home:
         self.postgres = self.path / "data" / "postgres"
         self.maildir = self.path / "data" / "mail"
         self._style = self.path / "data" / "style"
+        self._traced = self.path / "data" / "traced"
         self.secrets = self.path / "secrets"
         self.observer_file = self.secrets / "observer.json"
         self.logs = self.path / "logs"
@@ -94,6 +96,19 @@ class Home:
     def remember_style(self, style: str) -> None:
         self._style.parent.mkdir(parents=True, exist_ok=True)
         self._style.write_text(f"{style}\n")
+
+    def traced_until(self) -> datetime | None:
+        """Until when everything decided was exported as traces; None where nobody has exported any."""
+        try:
+            return datetime.fromisoformat(self._traced.read_text().strip())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def remember_traced(self, until: datetime) -> None:
+        self._traced.parent.mkdir(parents=True, exist_ok=True)
+        aside = self._traced.with_suffix(".new")
+        aside.write_text(f"{until.isoformat()}\n")
+        aside.replace(self._traced)
 
     def forget_data(self) -> None:
         """Events, databases, mail and passwords, wherever they are. Only while held."""

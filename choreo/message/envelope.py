@@ -45,11 +45,13 @@ class Cause:
     trace_id: str
     """32 hex digits, the trace-id of a W3C traceparent."""
     is_event: bool = False
+    caller: str | None = None
+    """Of a root whose client told a traceparent: parent-id and flags in it, as `00f067aa0ba902b7-01`."""
 
     @staticmethod
-    def root(id: UUID, trace_id: str | None = None) -> "Cause":
+    def root(id: UUID, trace_id: str | None = None, caller: str | None = None) -> "Cause":
         """A new flow begins here and takes its name from the request's command id."""
-        return Cause(id, correlation_id=id, trace_id=trace_id or id.hex)
+        return Cause(id, correlation_id=id, trace_id=trace_id or id.hex, caller=caller)
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,6 +155,7 @@ LOOKING = {
     "psql billing -- -cDELETE/**/FROM/**/accounts": 1,
     "env": 0,
     "doctor": 1,
+    "otel --once": 0,
 }
 """The others, and what they exit with where something is parked in billing."""
 

@@ -127,7 +127,7 @@ class Log:
 
     async def lag(self) -> float | None:
         registry = self.shop.runtimes["billing"].metrics.registry
-        return registry.get_sample_value("consumer_lag_records", {"topic": self.topic})
+        return registry.get_sample_value("choreo_consumer_lag_records", {"topic": self.topic})
 
     async def says(self, *words: str) -> str:
         """Billing's word about its reading, once it has stopped for this reason."""

@@ -44,15 +44,21 @@ async def test_what_was_done_is_counted_by_type_and_outcome(shop: Shop) -> None:
     assert (await ada.withdraw("900.00")).status_code == 409
     await shop.notified(ada, 2)
     billing, order = await samples(shop, "billing"), await samples(shop, "order")
-    assert value(order, "commands_total", type="PlaceOrder", outcome="applied") == 2
-    assert value(order, "commands_total", type="PlaceOrder", outcome="duplicate") == 1
-    assert value(order, "facts_decided_total", type="OrderCreated") == 2
-    assert value(billing, "commands_total", type="Withdraw", outcome="refused") == 1
-    assert value(billing, "facts_heard_total", type="OrderCreated", outcome="applied") == 2
-    assert value(billing, "facts_decided_total", type="PaymentConfirmed") == 2
-    route = {"method": "POST", "route": "/orders"}
-    assert value(order, "http_request_duration_seconds_count", **route, status="201") == 2
-    assert value(order, "http_request_duration_seconds_count", **route, status="202") == 1
+    assert value(order, "choreo_commands_total", type="PlaceOrder", outcome="applied") == 2
+    assert value(order, "choreo_commands_total", type="PlaceOrder", outcome="duplicate") == 1
+    assert value(order, "choreo_facts_decided_total", type="OrderCreated") == 2
+    assert value(billing, "choreo_commands_total", type="Withdraw", outcome="refused") == 1
+    assert value(billing, "choreo_facts_heard_total", type="OrderCreated", outcome="applied") == 2
+    assert value(billing, "choreo_facts_decided_total", type="PaymentConfirmed") == 2
+    route = {"http_request_method": "POST", "http_route": "/orders"}
+    assert (
+        value(order, "http_server_request_duration_seconds_count", **route, http_response_status_code="201")
+        == 2
+    )
+    assert (
+        value(order, "http_server_request_duration_seconds_count", **route, http_response_status_code="202")
+        == 1
+    )
     assert_only_what_is_measured_is_asked_for([*billing, *order])
 
 

@@ -48,6 +48,7 @@ from tests.e2e.outside import (
     registration,
     until,
 )
+from tests.otlp import assert_bars_are_hops, assert_is_one_order, receiver
 
 ROOT = Path(__file__).parents[2]
 SERVICES = tuple(OFFSET)
@@ -1067,6 +1068,25 @@ def test_a_clients_trace_goes_on_in_the_events(user: User, log: Log) -> None:
     trace = uuid4().hex
     user.post("/orders", {"price": "1.00"}, traceparent=f"00-{trace}-{trace[:16]}-01")
     log.until(lambda event: event.headers["traceparent"][3:35] == trace)
+
+
+def test_one_order_is_one_trace_over_all_services_with_the_times_of_choreo_trace(
+    system: ThrowawaySystem, customer: User, style: str
+) -> None:
+    trace, caller = uuid4().hex, uuid4().hex[:16]
+    headers = {"traceparent": f"00-{trace}-{caller}-01", "Prefer": "wait=10"}
+    order = customer.post("/orders", {"price": "1.00"}, **headers).json()["id"]
+    customer.notified(1)
+    with receiver() as received:
+        environment = system.environment | {"OTEL_EXPORTER_OTLP_ENDPOINT": received.endpoint}
+        exported = choreo("otel", "--once", "--from", "-1m", **environment)
+    assert exported.returncode == 0, exported.stderr
+    spans = received.of(trace)
+    assert_is_one_order(spans, caller, has_kafka(style))
+    (flow,) = json.loads(choreo("trace", order, "--json", **system.environment).stdout)["flows"]
+    assert_bars_are_hops(spans, flow)
+    (asked,) = (span for span in spans if span.kind == "request")
+    assert asked.attributes == {"http.response.status_code": 202}
 
 
 def test_a_repeated_request_publishes_nothing_new(customer: User, log: Log) -> None:

@@ -31,6 +31,7 @@ from tests.e2e.test_contract import (  # noqa: F401
     test_an_order_is_taken_with_202_and_a_location,
     test_an_orders_changes_are_streamed,
     test_each_outcome_is_told_once_newest_first_and_mailed,
+    test_one_order_is_one_trace_over_all_services_with_the_times_of_choreo_trace,
     test_what_cannot_be_decided_in_time_is_turned_away_while_reads_and_deposits_go_on,
     test_what_is_not_decided_in_time_is_202_and_a_repeat_waits_anew,
     test_what_is_over_is_409_to_cancel,

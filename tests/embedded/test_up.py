@@ -85,9 +85,9 @@ class Place:
         return process.returncode, error
 
     @contextmanager
-    def running(self, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    def running(self, *arguments: str, **more: str) -> Iterator["subprocess.Popen[str]"]:
         """From ready on; if the test did not end it, it is killed."""
-        with self.choreo("up", *arguments) as system:
+        with self.choreo("up", *arguments, **more) as system:
             try:
                 wait_for_line(system, "Ctrl-C stops everything")
                 yield system
@@ -220,10 +220,15 @@ def test_killed_with_sigkill_it_leaves_no_process_and_starts_again_on_its_data(p
 
 
 def test_each_of_several_processes_has_a_name_a_log_and_a_port_and_all_stop(place: Place) -> None:
-    with place.running("--replicas", "order=3,user=2") as system:
+    """And traces are exported, as there is somewhere to; that nobody listens there holds up nothing."""
+    collector = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
+    with place.running("--replicas", "order=3,user=2", **collector) as system:
         facts = place.run_file()
         named = {*SERVICES, "user-2", "order-2", "order-3"}
-        assert set(facts["pids"]) == {"kafka", "postgres", "mail"} | named
+        assert set(facts["pids"]) == {"kafka", "postgres", "mail", "otel"} | named
+        wait_for_line(system, "otel is ready")
+        logged = (place.home / "logs" / "otel.log").read_text()
+        assert logged.startswith("exporting traces to 127.0.0.1:1, of what was decided since 2")
         assert facts["own_ports"]["order"] == [place.port_base + 2 + 100 * number for number in (1, 2, 3)]
         assert {file.stem for file in (place.home / "logs").iterdir()} >= named
         expected = processes(facts)

@@ -40,6 +40,7 @@ TRIED: dict[str, tuple[Sequence[str], str]] = {
     "env": ((), NO_SHOP),
     "doctor": ((), NO_SHOP),
     "console": ((str(RECORDING),), NO_SHOP),
+    "otel": (("--once",), NO_SHOP),
     "docs": ((), NO_SHOP),
     "migration": (("billing",), NO_SHOP),
     "new": (("points",), "pyproject.toml and events/ are not in"),

@@ -5,9 +5,14 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -132,6 +137,41 @@ def test_the_image_installs_what_is_locked_and_runs_as_nobody_special() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     packages = {name.strip("*") for name in project["tool"]["setuptools"]["packages"]["find"]["include"]}
     assert not left_out & {*packages, "pyproject.toml", project["project"]["readme"]}
+
+
+@pytest.mark.parametrize(("status", "exit_code"), [(200, 0), (503, 1), (None, 1)])
+def test_the_image_is_healthy_while_its_service_takes_requests(status: int | None, exit_code: int) -> None:
+    (told,) = re.findall(r"^HEALTHCHECK .* CMD (.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    python, *arguments = json.loads(told)
+    assert python == "python"
+    with a_service(status) as port:
+        done = subprocess.run(
+            [sys.executable, *arguments], env=os.environ | {"CHOREO_PORT_BASE": str(port - 2)}
+        )
+    assert done.returncode == exit_code
+
+
+@contextmanager
+def a_service(status: int | None) -> Iterator[int]:
+    """Yields its port: the second above one where nobody listens. None: it hangs up."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            assert self.path == "/health/serving"
+            if status:
+                self.send_response(status)
+                self.end_headers()
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_compose_reads_it() -> None:

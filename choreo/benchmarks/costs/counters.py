@@ -16,9 +16,9 @@ from choreo.chassis.database.connection import session
 from choreo.operations.acting.throwaway import ThrowawaySystem
 
 _TRANSACTIONS = {
-    "count": re.compile(rb"^transaction_inputs_count ([0-9.e+]+)", re.MULTILINE),
-    "inputs": re.compile(rb"^transaction_inputs_sum ([0-9.e+]+)", re.MULTILINE),
-    "seconds": re.compile(rb"^transaction_duration_seconds_sum ([0-9.e+]+)", re.MULTILINE),
+    "count": re.compile(rb"^choreo_transaction_inputs_count ([0-9.e+]+)", re.MULTILINE),
+    "inputs": re.compile(rb"^choreo_transaction_inputs_sum ([0-9.e+]+)", re.MULTILINE),
+    "seconds": re.compile(rb"^choreo_transaction_duration_seconds_sum ([0-9.e+]+)", re.MULTILINE),
 }
 
 _POSTGRES = """/* bench.counters: of the whole server. Each session tells its own about once a second. */

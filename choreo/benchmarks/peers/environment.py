@@ -26,7 +26,7 @@ def environment(name: str, say: Callable[[str], None]) -> None:
     stamp = home / "installed"
     if stamp.exists() and stamp.read_text() == wanted:
         return
-    say(f"{name}: installing what its locks name, once")
+    say(f"{name}: installing what its locks name, once ({100 if len(locks) > 1 else 25} MB)")
     shutil.rmtree(home, ignore_errors=True)
     _run(name, [sys.executable, "-m", "venv", home])
     pip: list[str | Path] = [

@@ -310,7 +310,7 @@ class Edge:
         return problems.internal_error()
 
     def _record(self, method: str, template: str, status: int, seconds: float) -> None:
-        method = method if method in _METHODS else "other"
+        method = method if method in _METHODS else "_OTHER"
         self._metrics.request(method, template, status, seconds)
         write = log.debug if template in _QUIET else log.info
         write("request", method=method, route=template, status=status, ms=round(seconds * 1000, 2))

@@ -47,7 +47,7 @@ class Connections:
         self._asking: dict[BoundedProtocol, None] = {}
         self._answered: dict[BoundedProtocol, None] = {}
         self._closed = Counter(
-            "http_connections_closed",
+            "choreo_http_connections_closed",
             "Connections we closed: too slow with a head or a body, a head too large, or too many of them.",
             ("reason",),
             registry=registry,
@@ -86,7 +86,7 @@ class Connections:
         now = asyncio.get_running_loop().time()
         if now > self._told + _TELL_SECONDS:
             self._told = now
-            log.warning("connections are closed, see http_connections_closed", reason=reason)
+            log.warning("connections are closed, see choreo_http_connections_closed", reason=reason)
         connection.transport.close()
 
 

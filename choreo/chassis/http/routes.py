@@ -394,17 +394,18 @@ def _id(text: str) -> UUID:
 
 
 _TRACEPARENT = re.compile(
-    rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
+    rb"(?!ff)[0-9a-f]{2}-(?!0{32})(?P<trace>[0-9a-f]{32})-"
+    rb"(?P<caller>(?!0{16})[0-9a-f]{16}-[0-9a-f]{2})(?P<more>-.*)?"
 )
 
 
 def _root(id: UUID, headers: Mapping[bytes, bytes]) -> Cause:
     """A flow begins. It joins the client's trace if the client told a valid one (W3C Trace Context)."""
-    trace = _TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
-    if trace and trace.group(2) is not None and trace.string.startswith(b"00-"):
-        trace = None  # version 00 ends there
     structlog.contextvars.bind_contextvars(flow=str(id))
-    return Cause.root(id, trace.group(1).decode() if trace else None)
+    told = _TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
+    if told is None or (told["more"] is not None and told.string.startswith(b"00-")):  # 00 has no more
+        return Cause.root(id)
+    return Cause.root(id, told["trace"].decode(), told["caller"].decode())
 
 
 def _number(text: bytes) -> int:

@@ -33,7 +33,7 @@ class Meter:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._commands = _Children(
             Counter(
-                "commands",
+                "choreo_commands",
                 "What became of commands, by type and outcome: applied, refused, duplicate, failed.",
                 ("type", "outcome"),
                 registry=registry,
@@ -41,7 +41,7 @@ class Meter:
         )
         self._heard = _Children(
             Counter(
-                "facts_heard",
+                "choreo_facts_heard",
                 "What became of records read, by type (other: not heard here) and outcome: applied, "
                 "duplicate, parked, skipped, stale.",
                 ("type", "outcome"),
@@ -49,36 +49,45 @@ class Meter:
             )
         )
         self._decided = _Children(
-            Counter("facts_decided", "Facts this service decided.", ("type",), registry=registry)
+            Counter("choreo_facts_decided", "Facts this service decided.", ("type",), registry=registry)
         )
-        self.published = Counter("outbox_published", "Facts acknowledged by Kafka.", registry=registry)
+        self.published = Counter(
+            "choreo_outbox_published_facts", "Facts acknowledged by Kafka.", registry=registry
+        )
         self.unpublished = Gauge(
-            "outbox_unpublished", "Facts decided and not yet acknowledged by Kafka.", registry=registry
+            "choreo_outbox_unpublished_facts",
+            "Facts decided and not yet acknowledged by Kafka.",
+            registry=registry,
         )
         self.unpublished_age = Gauge(
-            "outbox_oldest_seconds", "Age of the oldest unpublished fact.", registry=registry
+            "choreo_outbox_oldest_age_seconds", "Age of the oldest unpublished fact.", registry=registry
         )
         self.parked = Gauge(
-            "parked_events", "Events that need a person or queue behind one.", registry=registry
+            "choreo_parked_events", "Events that need a person or queue behind one.", registry=registry
         )
         self.parked_age = Gauge(
-            "parked_oldest_seconds", "Since when the oldest is parked.", registry=registry
+            "choreo_parked_oldest_age_seconds", "Since when the oldest is parked.", registry=registry
         )
         self.waiting = Gauge(
-            "waiting_things", "What lacks something that is still to come.", registry=registry
+            "choreo_waiting_things", "What lacks something that is still to come.", registry=registry
         )
-        self.waiting_age = Gauge("waiting_oldest_seconds", "Age of the oldest of them.", registry=registry)
+        self.waiting_age = Gauge(
+            "choreo_waiting_oldest_age_seconds", "Age of the oldest of them.", registry=registry
+        )
         self.lag = Gauge(
-            "consumer_lag_records",
+            "choreo_consumer_lag_records",
             "Records of a topic this service has not read.",
             ("topic",),
             registry=registry,
         )
         self._size = Histogram(
-            "transaction_inputs", "Inputs that shared a transaction.", buckets=_SIZES, registry=registry
+            "choreo_transaction_inputs",
+            "Inputs that shared a transaction.",
+            buckets=_SIZES,
+            registry=registry,
         )
         self._time = Histogram(
-            "transaction_duration_seconds",
+            "choreo_transaction_duration_seconds",
             "From the first lock to the commit.",
             buckets=_SECONDS,
             registry=registry,

@@ -6,24 +6,27 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
+    disable_created_metrics,
     generate_latest,
 )
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # gauges beside counters, which only OpenMetrics knows
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class Metrics:
-    """Other parts add theirs to `registry`: `Gauge("outbox_unpublished", …, registry=metrics.registry)`."""
+    """Other parts add theirs to `registry`: `Gauge("choreo_parked_events", …, registry=metrics.registry)`."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
         self._requests = Histogram(
-            "http_request_duration_seconds",
+            "http_server_request_duration_seconds",
             "From the request's first byte to the answer's last, by route template.",
-            ("method", "route", "status"),
+            ("http_request_method", "http_route", "http_response_status_code"),
             buckets=_BUCKETS,
             registry=self.registry,
         )

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from typing import ClassVar
 from urllib.parse import urlsplit
 
+from choreo.chassis import clock
 from choreo.chassis.agreement import all_disagreements, require_agreement
 from choreo.chassis.database.comparison import require_tables
 from choreo.chassis.database.migrate import migrate
@@ -58,6 +59,20 @@ def _require_embedded() -> None:
             )
 
 
+def exports_traces() -> bool:
+    """Whether whoever starts the system wants that."""
+    return any(os.environ.get(f"OTEL_EXPORTER_OTLP_{of}ENDPOINT") for of in ("", "TRACES_"))
+
+
+def _require_otel() -> None:
+    for name in ("opentelemetry.sdk", "opentelemetry.exporter"):
+        if find_spec(name) is None:
+            raise Unavailable(
+                f"{name} is not installed, which exports traces: install choreo-kafka[otel], or set no "
+                "OTEL_EXPORTER_OTLP_ENDPOINT."
+            )
+
+
 def environment_of_a_service(settings: Mapping[str, str], sockets: Sequence[int]) -> dict[str, str]:
     """That of this process, with these settings, and without what is meant for other services."""
     others = {f"{service.upper()}_DATABASE_URL" for service in service_names()} | {"SMTP_URL"}
@@ -97,6 +112,8 @@ class System:
         os.umask(0o077)
         databases = external_databases(self.settings)
         self.home = Home(self.settings)
+        if exports_traces():
+            _require_otel()
         with self.home.held(), ExitStack() as self.sockets:
             self.home.take_wish()
             if fresh:
@@ -118,6 +135,9 @@ class System:
                     system.wait(*services)
                     if self.with_console:
                         system.add_at_rest(self._console())
+                    if exports_traces():
+                        system.start(self._otel())
+                        self._write_run_file()
                     self.report.ready(self._urls())
                     system.watch(lambda: self._look(system))
             finally:
@@ -224,6 +244,21 @@ class System:
         )
         self.parts["mail"] = mail
         return mail
+
+    def _otel(self) -> Program:
+        """Nobody waits for it: what it will export lies in the journals."""
+        if self.home.traced_until() is None:
+            self.home.remember_traced(clock.now())
+        here = {"CHOREO_HOME": str(self.home.path), "CHOREO_PORT_BASE": str(self.settings.port_base)}
+        otel = Program(
+            "otel",
+            [sys.executable, "-m", "choreo.cli.main", "otel"],
+            log=self.home.logs / "otel.log",
+            probe=lambda: "exporting traces" in otel.running.output(),
+            env={**os.environ, **here, "PYTHONUNBUFFERED": "1"},
+        )
+        self.parts["otel"] = otel
+        return otel
 
     def _migrate(self, postgres: Postgres | None, databases: dict[str, str]) -> None:
         started = time.monotonic()

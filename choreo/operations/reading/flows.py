@@ -1,10 +1,12 @@
 """Flows, in the running system or in a recording: those that an id is about, and the newest."""
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import partial
+from uuid import UUID
 
 from choreo.chassis import clock
+from choreo.chassis.database.connection import Connection
 from choreo.chassis.registry import services
 from choreo.chassis.settings import Settings
 from choreo.errors import UsageError
@@ -92,6 +94,24 @@ async def _found_live(installation: Installation, id: str, limit: int, tell: Tel
     )
 
 
+async def look_up(
+    installation: Installation, conns: Mapping[str, Connection], flows: Collection[UUID], tell: Tell = unheard
+) -> Material:
+    """Returns all that is known of these flows in the running system, and of those asked together with them.
+
+    `conns` are `sessions`. Raises psycopg.Error, `Broken`, and what is in `LOG_UNREADABLE`.
+    """
+    return await material_of(
+        installation.kafka if has_kafka(installation.style) else None,
+        conns,
+        installation.settings,
+        installation.partition_of,
+        _ids(installation.settings),
+        flows,
+        partial(tell, "looking up"),
+    )
+
+
 def _found_recorded(recording: Recording, id: str, limit: int, tell: Tell) -> Material | None:
     settings = recording.cut.settings
     if place := place_of(id, settings.topic_prefix):
@@ -104,19 +124,10 @@ def _found_recorded(recording: Recording, id: str, limit: int, tell: Tell) -> Ma
 
 async def _flows_live(installation: Installation, filter: FlowFilter, limit: int, tell: Tell) -> Listed:
     settings = installation.settings
-    access = installation.kafka if has_kafka(installation.style) else None
     async with sessions(installation.database_urls) as conns:
 
         async def trees_of(page: Sequence[Began]) -> list[Tree]:
-            material = await material_of(
-                access,
-                conns,
-                settings,
-                installation.partition_of,
-                _ids(settings),
-                {one.flow for one in page},
-                partial(tell, "looking up"),
-            )
+            material = await look_up(installation, conns, {one.flow for one in page}, tell)
             return _trees(material, settings)
 
         pages = newest([*conns.values()], filter.until, min(limit + 1, _PAGE))

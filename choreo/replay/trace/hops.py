@@ -69,7 +69,7 @@ class Way:
 def ways(events: Sequence[PublishedEvent], journals: Mapping[str, Journal]) -> dict[UUID, Way]:
     """Returns the way of each event. An event that lies at several offsets is heard at each of them."""
     found = occurrences(events)
-    deciding = {id: _deciding(event, journals) for id, (event, *_) in found.items()}
+    deciding = {id: decided_by(event, journals) for id, (event, *_) in found.items()}
 
     def decided_in(service: str, entry: JournalRow | None) -> tuple[str, ...]:
         return tuple(
@@ -94,7 +94,7 @@ def ways(events: Sequence[PublishedEvent], journals: Mapping[str, Journal]) -> d
     }
 
 
-def _deciding(event: PublishedEvent, journals: Mapping[str, Journal]) -> JournalRow | None:
+def decided_by(event: PublishedEvent, journals: Mapping[str, Journal]) -> JournalRow | None:
     """Returns the input in whose transaction it was decided; mostly, but not always, its cause.
 
     Of the key's inputs of that moment it is the last whose step came before the event's.

@@ -24,7 +24,7 @@ SELECT journal.id, journal.key, step, kind, journal.type, journal.topic, journal
     CASE WHEN parked.reason = 'queued' THEN 'queued' ELSE outcome END AS outcome, received_at, decided_at,
     CASE WHEN current_setting('track_commit_timestamp')::bool
         THEN pg_xact_commit_timestamp(journal.xmin) END AS committed_at,
-    correlation_id AS flow, refusal,
+    correlation_id AS flow, refusal, command->'cause' AS cause, answer_status AS status,
     CASE WHEN parked.reason = 'queued' AND head.id <> parked.id
         THEN 'behind ' || coalesce(head.type, 'a record') || ': ' || head.error
         ELSE parked.error END AS error,
@@ -72,6 +72,10 @@ class JournalRow:
     """None for a record that could not be read."""
     refusal: dict[str, Any] | None = None
     """Its type and its numbers."""
+    cause: dict[str, Any] | None = None
+    """Of a command what it follows from: a `choreo.message.envelope.Cause`. A recording's row has none."""
+    status: int | None = None
+    """That of the answer, where somebody had one. A recording's row has none."""
     error: str | None = None
     """Why it is parked, or what it queues behind."""
     source_line: str | None = None

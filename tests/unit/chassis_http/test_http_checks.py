@@ -187,6 +187,7 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
     ("traceparent", "joined"),
     [
         (f"00-{TRACE}-b7ad6b7169203331-01", True),
+        (f"00-{TRACE}-b7ad6b7169203331-00", True),
         (f"01-{TRACE}-b7ad6b7169203331-01-more", True),
         (f"00-{TRACE}-b7ad6b7169203331-01-more", False),
         (f"ff-{TRACE}-b7ad6b7169203331-01", False),
@@ -196,12 +197,13 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
         ("junk", False),
     ],
 )
-async def test_a_valid_trace_is_joined(
+async def test_a_valid_trace_is_joined_and_who_calls_is_kept(
     toy: Any, client: httpx2.AsyncClient, traceparent: str, joined: bool
 ) -> None:
     await client.post("/things", content=GOOD, headers=toy.headers | JSON | {"traceparent": traceparent})
     cause = toy.calls[-1]["cause"]
     assert cause.trace_id == (TRACE if joined else cause.id.hex)
+    assert cause.caller == (traceparent[36:55] if joined else None)
     assert cause.correlation_id == cause.id
 
 

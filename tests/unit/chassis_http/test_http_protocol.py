@@ -81,7 +81,7 @@ def closed(toy: Any) -> dict[str, float]:
     return {
         sample.labels["reason"]: sample.value
         for metric in toy.metrics.registry.collect()
-        if metric.name == "http_connections_closed"
+        if metric.name == "choreo_http_connections_closed"
         for sample in metric.samples
         if sample.name.endswith("_total")
     }
