@@ -104,9 +104,9 @@ async def test_a_chunk_is_gone_on_with_after_a_pause_and_around_what_is_no_event
         pause(app, place)
         paused.put_nowait(place)
 
-    def counted(self: handover.Handover, event: Any, partition: Any) -> None:
+    def counted(self: handover.Handover, place: Any, chunk: Any, partition: Any) -> None:
         nonlocal most
-        take(self, event, partition)
+        take(self, place, chunk, partition)
         most = max(most, len(partition.given))
 
     monkeypatch.setattr(faust_internals.ChunkedApp, "pause", noted)

@@ -35,7 +35,7 @@ from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.admin.topics import declare_topics
 from choreo.chassis.kafka.cluster import Cluster
 from choreo.chassis.kafka.partition_producer import PartitionProducer
-from choreo.chassis.kafka.relay import Relay, partition_of
+from choreo.chassis.kafka.relay import Relay, _Shard, partition_of
 from choreo.chassis.observe.health import Job, JobState, NotReady
 from choreo.chassis.observe.meter import Meter
 from choreo.chassis.transaction import outbox
@@ -435,6 +435,47 @@ async def test_what_another_process_decided_is_published_at_once(
                 decided += await post.decide([uuid4() for _ in range(3)], 1, first=number)
                 other.wake()
                 await post.emptied()
+    assert_first_occurrences_in_order(await post.arrived(), decided)
+
+
+async def test_an_acknowledgement_is_a_reason_to_look_only_where_more_was_decided_meanwhile(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody looks by himself for as long as the test has patience."""
+    ada, looked, lowest, send = uuid4(), asyncio.Queue[None](), outbox.lowest, _Shard._send
+    may_send = asyncio.Event()
+    may_send.set()
+
+    async def look(*args: Any) -> list[OutboxRow]:
+        looked.put_nowait(None)
+        return await lowest(*args)
+
+    async def send_later(self: _Shard, rows: Sequence[OutboxRow]) -> Sequence[OutboxRow]:
+        await may_send.wait()
+        return await send(self, rows)
+
+    monkeypatch.setattr(_Shard, "_send", send_later)
+    sender = post.relay()
+    async with running(sender):
+        await post.all_owned()
+        monkeypatch.setattr(relay, "_POLL_SECONDS", 10 * PATIENCE)
+        decided = await post.decide([ada], 1)
+        sender.wake()
+        await post.emptied()
+        monkeypatch.setattr(outbox, "lowest", look)
+        may_send.clear()
+        for number in (2, 3):
+            decided += await post.decide([ada], 1, first=number)
+            sender.wake()
+            await looked.get()
+        may_send.set()
+        await post.emptied()
+        await looked.get()
+        decided += await post.decide([ada], 1, first=4)
+        sender.wake()
+        await post.emptied()
+        await looked.get()
+    assert looked.empty()
     assert_first_occurrences_in_order(await post.arrived(), decided)
 
 

@@ -248,9 +248,9 @@ def acknowledged_when_taken(patch: Patch) -> None:
 
     take = Handover.take
 
-    def take_and_acknowledge(self: Handover, event: Any, partition: Any) -> None:
-        take(self, event, partition)
-        event.ack()
+    def take_and_acknowledge(self: Handover, place: Any, chunk: Any, partition: Any) -> None:
+        take(self, place, chunk, partition)
+        self._app.acknowledge(place, chunk.end)
 
     patch.setattr(Handover, "take", take_and_acknowledge)
 

@@ -35,7 +35,7 @@ class App:
     """Of Faust, and its stream."""
 
     paused: set[TopicPartition] = field(default_factory=set)
-    chunks: deque[Any] = field(default_factory=deque)
+    messages: deque[Any] = field(default_factory=deque)
     acknowledged: list[tuple[TopicPartition, int]] = field(default_factory=list)
 
     def pause(self, place: TopicPartition) -> None:
@@ -44,36 +44,31 @@ class App:
     def resume(self, place: TopicPartition) -> None:
         self.paused.discard(place)
 
+    def acknowledge(self, place: TopicPartition, next_offset: int) -> None:
+        self.acknowledged.append((place, next_offset))
+
     def noack(self) -> "App":
         return self
 
     async def events(self) -> AsyncIterator[Any]:
-        while self.chunks:
-            yield self.chunks.popleft()
+        while self.messages:
+            yield self.messages.popleft()
 
 
 @dataclass
-class Chunk:
-    """An event of the stream, and its message."""
+class Message:
+    """And the event of the stream that it came with."""
 
-    app: App
-    place: TopicPartition
-    value: Fetched
+    value: dict[TopicPartition, Fetched]
 
     @property
-    def message(self) -> "Chunk":
+    def message(self) -> "Message":
         return self
 
-    @property
-    def topic(self) -> str:
-        return self.place[0]
 
-    @property
-    def partition(self) -> int:
-        return self.place[1]
-
-    def ack(self) -> None:
-        self.app.acknowledged.append((self.place, self.value.end))
+def chunk(place: TopicPartition, begin: int, offsets: range | list[int], end: int) -> Fetched:
+    records = [ConsumerRecord(*place, n, 0, 0, b"key", b"{}", None, 0, 0, []) for n in offsets]
+    return Fetched(records, begin, end, [(begin, 3)])
 
 
 class Session:
@@ -86,8 +81,7 @@ class Session:
         self.progress += 1
 
     def fetched(self, place: TopicPartition, begin: int, offsets: range | list[int], end: int) -> None:
-        records = [ConsumerRecord(*place, n, 0, 0, b"key", b"{}", None, 0, 0, []) for n in offsets]
-        self.app.chunks.append(Chunk(self.app, place, Fetched(records, begin, end, [(begin, 3)])))
+        self.app.messages.append(Message({place: chunk(place, begin, offsets, end)}))
 
     async def listen(self) -> None:
         async def check(place: TopicPartition, epoch: int) -> None:
@@ -124,6 +118,19 @@ async def test_a_chunk_is_acknowledged_with_its_last_record_and_by_what_lies_beh
     assert session.app.acknowledged == [(A, 4)]
     await session.finish(1)
     assert (session.app.acknowledged, session.progress) == ([(A, 4), (A, 6)], 5)
+
+
+async def test_of_one_fetch_each_partition_is_acknowledged_by_itself() -> None:
+    session = Session()
+    session.app.messages.append(Message({A: chunk(A, 0, range(2), 2), B: chunk(B, 7, [7], 9)}))
+    await session.listen()
+    told = [(heard.partition, heard.fetched_from, heard.offset) for heard in session.kernel.heard]
+    assert told == [(0, 0, 0), (0, 1, 1), (1, 7, 7), (1, 8, 8)]
+    assert session.checked == [(A, 3), (B, 3)]
+    await session.finish(3)
+    assert session.app.acknowledged == [(A, 2)]
+    await session.finish(1)
+    assert session.app.acknowledged == [(A, 2), (B, 9)]
 
 
 async def test_an_error_ends_the_session_and_gives_back_what_is_left() -> None:

@@ -3,24 +3,31 @@
 That it is there is not all: that the whole of it works is for `tests/choreography/` to show.
 """
 
+import asyncio
 import inspect
+from collections import deque
 from importlib import import_module
 from typing import Any
 
 import faust
 import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
-from aiokafka.consumer import fetcher
+from aiokafka.consumer import consumer, fetcher
 from aiokafka.record.default_records import DefaultRecordBatchBuilder, _DefaultRecordBatchPy
 from faust.tables import TableManager
+from faust.transport.conductor import ConductorCompiler
 from faust.transport.consumer import Consumer
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types import TP
 
-from choreo.chassis.kafka.aiokafka_internals import AnyRecords, Fetched, _FetchResult
-from choreo.chassis.kafka.faust_internals import _Consumer, _ConsumerThread
+from choreo.chassis.kafka import faust_internals
+from choreo.chassis.kafka.aiokafka_internals import AnyRecords, Fetched, _Fetcher, _FetchResult
+from choreo.chassis.kafka.faust_internals import FETCHED_RECORDS, _as_records, _Consumer, _ConsumerThread
 
 ROOM = "choreo.chassis.kafka"
+A, B = TP("topic", 0), TP("topic", 1)
+PATIENCE = 30.0
+"""Longer than whatever is waited for."""
 
 OVERRIDDEN = [
     ("faust_internals.ChunkedApp", "_create_directories"),
@@ -30,11 +37,13 @@ OVERRIDDEN = [
     ("faust_internals._ConsumerThread", "_fetch_records"),
     ("faust_internals._Consumer", "_new_consumer_thread"),
     ("faust_internals._Consumer", "seek_to_committed"),
-    ("faust_internals._Consumer", "on_buffer_drop"),
-    ("faust_internals._Consumer", "ack"),
+    ("faust_internals._Consumer", "_getmany"),
+    ("faust_internals._Consumer", "on_buffer_full"),
+    ("faust_internals._Consumer", "verify_event_path"),
     ("faust_internals._Consumer", "_new_offset"),
     ("faust_internals._Consumer", "_add_gap"),
     ("aiokafka_internals.AnyRecords", "next_batch"),
+    ("aiokafka_internals._Fetcher", "_get_actions_per_node"),
     ("aiokafka_internals._FetchResult", "getall"),
     ("aiokafka_internals._LenientBatch", "_maybe_uncompress"),
 ]
@@ -66,6 +75,11 @@ def parameters(function: Any) -> list[str]:
         (Consumer, "_new_offset"),
         (Consumer, "_add_gap"),
         (Consumer, "seek_to_committed"),
+        (Consumer, "self._getmany("),
+        (Consumer, "self.verify_event_path("),
+        (ConductorCompiler, "consumer.on_buffer_full"),
+        (AIOKafkaConsumer, "Fetcher("),
+        (fetcher.Fetcher, "self._get_actions_per_node("),
         (fetcher.Fetcher, "MemoryRecords("),
         (fetcher.Fetcher, "FetchResult("),
         (fetcher.Fetcher, ".getall("),
@@ -77,11 +91,14 @@ def test_it_is_called_where_it_is_expected_to_be(caller: type, called: str) -> N
     assert called in inspect.getsource(caller), f"{caller.__name__} calls no {called} any more"
 
 
-@pytest.mark.parametrize(
-    "name", ["_acked", "_unacked_messages", "_paused_partitions", "_buffered_partitions", "flow_active"]
-)
+@pytest.mark.parametrize("name", ["_acked", "flow_active"])
 def test_a_consumer_of_faust_has_what_is_used_of_it(name: str) -> None:
     assert name in inspect.getsource(Consumer), f"Faust's Consumer.{name} is gone"
+
+
+@pytest.mark.parametrize("name", ["_fetcher_timeout", "_wait_consume_future", "_notify"])
+def test_a_fetcher_of_aiokafka_has_what_is_used_of_it(name: str) -> None:
+    assert f"self.{name}" in inspect.getsource(fetcher.Fetcher), f"aiokafka's Fetcher.{name} is gone"
 
 
 @pytest.mark.parametrize("name", ["_partition_records", "next_fetch_offset", "_records"])
@@ -91,7 +108,30 @@ def test_a_fetch_of_aiokafka_has_what_is_used_of_it(name: str) -> None:
 
 
 def test_the_readers_are_the_ones_aiokafka_makes() -> None:
+    assert consumer.Fetcher is _Fetcher
     assert (fetcher.MemoryRecords, fetcher.FetchResult) == (AnyRecords, _FetchResult)
+
+
+def test_kafka_is_asked_while_somebody_waits_and_nothing_of_it_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fetcher.Fetcher, "_get_actions_per_node", lambda *_: "asked")
+    asks: Any = object.__new__(_Fetcher)
+    asks._records, asks._fetcher_timeout, asks._wait_consume_future = {}, 0.2, None
+
+    def asked() -> bool:
+        return bool(asks._get_actions_per_node(None) == "asked")
+
+    assert asked(), "as aiokafka does for whoever says nothing"
+    with asks.asking([A]):
+        assert asked()
+        asks._records = {B: "of somebody who waits for nothing"}
+        assert asked()
+        asks._records = {A: "not taken yet"}
+        assert not asked()
+        asks._records = {}
+    assert not asked()
+    assert asks._get_actions_per_node(None) == ([], {}, 0.2, False, [])
 
 
 def test_a_consumer_is_made_with_public_arguments_alone() -> None:
@@ -136,11 +176,105 @@ def test_a_fetch_without_a_record_is_something_if_it_got_on() -> None:
     assert [fetched.leader_epoch(offset) for offset in (0, 4, 5, 6, 8)] == [1, 1, 2, 4, 4]
 
 
-async def test_what_is_committed_is_behind_the_last_chunk_that_was_acknowledged() -> None:
-    """Faust's own way counts offsets one by one, and takes a chunk for a hole."""
-    place = TP("topic", 0)
-    consumer: Any = object.__new__(_Consumer)
-    consumer._acked, consumer._unacked_messages = {}, set()
-    for last in (4, 9):
-        consumer.ack(type("Message", (), {"tp": place, "offset": last, "acked": False})())
-    assert (consumer._new_offset(place), consumer._new_offset(place)) == (10, None)
+class Played:
+    """A consumer of Faust's, whose thread is played."""
+
+    def __init__(self) -> None:
+        self.consumer: Any = object.__new__(_Consumer)
+        self.consumer._acked, self.consumer._held, self.consumer._under_way = {}, set(), set()
+        self.consumer._resumed, self.consumer._finished = asyncio.Event(), asyncio.Event()
+        self.consumer._gathers = False
+        self.consumer._thread = self
+        self.asked: list[set[TP]] = []
+        self.answers: deque[dict[TP, Fetched]] = deque()
+
+    async def getmany(self, active_partitions: set[TP], timeout: float) -> Any:
+        self.asked.append(set(active_partitions))
+        return _as_records(self.answers.popleft())
+
+    async def fetch(self, **answer: int) -> None:
+        """Each partition's chunk ends there, and has one record for two offsets."""
+        places = {TP("topic", int(name[1:])): end for name, end in answer.items()}
+        self.answers.append({place: Fetched(range(end // 2), 0, end, []) for place, end in places.items()})
+        async with asyncio.timeout(PATIENCE):
+            await self.consumer._getmany({A, B}, timeout=PATIENCE)
+
+
+async def test_a_fetch_is_one_message_with_the_chunks_of_its_partitions() -> None:
+    chunks = {A: Fetched([1, 2], 3, 5, []), B: Fetched([1], 7, 8, [])}
+    ((carrier, (record,)),) = _as_records(chunks).items()
+    assert (carrier, record.value, record.offset) == (A, chunks, 4)
+    assert _as_records({}) == {}
+
+
+async def test_what_is_committed_is_behind_the_last_that_was_acknowledged() -> None:
+    """Faust's own way counts offsets one by one."""
+    consumer = Played().consumer
+    for end in (5, 10):
+        consumer.acknowledge(A, end)
+    assert (consumer._new_offset(A), consumer._new_offset(A)) == (10, None)
+
+
+async def test_more_is_fetched_once_all_of_the_last_fetch_is_finished(gathers_for_ever: None) -> None:
+    played = Played()
+    await played.fetch(p0=3, p1=2)
+    second = asyncio.ensure_future(played.fetch(p0=4))
+    for place, end in ((A, 3), (B, 1)):  # and of an earlier chunk of the other one
+        played.consumer.acknowledge(place, end)
+        await asyncio.sleep(0)
+        assert len(played.asked) == 1
+    played.consumer.acknowledge(B, 2)
+    await second
+    assert played.asked == [{A, B}] * 2
+
+
+async def test_after_a_record_that_came_alone_nothing_is_waited_for_but_after_the_next_one(
+    gathers_for_ever: None,
+) -> None:
+    played = Played()
+    for _ in range(2):
+        for end in (2, 3):  # one record
+            await played.fetch(**{f"p{end - 2}": end})
+        asked = len(played.asked)
+        third = asyncio.ensure_future(played.fetch())
+        await asyncio.sleep(0)
+        assert len(played.asked) == asked
+        played.consumer.acknowledge(B, 3)
+        await third
+
+
+async def test_where_there_is_more_than_a_fetch_may_bring_nothing_is_waited_for(
+    gathers_for_ever: None,
+) -> None:
+    played = Played()
+    await played.fetch(p0=FETCHED_RECORDS, p1=FETCHED_RECORDS)
+    await played.fetch(p0=3)
+    assert len(played.asked) == 2
+
+
+async def test_what_does_not_get_on_holds_up_the_next_fetch_for_a_moment_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(faust_internals, "_GATHER_SECONDS", 0)
+    played = Played()
+    await played.fetch(p0=4)
+    await played.fetch(p0=6)
+    assert len(played.asked) == 2
+
+
+async def test_a_partition_that_is_paused_is_not_asked_for_until_it_is_resumed() -> None:
+    played = Played()
+    played.consumer.pause(A)
+    await played.fetch()
+    played.consumer.pause(B)
+    waiting = asyncio.ensure_future(played.fetch())
+    await asyncio.sleep(0)
+    played.consumer.resume(B)
+    await waiting
+    await played.fetch()
+    assert played.asked == [{B}, {B}]
+
+
+@pytest.fixture
+def gathers_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faust_internals, "_GATHER_SECONDS", PATIENCE)

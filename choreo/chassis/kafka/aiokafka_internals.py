@@ -1,25 +1,30 @@
 """All that leans on the insides of aiokafka, each with a test in `tests/unit/test_kafka_internals.py`.
 
-There are two reasons. Kafka's protocol calls a header's name a string and checks nothing; many clients write
-any bytes. aiokafka raises where they are no UTF-8, and never gets past that record, nor do the others of the
-same fetch. Here the bytes that are no text become escapes, and the record goes the way of all records.
+There are three reasons. Kafka's protocol calls a header's name a string and checks nothing; many clients
+write any bytes. aiokafka raises where they are no UTF-8, and never gets past that record, nor do the others
+of the same fetch. Here the bytes that are no text become escapes, and the record goes the way of all records.
 
 And a list of records does not say what lies between them. aiokafka passes over what Kafka writes for itself
 at the end of a transaction, over what was aborted, and over offsets nobody has; whether an offset is missing
 because nothing is there or because it was not read, it does not tell. So what it hands over here is a
 `Fetched`: a list, as before, that knows where its reading began and where it ended.
 
+And aiokafka asks Kafka for more as soon as something is taken, for whatever partitions are empty then, and
+one that is left out waits until that fetch is answered. It may be told to ask only while somebody waits for
+records.
+
 Importing this makes every consumer of the process read so. Upstream there is no other way in: the classes
-below are named in `aiokafka.consumer.fetcher` and made there.
+below are named in `aiokafka.consumer` and made there.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from struct import Struct
 from typing import Any, NamedTuple
 
-from aiokafka.consumer import fetcher
+from aiokafka.consumer import consumer, fetcher
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import _MemoryRecordsPy
@@ -76,6 +81,27 @@ class AnyRecords(_MemoryRecordsPy):  # type: ignore[misc]
         return None
 
 
+class _Fetcher(fetcher.Fetcher):  # type: ignore[misc]
+    _wanted: frozenset[Any] | None = None
+    """Partitions somebody waits for. None where nobody ever said so."""
+
+    @contextmanager
+    def asking(self, partitions: Collection[Any]) -> Iterator[None]:
+        """From the first time on Kafka is asked only within, and only while nothing is there of these."""
+        self._wanted = frozenset(partitions)
+        self._notify(self._wait_consume_future)
+        try:
+            yield
+        finally:
+            self._wanted = frozenset()
+
+    def _get_actions_per_node(self, assignment: Any) -> Any:
+        """Whom to ask for what; how long to wait otherwise, and what else for."""
+        if self._wanted is None or (self._wanted and self._wanted.isdisjoint(self._records)):
+            return super()._get_actions_per_node(assignment)
+        return [], {}, self._fetcher_timeout, False, []
+
+
 class _FetchResult(fetcher.FetchResult):  # type: ignore[misc]
     """What is buffered of a partition."""
 
@@ -128,4 +154,5 @@ class _LenientBytes(bytearray):
         return super().decode(encoding, "backslashreplace")
 
 
+consumer.Fetcher = _Fetcher
 fetcher.MemoryRecords, fetcher.FetchResult = AnyRecords, _FetchResult

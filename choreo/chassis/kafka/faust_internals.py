@@ -2,13 +2,16 @@
 
 Faust brings records and holds the place in the group. Four things it is told that it has no setting for:
 where reading begins (Postgres' word and not the group's), how its consumer is made (what Faust hard-codes or
-does not offer), that there are no tables to wait for, and that what is handed over and acknowledged is not a
-record but a `Fetched` of a partition. Faust's own bookkeeping goes by offsets one by one, and takes a chunk
-for a hole.
+does not offer), that there are no tables to wait for, and that what is handed over is not a record but all
+that one fetch brought, a `Fetched` of each partition. A message of Faust's costs about the same whatever is
+in it, and so does a fetch: Kafka is asked for more once what it gave is finished. Faust's own bookkeeping
+goes by messages of one partition and offsets one by one; here a partition is acknowledged up to an offset.
 """
 
+import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 import aiokafka
@@ -24,12 +27,14 @@ from choreo.chassis.kafka.aiokafka_internals import Fetched
 from choreo.chassis.transaction.positions import TopicPartition
 
 FETCHED_RECORDS = 250
-"""At most so many records come in one chunk."""
-_BUFFERED_CHUNKS = 4
+"""At most so many records come with one fetch."""
+_BUFFERED_FETCHES = 2
 _FETCHED_BYTES = 1 << 18
 """Of a partition in one answer; a single batch may be larger."""
 _FETCH_WAIT_MS = 50
 """Faust has 1500: a partition that is not part of the fetch under way would wait that long."""
+_GATHER_SECONDS = 0.02
+"""So long the next fetch waits at most until what the last one brought is finished."""
 POLL_INTERVAL_SECONDS = math.inf
 """Without a fetch for so long aiokafka leaves the group, and comes back only with a fetch, which Faust makes
 only once it has an assignment. So it never leaves for that: nothing is fetched while the database is away, or
@@ -41,6 +46,8 @@ _REBALANCE_SECONDS = 60
 _REQUEST_SECONDS = 90
 """More than a rebalance: to join is a request."""
 
+FetchedChunks = Mapping[TopicPartition, Fetched]
+"""What one fetch brought, by partition."""
 NextOffsets = Callable[[set[TopicPartition]], Awaitable[Mapping[TopicPartition, int]]]
 
 
@@ -64,7 +71,7 @@ class ChunkedApp(faust.App):  # type: ignore[misc]
             TableManager=_NoTables,
             key_serializer="raw",
             value_serializer="raw",
-            stream_buffer_maxsize=_BUFFERED_CHUNKS,
+            stream_buffer_maxsize=_BUFFERED_FETCHES,
             stream_wait_empty=False,
             table_standby_replicas=0,
             topic_allow_declare=False,
@@ -78,17 +85,20 @@ class ChunkedApp(faust.App):  # type: ignore[misc]
         listen: Callable[["Stream"], Awaitable[None]],
         next_offsets: NextOffsets,
     ) -> None:
-        """`listen` is given the chunks; `next_offsets` says where to begin with what is assigned."""
+        """`listen` is given what was fetched; `next_offsets` says where to begin with what is assigned."""
         self.next_offsets = next_offsets
         self.agent(self.topic(*topics), supervisor_strategy=CrashingSupervisor)(listen)
 
     def pause(self, place: TopicPartition) -> None:
-        """Fetches no more of this partition for now. At another assignment it is forgotten."""
-        self.consumer.pause_partitions([TP(*place)])
+        """Hands over no more of this partition until it is resumed."""
+        self.consumer.pause(TP(*place))
 
     def resume(self, place: TopicPartition) -> None:
-        if TP(*place) in self.consumer.assignment():
-            self.consumer.resume_partitions([TP(*place)])
+        self.consumer.resume(TP(*place))
+
+    def acknowledge(self, place: TopicPartition, next_offset: int) -> None:
+        """All before this offset of the partition is finished."""
+        self.consumer.acknowledge(TP(*place), next_offset)
 
     def _create_directories(self) -> None:
         """None: there are no tables, so nothing would ever be in them."""
@@ -145,33 +155,83 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         if not wanted:
             return {}  # the last was paused just now; for aiokafka none would mean all
         try:
-            fetched = await consumer.getmany(*wanted, timeout_ms=timeout * 1000, max_records=max_records)
+            with consumer._fetcher.asking(wanted):
+                fetched = await consumer.getmany(*wanted, timeout_ms=timeout * 1000, max_records=max_records)
         except (NoOffsetForPartitionError, OffsetOutOfRangeError):
             if self.consumer.flow_active:
                 raise
             return {}
-        return {TP(*place): [_as_record(place, chunk)] for place, chunk in fetched.items()}
+        return _as_records({TP(*place): chunk for place, chunk in fetched.items()})
 
 
-def _as_record(place: Any, chunk: Fetched) -> Any:
-    """Of the chunk's last offset, so that what is committed is where the next one begins."""
-    return aiokafka.ConsumerRecord(
-        *place,
+def _as_records(fetched: FetchedChunks) -> Mapping[TP, list[Any]]:
+    """One record with all of it, which goes by the name of one of the partitions."""
+    if not fetched:
+        return {}
+    carrier, chunk = next(iter(fetched.items()))
+    record = aiokafka.ConsumerRecord(
+        *carrier,
         offset=chunk.end - 1,
         timestamp=0,
         timestamp_type=0,
         key=None,
-        value=chunk,
+        value=fetched,
         checksum=None,
         serialized_key_size=-1,
         serialized_value_size=-1,
         headers=(),
     )
+    return {carrier: [record]}
 
 
 class _Consumer(driver.Consumer):  # type: ignore[misc]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._held: set[TP] = set()
+        """Paused, which is nothing to Faust: it would drop a fetch that goes by the name of one."""
+        self._resumed = asyncio.Event()
+        self._under_way: set[tuple[TP, int]] = set()
+        """Of the last fetch those partitions that are not finished, and where their chunks end."""
+        self._finished = asyncio.Event()
+        self._gathers = False
+
     def _new_consumer_thread(self) -> Any:
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def _getmany(self, active_partitions: set[TP], timeout: float) -> Mapping[TP, list[Any]]:
+        """What arrives while the kernel has its hands full comes with the next fetch, all at once.
+
+        Nothing is waited for after a record that came alone, while nothing was under way, and where there is
+        more already than one fetch may bring.
+        """
+        if self._gathers and self._under_way:
+            await _set_within(_GATHER_SECONDS, self._finished)
+        wanted = active_partitions - self._held
+        if not wanted:
+            self._resumed.clear()
+            await _set_within(timeout, self._resumed)
+            return {}
+        was_idle = not self._under_way
+        records: Mapping[TP, list[Any]] = await super()._getmany(wanted, timeout)
+        for (record,) in records.values():
+            count = sum(map(len, record.value.values()))
+            self._gathers = count < FETCHED_RECORDS and not (count <= 1 and was_idle)
+            self._under_way = {(place, chunk.end) for place, chunk in record.value.items()}
+            self._finished.clear()
+        return records
+
+    def pause(self, place: TP) -> None:
+        self._held.add(place)
+
+    def resume(self, place: TP) -> None:
+        self._held.discard(place)
+        self._resumed.set()
+
+    def acknowledge(self, place: TP, next_offset: int) -> None:
+        self._acked[place] = [next_offset]
+        self._under_way.discard((place, next_offset))
+        if not self._under_way:
+            self._finished.set()
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Faust asks where to begin, at every assignment. Not Kafka's word but Postgres' is given."""
@@ -181,27 +241,25 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         await self.seek_wait(wanted)
         return wanted
 
-    def on_buffer_drop(self, tp: TP) -> None:
-        """Faust would fetch on of one that is paused, once what it had of it is taken."""
-        if tp in self._paused_partitions:
-            self._buffered_partitions.discard(tp)
-        else:
-            super().on_buffer_drop(tp)
+    def on_buffer_full(self, tp: TP) -> None:
+        """Where the stream is full, the next message waits, and with it the next fetch."""
 
-    # A partition's chunks are finished in their order: the last one says how far all is finished.
-
-    def ack(self, message: Any) -> bool:
-        message.acked = True
-        self._unacked_messages.discard(message)
-        self._acked[message.tp] = [message.offset]
-        return True
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Whether each partition is read is looked at from outside; Faust sees those that name a message."""
 
     def _new_offset(self, tp: TP) -> int | None:
+        """Partitions are finished in the order of their offsets: the last word says how far."""
         last = self._acked.pop(tp, None)
-        return last[0] + 1 if last else None
+        return last[0] if last else None
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         """None is kept."""
+
+
+async def _set_within(seconds: float, event: asyncio.Event) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 class _Transport(driver.Transport):  # type: ignore[misc]
@@ -209,19 +267,15 @@ class _Transport(driver.Transport):  # type: ignore[misc]
 
 
 class Message(Protocol):
-    topic: str
-    partition: int
-    value: Fetched
+    value: FetchedChunks
 
 
 class Event(Protocol):
     message: Message
 
-    def ack(self) -> bool: ...
-
 
 class Stream(Protocol):
-    """What is used of Faust's streams: events that are acknowledged by hand."""
+    """What is used of Faust's streams: events that it does not acknowledge."""
 
     def noack(self) -> "Stream": ...
 

@@ -1,6 +1,7 @@
-"""From one session of the consumer to the kernel: the records of its chunks, and back that they are finished.
+"""From one session of the consumer to the kernel: the records it fetched, and back that they are finished.
 
-A chunk may span several transactions; it is acknowledged once its last record is committed. Records of one
+A chunk is what a fetch brought of one partition. It may span several transactions, and is acknowledged once
+its last record is committed. Records of one
 partition wait behind each other, and those of others do not wait for them: a partition that does not get on
 is fetched no further for now.
 """
@@ -14,8 +15,9 @@ from typing import Any
 import structlog
 
 from choreo.chassis import clock
+from choreo.chassis.kafka.aiokafka_internals import Fetched
 from choreo.chassis.kafka.cluster import Group
-from choreo.chassis.kafka.faust_internals import FETCHED_RECORDS, ChunkedApp, Event, Stream
+from choreo.chassis.kafka.faust_internals import FETCHED_RECORDS, ChunkedApp, Stream
 from choreo.chassis.kafka.topic_log import PartitionLog
 from choreo.chassis.transaction.inputs import Heard, PositionGap, read
 from choreo.chassis.transaction.kernel import Kernel
@@ -90,21 +92,20 @@ class Handover:
     ) -> None:
         """Hands over chunk after chunk. `check` is awaited first, with a chunk's place and leader epoch."""
         async for event in stream.noack().events():
-            message = event.message
-            place, chunk = (message.topic, message.partition), message.value
-            partition = self._partitions.setdefault(place, _Partition())
-            await self._wait_for_room(place, partition)
-            await check(place, chunk.leader_epoch(chunk.end))
-            self.take(event, partition)
+            for place, chunk in event.message.value.items():
+                partition = self._partitions.setdefault(place, _Partition())
+                await self._wait_for_room(place, partition)
+                await check(place, chunk.leader_epoch(chunk.end))
+                self.take(place, chunk, partition)
 
-    def take(self, event: Event, partition: _Partition) -> None:
-        inputs = list(self._inputs(event))
+    def take(self, place: TopicPartition, chunk: Fetched, partition: _Partition) -> None:
+        inputs = list(self._inputs(place, chunk))
         partition.given.update(inputs)
         if len(partition.given) >= PARTITION_RECORDS:
             partition.has_room.clear()
         for heard in inputs:
-            last = event if heard is inputs[-1] else None
-            heard.done.add_done_callback(partial(self._finished, heard=heard, acknowledges=last))
+            ends = chunk.end if heard is inputs[-1] else None
+            heard.done.add_done_callback(partial(self._finished, heard=heard, chunk_end=ends))
             self._kernel.hear(heard)
 
     def close(self) -> None:
@@ -128,16 +129,16 @@ class Handover:
             partition.is_paused = True
             self._app.pause(place)
 
-    def _finished(self, done: "asyncio.Future[None]", *, heard: Heard, acknowledges: Event | None) -> None:
+    def _finished(self, done: "asyncio.Future[None]", *, heard: Heard, chunk_end: int | None) -> None:
         """The transaction is over: tell Faust, or end the session."""
         if done.cancelled() or self.ended.done():
             return
         if error := done.exception():
             self.ended.set_exception(error)
             return
-        if acknowledges:
-            acknowledges.ack()
         place = heard.topic, heard.partition
+        if chunk_end is not None:
+            self._app.acknowledge(place, chunk_end)
         partition = self._partitions[place]
         partition.given.discard(heard)
         if len(partition.given) < PARTITION_RECORDS:
@@ -147,9 +148,8 @@ class Handover:
                 self._app.resume(place)
         self._on_progress()
 
-    def _inputs(self, event: Event) -> Iterator[Heard]:
+    def _inputs(self, place: TopicPartition, chunk: Fetched) -> Iterator[Heard]:
         """Each record with where the reading went on that found it; at last what lies behind them all."""
-        place, chunk = (event.message.topic, event.message.partition), event.message.value
         begin = chunk.begin
         for record in chunk:
             yield self._heard(place, record, begin, chunk.leader_epoch(record.offset))

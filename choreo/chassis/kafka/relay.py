@@ -77,6 +77,8 @@ class Relay:
         self._strays: list[int] = []
         self._woken = asyncio.Event()
         self._decided = False
+        self._told = False
+        """There is something to read from the database."""
         self._looked_at = 0.0
         self._grown = False
 
@@ -142,13 +144,23 @@ class Relay:
                     await outbox.release(conn, self._owner)
 
     async def _round(self, conn: Connection) -> bool:
-        """Removes what is acknowledged and sends what is next. Whether there is more than it read."""
-        await self._remove_acknowledged(conn)
+        """Removes what is acknowledged and sends what is next. Whether there is more than it read.
+
+        Where only an acknowledgement woke us, and nothing was decided for those partitions meanwhile, there
+        is nothing to look for.
+        """
+        decided, self._decided = self._decided, False
+        told, self._told = self._told, False
+        behind = await self._remove_acknowledged(conn)
         if asyncio.get_running_loop().time() >= self._looked_at + _POLL_SECONDS:
             await self._look(conn)
-        decided, self._decided = self._decided, False
+            told = True
+        if not (decided or told or behind):
+            return False
         if decided and len(self._shards) < len(self._partitions):
             await conn.execute(_TELL)
+        for shard in self._shards.values():
+            shard.behind = bool(shard.sending)
         idle = [partition for partition, shard in self._shards.items() if not shard.sending]
         # Asked also where all are busy: a notification that no statement reads would wake us again at once.
         rows = await outbox.lowest(conn, idle, _ROUND)
@@ -157,15 +169,19 @@ class Relay:
             self._shards[partition].send(list(group))
         if rows:
             self._job.has(max(self._job.state.waiting, len(rows)))
-        return len(rows) == _ROUND
+        self._told |= len(rows) == _ROUND
+        return self._told
 
-    async def _remove_acknowledged(self, conn: Connection) -> None:
-        acknowledged = [row.position for shard in self._shards.values() for row in shard.acknowledged()]
+    async def _remove_acknowledged(self, conn: Connection) -> bool:
+        """Whether there may be more of the same partitions."""
+        done = [(shard, shard.acknowledged()) for shard in self._shards.values()]
+        acknowledged = [row.position for _, rows in done for row in rows]
         if acknowledged:
             await outbox.remove(conn, acknowledged)
             self._meter.published.inc(len(acknowledged))
             self._job.got_on(max(0, self._job.state.waiting - len(acknowledged)))
             self._say_what_holds_up()
+        return any(shard.behind for shard, rows in done if rows)
 
     async def _look(self, conn: Connection) -> None:
         """Renews the leases, takes those that are free, and counts what waits."""
@@ -209,12 +225,16 @@ class Relay:
 
     def _heard(self, conn: Connection, notify: Notify) -> None:
         if notify.pid != conn.info.backend_pid:
-            self._woken.set()
+            self._has_told()
+
+    def _has_told(self) -> None:
+        self._told = True
+        self._woken.set()
 
     async def _wait(self, conn: Connection) -> None:
         """For news, or until it is time to look all the same. What it was the next statement reads."""
         loop = asyncio.get_running_loop()
-        loop.add_reader(conn.fileno(), self._woken.set)
+        loop.add_reader(conn.fileno(), self._has_told)
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_POLL_SECONDS):
@@ -231,6 +251,8 @@ class _Shard:
     ) -> None:
         self.ours_until = 0.0
         """By this process's monotonic clock, counted from before the database was asked."""
+        self.behind = False
+        """It was sending when the outbox was looked into, or did not take all that was there."""
         self.trouble: str | None = None
         """Why its batch is not acknowledged."""
         self.sending: asyncio.Task[Sequence[OutboxRow]] | None = None
@@ -261,6 +283,7 @@ class _Shard:
         while True:
             try:
                 sent = rows[: await self._producer.send(rows)]
+                self.behind |= len(sent) < len(rows)
                 self.trouble = None
                 return sent
             except Exception as error:
