@@ -61,6 +61,8 @@ _FILES = {
 _LOOK_AGAIN_SECONDS = 2.0
 _LEAST_REST = 9.0
 """For each second that a look took: what is followed costs a tenth of the time at most."""
+_LONGEST_REST_SECONDS = 10.0
+"""All the same: what takes so long mostly waits for a busy machine, and people for it."""
 
 _log = structlog.get_logger()
 
@@ -176,7 +178,8 @@ class _Console:
             if ended:
                 yield format_sse_event(event="end", data_str="")
                 return
-            await asyncio.sleep(max(_LOOK_AGAIN_SECONDS, _LEAST_REST * (time.monotonic() - begun)))
+            rest = max(_LOOK_AGAIN_SECONDS, _LEAST_REST * (time.monotonic() - begun))
+            await asyncio.sleep(min(rest, _LONGEST_REST_SECONDS))
 
     def _file(self, name: str, media_type: str) -> None:
         """Serves it as it is in the package."""

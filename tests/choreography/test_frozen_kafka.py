@@ -30,6 +30,12 @@ def log(kafka: Broker) -> TopicPartition:
     return topic, 0
 
 
+async def test_who_has_nothing_to_read_is_not_cancelled(kafka: Broker) -> None:
+    for _ in range(5):
+        async with LogReader(kafka.admin):
+            pass
+
+
 async def test_who_reads_hears_so_within_six_seconds_and_nothing_else_is_said(
     kafka: Broker, log: TopicPartition, capfd: pytest.CaptureFixture[str]
 ) -> None:

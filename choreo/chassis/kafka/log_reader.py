@@ -74,6 +74,9 @@ class LogReader:
         try:
             async with answering(self._access):
                 await self._consumer.start()
+            await asyncio.sleep(
+                0
+            )  # aiokafka's own task begins: one that had not would end as if we were cancelled
         except BaseException:
             await self._consumer.stop()
             raise
