@@ -313,7 +313,7 @@ READS: dict[str, Callable[[], object]] = {
     "reads the clock (date.today)": lambda: Day.today(),
     "reads the clock or the time zone (time.gmtime)": lambda: time.gmtime(),
     "asks for chance (uuid._generate_time_safe)": lambda: uuid1(),
-    "asks for chance (random.Random)": lambda: random.Random().random(),
+    "asks for chance": lambda: random.Random().random(),
     "asks for chance (os.getrandom)": lambda: os.getrandom(1),
     "asks who runs it (os.getlogin)": lambda: os.getlogin(),
     "asks who runs it (os.getppid)": lambda: os.getppid(),
@@ -324,7 +324,7 @@ READS: dict[str, Callable[[], object]] = {
     "reads the file FILE": lambda: Path("/etc/hosts").read_text(),
     "looks at a file (os.stat)": lambda: Path(__file__).exists(),
     "looks at a file (os.listdir)": lambda: os.listdir("/"),
-    "asks where something lies in memory (id)": lambda: id(READS),
+    "asks where something lies in memory (builtins.id)": lambda: id(READS),
     "waits (time.sleep)": lambda: time.sleep(0),
     "changes how decimal calculates from now on": lambda: setattr(decimal.getcontext(), "prec", 27),
 }

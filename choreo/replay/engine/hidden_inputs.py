@@ -22,7 +22,6 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
-from contextlib import suppress
 from types import CodeType, FrameType, ModuleType
 from typing import Any, TypeVar
 
@@ -38,6 +37,7 @@ _PROCESS = "asks who runs it"
 _MACHINE = "asks what it runs on"
 _LOCALE = "reads the locale"
 LOOKS = "looks at a file"
+_MEMORY = "asks where something lies in memory"
 _WAITS = "waits"
 
 _NAMES: Mapping[tuple[ModuleType, str], str] = {
@@ -58,6 +58,7 @@ _NAMES: Mapping[tuple[ModuleType, str], str] = {
     (_locale, "localeconv nl_langinfo getencoding strcoll strxfrm"): _LOCALE,
     (os, "stat lstat fstat access listdir scandir readlink read pread readv getxattr listxattr"): LOOKS,
     (builtins, "input"): "asks whoever sits there",
+    (builtins, "id"): _MEMORY,
 }
 _BUILTIN: Mapping[Any, str] = {
     getattr(module, name): f"{says} ({module.__name__.lstrip('_')}.{name})"
@@ -75,12 +76,12 @@ _PYTHON: Mapping[CodeType, str] = {
     type(os.environ).__getitem__.__code__: "reads the environment (os.environ)",
     type(os.environ).__iter__.__code__: "reads the environment (os.environ)",
     platform.uname.__code__: f"{_MACHINE} (platform.uname)",
+    random.Random.seed.__code__: _CHANCE,
     uuid.getnode.__code__: f"{_MACHINE} (uuid.getnode)",
     locale.getlocale.__code__: f"{_LOCALE} (locale.getlocale)",
     locale.format_string.__code__: f"{_LOCALE} (locale.format_string)",
     locale.getpreferredencoding.__code__: f"{_LOCALE} (locale.getpreferredencoding)",
 }
-_SEED = random.Random.seed.__code__
 
 
 class Sample:
@@ -134,19 +135,30 @@ def watching_reads(
 
     And, as it is read by whoever calculates next, where the arithmetic of `decimal` was changed and left so.
     """
-    before, changed = _arithmetic(), Lines()
+    context, changed = decimal.getcontext, Lines()
+    prec, rounding = context().prec, context().rounding
 
     def watch(frame: FrameType, happened: str, called: Any) -> None:
+        # As short as can be: it is called for all that Python does.
         nonlocal changed
-        if happened == "return" and not changed and is_own(frame) and _arithmetic() != before:
-            changed = lines_to(frame)
         if happened == "call":
-            what = _PYTHON.get(frame.f_code) or (_seeds(frame) if frame.f_code is _SEED else None)
+            what = _PYTHON.get(frame.f_code)
+            if what is _CHANCE and not _is_chance(frame):
+                return
         elif happened == "c_call":
-            what = _read_by(called, frame)
+            try:
+                what = _BUILTIN.get(called)
+            except TypeError:  # a method of what has no hash
+                return
+            if what is None and called.__name__ in _OF_DATES:
+                what = _asked_of_dates(called)
         else:
+            if happened == "return" and not changed:
+                now = context()
+                if now.prec != prec or now.rounding != rounding:
+                    changed = lines_to(frame)
             return
-        if what is not None and not is_others(frame):
+        if what is not None and not is_others(frame) and (not what.startswith(_MEMORY) or is_own(frame)):
             note(what, lines_to(frame))
 
     sys.setprofile(watch)
@@ -154,31 +166,19 @@ def watching_reads(
         return run()
     finally:
         sys.setprofile(None)
-        if changed and _arithmetic() != before:
+        if changed and (context().prec, context().rounding) != (prec, rounding):
             note("changes how decimal calculates from now on", changed)
 
 
-def _arithmetic() -> tuple[Any, ...]:
-    now = decimal.getcontext()
-    return now.prec, now.rounding, now.Emin, now.Emax, now.capitals, now.clamp
-
-
-def _read_by(called: Any, frame: FrameType) -> str | None:
-    if called is builtins.id:
-        return "asks where something lies in memory (id)" if is_own(frame) else None
-    with suppress(TypeError):  # a method of what has no hash
-        if (what := _BUILTIN.get(called)) is not None:
-            return what
+def _asked_of_dates(called: Any) -> str | None:
     asked = getattr(called, "__self__", None)
     return (
-        _OF_DATES.get(called.__name__)
-        if isinstance(asked, type) and issubclass(asked, datetime.date)
-        else None
+        _OF_DATES[called.__name__] if isinstance(asked, type) and issubclass(asked, datetime.date) else None
     )
 
 
-def _seeds(frame: FrameType) -> str | None:
-    """Chance is what nobody gave a seed, and what everybody shares."""
+def _is_chance(frame: FrameType) -> bool:
+    """Tells whether a generator is made of what nobody gave a seed, or is the one that everybody shares."""
     given = frame.f_locals
     shared = given["self"] is random.random.__self__  # type: ignore[attr-defined]
-    return f"{_CHANCE} (random.Random)" if shared or given.get("a") is None else None
+    return shared or given.get("a") is None
