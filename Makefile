@@ -8,11 +8,11 @@ PYTHONS := $(or $(PYTHON),python3.14 python3.13 python3.12 python3.11 python3)
 USABLE := import ensurepip, sys, sysconfig, venv; \
     sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14) or bool(sysconfig.get_config_var("Py_GIL_DISABLED")))
 
-.PHONY: help run test demo check docs bench bench-peers chaos audit
+.PHONY: help run test demo check docs bench bench-peers chaos audit pictures
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make run | test | demo | check | docs | bench | bench-peers | chaos | audit; for more: .venv/bin/choreo --help'
+	@echo 'make run | test | demo | check | docs | bench | bench-peers | chaos | audit | pictures; for more: .venv/bin/choreo --help'
 
 run: $(STAMP)
 	@exec $(BIN)/choreo up
@@ -20,12 +20,11 @@ run: $(STAMP)
 test: $(STAMP)
 	@exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-demo bench bench-peers chaos audit: $(STAMP)
+demo bench bench-peers chaos audit docs: $(STAMP)
 	@exec $(BIN)/choreo $@ $(ARGS)
 
-docs: $(STAMP)
-	@$(BIN)/choreo docs $(ARGS)
-	@$(BIN)/python -m tests.screenshots
+pictures: $(STAMP)
+	@exec $(BIN)/python -m tests.screenshots
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

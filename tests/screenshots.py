@@ -1,6 +1,6 @@
 """Makes the pictures in docs/console/ anew, of a system that is started for the purpose and gone afterwards.
 
-    python -m tests.screenshots
+    make pictures
 
 They are to be looked at before they are committed: no test does.
 """
@@ -63,7 +63,7 @@ def _take(page: Page) -> None:
     picture("dead-letters")
     page.goto("/verify")
     page.click("text=Verify >> css=button")
-    page.wait_for_selector("h2")
+    page.wait_for_selector("main h2, main .gap")
     picture("verify")
 
 

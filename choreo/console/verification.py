@@ -101,8 +101,11 @@ class Verification:
 def _environment(where: System) -> dict[str, str]:
     """With nothing but the observer's access, as if the parts were somebody else's: no run file is read."""
     home = f"{os.devnull}/nowhere"
-    own = {name: text for name, text in os.environ.items() if not name.startswith(("CHOREO_", "KAFKA_"))}
-    own = {name: text for name, text in own.items() if not name.endswith("_DATABASE_URL")}
+    own = {
+        name: text
+        for name, text in os.environ.items()
+        if not (name.startswith("CHOREO_") or "KAFKA_" in name or name.endswith("_DATABASE_URL"))
+    }
     told = own | {"CHOREO_HOME": home, "CHOREO_ENV_FILE": os.devnull, "PYTHONUNBUFFERED": "1"}
     if not isinstance(where, Installation):
         return told

@@ -146,6 +146,6 @@ async def _publish_again(shop: Shop) -> int:
 def _everything(shop: Shop, service: str) -> dict[str, list[tuple[object, ...]]]:
     """Every row of every table but those that say how far was read and what is on its way."""
     tables = shop.rows(service, "SELECT relname FROM pg_stat_user_tables")
-    skipped = {"positions", "outbox", "relay_leases", "alembic_version"}
+    skipped = {"positions", "outbox", "relay_leases", "leases", "alembic_version"}
     names = sorted(name for (name,) in tables if name not in skipped)
     return {name: sorted(shop.rows(service, f"SELECT * FROM {name}"), key=repr) for name in names}

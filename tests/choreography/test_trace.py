@@ -154,7 +154,8 @@ async def test_a_trace_tells_what_followed_and_what_is_missing_and_changes_nothi
     assert [node.way.event.data["order_id"] for node in stuck.flows[0].nodes] == [queued]
     assert stuck.next_until == stuck.flows[0].began_at
     older = await flows(shop.installation, FlowFilter(state="missing", until=stuck.next_until), 50)
-    assert [state_of(tree) for tree in older.flows] == ["missing"]
+    assert parked in [node.way.event.data["order_id"] for tree in older.flows for node in tree.nodes]
+    assert {state_of(tree) for tree in older.flows} == {"missing"}
     assert [tree.flow for tree in (await flows(shop.installation, FlowFilter(), 50, of=paid)).flows] == [
         tree.flow for tree in reversed((await traced(shop.installation, paid))[0])
     ]
@@ -187,7 +188,7 @@ async def test_a_trace_tells_what_followed_and_what_is_missing_and_changes_nothi
             ):
                 assert (await browser.get(path)).status_code == 200, path
         listed = (await browser.get("/flows.json", params={"state": "missing"})).json()["flows"]
-        assert [flow["state"] for flow in listed] == ["missing"] * 2
+        assert len(listed) >= 2 and {flow["state"] for flow in listed} == {"missing"}
         (group,) = (await browser.get("/parked.json")).json()["groups"]
         assert (group["service"], group["error"]) == ("billing", "ZeroDivisionError: a bug")
         findings = (await browser.get("/now.json")).json()["findings"]

@@ -1,5 +1,7 @@
 """A journal is followed to its end: each row once, however late the transaction of an earlier one commits."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -11,7 +13,7 @@ from choreo.embedded.postgres import Postgres
 from choreo.message.envelope import derived_id
 from choreo.replay.trace.journals import open_session
 from choreo.replay.trace.tail import Tail
-from tests.databases import a_database
+from tests.databases import Database, a_database
 from tests.unit.spec import START
 
 _WRITE = """INSERT INTO journal (id, key, step, kind, type, outcome, decided_at, code_version, answer_body)
@@ -19,6 +21,15 @@ SELECT id, 'ada', 1, 'command', 'Deposit', 'applied', %s, '', convert_to(repeat(
 FROM unnest(%b::uuid[]) AS id"""
 MORE_THAN_IS_READ_AGAIN = 600
 """Rows of 1.6 KB, four to a block."""
+
+
+@contextmanager
+def a_journal(postgres: Postgres, templates: dict[str, str]) -> Iterator[Database]:
+    """Whose file is empty, as that of a journal is from which nobody has deleted."""
+    with a_database("billing", postgres, templates) as database:
+        with psycopg.connect(database.owner_url, autocommit=True) as conn:
+            conn.execute("TRUNCATE journal")
+        yield database
 
 
 def ids(name: str, count: int) -> list[UUID]:
@@ -39,7 +50,7 @@ async def test_each_row_is_told_once_also_one_that_is_committed_late(
 ) -> None:
     first, late, last = (ids(name, 1) for name in ("first", "late", "last"))
     many = ids("many", MORE_THAN_IS_READ_AGAIN)
-    with a_database("billing", postgres, templates) as database:
+    with a_journal(postgres, templates) as database:
         tail, url = Tail(START), database.owner_url
         async with (
             await psycopg.AsyncConnection.connect(url, autocommit=True) as conn,
@@ -67,7 +78,7 @@ async def test_what_was_written_long_ago_is_read_by_pieces(
 ) -> None:
     monkeypatch.setattr("choreo.replay.trace.tail._MOST_BLOCKS", 10)
     many = ids("many", 100)
-    with a_database("billing", postgres, templates) as database:
+    with a_journal(postgres, templates) as database:
         async with await psycopg.AsyncConnection.connect(database.owner_url, autocommit=True) as conn:
             await write(conn, many)
         tail, pieces = Tail(START), list[list[UUID]]()
@@ -81,7 +92,7 @@ async def test_what_was_given_up_is_told_to_whoever_begins_after_it_was_parked(
     postgres: Postgres, templates: dict[str, str]
 ) -> None:
     given_up = ids("given up", 1)
-    with a_database("billing", postgres, templates) as database:
+    with a_journal(postgres, templates) as database:
         async with await psycopg.AsyncConnection.connect(database.owner_url, autocommit=True) as conn:
             await write(conn, given_up)
             await conn.execute("UPDATE journal SET outcome = 'dropped'")
@@ -92,7 +103,7 @@ async def test_what_was_given_up_is_told_to_whoever_begins_after_it_was_parked(
 async def test_one_that_begins_later_tells_nothing_of_before(
     postgres: Postgres, templates: dict[str, str], count: int
 ) -> None:
-    with a_database("billing", postgres, templates) as database:
+    with a_journal(postgres, templates) as database:
         async with await psycopg.AsyncConnection.connect(database.owner_url, autocommit=True) as conn:
             await write(conn, ids("earlier", count))
         assert await looked(Tail(START + timedelta(seconds=1)), database.owner_url) == []

@@ -31,6 +31,8 @@ from tests.services import SERVICES
 from tests.shop import Shop, a_shop
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PATIENCE_MS = 120_000.0
+"""For anything that comes by itself, on a machine with much else to do."""
 WIDE, NARROW = ViewportSize(width=1280, height=800), ViewportSize(width=360, height=640)
 
 pytestmark = [
@@ -105,6 +107,7 @@ class Person:
     """Who has a page open, and nothing but a keyboard."""
 
     def __init__(self, page: Page) -> None:
+        page.set_default_timeout(PATIENCE_MS)
         self.page = page
         self.wrong: list[str] = []
         """What the browser's own console says."""
@@ -252,7 +255,7 @@ async def test_a_verification_is_begun_followed_and_cancelled_by_keys(live: str,
     await person.page.goto(live)
     await person.go("g", "v")
     assert "Verifying since" in await person.go("v")
-    await person.page.wait_for_selector("h2")
+    await person.page.wait_for_selector("main h2, main .gap")
     assert "Verified: match" in await person.reads()
     assert "What if since" in await person.go("w")
     assert "It was cancelled." in await person.go("c")
