@@ -23,16 +23,11 @@ _MOST_RECORDS = 4
 
 
 class Delivered:
-    """A chunk as Faust gives it: an event, and its message."""
+    """A fetch as Faust gives it: an event, and its message, here of one partition's chunk."""
 
     def __init__(self, place: TopicPartition, chunk: Chunk) -> None:
-        self.topic, self.partition = place
-        self.value = chunk
+        self.value = {place: chunk}
         self.message = self
-
-    def ack(self) -> bool:
-        """Kafka's offsets are nobody's truth here."""
-        return True
 
 
 class Consumer:
@@ -114,6 +109,9 @@ class Consumer:
     async def events(self) -> AsyncIterator[Delivered]:
         while True:
             yield await self._chunks.get()
+
+    def acknowledge(self, place: TopicPartition, offset: int) -> None:
+        """Kafka's offsets are nobody's truth here."""
 
     def pause(self, place: TopicPartition) -> None:
         self._paused[place] = asyncio.Event()
