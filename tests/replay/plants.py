@@ -366,9 +366,16 @@ def an_interrupt(setattr: SetAttr = builtins.setattr) -> None:
 
 def no_end_whatever_comes(setattr: SetAttr = builtins.setattr) -> None:
     def wrong(command: Deposit, account: Account) -> MoneyDeposited:
-        while True:
-            with contextlib.suppress(BaseException):
-                account = replace(account, balance=account.balance)
+        while True:  # what comes between two turns of the inner loop the outer one catches
+            try:
+                while True:
+                    try:
+                        for _ in range(1000):
+                            account = replace(account, balance=account.balance)
+                    except BaseException:
+                        continue
+            except BaseException:
+                continue
 
     setattr(billing_service.decide, "_deposited", wrong)
 
