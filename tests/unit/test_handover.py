@@ -173,6 +173,21 @@ async def test_a_new_leader_waits_for_what_the_last_one_gave(monkeypatch: pytest
     await session.handover.finished(A)
 
 
+async def test_what_waits_to_be_given_to_the_kernel_was_read_and_is_not_finished() -> None:
+    """A look at the log meanwhile, as at an assignment, does not hold for what comes behind it."""
+    session, is_free = Session(), asyncio.Event()
+    session.kernel.room = is_free.wait  # type: ignore[assignment, method-assign]
+    session.fetched(A, 0, [0], 1)
+    listening = asyncio.ensure_future(session.listen())
+    await asyncio.sleep(0)
+    assert session.handover.has(A)
+    assert not session.handover.has(B)
+    is_free.set()
+    await listening
+    await session.finish(1)
+    assert not session.handover.has(A)
+
+
 # What nobody reads.
 
 

@@ -68,6 +68,8 @@ class Handover:
         self._on_progress = on_progress
         self._partitions: dict[TopicPartition, _Partition] = {}
         self._waits_for_kernel = False
+        self._in_hand: set[TopicPartition] = set()
+        """Whose chunks wait to be given to the kernel."""
 
     @property
     def unfinished(self) -> int:
@@ -79,7 +81,8 @@ class Handover:
         return self._waits_for_kernel or self.has(place)
 
     def has(self, place: TopicPartition) -> bool:
-        return place in self._partitions and bool(self._partitions[place].given)
+        """Whether something of it is on its way to the kernel, or there."""
+        return place in self._in_hand or (place in self._partitions and bool(self._partitions[place].given))
 
     async def finished(self, place: TopicPartition) -> None:
         """Returns once the kernel has nothing of it any more. Raises `PositionGap` if it takes long."""
@@ -92,11 +95,15 @@ class Handover:
     ) -> None:
         """Hands over chunk after chunk. `check` is awaited first, with a chunk's place and leader epoch."""
         async for event in stream.noack().events():
+            self._in_hand = set(event.message.value)
             for place, chunk in event.message.value.items():
                 partition = self._partitions.setdefault(place, _Partition())
                 await self._wait_for_room(place, partition)
                 await check(place, chunk.leader_epoch(chunk.end))
+                if self.ended.done():
+                    return
                 self.take(place, chunk, partition)
+                self._in_hand.discard(place)
 
     def take(self, place: TopicPartition, chunk: Fetched, partition: _Partition) -> None:
         inputs = list(self._inputs(place, chunk))
@@ -111,6 +118,9 @@ class Handover:
     def close(self) -> None:
         """Nothing that was handed over is finished for this session any more: the next one reads it again."""
         self.ended.cancel()
+        self._give_back()
+
+    def _give_back(self) -> None:
         for partition in self._partitions.values():
             for heard in partition.given:
                 heard.done.cancel()
@@ -135,6 +145,7 @@ class Handover:
             return
         if error := done.exception():
             self.ended.set_exception(error)
+            self._give_back()
             return
         place = heard.topic, heard.partition
         if chunk_end is not None:

@@ -35,6 +35,7 @@ from choreo.chassis.transaction.inputs import (
     Input,
     KeyReused,
     Overloaded,
+    PositionGap,
     Reply,
     Respond,
     SideWrite,
@@ -355,12 +356,21 @@ class Kernel(Generic[S]):
         """Committed: answer whoever asked, wake whoever waits."""
         for input, answer in work.answers:
             _resolve(input, answer)
+            if isinstance(answer, PositionGap) and isinstance(input, Heard):
+                self._refuse_behind(input, answer)
         shared = [type_ for type_ in _SHARED if work.decided[type_,] or work.heard[type_, "applied"]]
         for callback in self.on_commit if work.moved else ():
             callback([*work.moved, *shared])
         for wake in self.on_facts if work.unpublished else ():
             wake()
         self._meter.count(work.commands, work.heard, work.decided)
+
+    def _refuse_behind(self, refused: Heard, gap: PositionGap) -> None:
+        """What the same reader has given of this partition since then: none of it is the next one."""
+        place = refused.topic, refused.partition
+        for input in self._queue:
+            if isinstance(input, Heard) and (input.topic, input.partition) == place:
+                _resolve(input, gap)
 
 
 def _resolve(input: Input, answer: Reply | Exception | None) -> None:
