@@ -12,6 +12,12 @@ _SETTING = re.compile(
 """No file in somebody's directory says which programs and libraries are loaded."""
 
 
+def traces_endpoint() -> str | None:
+    """Where traces are to be exported to, as OpenTelemetry's SDK finds it; None where nobody named any."""
+    names = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
+    return next(filter(None, map(os.environ.get, names)), None)
+
+
 def ignore_libpq_variables() -> None:
     """To be called when a process begins. What a session needs is in its URL; libpq would take the rest from
     `PGPORT`, `PGOPTIONS`, `PGDATESTYLE` and some thirty more, meant for somebody's psql.

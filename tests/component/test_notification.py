@@ -180,6 +180,15 @@ async def test_what_a_slow_server_takes_its_time_for_nobody_else_mails(
     await forgotten(desk, ada)
 
 
+async def with_two_mails(desk: Alone) -> Customer:
+    """Somebody whose address is known, and who is to be told of two payments."""
+    eve = await desk.customer()
+    await desk.hear(
+        paid(eve), paid(eve), UserRegistered(user_id=eve.id, login=eve.login, email="eve@example.com")
+    )
+    return eve
+
+
 async def taken_for(customer: Customer, leases: Leases) -> list[Mail]:
     first, again = await leases.take(first=True, again=True)
     return [mail for mail in (*first, *again) if mail.user_id == customer.id]
@@ -499,9 +508,7 @@ async def test_a_mail_whose_outcome_cannot_be_recorded_is_not_mailed_again(
 
 
 async def test_what_was_not_tried_comes_before_what_was_and_the_oldest_first(desk: Alone) -> None:
-    eve = await desk.customer()
-    await desk.hear(UserRegistered(user_id=eve.id, login=eve.login, email="eve@example.com"))
-    await desk.hear(paid(eve), paid(eve))
+    eve = await with_two_mails(desk)
     desk_leases = Leases(desk.runtime.engine)
     tried, untried = await taken_for(eve, desk_leases)
     desk_leases.put_off(replace(tried, attempts=-10), None)  # for no time
@@ -516,10 +523,7 @@ async def test_what_was_not_tried_comes_before_what_was_and_the_oldest_first(des
 
 async def test_a_lease_that_somebody_has_locked_keeps_no_other_waiting(desk: Alone) -> None:
     """It is put off once it is free, and held until then."""
-    eve = await desk.customer()
-    await desk.hear(
-        paid(eve), paid(eve), UserRegistered(user_id=eve.id, login=eve.login, email="eve@example.com")
-    )
+    eve = await with_two_mails(desk)
     desk_leases = Leases(desk.runtime.engine)
     locked, other = await taken_for(eve, desk_leases)
 
@@ -538,10 +542,7 @@ async def test_a_lease_that_somebody_has_locked_keeps_no_other_waiting(desk: Alo
 
 async def test_a_lease_that_a_dead_mailer_left_behind_goes(desk: Alone) -> None:
     """It had recorded what became of the mail."""
-    eve = await desk.customer()
-    await desk.hear(
-        paid(eve), paid(eve), UserRegistered(user_id=eve.id, login=eve.login, email="eve@example.com")
-    )
+    eve = await with_two_mails(desk)
     dead = Leases(desk.runtime.engine)
     recorded, pending = await taken_for(eve, dead)
     await desk.runtime.kernel.ask(
@@ -555,10 +556,7 @@ async def test_a_lease_that_a_dead_mailer_left_behind_goes(desk: Alone) -> None:
 
 async def test_holding_and_recording_do_not_wait_for_each_other(desk: Alone) -> None:
     """Both concern many mails at once. What the kernel has locked, holding leaves out."""
-    eve = await desk.customer()
-    await desk.hear(
-        paid(eve), paid(eve), UserRegistered(user_id=eve.id, login=eve.login, email="eve@example.com")
-    )
+    eve = await with_two_mails(desk)
     held_here = Leases(desk.runtime.engine)
     mails = await taken_for(eve, held_here)
     dropping = "DELETE FROM leases WHERE notification_id = %s"

@@ -74,9 +74,8 @@ class LogReader:
         try:
             async with answering(self._access):
                 await self._consumer.start()
-            await asyncio.sleep(
-                0
-            )  # aiokafka's own task begins: one that had not would end as if we were cancelled
+            # aiokafka's own task begins: one that had not would end as if we were cancelled.
+            await asyncio.sleep(0)
         except BaseException:
             await self._consumer.stop()
             raise

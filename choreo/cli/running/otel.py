@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 import typer
 
 from choreo.chassis import clock
+from choreo.chassis.environment import traces_endpoint
 from choreo.embedded.home import Home
 from choreo.errors import Unavailable
 from choreo.operations.reading.flows import time_of
@@ -97,10 +97,7 @@ def _sentence(error: Exception) -> str:
 
 def _where() -> str:
     """Without what may be a password in it."""
-    named = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or os.environ.get(
-        "OTEL_EXPORTER_OTLP_ENDPOINT"
-    )
-    return urlsplit(named or _DEFAULT_ENDPOINT).netloc.rpartition("@")[2]
+    return urlsplit(traces_endpoint() or _DEFAULT_ENDPOINT).netloc.rpartition("@")[2]
 
 
 def _say(what: str) -> None:

@@ -16,6 +16,7 @@ from choreo.chassis import clock
 from choreo.chassis.agreement import all_disagreements, require_agreement
 from choreo.chassis.database.comparison import require_tables
 from choreo.chassis.database.migrate import migrate
+from choreo.chassis.environment import traces_endpoint
 from choreo.chassis.installed import package_of
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.admin.topics import declare_topics
@@ -59,11 +60,6 @@ def _require_embedded() -> None:
             )
 
 
-def exports_traces() -> bool:
-    """Whether whoever starts the system wants that."""
-    return any(os.environ.get(f"OTEL_EXPORTER_OTLP_{of}ENDPOINT") for of in ("", "TRACES_"))
-
-
 def _require_otel() -> None:
     for name in ("opentelemetry.sdk", "opentelemetry.exporter"):
         if find_spec(name) is None:
@@ -75,10 +71,15 @@ def _require_otel() -> None:
 
 def environment_of_a_service(settings: Mapping[str, str], sockets: Sequence[int]) -> dict[str, str]:
     """That of this process, with these settings, and without what is meant for other services."""
-    others = {f"{service.upper()}_DATABASE_URL" for service in service_names()} | {"SMTP_URL"}
-    inherited = {key: value for key, value in os.environ.items() if key not in others and "KAFKA_" not in key}
-    fds = dict(zip(("CHOREO_HTTP_FD", "CHOREO_OWN_HTTP_FD"), map(str, sockets), strict=False))
-    return inherited | {**settings, **fds, "PYTHONUNBUFFERED": "1"}
+    fds = dict(zip(("CHOREO_HTTP_FD", "CHOREO_OWN_HTTP_FD"), map(str, sockets), strict=True))
+    return _inherited() | {**settings, **fds}
+
+
+def _inherited() -> dict[str, str]:
+    """This process's environment, without what is meant for services."""
+    theirs = {f"{service.upper()}_DATABASE_URL" for service in service_names()} | {"SMTP_URL"}
+    inherited = {key: value for key, value in os.environ.items() if key not in theirs and "KAFKA_" not in key}
+    return inherited | {"PYTHONUNBUFFERED": "1"}
 
 
 @dataclass
@@ -112,7 +113,7 @@ class System:
         os.umask(0o077)
         databases = external_databases(self.settings)
         self.home = Home(self.settings)
-        if exports_traces():
+        if traces_endpoint():
             _require_otel()
         with self.home.held(), ExitStack() as self.sockets:
             self.home.take_wish()
@@ -135,7 +136,7 @@ class System:
                     system.wait(*services)
                     if self.with_console:
                         system.add_at_rest(self._console())
-                    if exports_traces():
+                    if traces_endpoint():
                         system.start(self._otel())
                         self._write_run_file()
                     self.report.ready(self._urls())
@@ -360,7 +361,7 @@ class System:
             [sys.executable, "-m", "choreo.cli.main", "console"],
             log=self.home.logs / "console.log",
             probe=lambda: "http://" in console.running.output(),  # said once it listens
-            env=environment_of_a_service({}, [self.console_socket.fileno()]),
+            env=_inherited() | {"CHOREO_HTTP_FD": str(self.console_socket.fileno())},
             listening=self.console_socket,
         )
         return console

@@ -83,6 +83,11 @@ class JournalRow:
     facts: int = 0
     """How many were decided in its transaction because of it: those with the key's steps that follow."""
 
+    @property
+    def came_at(self) -> datetime:
+        """When the service had it, as far as that is known."""
+        return self.received_at or self.decided_at
+
 
 @dataclass(frozen=True)
 class Journal:

@@ -128,7 +128,7 @@ class _Flow:
             trace=self._trace,
             id=_id(Kind.REQUEST, service, entry),
             parent=self._trace.caller[:16] if self._trace.caller else None,
-            begin=entry.received_at or entry.decided_at,
+            begin=entry.came_at,
             end=_end(entry),
             attributes={} if entry.status is None else {"http.response.status_code": entry.status},
         )
@@ -151,7 +151,7 @@ class _Flow:
             id=_id(Kind.PROCESS, service, entry),
             parent=id_of_event(entry.id),
             link=id_of_event(entry.id),
-            begin=entry.received_at or entry.decided_at,
+            begin=entry.came_at,
             end=_end(entry),
             attributes=attributes,
             error=_error(entry),
@@ -161,7 +161,7 @@ class _Flow:
         """Returns what a worker did because of an event, when nobody asked for it."""
         cause = UUID((entry.cause or {})["id"])
         heard = self._entries.get((service, cause))
-        came = entry.received_at or entry.decided_at
+        came = entry.came_at
         mails = kind is Kind.MAIL
         return Span(
             service=service,
@@ -214,10 +214,10 @@ class _Flow:
         for entry in self._entries.values():
             if entry.kind == "fact" and entry.type in SOURCE_OF_TYPE:
                 known = first.setdefault(entry.id, entry)
-                if (entry.received_at or entry.decided_at) < (known.received_at or known.decided_at):
+                if entry.came_at < known.came_at:
                     first[entry.id] = entry
         for id, heard in first.items():
-            source, came = SOURCE_OF_TYPE[heard.type], heard.received_at or heard.decided_at
+            source, came = SOURCE_OF_TYPE[heard.type], heard.came_at
             cause = self._cause_of(source, id, heard.type)
             yield Span(
                 service=source,
