@@ -13,6 +13,7 @@ from uuid import UUID
 from choreo.chaos.history import Kind, Request
 from choreo.chassis.transaction.inputs import Failed, Reply, Unavailable
 from choreo.message.envelope import Cause, derived_id
+from choreo.simulation.database import NOT_TEXT
 from choreo.simulation.replica import Replica
 
 _TIMEOUT_SECONDS = 6.0
@@ -21,6 +22,9 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 1.0
 _IMPATIENT = 0.1
 _TOO_DEAR = 0.3
 _CANCELS = 0.5
+_BESIDE = 0.7
+_TWICE = 0.1
+"""This share of requests comes twice at once, at any processes."""
 _AT_ONCE = 0.5
 """This share does not wait for one order's answer before it places the next."""
 
@@ -32,22 +36,29 @@ class Customer:
     def __init__(
         self,
         name: str,
+        login: str,
         orders: int,
         replicas: Callable[[str], list[Replica]],
         chance: Random,
         requests: list[Request],
         tell: Callable[[str], None],
+        breach: Callable[[str], None],
+        beside: Callable[[Replica], None],
     ) -> None:
+        """`beside` is called now and then, with whom an order is about to be asked of."""
         self._name = name
+        self._login = login
         self._id: UUID = derived_id("customer", name)
         self._orders = orders
         self._replicas = replicas
         self._chance = chance
         self._requests = requests
         self._tell = tell
+        self._breach = breach
+        self._beside = beside
 
     async def run(self) -> None:
-        login = self._name
+        login = self._login
         request = self._begin("register", login, 0)
         await self._ask(request, login=login, email=f"{login}@example.com", casefold_alone=False)
         if request.outcome != "ok":
@@ -77,19 +88,21 @@ class Customer:
 
     async def _ask(self, request: Request, **values: Any) -> None:
         """Fills in what became of it."""
-        cause = Cause.root(derived_id("command", self._name, request.kind, request.marker))
-        if request.kind == "order":
-            values["order_id"] = derived_id("order", cause.id)
         loop = asyncio.get_running_loop()
         patience = 0.0 if self._chance.random() < _IMPATIENT else _PATIENCE_SECONDS
         until, pause, lost = loop.time() + patience, _FIRST_PAUSE_SECONDS, False
         while True:
             request.sent += 1
+            cause = Cause.root(self._command_id(request))
+            if request.kind == "order":
+                values["order_id"] = derived_id("order", cause.id)
             try:
                 reply = await self._sent(request.kind, cause=cause, user_id=self._id, **values)
             except (ConnectionError, TimeoutError, Unavailable, Failed) as error:
                 self._tell(f"{request.kind} {request.marker}: {type(error).__name__}")
                 lost = True
+                if isinstance(error, Failed) and NOT_TEXT in str(error):
+                    self._breach(f"{request.kind} {request.marker} is refused for what somebody else wanted")
             else:
                 self._tell(f"{request.kind} {request.marker}: {reply.status} {reply.body.decode()}")
                 request.status = reply.status
@@ -105,11 +118,20 @@ class Customer:
             request.outcome = "failed"
         request.returned = loop.time()
 
+    def _command_id(self, request: Request) -> UUID:
+        """The same however often it is asked."""
+        return derived_id("command", self._name, request.kind, request.marker)
+
     async def _sent(self, kind: Kind, **values: Any) -> Reply:
         replicas = self._replicas(_SERVICES[kind])
         if not replicas:
             raise ConnectionError("nobody listens")
         replica = self._chance.choice(replicas)
         command = replica.command(_COMMANDS[kind], **values)
+        if kind == "order" and self._chance.random() < _BESIDE:
+            self._beside(replica)
+        fingerprint = repr(sorted(values.items(), key=str)).encode()
+        if self._chance.random() < _TWICE:
+            self._chance.choice(replicas).ask(command, fingerprint)
         async with asyncio.timeout(_TIMEOUT_SECONDS):
-            return await replica.ask(command, repr(sorted(values.items(), key=str)).encode())
+            return await replica.ask(command, fingerprint)

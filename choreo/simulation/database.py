@@ -9,8 +9,9 @@ There is no deadlock detector: who waits in a circle waits until his limit, whic
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from types import coroutine
 from typing import Any
 
 import psycopg
@@ -18,13 +19,13 @@ from sqlalchemy import Table, Text
 
 from choreo.chassis.database import tables
 from choreo.chassis.database.connection import LOCK_TIMEOUT_SECONDS
-from choreo.chassis.transaction.positions import Position, TopicPartition
+from choreo.chassis.transaction.positions import Position
 from choreo.chassis.transaction.state_store import Memory, ReplayableStore
 
 Name = tuple[Any, ...]
 """Of a row: its table, and the values of its primary key or of another column that is unique."""
-Turn = Callable[[str], Awaitable[object]]
-"""Awaited before each statement, with its name, and after a commit: others may go on meanwhile."""
+Meet = Callable[[str], float]
+"""What befalls a statement, by its name: how many seconds it takes. Raises what its client gets instead."""
 
 CHECKS: Mapping[tuple[str, str], int] = {
     ("accounts", "balance"): 0,
@@ -33,9 +34,17 @@ CHECKS: Mapping[tuple[str, str], int] = {
 }
 """By table and column the least that its CHECK lets in."""
 
+NOT_TEXT = 'invalid byte sequence for encoding "UTF8": 0x00'
 
-async def give_way(statement: str) -> None:
-    await asyncio.sleep(0)
+
+@coroutine
+def give_way() -> Generator[None, None, None]:
+    """Others may go on."""
+    yield
+
+
+def nothing(statement: str) -> float:
+    return 0.0
 
 
 class Database:
@@ -43,11 +52,22 @@ class Database:
         self,
         states: ReplayableStore[Any],
         *,
-        turn: Turn = give_way,
+        meet: Meet = nothing,
+        is_shared: Callable[[], bool] = lambda: True,
         lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
     ) -> None:
+        """`is_shared`: whether more than one process that is alive uses it."""
         self.states = states
-        self.turn = turn
+        self.sessions = 0
+        """So many transactions are not over."""
+        self.listeners: dict[Any, Callable[[], None]] = {}
+        """By session that listens, who is told."""
+        self.readable: Callable[[int], None] = lambda file: None
+        """Called where a client's socket of this number has something to be read."""
+        self.before_commit: Callable[[Mapping[Name, Any]], None] = lambda written: None
+        """Shown what becomes visible next."""
+        self._meet = meet
+        self._is_shared = is_shared
         self.committed: dict[str, dict[Name, Any]] = defaultdict(dict)
         """By table, and there by name."""
         self.memory = Memory(states.mappings)
@@ -56,6 +76,7 @@ class Database:
         """Who has locked a row, or written what others cannot see yet."""
         self.waiting = 0
         """So many sessions wait for a lock."""
+        self.mapping_of = {mapping.table.name: mapping for mapping in states.mappings}
         self._lock_timeout_seconds = lock_timeout_seconds
         self._numbers: Counter[str] = Counter()
 
@@ -64,13 +85,29 @@ class Database:
         for place in places:
             self.committed["positions"].setdefault(("positions", *place.place), place)
 
+    @property
+    def is_private(self) -> bool:
+        """Nobody else could tell in which order the statements of the one transaction that is there are
+        carried out: so that is not drawn.
+        """
+        return self.sessions == 1 and not self._is_shared()
+
+    async def turn(self, statement: str) -> None:
+        """Awaited before each statement, and after a commit: others may go on meanwhile."""
+        await give_way()
+        if seconds := self._meet(statement):
+            await asyncio.sleep(seconds)
+
+    async def own_turn(self, statement: str) -> None:
+        """Likewise, in the midst of a round trip."""
+        if not self.is_private:
+            await give_way()
+        if seconds := self._meet(statement):
+            await asyncio.sleep(seconds)
+
     def rows(self, table: str) -> list[Any]:
         """Those that are committed."""
         return list(self.committed[table].values())
-
-    async def next_offsets(self) -> Mapping[TopicPartition, int]:
-        await self.turn("positions.read")
-        return {row.place: row.next_offset for row in self.rows("positions")}
 
     def next_number(self, table: str) -> int:
         """Of its identity column: drawn at once, and not given back."""
@@ -96,13 +133,23 @@ class Session:
 
     def __init__(self, database: Database) -> None:
         self.waiters: list[asyncio.Future[None]] = []
-        self._database = database
+        self.database = self._database = database
+        self._is_open = False
         self._locked: set[Name] = set()
         self._written: dict[Name, Any] = {}
         """By name; what is deleted is None. Of a further unique column the name of the row."""
+        self._open()
+
+    def _open(self) -> None:
+        if not self._is_open:
+            self._is_open = True
+            self._database.sessions += 1
 
     def end(self, *, commit: bool) -> None:
-        """Nothing is awaited: others see all of it or nothing."""
+        """Nothing is awaited: others see all of it or nothing. What is written afterwards is another one."""
+        if self._is_open:
+            self._is_open = False
+            self._database.sessions -= 1
         if commit:
             self._publish()
         for name in self._locked:
@@ -114,27 +161,33 @@ class Session:
                 waiter.set_result(None)
 
     def _publish(self) -> None:
-        of_table = {mapping.table.name: mapping for mapping in self._database.states.mappings}
+        database = self._database
+        database.before_commit(self._written)
         for name, row in self._written.items():
             table = name[0]
-            self._database.committed[table][name] = row
-            if table in of_table:
-                self._database.memory.put(of_table[table], row)
+            if row is None:
+                database.committed[table].pop(name, None)
+                continue
+            database.committed[table][name] = row
+            if mapping := database.mapping_of.get(table):
+                database.memory.put(mapping, row)
 
     # -- reading ---------------------------------------------------------------------------------
 
     def visible(self, name: Name) -> Any | None:
-        return self._written.get(name) or self._database.committed[name[0]].get(name)
+        if name in self._written:
+            return self._written[name]
+        return self._database.committed[name[0]].get(name)
 
     def all(self, table: str) -> Iterator[Any]:
         """Rows that are visible, those of its own last."""
         committed = self._database.committed[table]
         yield from (row for name, row in committed.items() if name not in self._written)
-        yield from (row for name, row in self._written.items() if name[0] == table)
+        yield from (row for name, row in self._written.items() if name[0] == table and row is not None)
 
     def states(self) -> Memory:
         """The rows of states that are visible."""
-        mappings = {mapping.table.name: mapping for mapping in self._database.states.mappings}
+        mappings = self._database.mapping_of
         if not any(name[0] in mappings for name in self._written):
             return self._database.memory
         memory = Memory(self._database.states.mappings)
@@ -163,6 +216,11 @@ class Session:
             await self._take(name)
             self._written[name] = change(self.visible(name))
 
+    async def delete(self, name: Name) -> None:
+        if self.visible(name) is not None:
+            await self._take(name)
+            self._written[name] = None
+
     async def insert(self, table: Table, row: Any, *, unless_there: bool = False) -> None:
         """Rejected, or left out, where a row of one of its names is there. Waits for who writes one."""
         _check(table, row)
@@ -188,8 +246,12 @@ class Session:
 
     def write_beside(self, table: str, key: object, row: Any) -> None:
         """What no mapping knows. Over the one with this key."""
-        self._hold((table, key))
-        self._written[table, key] = row
+        self.write((table, key), row)
+
+    def write(self, name: Name, row: Any) -> None:
+        """Of one that nobody else holds. None: it is deleted."""
+        self._hold(name)
+        self._written[name] = row
 
     async def _is_there(self, name: Name) -> bool:
         """Waits for who writes it, and not for who has only locked it."""
@@ -207,6 +269,7 @@ class Session:
         self._hold(name)
 
     def _hold(self, name: Name) -> None:
+        self._open()
         self._database.holders[name] = self
         self._locked.add(name)
 
@@ -220,22 +283,34 @@ def _unique(table: Table) -> tuple[tuple[str, ...], ...]:
     return (primary, *((column.name,) for column in table.columns if column.unique))
 
 
-def _names(table: Table, row: Any) -> Sequence[Name]:
+@cache
+def _naming(table: Table) -> tuple[str, tuple[str, ...], tuple[tuple[str, str], ...]]:
+    """Its name, the columns of its primary key, and each other unique one with its part of a name."""
     first, *others = _unique(table)
-    primary = (table.name, *(getattr(row, column) for column in first))
-    return [primary, *((f"{table.name}.{column}", getattr(row, column)) for (column,) in others)]
+    return table.name, first, tuple((f"{table.name}.{column}", column) for (column,) in others)
+
+
+def _names(table: Table, row: Any) -> Sequence[Name]:
+    name, primary, others = _naming(table)
+    return [
+        (name, *[getattr(row, column) for column in primary]),
+        *[(part, getattr(row, column)) for part, column in others],
+    ]
 
 
 @cache
-def _texts(table: Table) -> tuple[str, ...]:
-    return tuple(column.name for column in table.columns if isinstance(column.type, Text))
+def _checked(table: Table) -> tuple[tuple[str, ...], tuple[tuple[str, int], ...]]:
+    """Its columns of text, and those that have a least value, with it."""
+    texts = tuple(column.name for column in table.columns if isinstance(column.type, Text))
+    return texts, tuple((column, least) for (name, column), least in CHECKS.items() if name == table.name)
 
 
 def _check(table: Table, row: Any) -> None:
     """Raises what Postgres raises for values that it does not take."""
-    for column in _texts(table):
+    texts, bounds = _checked(table)
+    for column in texts:
         if "\0" in (getattr(row, column) or ""):
-            raise psycopg.errors.CharacterNotInRepertoire('invalid byte sequence for encoding "UTF8": 0x00')
-    for (name, column), least in CHECKS.items():
-        if name == table.name and getattr(row, column) < least:
-            raise psycopg.errors.CheckViolation(f"new row for {name} violates a check of {column}")
+            raise psycopg.errors.CharacterNotInRepertoire(NOT_TEXT)
+    for column, least in bounds:
+        if getattr(row, column) < least:
+            raise psycopg.errors.CheckViolation(f"new row for {table.name} violates a check of {column}")

@@ -1,6 +1,7 @@
 """What the judge of chaos is given: rows, records, mails and requests, as they would be read from outside."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -22,17 +23,20 @@ def collected(
 ) -> History:
     ends = {place: log.end(place) for place in log.places}
     found = {name: dict(_tables(database)) for name, database in databases.items()}
-    return History(log.shown(), ends, found, requests, mails)
+    return History(log.shown(), ends, found, requests, mails, ends)
 
 
 def _tables(database: Database) -> Iterator[tuple[str, list[Row]]]:
     for table in (*_CHASSIS, *(mapping.table for mapping in database.states.mappings)):
-        yield table.name, [_row(table, row) for row in database.rows(table.name)]
+        columns = _columns(table)
+        yield table.name, [_row(columns, row) for row in database.rows(table.name)]
 
 
-def _row(table: Table, row: Any) -> Row:
-    return {column.name: _shown(getattr(row, column.name, None)) for column in table.columns}
+@cache
+def _columns(table: Table) -> tuple[str, ...]:
+    return tuple(column.name for column in table.columns)
 
 
-def _shown(value: Any) -> Any:
-    return str(value) if isinstance(value, UUID) else value
+def _row(columns: Sequence[str], row: Any) -> Row:
+    shown = {column: getattr(row, column, None) for column in columns}
+    return {column: str(value) if type(value) is UUID else value for column, value in shown.items()}

@@ -7,7 +7,7 @@ process goes on is drawn at every step. Time passes when nobody has anything to 
 import asyncio
 from asyncio import events
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from heapq import heappop, heappush
@@ -18,6 +18,29 @@ from typing import Any
 _TIME_PASSES = 0.02
 """So often somebody's time is up although others have something to do."""
 
+_TASKS_KEPT = 64
+"""With so many, those that are done are forgotten."""
+
+
+class _Handle(asyncio.TimerHandle):
+    """A callback as asyncio knows it, without what this loop has no use for: it is made a thousand times a
+    schedule.
+    """
+
+    __slots__ = ("process",)
+
+    def __init__(self, callback: Callable[..., object], args: Sequence[Any], context: Context | None) -> None:
+        self._callback = callback
+        self._args = args
+        self._context = context = context if context is not None else copy_context()
+        self._cancelled = False
+        self._scheduled = False
+        self._source_traceback = None
+        self.process: Process = context.get(_PROCESS, _WORLD)
+
+    def cancel(self) -> None:
+        self._cancelled = True
+
 
 class Process:
     """What shares a memory and dies together."""
@@ -26,7 +49,7 @@ class Process:
         self.name = name
         self.is_alive = True
         self.is_stopped = False
-        self.queue: deque[asyncio.Handle] = deque()
+        self.queue: deque[_Handle] = deque()
         self.context = copy_context()
         """In which whatever belongs to it is begun."""
         self.context.run(_PROCESS.set, self)
@@ -50,11 +73,13 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._chance = chance.random
         self._stays = stays
         self._time = 0.0
-        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._timers: list[tuple[float, int, _Handle]] = []
         self._numbers = count()
         self._able: list[Process] = []
         """Those with something to do."""
         self._last: Process | None = None
+        self._tasks: list[tuple[asyncio.Task[Any], Process]] = []
+        self._readers: dict[int, _Handle] = {}
 
     # -- what asyncio asks of a loop -------------------------------------------------------------
 
@@ -64,19 +89,44 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
+        handle = _Handle(callback, args, context)
         self._put(handle)
         return handle
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        timer = _Handle(callback, args, context)
         heappush(self._timers, (when, next(self._numbers), timer))
         return timer
 
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """It is passed over when its time comes."""
+    def create_task(  # type: ignore[override]
+        self, job: Coroutine[Any, Any, Any], *, name: str | None = None, context: Context | None = None
+    ) -> "asyncio.Task[Any]":
+        task = asyncio.Task(job, loop=self, name=name or "", context=context)
+        if len(self._tasks) >= _TASKS_KEPT:
+            self._tasks = [kept for kept in self._tasks if not kept[0].done()]
+        process = context.get(_PROCESS, _WORLD) if context else _PROCESS.get(_WORLD)
+        self._tasks.append((task, process))
+        return task
+
+    def tasks_of(self, process: Process) -> list["asyncio.Task[Any]"]:
+        """Those that are not done."""
+        return [task for task, owner in self._tasks if owner is process and not task.done()]
+
+    def add_reader(  # type: ignore[override]
+        self, fd: Any, callback: Callable[..., object], *args: Any
+    ) -> None:
+        """Of a socket that is none, whose client is the process that asks."""
+        self._readers[fd] = _Handle(callback, args, None)
+
+    def remove_reader(self, fd: Any) -> bool:
+        return self._readers.pop(fd, None) is not None
+
+    def readable(self, fd: int) -> None:
+        """There is something to be read."""
+        if reader := self._readers.get(fd):
+            self._put(_Handle(reader._callback, reader._args, reader._context))
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """What nobody waited for any more: its process is gone, or whoever asked has given up."""
@@ -138,8 +188,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         if process in self._able:
             self._able.remove(process)
 
-    def _put(self, handle: asyncio.Handle) -> None:
-        process = _process_of(handle)
+    def _put(self, handle: _Handle) -> None:
+        process = handle.process
         if not process.is_alive:
             return
         if not process.queue and not process.is_stopped:
@@ -161,13 +211,14 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             able[index] = able[-1]
             able.pop()
         if not handle._cancelled:
-            handle._run()
+            with suppress(Exception):  # nobody waits for it any more, or whoever asked has given up
+                handle._context.run(handle._callback, *handle._args)
 
     def _pass_time(self) -> bool:
         """To when the next one's time is up. Whether there is one."""
         while self._timers:
             when, _, timer = heappop(self._timers)
-            if timer._cancelled or not _process_of(timer).is_alive:
+            if timer._cancelled or not timer.process.is_alive:
                 continue
             self._time = max(self._time, when)
             self._put(timer)
@@ -176,10 +227,12 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     def close(self) -> None:
         """Nothing is carried on."""
-        for task in asyncio.all_tasks(self):
-            task._log_destroy_pending = False  # type: ignore[attr-defined]
-            with suppress(RuntimeError):  # it would await something more
-                task.get_coro().close()
+        for task, _ in self._tasks:
+            if not task.done():
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
+                with suppress(Exception):  # it would await something more, or take this for trouble
+                    task.get_coro().close()
+        self._tasks.clear()
         self._timers.clear()
         self._able.clear()
         super().close()
@@ -187,7 +240,3 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
 _WORLD = Process("world")
 """What belongs to no process: faults, and their ends."""
-
-
-def _process_of(handle: asyncio.Handle) -> Process:
-    return handle._context.get(_PROCESS, _WORLD)  # type: ignore[attr-defined,no-any-return]

@@ -4,8 +4,10 @@ Swarm testing, after Groce and others: a run that has few kinds of faults meets 
 all of them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
+from typing import Any, Self
 
 FAULTS = {
     "crash": "a process is killed, all of its memory gone, and started again",
@@ -16,12 +18,25 @@ FAULTS = {
     "lock": "somebody from outside holds rows of keys",
     "broker": "the broker is away",
     "acknowledgement": "a batch is in the log, and its acknowledgement is lost",
+    "late": "a batch whose sender has given up is appended after all",
+    "election": "a partition has a new leader",
+    "truncation": "a partition has a new leader who lacks what was acknowledged, and may have other things",
+    "offsets": "somebody sets a group's offsets, which are nobody's truth, to the ends",
+    "marker": "a transaction of somebody else ends in a topic, with or without something that was aborted",
+    "garbage": "somebody writes what is no event, with the key of a customer",
+    "deaf": "a consumer reads no more, and nobody tells it so",
+    "hole": "a consumer loses a chunk that it has fetched, and goes on behind it",
     "rebalance": "a group is divided anew while records are on their way",
     "answer": "a client's answer is lost",
+    "unfit": "a customer wants something written that no database takes",
     "mail": "the mail server takes a mail, and its answer is lost",
+    "no mail": "the mail server takes nobody's mail",
     "clock": "a process's clock is wrong by up to ten seconds",
 }
 """By name, what happens."""
+
+_CRASHES = 0.4
+"""So often processes are killed, whatever else happens: there are many places to die at."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +47,8 @@ class Plan:
     replicas: int
     partitions: int
     customers: int
+    is_one_name: bool
+    """Whether all customers want the same."""
     orders: int
     """Of each customer."""
     stays: float
@@ -39,16 +56,24 @@ class Plan:
     deadline_seconds: float
     """Of an order."""
 
+    @classmethod
+    def from_told(cls, told: Mapping[str, Any]) -> Self:
+        """From JSON, as `choreo simulate --keep` writes it."""
+        return cls(**{**told, "faults": tuple(told["faults"])})
+
 
 def drawn(chance: Random) -> Plan:
-    kinds = [name for name in FAULTS if chance.random() < 0.4]
+    kinds = chance.sample(list(FAULTS), chance.choice((1, 2, 3, 4)))
+    if "crash" not in kinds and chance.random() < _CRASHES:
+        kinds.append("crash")
     return Plan(
-        faults=tuple(kinds) or ("crash",),
-        most_faults=chance.choice((1, 2, 4, 8)),
-        steps_between_faults=chance.choice((20, 60, 150)),
+        faults=tuple(kinds),
+        most_faults=chance.choice((1, 2, 4, 8, 16)),
+        steps_between_faults=chance.choice((30, 100, 250)),
         replicas=chance.choice((1, 1, 2)),
         partitions=chance.choice((1, 1, 2)),
         customers=chance.choice((1, 1, 2)),
+        is_one_name=chance.random() < 0.2,
         orders=chance.choice((1, 1, 2, 3)),
         stays=chance.choice((0.0, 0.5, 0.9)),
         deadline_seconds=chance.choice((4.0, 30.0)),

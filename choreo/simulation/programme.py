@@ -3,9 +3,14 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 
 from choreo.simulation.world import Outcome, play
+
+_PIECE = 50
+"""Seeds that a process is given at once."""
 
 
 @dataclass
@@ -18,6 +23,8 @@ class Summary:
     wall_seconds: float = 0.0
     kinds: Counter[str] = field(default_factory=Counter)
     """By kind of fault, how many worlds had it."""
+    killed_at: set[str] = field(default_factory=set)
+    """Awaits at which a process was when it was killed."""
     broken: list[Outcome] = field(default_factory=list)
 
     @property
@@ -27,6 +34,32 @@ class Summary:
     @property
     def steps_per_second(self) -> float:
         return self.steps / self.wall_seconds if self.wall_seconds else 0.0
+
+    def add(self, other: "Summary") -> None:
+        """What came of further ones, but for the time."""
+        self.schedules += other.schedules
+        self.steps += other.steps
+        self.faults += other.faults
+        self.kinds.update(other.kinds)
+        self.killed_at |= other.killed_at
+        self.broken += other.broken
+
+
+def simulate_beside(
+    seeds: range, processes: int, *, tell: Callable[[int], None] = lambda done: None
+) -> Summary:
+    """As `simulate`, by so many processes at once. Ends with the first piece that holds a broken promise."""
+    summary, begun = Summary(), time.monotonic()
+    pieces = [seeds[first : first + _PIECE] for first in range(0, len(seeds), _PIECE)]
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        for piece in pool.map(simulate, pieces):
+            summary.add(piece)
+            summary.wall_seconds = time.monotonic() - begun
+            tell(summary.schedules)
+            if summary.broken:
+                pool.shutdown(cancel_futures=True)
+                break
+    return summary
 
 
 def simulate(
@@ -43,6 +76,7 @@ def simulate(
         summary.steps += outcome.steps
         summary.faults += outcome.faults
         summary.kinds.update(outcome.plan.faults)
+        summary.killed_at |= outcome.killed_at
         if outcome.violations:
             summary.broken.append(outcome)
         summary.wall_seconds = time.monotonic() - begun

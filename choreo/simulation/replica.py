@@ -1,79 +1,164 @@
-"""One process of a service: the real kernel with the real functions, and the jobs beside it."""
+"""One process of a service: the real kernel, relay, consumer, mailer, timers and admission, each on what
+stands here for Postgres, Kafka and a mail server.
+"""
 
 import asyncio
-from collections.abc import Callable, Mapping
-from datetime import datetime
-from functools import cache
-from random import Random
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from copy import copy
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, cast
 from uuid import UUID
 
 from prometheus_client import CollectorRegistry
 
-from choreo.chassis.kafka.relay import partition_of
-from choreo.chassis.observe.meter import Meter
+from choreo.chassis.installed import room_of
+from choreo.chassis.kafka.catch_up import CatchUp
+from choreo.chassis.kafka.consumer import Consumer
+from choreo.chassis.kafka.relay import Relay, partition_of
+from choreo.chassis.kafka.topic_log import describe
+from choreo.chassis.observe.health import Job
+from choreo.chassis.observe.meter import Counts, Meter
 from choreo.chassis.service import Service
 from choreo.chassis.transaction.held_back import HeldBack
 from choreo.chassis.transaction.inputs import Decided, Reply
 from choreo.chassis.transaction.kernel import Kernel
+from choreo.chassis.transaction.step import Decider
 from choreo.message.catalog import SOURCE_OF_TYPE, topic_of
 from choreo.message.decider import Command
 from choreo.message.fact import Fact
-from choreo.simulation.consumer import Consumer
 from choreo.simulation.database import Database
-from choreo.simulation.jobs import Mailer, Relay, Timers
-from choreo.simulation.log import Log
+from choreo.simulation.kafka import Access
 from choreo.simulation.loop import Process
+from choreo.simulation.sql import MemoryConnection, MemoryEngine
 from choreo.simulation.store import MemoryStore
+
+
+class Role:
+    """What all processes of a service have in common, in all worlds."""
+
+    def __init__(self, service: Service[Any]) -> None:
+        self.service = service
+        self.consumed = _consumed(service)
+        self.commands: Mapping[str, Callable[..., Command]] = {
+            command.__name__: command for command in service.commands
+        }
+        self.meter = _Unread(CollectorRegistry())
+
+    def guarded_by(self, guard: Callable[[Decider[Any]], Decider[Any]]) -> "Role":
+        """The same with another decider."""
+        role = copy(self)
+        role.service = replace(self.service, decider=guard(self.service.decider))
+        return role
+
+
+class _Unread(Meter):
+    """Nobody reads what is measured here."""
+
+    def transaction(self, inputs: int) -> AbstractContextManager[None]:  # type: ignore[override]
+        return _NOTHING
+
+    def count(self, *_: Counts, **__: Counts) -> None: ...
+
+
+_NOTHING = nullcontext()
 
 
 class Replica:
     def __init__(
         self,
-        name: str,
-        service: Service[Any],
+        process: Process,
+        number: int,
+        role: Role,
         database: Database,
-        log: Log,
+        access: Access,
         *,
         partitions: int,
         clock: Callable[[], datetime],
-        mail: Callable[..., Any],
-        chance: Random,
+        database_clock: Callable[[], datetime],
+        mail_server: Callable[[Process], Any],
         died: Callable[[str], None],
     ) -> None:
-        self.process = Process(name)
-        self.service = service
+        self.process = process
+        self.number = number
+        self.role = role
         self.asking: dict[asyncio.Future[Reply], None] = {}
         """Whose clients wait for an answer of this process."""
-        self.store: MemoryStore[Any] = MemoryStore(database, lambda: Process("backend").context)
+        self.store: MemoryStore[Any] = MemoryStore(
+            database,
+            lambda: Process("backend").context,
+            lambda opened: MemoryConnection(self.store, opened, database_clock),
+        )
+        self._engine = cast(Any, MemoryEngine(self.store, database_clock))
+        self._access = cast(Any, access)
+        self._clock = clock
+        service = role.service
+        of_key = partial(partition_of, partitions=partitions)
         self.kernel: Kernel[Any] = Kernel(
-            service.decider,
-            self.store,
-            partition_of=lambda key: partition_of(key, partitions),
-            clock=clock,
-            meter=_meter(service.name),
+            service.decider, self.store, partition_of=of_key, clock=clock, meter=role.meter
         )
         self.kernel._held_back = HeldBack(asyncio.get_running_loop().time)
-        self.consumer = Consumer(self.process, consumed(service), self.kernel, database, log, chance)
-        relay = Relay(topic_of(service.name), partitions, database, log)
+        relay = Relay(
+            topic_of(service.name), partitions, self._engine, self._access, job=Job(clock), meter=role.meter
+        )
         self.kernel.on_facts.append(relay.wake)
-        jobs = [self.kernel.run, relay.run]
-        if service.sources:
-            jobs.append(self.consumer.run)
+        self.consumer_job = Job(clock)
+        self.admission: Any = None
+        jobs: list[Callable[[], Awaitable[None]]] = [self.kernel.run, relay.run]
+        if role.consumed:
+            jobs.append(self._consumer().run)
         if service.sends_mail:
-            jobs.append(Mailer(database, self.kernel, self.command, mail).run)
-        if "ExpireOrder" in self._commands:
-            of_key = self.kernel._transaction._partition_of
-            jobs.append(Timers(database, self.kernel, log, self.command, clock, of_key).run)
+            jobs.append(self._mailer(mail_server).run)
+        if "ExpireOrder" in role.commands:
+            jobs += self._timers(of_key)
         for job in jobs:
-            self.process.begin(job()).add_done_callback(lambda task: _tell(task, died))
+            process.begin(_run(job)).add_done_callback(lambda task: _tell(task, died))
 
-    @property
-    def _commands(self) -> Mapping[str, Callable[..., Command]]:
-        return {command.__name__: command for command in self.service.commands}
+    def _consumer(self) -> Consumer:
+        name = self.role.service.name
+        return Consumer(
+            name,
+            self.role.consumed,
+            self.kernel,
+            self._engine,
+            access=self._access,
+            group=name,
+            needs=(),
+            job=self.consumer_job,
+            meter=self.role.meter,
+        )
+
+    def _mailer(self, mail_server: Callable[[Process], Any]) -> Any:
+        mailer = room_of(self.role.service.name, "mailer").Mailer(
+            self.kernel, self._engine, "smtp://memory", Job(self._clock)
+        )
+        mailer._server = mail_server(self.process)
+        self.kernel.on_commit.append(lambda keys: mailer.wake())
+        return mailer
+
+    def _timers(self, of_key: Callable[[str], int]) -> list[Callable[[], Awaitable[None]]]:
+        name, clock = self.role.service.name, self._clock
+        topic = topic_of("billing")
+        caught_up = CatchUp(
+            name,
+            topic,
+            self._engine,
+            describe=partial(describe, self._access, [topic]),
+            partition_of=of_key,
+        )
+        deadline = timedelta(seconds=cast(Any, self.role.service.settings).decide_within)
+        expiry = room_of(name, "expiry").Expiry(
+            self.kernel, self._engine, caught_up, clock, deadline, Job(clock)
+        )
+        self.admission = room_of(name, "admission").Admission(
+            self._engine, clock, deadline, of_key, Job(clock)
+        )
+        return [expiry.run, self.admission.run]
 
     def command(self, name: str, **values: Any) -> Command:
-        return self._commands[name](**values)
+        return self.role.commands[name](**values)
 
     def ask(self, command: Command, fingerprint: bytes) -> "asyncio.Future[Reply]":
         """As over HTTP: who asks learns nothing where the process dies meanwhile."""
@@ -82,7 +167,9 @@ class Replica:
 
         async def take() -> None:
             try:
-                reply = await self.kernel.ask(command, answered, fingerprint=fingerprint)
+                placed = type(command).__name__ == "PlaceOrder"
+                admit = not placed or self.admission.admits(command.key)
+                reply = await self.kernel.ask(command, answered, fingerprint=fingerprint, admit=admit)
             except Exception as error:
                 if not answer.done():
                     answer.set_exception(error)
@@ -121,7 +208,7 @@ def _id_of(fact: Fact, id: UUID) -> UUID:
     return id
 
 
-def consumed(service: Service[Any]) -> dict[str, frozenset[type[Fact]]]:
+def _consumed(service: Service[Any]) -> dict[str, frozenset[type[Fact]]]:
     """By topic."""
     topics: dict[str, set[type[Fact]]] = {}
     for fact in service.consumes:
@@ -129,10 +216,8 @@ def consumed(service: Service[Any]) -> dict[str, frozenset[type[Fact]]]:
     return {topic: frozenset(facts) for topic, facts in topics.items()}
 
 
-@cache
-def _meter(service: str) -> Meter:
-    """Nobody reads it."""
-    return Meter(CollectorRegistry())
+async def _run(job: Callable[[], Awaitable[None]]) -> None:
+    await job()
 
 
 def _tell(task: "asyncio.Task[None]", died: Callable[[str], None]) -> None:

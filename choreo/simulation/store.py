@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from contextvars import Context, copy_context
 from functools import partial, reduce
 from types import SimpleNamespace
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -25,26 +25,41 @@ from choreo.chassis.transaction.journal import JournalRow, SeenInput
 from choreo.chassis.transaction.locks import Locked
 from choreo.chassis.transaction.outbox import OutboxRow
 from choreo.chassis.transaction.parked import Parked
-from choreo.chassis.transaction.positions import Position, Reached, TopicPartition
+from choreo.chassis.transaction.positions import Expected, Position, Reached, TopicPartition
 from choreo.chassis.transaction.state_store import TableMapping
-from choreo.simulation.database import Database, Session
+from choreo.simulation.database import Database, Session, give_way
 
 S = TypeVar("S")
 
 
-class _Step(NamedTuple):
-    name: str
-    run: Callable[[], Awaitable[Any]]
-    result: list[Any]
+class _Step:
+    """A statement that is to be carried out; called, it gives what came of it."""
+
+    __slots__ = ("name", "result", "run")
+    result: Any
+
+    def __init__(self, name: str, run: Callable[[], Awaitable[Any]]) -> None:
+        self.name = name
+        self.run = run
+
+    def __call__(self) -> Any:
+        return self.result
+
+
+class _Late(Exception):
+    """The server has not answered in time."""
 
 
 class MemoryTransaction(Generic[S]):
     """Like `PostgresTransaction`. `context` is where its server runs."""
 
-    def __init__(self, database: Database, context: Context) -> None:
+    def __init__(
+        self, database: Database, context: Context, connection: Callable[["MemoryTransaction[S]"], Any]
+    ) -> None:
         self._database = database
         self._context = context
-        self._session = Session(database)
+        self._connection = connection
+        self.session = self._session = Session(database)
         self._steps: list[_Step] = []
         self._trip: asyncio.Task[None] | None = None
         self._failed = False
@@ -52,12 +67,14 @@ class MemoryTransaction(Generic[S]):
 
     # -- what it is asked for --------------------------------------------------------------------
 
-    def lock_positions(self, partitions: Sequence[TopicPartition]) -> Later[dict[TopicPartition, int]]:
+    def lock_positions(self, partitions: Sequence[TopicPartition]) -> Later[dict[TopicPartition, Expected]]:
         if not partitions:
             return dict
         names = [("positions", *place) for place in sorted(partitions)]
         rows = self._add("positions.lock", lambda: self._session.lock(names))
-        return lambda: {row.place: row.next_offset for row in rows()}
+        return lambda: {
+            row.place: Expected(row.next_offset, row.last_offset, row.last_digest) for row in rows()
+        }
 
     def lock_keys(self, wanted: Sequence[str]) -> Later[dict[str, int]]:
         if not wanted:
@@ -143,10 +160,14 @@ class MemoryTransaction(Generic[S]):
             await self._session.update(("positions", *place), partial(_advanced, to))
 
     async def write_beside(self, side_write: SideWrite, decided: Decided) -> None:
-        """What is given as the connection is the session: `Session.write_beside` writes."""
         await self.send()
-        conn: Any = self._session
-        await side_write(conn, decided)
+        await side_write(self._connection(self), decided)
+
+    async def ask(self, name: str, run: Callable[[], Awaitable[Any]], *, commits: bool) -> Any:
+        """A statement that is sent alone, or with its commit."""
+        result = self._add(name, run)
+        await (self.commit() if commits else self.send())
+        return result()
 
     def _look(self, name: str, look: Callable[[], Any]) -> Later[Any]:
         async def run() -> Any:
@@ -155,9 +176,9 @@ class MemoryTransaction(Generic[S]):
         return self._add(name, run)
 
     def _add(self, name: str, run: Callable[[], Awaitable[Any]]) -> Later[Any]:
-        result: list[Any] = []
-        self._steps.append(_Step(name, run, result))
-        return lambda: result[0]
+        step = _Step(name, run)
+        self._steps.append(step)
+        return step
 
     # -- the round trip --------------------------------------------------------------------------
 
@@ -166,6 +187,8 @@ class MemoryTransaction(Generic[S]):
         await self.send()
 
     async def _commit(self) -> None:
+        if self._database.is_private:  # where it is not, it has just done so
+            await give_way()
         self._session.end(commit=True)
         await self._database.turn("committed")
 
@@ -177,23 +200,27 @@ class MemoryTransaction(Generic[S]):
             raise psycopg.OperationalError("the connection is lost")
         if self._failed:
             raise psycopg.errors.InFailedSqlTransaction("current transaction is aborted")
-        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        trip = self._carry_out(steps, answer)
-        self._trip = asyncio.get_running_loop().create_task(trip, context=self._context)
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[None] = loop.create_future()
+        self._trip = loop.create_task(self._carry_out(steps, answer), context=self._context)
+        limit = loop.call_later(ANSWER_TIMEOUT_SECONDS, _give_up, answer)
         try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
-                await answer
-        except TimeoutError:
+            await answer
+        except _Late:
             self._is_gone = True
             raise psycopg.OperationalError("the database did not answer") from None
+        finally:
+            limit.cancel()
 
     async def _carry_out(self, steps: Sequence[_Step], answer: "asyncio.Future[None]") -> None:
         """The server's part."""
         error: Exception | None = None
         try:
+            turn = self._database.turn
             for step in steps:
-                await self._database.turn(step.name)
-                step.result.append(await step.run())
+                await turn(step.name)
+                step.result = await step.run()
+                turn = self._database.own_turn
         except asyncio.CancelledError:
             error = psycopg.errors.AdminShutdown("terminating connection")
         except Exception as raised:
@@ -216,6 +243,7 @@ class MemoryTransaction(Generic[S]):
     def end(self) -> None:
         """By the server: what it is carrying out is not finished."""
         self._is_gone = True
+        self._database.listeners.pop(self, None)
         if self._trip:
             self._trip.cancel()
         self._session.end(commit=False)
@@ -223,21 +251,32 @@ class MemoryTransaction(Generic[S]):
     def hang_up(self) -> None:
         """The client is gone. What it has sent is carried out all the same, and the rest undone."""
         self._is_gone = True
+        self._database.listeners.pop(self, None)
         if self._trip is None:
             self._session.end(commit=False)
 
 
 class MemoryStore(Generic[S]):
-    """What one process has open with its database. `context` gives one for the server of a new session."""
+    """What one process has open with its database. `context` gives one for the server of a new session, and
+    `connection` what side writes are given: if nothing else, the session.
+    """
 
-    def __init__(self, database: Database, context: Callable[[], Context] = copy_context) -> None:
-        self._database = database
+    def __init__(
+        self,
+        database: Database,
+        context: Callable[[], Context] = copy_context,
+        connection: Callable[[MemoryTransaction[S]], Any] = lambda opened: opened.session,
+    ) -> None:
+        self.database = self._database = database
         self._new_context = context
+        self._connection = connection
         self._open: dict[MemoryTransaction[S], None] = {}
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[MemoryTransaction[S]]:
-        opened: MemoryTransaction[S] = MemoryTransaction(self._database, self._new_context())
+        opened: MemoryTransaction[S] = MemoryTransaction(
+            self._database, self._new_context(), self._connection
+        )
         self._open[opened] = None
         try:
             yield opened
@@ -277,6 +316,11 @@ class MemoryStore(Generic[S]):
         for opened in self._open:
             if opened.is_idle:
                 opened.end()
+
+
+def _give_up(answer: "asyncio.Future[None]") -> None:
+    if not answer.done():
+        answer.set_exception(_Late())
 
 
 def _key(key: str, sequence: int) -> SimpleNamespace:

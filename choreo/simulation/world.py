@@ -4,34 +4,56 @@ them. It is played until all is handled, and judged as chaos judges a real syste
 
 import asyncio
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from random import Random
-from typing import Any
 
 import psycopg
 import structlog
+from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from choreo.chaos.history import Request
 from choreo.chaos.judge import Violation, judge
 from choreo.chassis import clock
+from choreo.chassis.installed import room_of
+from choreo.chassis.kafka import catch_up, consumer, grants, partition_producer
 from choreo.chassis.registry import services
-from choreo.chassis.service import Service
 from choreo.chassis.settings import Settings
+from choreo.chassis.transaction.positions import TopicPartition
 from choreo.errors import HandlerMisbehaves
 from choreo.message.catalog import topic_of
+from choreo.message.codec import Record
+from choreo.message.envelope import Cause, derived_id
 from choreo.replay.engine.sandbox import guarded
+from choreo.simulation.awaits import waits_at
 from choreo.simulation.customers import Customer
-from choreo.simulation.database import Database, Session
+from choreo.simulation.database import Database, Session, give_way
 from choreo.simulation.evidence import collected
+from choreo.simulation.invariants import Watch, out_of_turn
+from choreo.simulation.kafka import Access, MemoryApp, MemoryCluster
 from choreo.simulation.log import Group, Log
 from choreo.simulation.loop import Process, SimulatedLoop
 from choreo.simulation.plan import Plan, drawn
-from choreo.simulation.replica import Replica, consumed
+from choreo.simulation.replica import Replica, Role
+from choreo.simulation.sql import MemoryTrip
 
+_UNFINISHED = (
+    ("notification", "notifications", "status", "pending"),
+    ("order", "orders", "status", "created"),
+    ("billing", "payments", "outcome", "waiting"),
+)
+_SAME = "Ada", "aDa", "adA"
+"""Names that are one: whoever comes first has it."""
+_MET = frozenset({"cut", "slow", "acknowledgement", "late", "offsets", "truncation", "mail", "no mail"})
+"""Faults that wait for somebody to meet them."""
+_NOTICED_SECONDS = 30.0
+"""Within which a consumer sees that it has read what is there no more."""
+_FIRST_STEPS = 800
+"""Within so many steps trouble begins."""
 _BEGIN = datetime(2030, 1, 7, tzinfo=UTC)
 _TROUBLED_SECONDS, _HEALED_SECONDS = 400.0, 120.0
 _RESTART_SECONDS = 3.0
@@ -52,15 +74,17 @@ class Outcome:
     seconds: float
     """Simulated."""
     faults: int
+    killed_at: frozenset[str]
+    """Awaits, each as `file:line`, at which a process was when it was killed."""
     told: tuple[str, ...]
     """What happened, line by line; empty where nobody asked for it."""
 
 
-def play(seed: int, *, trace: bool = False) -> Outcome:
-    """The same seed, the same order of events, whatever the machine. Raises `HandlerMisbehaves` for a handler
-    that tries to reach outside.
+def play(seed: int, *, trace: bool = False, plan: Plan | None = None) -> Outcome:
+    """The same seed, the same order of events, whatever the machine. With another plan, another world. Raises
+    `HandlerMisbehaves` for a handler that tries to reach outside.
     """
-    world = World(seed, drawn(Random(f"plan {seed}")), trace)
+    world = World(seed, plan or drawn(Random(f"plan {seed}")), trace)
     with _alone(world.loop):
         outcome = world.play()
     for misbehaved in world.misbehaved:
@@ -70,20 +94,36 @@ def play(seed: int, *, trace: bool = False) -> Outcome:
 
 @contextmanager
 def _alone(loop: SimulatedLoop) -> Iterator[None]:
-    """Who reads the clock by himself reads the simulated one, and what is logged of it all nobody reads."""
-    now, logged = clock.now, structlog.get_config()
+    """Who makes a client of Kafka's makes one of the log in memory, who reads the clock by himself reads the
+    simulated one, and what is logged of it all nobody reads.
+    """
+    stand_ins = (
+        (clock, "now", lambda: _BEGIN + timedelta(seconds=loop.time())),
+        (partition_producer, "Cluster", MemoryCluster),
+        (grants, "Cluster", MemoryCluster),
+        (consumer, "ChunkedApp", MemoryApp),
+        (catch_up, "RoundTrip", MemoryTrip),
+        (room_of("notification", "leases"), "RoundTrip", MemoryTrip),
+        (room_of("order", "queries"), "_FEW", 1),
+    )
+    before = [getattr(module, name) for module, name, _ in stand_ins]
+    logged = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    clock.now = lambda: _BEGIN + timedelta(seconds=loop.time())
+    for module, name, stand_in in stand_ins:
+        setattr(module, name, stand_in)
     try:
         yield
     finally:
-        clock.now = now
+        for (module, name, _), real in zip(stand_ins, before, strict=True):
+            setattr(module, name, real)
         structlog.configure(**logged)
 
 
 @cache
-def _services(deadline_seconds: float) -> dict[str, Service[Any]]:
-    return services(Settings(own={"order": {"decide_within": deadline_seconds}}))
+def _roles(deadline_seconds: float) -> dict[str, Role]:
+    """By service."""
+    told = Settings(own={"order": {"decide_within": deadline_seconds}})
+    return {name: Role(service) for name, service in services(told).items()}
 
 
 class World:
@@ -95,29 +135,42 @@ class World:
         self._seed = seed
         self._trace = trace
         self.misbehaved: list[HandlerMisbehaves] = []
-        self._services = {
-            name: replace(service, decider=guarded(service.decider, self.misbehaved))
-            for name, service in _services(plan.deadline_seconds).items()
+        """What was raised for handlers that tried to reach outside."""
+        self._roles = {
+            name: role.guarded_by(partial(guarded, tried=self.misbehaved))
+            for name, role in _roles(plan.deadline_seconds).items()
         }
+        self._serving: dict[str, list[Replica]] = {name: [] for name in self._roles}
+        """By service: its processes that are alive."""
         self.databases = {
-            name: Database(service.store, turn=partial(self._statement, name))
-            for name, service in self._services.items()
+            name: Database(
+                role.service.store,
+                meet=partial(self._statement, name),
+                is_shared=partial(_several, self._serving[name]),
+            )
+            for name, role in self._roles.items()
         }
-        topics = [topic_of(name) for name in self._services]
+        topics = [topic_of(name) for name in self._roles]
         self.log = Log(topics, plan.partitions, self._kafka)
-        self.groups: dict[str, Group] = {}
-        for name, service in self._services.items():
-            places = [place for place in self.log.places if place[0] in consumed(service)]
-            self.groups[name] = Group(places)
-            self.databases[name].begin(map(self.log.begin, places))
-        self.replicas: list[Replica] = []
+        self.groups = {
+            name: Group([place for place in self.log.places if place[0] in role.consumed])
+            for name, role in self._roles.items()
+        }
+        self._breaches: list[Violation] = []
+        self._watch = Watch(self.log, self._breach)
+        for name, database in self.databases.items():
+            database.readable = self.loop.readable
+            database.before_commit = partial(self._watch.commit, name, database)
         self.requests: list[Request] = []
         self.mails: list[tuple[str, str]] = []
+        self._is_cut = False
+        """Whether a log has lost what was acknowledged: a person is needed then."""
         self._died: list[str] = []
+        self._killed_at: set[str] = set()
         self._customers: list[asyncio.Task[None]] = []
         self._numbers = iter(range(1, 1_000_000))
         self.faults = 0
-        self._next_fault = self._in_steps()
+        self._next_fault = self.chance.randrange(_FIRST_STEPS) + self._in_steps()
         self._armed: set[str] = set()
         """Faults that wait for somebody to meet them."""
         self._away_until: dict[str, float] = {}
@@ -130,10 +183,17 @@ class World:
             self.loop.play(self._is_over, _TROUBLED_SECONDS, self._at_step)
             self.loop.inside(self._heal)
             quiet = self.loop.play(self._is_quiet, _HEALED_SECONDS, lambda step: None)
-            violations = [Violation("jobs", text) for text in self._died]
-            violations += judge(collected(self.databases, self.log, self.requests, self.mails))
-            if not quiet and not violations:
-                violations = [Violation("I7", "it is not quiet, and the judge sees nothing")]
+            if self._is_cut:
+                self.loop.play(lambda: False, _NOTICED_SECONDS, lambda step: None)
+            violations = [*self._breaches, *(Violation("jobs", text) for text in self._died)]
+            if self._is_cut:
+                violations += self._untold()
+            else:
+                violations += judge(collected(self.databases, self.log, self.requests, self.mails))
+                violations += self._wrong()
+                if not quiet and not violations:
+                    violations = [Violation("I7", "it is not quiet, and the judge sees nothing")]
+                violations += self._doors()
         finally:
             self.loop.close()
         return Outcome(
@@ -143,51 +203,64 @@ class World:
             self.loop.steps,
             self.loop.time(),
             self.faults,
+            frozenset(self._killed_at),
             tuple(self.told),
         )
+
+    def _breach(self, promise: str, text: str) -> None:
+        self.tell(f"{promise} is broken: {text}")
+        self._breaches.append(Violation(promise, text))
 
     def tell(self, text: str, *, of: str = "world") -> None:
         if self._trace:
             self.told.append(f"{self.loop.time():9.3f} {of:16} {text}")
 
     def _begin(self) -> None:
-        for name in self._services:
+        for name in self._roles:
             for _ in range(self.plan.replicas):
                 self._start(name)
-            self.groups[name].divide()
         for number in range(self.plan.customers):
             process = Process(f"customer {number + 1}")
             customer = Customer(
                 f"customer-{number + 1}",
+                _SAME[number] if self.plan.is_one_name else f"customer-{number + 1}",
                 self.plan.orders,
-                self._serving,
+                self._serving.__getitem__,
                 self.chance,
                 self.requests,
                 partial(self.tell, of=process.name),
+                partial(self._breach, "I6"),
+                self._ask_for_the_impossible if "unfit" in self.plan.faults else lambda replica: None,
             )
             self._customers.append(process.begin(customer.run()))
 
-    def _start(self, name: str) -> None:
+    def _start(self, name: str) -> Replica:
         skew = self.chance.uniform(-10, 10) if "clock" in self.plan.faults else 0.0
+        number = next(self._numbers)
+        process = Process(f"{name} {number}")
+        access = Access(self.log, self.groups, process, self.chance, self._acknowledged, self._late)
         replica = Replica(
-            f"{name} {next(self._numbers)}",
-            self._services[name],
+            process,
+            number,
+            self._roles[name],
             self.databases[name],
-            self.log,
+            access,
             partitions=self.plan.partitions,
             clock=lambda: _BEGIN + timedelta(seconds=self.loop.time() + skew),
-            mail=self._mail,
-            chance=self.chance,
+            database_clock=lambda: _BEGIN + timedelta(seconds=self.loop.time()),
+            mail_server=partial(MailServer, self._mail, partial(self._breach, "mail")),
             died=self._died.append,
         )
-        self.replicas.append(replica)
-        self.groups[name].members.append(replica.consumer)
+        self._serving[name].append(replica)
+        return replica
 
-    def _serving(self, name: str) -> list[Replica]:
-        return [replica for replica in self._alive() if replica.service.name == name]
+    def _acknowledged(self, service: str, place: TopicPartition, offset: int) -> None:
+        self._watch.acknowledged(service, self.databases[service], place, offset)
 
     def _alive(self) -> list[Replica]:
-        return [replica for replica in self.replicas if replica.process.is_alive]
+        """In the order of their starts."""
+        alive = [replica for serving in self._serving.values() for replica in serving]
+        return sorted(alive, key=lambda replica: replica.number)
 
     # -- when it is over -------------------------------------------------------------------------
 
@@ -198,16 +271,57 @@ class World:
         return self._is_over() and not self._unfinished()
 
     def _unfinished(self) -> bool:
-        for database in self.databases.values():
-            if database.holders or database.committed["outbox"]:
+        parked = {row.key for database in self.databases.values() for row in database.rows("parked")}
+        for name, database in self.databases.items():
+            if database.committed["outbox"] or self._is_behind(name):
                 return True
-            if any(row.next_offset != self.log.end(row.place) for row in database.rows("positions")):
-                return True
-        return (
-            any(row.status == "pending" for row in self.databases["notification"].rows("notifications"))
-            or any(row.status == "created" for row in self.databases["order"].rows("orders"))
-            or any(row.outcome == "waiting" for row in self.databases["billing"].rows("payments"))
+        return any(
+            getattr(row, column) == status and str(row.user_id) not in parked
+            for name, table, column, status in _UNFINISHED
+            for row in self.databases[name].rows(table)
         )
+
+    def _is_behind(self, name: str) -> bool:
+        read = {row.place: row.next_offset for row in self.databases[name].rows("positions")}
+        return any(
+            read.get(place, 0) != self.log.end(place)
+            for place in self.log.places
+            if place[0] in self._roles[name].consumed
+        )
+
+    def _doors(self) -> Iterator[Violation]:
+        """When all is decided that no person is needed for, orders are let in."""
+        replicas, orders = self._serving["order"], self.databases["order"]
+        parked = {row.key for row in orders.rows("parked")}
+        if any(row.status == "created" and str(row.user_id) not in parked for row in orders.rows("orders")):
+            return  # billing waits for a person
+        looks: list[asyncio.Task[None]] = []
+
+        def look() -> None:
+            looks.extend(replica.process.begin(replica.admission.look()) for replica in replicas)
+
+        self.loop.inside(look)
+        self.loop.play(lambda: all(look.done() for look in looks), 30.0, lambda step: None)
+        if not all(replica.admission.admits("somebody") for replica in replicas):
+            yield Violation("admission", "all is decided but what waits for a person, and no order is let in")
+
+    def _untold(self) -> Iterator[Violation]:
+        """Who has read what is no more must have stopped, and say so."""
+        for name, serving in self._serving.items():
+            for row in self.databases[name].rows("positions"):
+                there = self.log.partitions[row.place].placed[row.last_offset : row.last_offset + 1]
+                is_there = row.last_offset < 0 or (there and there[0].record.digest == row.last_digest)
+                if not is_there and not any(replica.consumer_job.state.cause for replica in serving):
+                    place = f"{row.topic}[{row.partition}]"
+                    yield Violation("I7", f"{name} has read what {place} has lost, and says nothing")
+
+    def _wrong(self) -> Iterator[Violation]:
+        """What the judge cannot know: that is, whom nobody has given anything that is no event."""
+        yield from out_of_turn(self.log, _BEGIN, clocks_agree="clock" not in self.plan.faults)
+        if "garbage" not in self.plan.faults:
+            for name, database in self.databases.items():
+                for row in database.rows("parked"):
+                    yield Violation("I7", f"{name} has parked {row.type} of {row.key}: {row.error}")
 
     def _heal(self) -> None:
         self._is_healed = True
@@ -240,6 +354,18 @@ class World:
                 self._restart_database(self.chance.choice(list(self.databases)))
             case "broker":
                 self._take_away("broker", self.chance.uniform(1.0, 15.0))
+            case "election":
+                place = self.chance.choice(self.log.places)
+                self.tell(f"{place[0]}[{place[1]}] has a new leader", of="broker")
+                self.log.elect(place)
+            case "marker":
+                self._leave_marks()
+            case "garbage":
+                self._write_garbage()
+            case "deaf" | "hole" if self._apps_there():
+                app, name = self.chance.choice(self._apps_there())
+                self.tell("reads no more" if fault == "deaf" else "loses a chunk", of=name)
+                (app.go_deaf if fault == "deaf" else app.lose_a_chunk)()
             case "rebalance":
                 name = self.chance.choice(list(self.groups))
                 self.tell(f"the group of {name} is divided anew")
@@ -248,24 +374,25 @@ class World:
                 self._lock(self.chance.choice(list(self.databases)))
             case "answer":
                 self._lose_answer()
-            case "cut" | "slow" | "acknowledgement" | "mail":
+            case _ if fault in _MET:
                 self._armed.add(fault)
 
     def _crash(self, replica: Replica) -> None:
-        name = replica.service.name
-        self.tell("is killed", of=replica.process.name)
+        name = replica.role.service.name
+        was_at = list(waits_at(task.get_coro() for task in self.loop.tasks_of(replica.process)))
+        self._killed_at.update(was_at)
+        self.tell(f"is killed at {', '.join(was_at[-3:])}", of=replica.process.name)
         self.loop.kill(replica.process)
+        self._serving[name].remove(replica)
         replica.hang_up()
         self.loop.call_later(self.chance.uniform(0.1, _RESTART_SECONDS), self._restart, name)
         self.loop.call_later(_SESSION_SECONDS, self.groups[name].divide)
 
     def _restart(self, name: str) -> None:
-        self._start(name)
-        self.tell("is started", of=self.replicas[-1].process.name)
-        self.groups[name].divide()
+        self.tell("is started", of=self._start(name).process.name)
 
     def _stop(self, replica: Replica, seconds: float) -> None:
-        name = replica.service.name
+        name = replica.role.service.name
         self.tell(f"is stopped for {seconds:g} s", of=replica.process.name)
         self.loop.halt(replica.process, seconds)
         if seconds > _SESSION_SECONDS:
@@ -281,11 +408,13 @@ class World:
     def _divide_without(self, replica: Replica) -> None:
         """It is taken for dead, and reads on when it is continued, until it hears of it."""
         if replica.process.is_stopped:
-            self.groups[replica.service.name].divide(without=replica.consumer)
+            group = self.groups[replica.role.service.name]
+            gone = [member for member in group.members if member.process is replica.process]
+            group.divide(without=gone[0] if gone else None)
 
     def _restart_database(self, name: str) -> None:
         self.tell("is restarted", of=f"{name} database")
-        for replica in self._serving(name):
+        for replica in self._serving[name]:
             replica.store.end_sessions()
         self._take_away(name, self.chance.uniform(0.5, 8.0))
 
@@ -295,10 +424,58 @@ class World:
 
     def _lock(self, name: str) -> None:
         database = self.databases[name]
-        session, seconds = Session(database), self.chance.choice((0.5, 2.0, 8.0))
+        session, seconds = Session(database), self.chance.choice((0.5, 2.0, 8.0, 30.0))
         session.lock_free(("keys", row.key) for row in database.rows("keys"))
         self.tell(f"holds the keys of {name} for {seconds:g} s", of="somebody")
         self.loop.call_later(seconds, partial(session.end, commit=False))
+
+    def _apps_there(self) -> list[tuple[MemoryApp, str]]:
+        return [(app, app.process.name) for group in self.groups.values() for app in group.members]
+
+    def _cut(self) -> None:
+        """An unclean election: the new leader lacks what was acknowledged."""
+        places = [place for place in self.log.places if self.log.end(place)]
+        if not places:
+            self._armed.add("truncation")
+        else:
+            place = self.chance.choice(places)
+            lost = self.chance.randint(1, min(3, self.log.end(place)))
+            self.tell(f"{place[0]}[{place[1]}] loses its last {lost} records", of="broker")
+            self.log.elect(place, lost)
+            self.log.repeat(place, self.chance.randint(0, lost + 1))
+            self._is_cut = True
+
+    def _set_offsets(self) -> None:
+        """Of all groups to the ends, which they have not read."""
+        self.tell("somebody sets the groups' offsets")
+        for group in self.groups.values():
+            group.committed = {place: self.log.end(place) for place in self.log.places}
+            group.divide()
+
+    def _leave_marks(self) -> None:
+        place = self.chance.choice(self.log.places)
+        aborted = Record(b"nobody", b"what was aborted", []) if self.chance.random() < 0.5 else None
+        self.tell(f"a transaction ends in {place[0]}[{place[1]}]", of="broker")
+        self.log.leave_marks(place, aborted)
+
+    def _write_garbage(self) -> None:
+        """Something that is no event, with the key of somebody who has been written about."""
+        heard = {topic for role in self._roles.values() for topic in role.consumed}
+        places = [place for place in self.log.places if place[0] in heard and self.log.end(place)]
+        if places:
+            place = self.chance.choice(places)
+            keys = [placed.key for placed in self.log.partitions[place].placed if placed.key] or [b"nobody"]
+            self.tell(f"somebody writes what is no event to {place[0]}[{place[1]}]")
+            self.log.partitions[place].append(Record(self.chance.choice(keys), b"no event", []))
+
+    def _ask_for_the_impossible(self, replica: Replica) -> None:
+        """It is refused, and those that are decided with it are not."""
+        number = next(self._numbers)
+        user, id = derived_id("customer", "impossible", number), derived_id("order", "impossible", number)
+        values = {"order_id": id, "price": 3_00, "description": "\0"}
+        command = replica.command("PlaceOrder", cause=Cause.root(id), user_id=user, **values)
+        self.tell("asks for what cannot be written", of="somebody")
+        replica.ask(command, b"impossible")
 
     def _lose_answer(self) -> None:
         asking = [answer for replica in self._alive() for answer in replica.asking if not answer.done()]
@@ -307,34 +484,57 @@ class World:
 
     # -- what they meet --------------------------------------------------------------------------
 
-    async def _statement(self, service: str, statement: str) -> None:
+    def _statement(self, service: str, statement: str) -> float:
         """Before each statement, and after a commit."""
-        await asyncio.sleep(0)
-        self.tell(statement, of=f"{service} database")
+        if self._trace:
+            self.tell(statement, of=f"{service} database")
         if self._is_away(service):
             raise psycopg.OperationalError("the database is away")
+        if not self._armed:
+            return 0.0
         if self._meets("cut"):
             self.tell(f"loses a connection at {statement}", of=f"{service} database")
             raise psycopg.OperationalError("the connection is lost")
         if self._meets("slow"):
             seconds = self.chance.choice((0.5, 3.0, 12.0))
             self.tell(f"takes {seconds:g} s for {statement}", of=f"{service} database")
-            await asyncio.sleep(seconds)
+            return seconds
+        return 0.0
 
     async def _kafka(self, request: str) -> None:
-        await asyncio.sleep(0)
+        await give_way()
         self.tell(request, of="broker")
         if self._is_away("broker"):
-            raise OSError("the broker is away")
+            raise KafkaConnectionError("the broker is away")
+        if request == "fetch" and not self._is_cut and self._meets("truncation"):
+            self._cut()
+        if request == "acknowledge" and self._meets("offsets"):
+            self._set_offsets()
         if request == "acknowledge" and self._meets("acknowledgement"):
             self.tell("loses an acknowledgement", of="broker")
-            raise OSError("the acknowledgement is lost")
+            raise KafkaConnectionError("the acknowledgement is lost")
+
+    def _late(self, place: TopicPartition, batch: bytes) -> bool:
+        """Whether the leader appends it when its sender has long given up."""
+        if not self._meets("late"):
+            return False
+
+        def append() -> None:
+            with suppress(KafkaError):
+                self.log.append(place, batch)
+            self.tell("appends what it was sent before", of="broker")
+
+        self.loop.call_later(self.chance.choice((0.3, 2.0, 9.0)), append)
+        return True
 
     async def _mail(self, message_id: str, recipient: str) -> None:
-        await asyncio.sleep(0)
+        await give_way()
+        if self._meets("no mail"):
+            self.tell("takes nobody's mail", of="mail server")
+            raise room_of("notification", "smtp").ServerAway("takes nobody's mail")
         self.mails.append((message_id, recipient))
         self.tell(f"takes {message_id}", of="mail server")
-        await asyncio.sleep(0)
+        await give_way()
         if self._meets("mail"):
             raise OSError("the mail server's answer is lost")
 
@@ -346,3 +546,54 @@ class World:
             return False
         self._armed.discard(fault)
         return True
+
+
+def _several(replicas: Sequence[Replica]) -> bool:
+    return len(replicas) > 1
+
+
+class MailServer:
+    """As the mailer's own connection with one."""
+
+    def __init__(
+        self, mail: Callable[[str, str], Awaitable[None]], breach: Callable[[str], None], process: Process
+    ) -> None:
+        self._mail = mail
+        self._breach = breach
+        self._process = process
+        self._taken: set[str] = set()
+        self.most = 1
+
+    def next_pause_seconds(self) -> float:
+        return 1.0
+
+    async def session(self) -> "MailSession":
+        return MailSession()
+
+    def give_back(self, session: "MailSession") -> None: ...
+
+    async def take(
+        self, session: "MailSession", letter: bytes, recipient: str, timeout_seconds: float
+    ) -> bool | None:
+        found = _MESSAGE_ID.search(letter)
+        assert found
+        id = found.group(1).decode()
+        if id in self._taken:
+            self._breach(f"{self._process.name} mails {id} again, and has been told that it was taken")
+        async with asyncio.timeout(timeout_seconds):
+            await self._mail(id, recipient)
+        self._taken.add(id)
+        return True
+
+    async def quit(self, unused_for_seconds: float = 0.0) -> None: ...
+
+
+class MailSession:
+    is_usable = True
+    offers = frozenset({"8bitmime"})
+
+    def close(self) -> None:
+        self.is_usable = False
+
+
+_MESSAGE_ID = re.compile(rb"^Message-ID: *(<[^>]+>)", re.MULTILINE | re.IGNORECASE)

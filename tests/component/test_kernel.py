@@ -329,9 +329,31 @@ async def test_a_stale_offset_is_ignored_whatever_it_holds(billing: Replicas) ->
     kernel = await billing.kernel()
     users = await billing.reader(kernel, "user-events")
     await users.hear(registered(ada))
-    await users.put(an_event(registered(eve)), offset=0)
-    assert billing.database.rows("SELECT user_id FROM accounts") == [(ada,)]
-    assert next_offsets(billing.database) == {("user-events", 0): 1}
+    await users.put_marker(1, 1)
+    last = an_event(registered(eve))
+    await users.put(last, offset=2)
+    before = written(billing.database)
+    await users.put(an_event(registered(uuid4())), offset=0)
+    await users.put(last, offset=2)
+    assert written(billing.database) | {"keys": 0} == before | {"keys": 0}
+    assert next_offsets(billing.database) == {("user-events", 0): 3}
+
+
+async def test_what_stands_where_another_was_read_last_is_no_repeat(billing: Replicas) -> None:
+    """Who held the partition before has written what a log held that was cut: nobody reads on behind it."""
+    kernel = await billing.kernel(run=False)
+    users = await billing.reader(kernel, "user-events")
+    read = users.put(an_event(registered(uuid4())))
+    other = users.put(an_event(registered(uuid4())), offset=0)
+    behind = users.put(an_event(registered(uuid4())), offset=1)
+    zombie = await billing.reader(await billing.kernel(), "user-events")
+    await zombie.hear(registered(uuid4()))
+    before = written(billing.database)
+    billing.run(kernel)
+    for waits in (read, other, behind):
+        with pytest.raises(PositionGap):
+            await waits
+    assert written(billing.database) | {"keys": 0} == before | {"keys": 0}
 
 
 async def test_a_zombie_reads_in_vain(billing: Replicas) -> None:

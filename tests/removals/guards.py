@@ -29,7 +29,7 @@ from choreo.chassis.kafka.consumer import Consumer
 from choreo.chassis.kafka.handover import Handover, Unread
 from choreo.chassis.kafka.relay import Relay, _Shard
 from choreo.chassis.kafka.topic_log import compare_last_read
-from choreo.chassis.transaction import journal, keys, outbox, parked, step
+from choreo.chassis.transaction import journal, keys, outbox, parked, step, transaction
 from choreo.chassis.transaction.inputs import Asked, Failed, Heard, Input
 from choreo.chassis.transaction.kernel import Kernel, _resolve
 from choreo.chassis.transaction.outbox import OutboxRow
@@ -177,6 +177,11 @@ def holes_in_the_reading_are_passed(patch: Patch) -> None:
         init(self, *args, **kwargs | {"fetched_from": 0})
 
     patch.setattr(Heard, "__init__", from_anywhere)
+
+
+def whatever_is_stale_is_a_repeat(patch: Patch) -> None:
+    """What lies before the position was read, whichever record that was."""
+    patch.setattr(transaction, "_is_another", lambda heard, read: False)
 
 
 def what_was_aborted_is_read(patch: Patch) -> None:
@@ -547,6 +552,11 @@ _ALL = (
         "hole-in-reading",
         holes_in_the_reading_are_passed,
         f"{KERNEL}::test_a_hole_in_the_log_is_passed_and_one_in_the_reading_is_not",
+    ),
+    Guard(
+        "last-record",
+        whatever_is_stale_is_a_repeat,
+        f"{KERNEL}::test_what_stands_where_another_was_read_last_is_no_repeat",
     ),
     Guard(
         "read-committed",

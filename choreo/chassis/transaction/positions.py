@@ -14,7 +14,7 @@ TopicPartition = tuple[str, int]
 """Topic and partition."""
 
 _LOCK = Statement("""/* positions.lock: one transaction at a time moves a partition */
-SELECT topic, partition, next_offset FROM positions
+SELECT topic, partition, next_offset, last_offset, last_digest FROM positions
 WHERE (topic, partition) IN (SELECT * FROM unnest($1::text[], $2::integer[]))
 ORDER BY topic, partition FOR UPDATE""")
 
@@ -67,12 +67,20 @@ class Reached(NamedTuple):
     record: Record
 
 
-def lock(trip: RoundTrip, places: Sequence[TopicPartition]) -> Later[dict[TopicPartition, int]]:
-    """The next offset of every place, which nobody else moves until this transaction ends."""
+class Expected(NamedTuple):
+    """What is to be read next, and what it has to stand behind."""
+
+    next_offset: int
+    last_offset: int
+    last_digest: bytes
+
+
+def lock(trip: RoundTrip, places: Sequence[TopicPartition]) -> Later[dict[TopicPartition, Expected]]:
+    """Of every place, which nobody else moves until this transaction ends."""
     if not places:
         return dict
     rows = trip.add(_LOCK, *zip(*places, strict=True))
-    return lambda: {(topic, partition): next_offset for topic, partition, next_offset in rows}
+    return lambda: {(topic, partition): Expected(*read) for topic, partition, *read in rows}
 
 
 def advance(trip: RoundTrip, reached: Mapping[TopicPartition, Reached]) -> None:

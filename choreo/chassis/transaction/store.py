@@ -20,7 +20,7 @@ from choreo.chassis.transaction.journal import JournalRow, SeenInput
 from choreo.chassis.transaction.locks import Locked
 from choreo.chassis.transaction.outbox import OutboxRow
 from choreo.chassis.transaction.parked import Parked
-from choreo.chassis.transaction.positions import Reached, TopicPartition
+from choreo.chassis.transaction.positions import Expected, Reached, TopicPartition
 from choreo.chassis.transaction.state_store import Store
 
 S = TypeVar("S")
@@ -33,7 +33,9 @@ class StoreTransaction(Protocol[S]):
     what others have committed when it is its turn.
     """
 
-    def lock_positions(self, partitions: Sequence[TopicPartition]) -> Later[dict[TopicPartition, int]]: ...
+    def lock_positions(
+        self, partitions: Sequence[TopicPartition]
+    ) -> Later[dict[TopicPartition, Expected]]: ...
 
     def lock_keys(self, wanted: Sequence[str]) -> Later[dict[str, int]]: ...
 
@@ -88,7 +90,7 @@ class PostgresTransaction(Generic[S]):
         self._trip = RoundTrip(conn)
         self._states = states
 
-    def lock_positions(self, partitions: Sequence[TopicPartition]) -> Later[dict[TopicPartition, int]]:
+    def lock_positions(self, partitions: Sequence[TopicPartition]) -> Later[dict[TopicPartition, Expected]]:
         return positions.lock(self._trip, partitions)
 
     def lock_keys(self, wanted: Sequence[str]) -> Later[dict[str, int]]:

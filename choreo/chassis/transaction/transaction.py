@@ -47,6 +47,7 @@ class Work(Generic[S]):
     seen: dict[Any, journal.SeenInput] = field(default_factory=dict)
     blocked: set[str] = field(default_factory=set)
     expected: dict[TopicPartition, int] = field(default_factory=dict)
+    read: dict[TopicPartition, positions.Expected] = field(default_factory=dict)
     after: dict[str, S] = field(default_factory=dict)
     advanced: dict[TopicPartition, positions.Reached] = field(default_factory=dict)
     moved: dict[str, int] = field(default_factory=dict)
@@ -98,7 +99,8 @@ class Transaction(Generic[S]):
             sequences=sequences(),
             seen=seen(),
             blocked=blocked(),
-            expected=expected(),
+            expected={place: read.next_offset for place, read in expected().items()},
+            read=expected(),
         )
 
     async def load_key(self, store: StoreTransaction[S], heard: Heard, sequence: int) -> Work[S]:
@@ -131,6 +133,11 @@ class Transaction(Generic[S]):
                 f"and it was read from {fetched_from} on"
             )
             work.answers.append((heard, PositionGap(gap)))
+            return
+        if heard.offset < expected and _is_another(heard, work.read[place]):
+            other = f"{heard.topic}[{heard.partition}] has another record at {heard.offset} than was read"
+            work.answers.append((heard, PositionGap(other)))
+            del work.expected[place]  # nor is what comes behind it the next
             return
         work.answers.append((heard, None))
         if heard.offset < expected:
@@ -261,6 +268,16 @@ class Transaction(Generic[S]):
         store.advance_positions(work.advanced)
         for side_write, decided in work.side_writes:
             await store.write_beside(side_write, decided)
+
+
+def _is_another(heard: Heard, read: positions.Expected) -> bool:
+    """Whether it stands where another record was read last.
+
+    Then the log was cut meanwhile, and somebody who held the partition before has written what he had read
+    of it until then. Whoever holds it now has compared an earlier position with the log.
+    """
+    is_last = heard.offset == read.last_offset and not heard.is_marker
+    return is_last and heard.record.digest != read.last_digest
 
 
 def _count(work: Work[S], input: Input, outcome: str) -> None:

@@ -1,6 +1,9 @@
 """`choreo simulate`: the real kernels on a database and a log in memory, one order of events a seed."""
 
 import dataclasses
+import re
+from functools import partial
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,11 +14,17 @@ from choreo.progress import telling
 
 if TYPE_CHECKING:
     from choreo.simulation.programme import Summary
+    from choreo.simulation.world import Outcome
 
 
 def simulate(
     schedules: Annotated[int, typer.Option(min=1, help="How many worlds, each from the next seed.")] = 1000,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the first. Else any.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="So many at once, a core each.")] = 1,
+    keep: Annotated[
+        Path | None, typer.Option(help="Write seed and plan of the smallest broken world to this file.")
+    ] = None,
+    awaits: Annotated[bool, typer.Option("--awaits", help="Print at which awaits none was killed.")] = False,
     trace: Annotated[
         bool, typer.Option("--trace", help="Play that seed alone, and print all that happens.")
     ] = False,
@@ -23,12 +32,17 @@ def simulate(
 ) -> None:
     """Play small worlds of services, customers and faults, each from a seed, and judge what is left.
 
-    Kernel, deciders and hand-over are the real ones; database, Kafka, relay, mailer and customers are models
-    in memory, in one thread and in simulated time. The same seed plays the same world. Ends with the first
-    seed that breaks a promise, tells it, and exits 1. docs/simulation.md says what it can see and what not.
+    The services and all of their jobs are the real ones; database, Kafka and customers are models in memory,
+    in one thread and in simulated time. The same seed plays the same world. Ends with the first seed that
+    breaks a promise, makes its world as small as it can, tells what befell it, and exits 1.
+    docs/simulation.md says what it can see and what not.
     """
-    from choreo.simulation.programme import Summary  # what it needs is no business of the other verbs
+    from choreo.simulation.programme import (
+        Summary,  # what it needs is no business of the other verbs
+        simulate_beside,
+    )
     from choreo.simulation.programme import simulate as simulated
+    from choreo.simulation.shrinking import shrunk
     from choreo.simulation.world import play
 
     first = Random().randrange(1_000_000_000) if seed is None else seed
@@ -37,13 +51,47 @@ def simulate(
         print(outcome.plan, *outcome.told, sep="\n")
         summary = Summary(1, outcome.steps, outcome.faults, broken=[outcome] if outcome.violations else [])
     else:
+        seeds = range(first, first + schedules)
         with telling() as tell:
-            summary = simulated(
-                range(first, first + schedules), tell=lambda done: tell("simulating", done, schedules)
+            played = (
+                partial(simulate_beside, seeds, processes) if processes > 1 else partial(simulated, seeds)
             )
+            summary = played(tell=lambda done: tell("simulating", done, schedules))
     _print(summary, first, as_json)
+    if awaits:
+        _print_awaits(summary)
+    if summary.broken and not trace and (keep or not as_json):
+        smallest = shrunk(summary.broken[0])
+        if keep:
+            told = {"seed": smallest.seed, "plan": dataclasses.asdict(smallest.plan)}
+            keep.write_bytes(orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        if not as_json:
+            _tell(smallest)
     if summary.broken:
         raise typer.Exit(1)
+
+
+def _tell(smallest: "Outcome") -> None:
+    """The story of the smallest world that breaks the promise: what befell it, and who was where."""
+    from choreo.simulation.world import play
+
+    outcome = play(smallest.seed, trace=True, plan=smallest.plan)
+    print(f"The smallest world that breaks it too is seed {outcome.seed} with {outcome.plan}:")
+    print(*(line for line in outcome.told if not _EVERYDAY.search(line)), sep="\n")
+    print(*(f"{violation.promise}: {violation.text}" for violation in outcome.violations[:3]), sep="\n")
+
+
+_EVERYDAY = re.compile(r" (\w+ database|broker) +[\w. ]+$")
+"""Statements and requests, of which there are thousands."""
+
+
+def _print_awaits(summary: "Summary") -> None:
+    from choreo.simulation.awaits import all_awaits
+
+    there = all_awaits()
+    reached = summary.killed_at.intersection(there)
+    print(f"Processes were killed at {len(reached)} of {len(there)} awaits. Not at:")
+    print(*(f"  {place}" for place in there if place not in summary.killed_at), sep="\n")
 
 
 def _print(summary: "Summary", first: int, as_json: bool) -> None:
