@@ -19,7 +19,6 @@ from choreo.benchmarks.observe import Journals
 from choreo.benchmarks.overload import overload
 from choreo.benchmarks.rates import at_rates, plot, usual_rates
 from choreo.benchmarks.replay import replay
-from choreo.benchmarks.resources import machine
 from choreo.benchmarks.results.comparison import compare, read_earlier
 from choreo.benchmarks.results.judged import Judged, judged
 from choreo.benchmarks.results.report import show
@@ -30,6 +29,7 @@ from choreo.benchmarks.waits import USERS as WAITERS
 from choreo.benchmarks.waits import waits
 from choreo.chassis.kafka.log_reader import LOG_UNREADABLE, NothingCame
 from choreo.errors import Unavailable, UsageError
+from choreo.machine import machine
 from choreo.operations.acting.throwaway import ThrowawaySystem
 from choreo.progress import Progress
 
