@@ -2,14 +2,19 @@
 
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
 CpuSeconds = Mapping[str, float]
 """By part, since each began."""
+
+LOAD = "load generator"
+"""The part that asks, and is no part of the system."""
 
 _MIB = 1024 * 1024
 
@@ -58,6 +63,11 @@ def cpu_seconds(pids: Mapping[str, int]) -> dict[str, float]:
     return {name: sum(map(_seconds, _family(pid, pids))) for name, pid in pids.items()}
 
 
+def without_load(by_part: Mapping[str, float]) -> float:
+    """All that the system's parts used."""
+    return sum(used for part, used in by_part.items() if part != LOAD)
+
+
 def written_bytes(pids: Mapping[str, int]) -> dict[str, int]:
     """As `cpu_seconds`, of bytes written to disk. Empty where the system does not tell."""
     try:
@@ -102,6 +112,15 @@ def machine() -> dict[str, object]:
         "python": platform.python_version(),
         "load_before": round(os.getloadavg()[0], 2),
     }
+
+
+def commit() -> str:
+    """Of this checkout, with a word if something in it is not committed."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
+    except OSError:
+        return "unknown"
 
 
 def _cpu_model() -> str:
