@@ -2,6 +2,7 @@
 
 from fastapi import FastAPI
 
+from choreo.chassis.instance import owner_of
 from choreo.chassis.runtime import Runtime
 from choreo.chassis.settings import Settings
 from notification_service import api
@@ -15,7 +16,8 @@ def build(
 ) -> tuple[Runtime[Notifications], FastAPI]:
     runtime = runtime_of(service(settings), settings)
     if settings.smtp_url:
-        mailer = Mailer(runtime.kernel, runtime.engine, settings.smtp_url, runtime.health.job("mailer"))
+        job, owner = runtime.health.job("mailer"), owner_of(settings.instance)
+        mailer = Mailer(runtime.kernel, runtime.engine, settings.smtp_url, job, owner)
         runtime.kernel.on_commit.append(lambda keys: mailer.wake())
         runtime.watch("mailer", mailer.run)
     return runtime, runtime.app(api.router(runtime))

@@ -36,8 +36,8 @@ WITH due AS MATERIALIZED (
     WHERE status = 'pending' AND NOT EXISTS (SELECT FROM leases WHERE notification_id = id)
     ORDER BY created_at LIMIT {AT_ONCE} FOR NO KEY UPDATE OF notifications SKIP LOCKED
 ), taken AS (
-    INSERT INTO leases (notification_id, leased_until, attempts)
-    SELECT id, clock_timestamp() + ($1::integer[])[1] * interval '1 ms', 1 FROM due
+    INSERT INTO leases (notification_id, leased_until, attempts, owner)
+    SELECT id, clock_timestamp() + ($1::integer[])[1] * interval '1 ms', 1, ($2::uuid[])[1] FROM due
     ON CONFLICT DO NOTHING RETURNING notification_id, attempts, delivered
 )
 SELECT {_WHAT}, attempts, delivered FROM due JOIN taken ON id = notification_id ORDER BY created_at""")
@@ -50,7 +50,7 @@ WITH due AS MATERIALIZED (
     ORDER BY attempts, created_at LIMIT {AGAIN_AT_ONCE} FOR NO KEY UPDATE OF notifications, leases SKIP LOCKED
 ), taken AS (
     UPDATE leases SET leased_until = clock_timestamp() + ($1::integer[])[1] * interval '1 ms',
-    attempts = attempts + 1 FROM due WHERE id = notification_id
+    attempts = attempts + 1, owner = ($2::uuid[])[1] FROM due WHERE id = notification_id
     RETURNING notification_id, attempts, delivered
 )
 SELECT {_WHAT}, attempts, delivered FROM due JOIN taken ON id = notification_id
@@ -75,7 +75,8 @@ FROM unlocked WHERE leases.notification_id = unlocked.notification_id AND unlock
 
 _PUT_OFF = Statement(f"""/* leases.put_off: nobody takes these before then; but for what is locked */
 {_UNLOCKED}, put_off AS (
-    UPDATE leases SET leased_until = clock_timestamp() + pause * interval '1 ms', delivered = given.delivered
+    UPDATE leases
+    SET leased_until = clock_timestamp() + pause * interval '1 ms', delivered = given.delivered, owner = NULL
     FROM unlocked JOIN unnest($1::uuid[], $2::integer[], $3::boolean[]) AS given (id, pause, delivered)
     ON id = unlocked.notification_id WHERE leases.notification_id = id RETURNING id
 )
@@ -89,6 +90,11 @@ _SWEEP = Statement("""/* leases.sweep: what a mailer that died had recorded */
 DELETE FROM leases WHERE notification_id IN (
     SELECT notification_id FROM leases JOIN notifications ON id = notification_id WHERE status <> 'pending'
     FOR UPDATE OF leases SKIP LOCKED
+)""")
+
+_TAKE_OVER = Statement("""/* leases.take_over: what this process had in hand when it died */
+UPDATE leases SET leased_until = clock_timestamp() WHERE notification_id IN (
+    SELECT notification_id FROM leases WHERE owner = ($1::uuid[])[1] FOR UPDATE SKIP LOCKED
 )""")
 
 log = structlog.get_logger()
@@ -125,10 +131,12 @@ class Mail:
 class Leases:
     """Those of one process."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, owner: UUID) -> None:
+        """Whoever was this owner before has ended."""
         self.held: set[UUID] = set()
         """Nobody else takes these: their leases are renewed, if `hold` runs."""
         self._engine = engine
+        self._owner = [owner]
         self._swept = False
         self._dropped: list[UUID] = []
         self._put_off: dict[UUID, tuple[int, bool | None]] = {}
@@ -141,8 +149,10 @@ class Leases:
         async with self._told() as trip:
             if not self._swept:
                 trip.add(_SWEEP)
-            of_first = trip.add(_TAKE, [_milliseconds(LEASE_SECONDS)], row=Mail) if first else []
-            of_again = trip.add(_TAKE_AGAIN, [_milliseconds(LEASE_SECONDS)], row=Mail) if again else []
+                trip.add(_TAKE_OVER, self._owner)
+            lease = [_milliseconds(LEASE_SECONDS)], self._owner
+            of_first = trip.add(_TAKE, *lease, row=Mail) if first else []
+            of_again = trip.add(_TAKE_AGAIN, *lease, row=Mail) if again else []
         self._swept = True
         new = [[mail for mail in mails if mail.id not in self.held] for mails in (of_first, of_again)]
         self.held.update(mail.id for mails in new for mail in mails)

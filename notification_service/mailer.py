@@ -43,10 +43,12 @@ log = structlog.get_logger()
 
 
 class Mailer:
-    def __init__(self, kernel: Kernel[Notifications], engine: AsyncEngine, smtp_url: str, job: Job) -> None:
+    def __init__(
+        self, kernel: Kernel[Notifications], engine: AsyncEngine, smtp_url: str, job: Job, owner: UUID
+    ) -> None:
         self._kernel = kernel
         self._job = job
-        self._leases = Leases(engine)
+        self._leases = Leases(engine, owner)
         self._server = Server(smtp_url)
         self._woken = asyncio.Event()
         self._first: deque[Mail] = deque()

@@ -42,6 +42,7 @@ leases = Table(
     Column("leased_until", timestamp(), nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("delivered", Boolean),
+    Column("owner", Uuid),
     comment="who is mailing what just now; no fact, so replay does not make it",
     info={NOT_REPLAYED: True},
 )

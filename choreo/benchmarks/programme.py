@@ -26,7 +26,7 @@ from choreo.benchmarks.observe import Journals
 from choreo.benchmarks.parts import consumer, kernel
 from choreo.benchmarks.rates import at_rates, plot, usual_rates
 from choreo.benchmarks.replay import replay
-from choreo.benchmarks.resources import LOAD, commit, machine
+from choreo.benchmarks.resources import LOAD
 from choreo.benchmarks.results.comparison import compare, read_earlier
 from choreo.benchmarks.results.judged import Judged, judged
 from choreo.benchmarks.results.page import keep
@@ -38,6 +38,7 @@ from choreo.benchmarks.waits import USERS as WAITERS
 from choreo.benchmarks.waits import waits
 from choreo.chassis.kafka.log_reader import LOG_UNREADABLE, NothingCame
 from choreo.errors import Unavailable, UsageError
+from choreo.machine import commit, machine
 from choreo.operations.acting.throwaway import ThrowawaySystem
 from choreo.progress import Progress
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -43,6 +43,18 @@ class Outcome:
     violations: tuple[Violation, ...]
     gave_up: bool
     """The fault could not be put right: what follows would only show it again."""
+    struck_at: float
+    """Seconds since the epoch, when its load began."""
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Of one system. Times are seconds since the epoch."""
+
+    answered: Sequence[float]
+    """When each request came to its end."""
+    lag: Sequence[tuple[float, int]]
+    """How many records somebody had still to read, about once a second."""
 
 
 class _LoadDropped(Exception):
@@ -66,7 +78,7 @@ class Trial:
 
     def put_through(self, fault: Fault) -> Outcome:
         """Strikes under load, lets everything come to rest, and judges all there is since the beginning."""
-        before, repeats_before = self.history, self._repeats
+        before, repeats_before, struck_at = self.history, self._repeats, time.time()
         undone: list[str] = []
         with self._watch.running():
             since, not_in_time = self._strike(fault)
@@ -93,7 +105,12 @@ class Trial:
             recovery=recovery,
             violations=new,
             gave_up=bool(not_in_time or unread),
+            struck_at=struck_at,
         )
+
+    def timeline(self) -> Timeline:
+        answered = [request.returned for request in self._load.requests if request.returned]
+        return Timeline(answered, self._watch.lag)
 
     def ask_doctor(self) -> list[Violation]:
         """What needs a person now that everything is over: nothing should."""

@@ -39,6 +39,8 @@ class Watch:
         self._facts = facts
         self.told: list[str] = []
         """Who said that it is ready, and did not get on."""
+        self.lag: list[tuple[float, int]] = []
+        """Records that somebody has still to read, all together, by seconds since the epoch."""
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -56,6 +58,7 @@ class Watch:
         with eyes:
             while not enough.wait(_LOOK_EVERY_SECONDS):
                 self.told += stalls.judge(eyes.look(self._read_facts()))
+                self.lag.append((time.time(), sum(eyes.unread.values())))
 
     def _read_facts(self) -> Facts | None:
         try:
@@ -73,6 +76,8 @@ class _Eyes(ExitStack):
         self._kafka: Consumer | None = None
         self._ends: Mapping[Place, int] = {}
         self._stored: dict[str, ToDo] = {}
+        self.unread: dict[str, int] = {}
+        """Records, by the service that has still to read them."""
         self._sessions: dict[str, psycopg.Connection[tuple[Any, ...]]] = {}
 
     def look(self, facts: Facts | None) -> Look:
@@ -117,9 +122,12 @@ class _Eyes(ExitStack):
             conn = psycopg.connect(**session(url, connect_timeout=2), autocommit=True)
             self._sessions[service] = self.enter_context(closing(conn))
         work: ToDo = {}
+        self.unread[service] = 0
         prefix, conn = facts["topic_prefix"], self._sessions[service]
         for topic, partition, next_offset in conn.execute(_POSITIONS).fetchall():
-            if next_offset < self._ends.get((topic.removeprefix(prefix), partition), 0):
+            end = self._ends.get((topic.removeprefix(prefix), partition), 0)
+            if next_offset < end:
+                self.unread[service] += end - next_offset
                 work[service, f"unread records of {topic}[{partition}]"] = next_offset
         for partition, position in conn.execute(_UNPUBLISHED).fetchall():
             work[service, f"unpublished facts of partition {partition}"] = position

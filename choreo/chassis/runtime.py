@@ -39,6 +39,7 @@ from choreo.chassis.http.protocol import Connections, options_of_uvicorn
 from choreo.chassis.http.routes import Router
 from choreo.chassis.http.signing_keys import HeardKeys
 from choreo.chassis.installed import package_of, room_of
+from choreo.chassis.instance import owner_of
 from choreo.chassis.kafka.catch_up import CatchUp
 from choreo.chassis.kafka.consumer import Consumer
 from choreo.chassis.kafka.grants import reading
@@ -162,6 +163,7 @@ class Runtime(Generic[S]):
             self.settings.partitions,
             self.engine,
             self.access,
+            owner=owner_of(self.settings.instance),
             job=self.health.job("relay"),
             meter=self.meter,
         )
@@ -181,6 +183,7 @@ class Runtime(Generic[S]):
             self.engine,
             access=self.access,
             group=group,
+            instance=self.settings.instance,
             needs=reading(topics, group),
             job=self.health.job("consumer"),
             meter=self.meter,
@@ -349,11 +352,14 @@ def _require_sessions(name: str, settings: Settings) -> None:
 
 
 async def _serve(name: str, build: Build, settings: Settings) -> bool:
+    own = _listening(name, settings, own_port_of(name, settings), settings.own_http_fd)
+    if settings.instance is None:
+        instance = f"{socket.gethostname()[:90]}:{own.getsockname()[1]}"
+        settings = settings.model_copy(update={"instance": instance})
     runtime, app = build(settings)
     shared = _listening(name, settings, port_of(name, settings), settings.http_fd)
     # dup() sets the mode anew, for all processes that share the socket: they would block in accept().
     shared.setblocking(False)
-    own = _listening(name, settings, own_port_of(name, settings), settings.own_http_fd)
     connections = Connections(settings.connections, runtime.metrics.registry)
     config = uvicorn.Config(
         operations_alone(app, own.getsockname()[1]),

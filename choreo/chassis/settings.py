@@ -101,6 +101,11 @@ class Settings(BaseSettings):
     http_host: str = Field("127.0.0.1", description="where a service listens that was handed no socket")
     http_fd: int | None = Field(None, description="a listening socket handed over by the supervisor")
     own_http_fd: int | None = Field(None, description="the same, for this process's own port")
+    instance: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9._:-]{1,100}$",
+        description="one process of a service at a time has this name; otherwise its machine's and its port",
+    )
     own: Mapping[str, Mapping[str, Any]] = Field(
         {}, description="by service: its own settings, where the environment does not say them"
     )

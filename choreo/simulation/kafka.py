@@ -72,7 +72,7 @@ class MemoryCluster:
     async def group(self, name: str) -> cluster.Group:
         await self._log.turn("group")
         assigned = self._access.groups[name].assigned
-        members = [cluster.Member(client, "/memory", places) for client, places in assigned.items()]
+        members = [cluster.Member(client, client, "/memory", places) for client, places in assigned.items()]
         return cluster.Group("Stable", members, None)
 
     async def offsets(

@@ -15,6 +15,7 @@ from uuid import UUID
 from prometheus_client import CollectorRegistry
 
 from choreo.chassis.installed import room_of
+from choreo.chassis.instance import owner_of
 from choreo.chassis.kafka.catch_up import CatchUp
 from choreo.chassis.kafka.consumer import Consumer
 from choreo.chassis.kafka.relay import Relay, partition_of
@@ -101,7 +102,13 @@ class Replica:
         )
         self.kernel._held_back = HeldBack(asyncio.get_running_loop().time)
         relay = Relay(
-            topic_of(service.name), partitions, self._engine, self._access, job=Job(clock), meter=role.meter
+            topic_of(service.name),
+            partitions,
+            self._engine,
+            self._access,
+            owner=owner_of(None),
+            job=Job(clock),
+            meter=role.meter,
         )
         self.kernel.on_facts.append(relay.wake)
         self.consumer_job = Job(clock)
@@ -124,6 +131,7 @@ class Replica:
             self.kernel,
             self._engine,
             access=self._access,
+            instance=None,
             group=name,
             needs=(),
             job=self.consumer_job,
@@ -132,7 +140,7 @@ class Replica:
 
     def _mailer(self, mail_server: Callable[[Process], Any]) -> Any:
         mailer = room_of(self.role.service.name, "mailer").Mailer(
-            self.kernel, self._engine, "smtp://memory", Job(self._clock)
+            self.kernel, self._engine, "smtp://memory", Job(self._clock), owner_of(None)
         )
         mailer._server = mail_server(self.process)
         self.kernel.on_commit.append(lambda keys: mailer.wake())

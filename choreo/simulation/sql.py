@@ -329,7 +329,8 @@ def _until(now: datetime, milliseconds: int) -> datetime:
 def leases_take(session: Session, now: datetime, values: Any) -> Rows:
     found = [(row, recipient) for row, recipient, lease in _pending(session) if lease is None]
     for row, _ in found:
-        lease = SimpleNamespace(id=row.id, until=_until(now, values[0][0]), attempts=1, delivered=None)
+        until, (owner,) = _until(now, values[0][0]), values[1]
+        lease = SimpleNamespace(id=row.id, until=until, attempts=1, delivered=None, owner=owner)
         session.write(("leases", row.id), lease)
     return [_mail(row, recipient, 1, None) for row, recipient in found]
 
@@ -338,13 +339,22 @@ def leases_take_again(session: Session, now: datetime, values: Any) -> Rows:
     found = [one for one in _pending(session) if one[2] is not None and one[2].until < now]
     found.sort(key=lambda one: one[2].attempts)
     for _, _, lease in found:
-        _write_lease(session, lease, until=_until(now, values[0][0]), attempts=lease.attempts + 1)
+        until, (owner,) = _until(now, values[0][0]), values[1]
+        _write_lease(session, lease, until=until, attempts=lease.attempts + 1, owner=owner)
     return [_mail(row, to, lease.attempts + 1, lease.delivered) for row, to, lease in found]
 
 
 def _unlocked(session: Session, ids: Sequence[Any]) -> list[Any]:
     names = [("leases", id) for id in ids]
     return [lease for name in names if (lease := session.visible(name)) and _is_free(session, name)]
+
+
+def leases_take_over(session: Session, now: datetime, values: Any) -> Rows:
+    (owner,) = values[0]
+    ids = [lease.id for lease in session.all("leases") if lease.owner == owner]
+    for lease in _unlocked(session, ids):
+        _write_lease(session, lease, until=now)
+    return []
 
 
 def leases_hold(session: Session, now: datetime, values: Any) -> Rows:
@@ -367,7 +377,7 @@ def leases_put_off(session: Session, now: datetime, values: Any) -> Rows:
     given = {id: (pause, delivered) for id, pause, delivered in zip(*values, strict=True)}
     for lease in _unlocked(session, values[0]):
         pause, delivered = given[lease.id]
-        _write_lease(session, lease, until=_until(now, pause), delivered=delivered)
+        _write_lease(session, lease, until=_until(now, pause), delivered=delivered, owner=None)
         there.discard(lease.id)
     return [{"notification_id": id} for id in sorted(there)]
 
@@ -436,6 +446,7 @@ STATEMENTS: dict[str, Statement] = {
     "leases.take": leases_take,
     "leases.take_again": leases_take_again,
     "leases.sweep": leases_sweep,
+    "leases.take_over": leases_take_over,
     "leases.hold": leases_hold,
     "leases.let_go": leases_let_go,
     "leases.put_off": leases_put_off,

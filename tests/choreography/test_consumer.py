@@ -12,7 +12,7 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 
 from choreo.chassis.kafka import consumer, faust_internals, handover
-from choreo.chassis.kafka.cluster import Cluster, Member
+from choreo.chassis.kafka.cluster import Cluster, Member, new_client_id
 from choreo.chassis.kafka.topic_log import describe
 from choreo.chassis.transaction.inputs import Heard
 from choreo.chassis.transaction.kernel import Kernel
@@ -251,6 +251,32 @@ async def members(shop: Shop) -> Sequence[Member]:
     async with Cluster(shop.kafka.admin) as cluster:
         found = await cluster.group(f"{shop.settings.topic_prefix}billing-service")
         return found.members if found.state in ("Stable", "Empty") else ()
+
+
+async def test_who_was_killed_is_not_waited_for_by_the_next_of_the_same_name(closed_shop: Shop) -> None:
+    """Its session lasts for minutes, and its group would wait for it so long."""
+    await killed_member(closed_shop, "here:8003")
+    await register(closed_shop, uuid4())
+    settings = closed_shop.settings.model_copy(update={"instance": "here:8003"})
+    runtime, _ = BUILDS["billing"](settings)
+    async with runtime.running():
+        await eventually(lambda: read(closed_shop), lambda offsets: sum(offsets.values()) == 1)
+
+
+async def killed_member(shop: Shop, instance: str) -> None:
+    """Holds partitions of billing's, without a process that knows."""
+    member = AIOKafkaConsumer(
+        shop.settings.topic_prefix + TOPICS["user"],
+        **shop.kafka.admin.aiokafka(),
+        client_id=new_client_id("billing", instance),
+        group_id=f"{shop.settings.topic_prefix}billing-service",
+        enable_auto_commit=False,
+        session_timeout_ms=300_000,
+    )
+    await member.start()
+    assert member.assignment()
+    member._coordinator._group_instance_id = "killed"  # who has such an id does not say that he leaves
+    await member.stop()
 
 
 async def cause(shop: Shop) -> str:

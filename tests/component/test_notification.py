@@ -176,7 +176,7 @@ async def test_what_a_slow_server_takes_its_time_for_nobody_else_mails(
             await eventually(
                 lambda: asyncio.to_thread(lease_of, desk), lambda lease: lease[0] > first and lease[1]
             )
-            assert await taken_for(ada, Leases(desk.runtime.engine)) == []
+            assert await taken_for(ada, Leases(desk.runtime.engine, uuid4())) == []
     await forgotten(desk, ada)
 
 
@@ -211,7 +211,7 @@ def lease_of(desk: Alone) -> tuple[datetime, bool]:
 @asynccontextmanager
 async def mailing(desk: Alone, url: str) -> AsyncIterator[Job]:
     job = Job()
-    mailer = Mailer(desk.runtime.kernel, desk.runtime.engine, url, job)
+    mailer = Mailer(desk.runtime.kernel, desk.runtime.engine, url, job, uuid4())
     waking = desk.runtime.kernel.on_commit
     waking.append(wake := lambda _: mailer.wake())
     running = asyncio.ensure_future(mailer.run())
@@ -292,7 +292,7 @@ async def test_what_was_tried_before_never_takes_all_connections(
         UserRegistered(user_id=odd.id, login=odd.login, email=ODD),
         UserRegistered(user_id=eve.id, login=eve.login, email="eve@example.com"),
     )
-    desk_leases = Leases(desk.runtime.engine)
+    desk_leases = Leases(desk.runtime.engine, uuid4())
     for mail in await taken_for(odd, desk_leases):
         desk_leases.put_off(replace(mail, attempts=-10), None)  # for no time
     await desk_leases.let_go([])
@@ -509,7 +509,7 @@ async def test_a_mail_whose_outcome_cannot_be_recorded_is_not_mailed_again(
 
 async def test_what_was_not_tried_comes_before_what_was_and_the_oldest_first(desk: Alone) -> None:
     eve = await with_two_mails(desk)
-    desk_leases = Leases(desk.runtime.engine)
+    desk_leases = Leases(desk.runtime.engine, uuid4())
     tried, untried = await taken_for(eve, desk_leases)
     desk_leases.put_off(replace(tried, attempts=-10), None)  # for no time
     await desk_leases.let_go([untried.id])
@@ -524,7 +524,7 @@ async def test_what_was_not_tried_comes_before_what_was_and_the_oldest_first(des
 async def test_a_lease_that_somebody_has_locked_keeps_no_other_waiting(desk: Alone) -> None:
     """It is put off once it is free, and held until then."""
     eve = await with_two_mails(desk)
-    desk_leases = Leases(desk.runtime.engine)
+    desk_leases = Leases(desk.runtime.engine, uuid4())
     locked, other = await taken_for(eve, desk_leases)
 
     lock = "SELECT FROM leases WHERE notification_id = %s FOR UPDATE"
@@ -543,21 +543,34 @@ async def test_a_lease_that_somebody_has_locked_keeps_no_other_waiting(desk: Alo
 async def test_a_lease_that_a_dead_mailer_left_behind_goes(desk: Alone) -> None:
     """It had recorded what became of the mail."""
     eve = await with_two_mails(desk)
-    dead = Leases(desk.runtime.engine)
+    dead = Leases(desk.runtime.engine, uuid4())
     recorded, pending = await taken_for(eve, dead)
     await desk.runtime.kernel.ask(
         RecordDelivery(cause=recorded.cause, user_id=eve.id, notification_id=recorded.id, delivered=True),
         id=uuid4(),
     )
-    await Leases(desk.runtime.engine).take(first=False, again=False)
+    await Leases(desk.runtime.engine, uuid4()).take(first=False, again=False)
     assert leases_of(desk, eve) == {pending.id: None}
+    await forgotten(desk, eve)
+
+
+async def test_what_its_predecessor_had_in_hand_a_mailer_takes_at_once(desk: Alone) -> None:
+    """Of another's it has to wait for the end of the lease; what is put off is not hurried."""
+    eve = await with_two_mails(desk)
+    owner = uuid4()
+    dead = Leases(desk.runtime.engine, owner)
+    in_hand, put_off = await taken_for(eve, dead)
+    dead.put_off(put_off, None)
+    await dead.let_go([])
+    assert await taken_for(eve, Leases(desk.runtime.engine, uuid4())) == []
+    assert [mail.id for mail in await taken_for(eve, Leases(desk.runtime.engine, owner))] == [in_hand.id]
     await forgotten(desk, eve)
 
 
 async def test_holding_and_recording_do_not_wait_for_each_other(desk: Alone) -> None:
     """Both concern many mails at once. What the kernel has locked, holding leaves out."""
     eve = await with_two_mails(desk)
-    held_here = Leases(desk.runtime.engine)
+    held_here = Leases(desk.runtime.engine, uuid4())
     mails = await taken_for(eve, held_here)
     dropping = "DELETE FROM leases WHERE notification_id = %s"
     async with held(desk.database.owner_url, dropping, mails[0].id) as recording:

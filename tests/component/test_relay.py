@@ -72,10 +72,13 @@ class Post:
     job: Job = field(default_factory=Job)
     """Of the relay that was made last."""
 
-    def relay(self, bootstrap: str | None = None, partitions: int = PARTITIONS) -> Relay:
+    def relay(
+        self, bootstrap: str | None = None, partitions: int = PARTITIONS, owner: UUID | None = None
+    ) -> Relay:
         access = replace(self.access, bootstrap=bootstrap or self.access.bootstrap)
         meter, self.job = Meter(CollectorRegistry()), Job()
-        return Relay(self.topic, partitions, self.engine, access, job=self.job, meter=meter)
+        owner = owner or uuid4()
+        return Relay(self.topic, partitions, self.engine, access, owner=owner, job=self.job, meter=meter)
 
     def facts(self, users: list[UUID], each: int, first: int = 1) -> list[OutboxRow]:
         """So many facts of each user, the users taking turns."""
@@ -386,6 +389,17 @@ async def test_what_a_dead_relay_owned_another_takes_when_the_lease_is_over(post
         assert post.database.count("outbox") == len(decided)
         await post.emptied()
     assert_first_occurrences_in_order(await post.arrived(), decided)
+
+
+async def test_what_its_predecessor_owned_a_relay_takes_at_once(post: Post) -> None:
+    owner = uuid4()
+    async with raw_connection(post.engine) as conn:
+        await outbox.declare_leases(conn, range(PARTITIONS))
+        assert len(await outbox.lease(conn, owner, range(PARTITIONS), timedelta(hours=1))) == PARTITIONS
+        await conn.commit()
+    await post.decide([uuid4()], 2)
+    async with running(post.relay(owner=owner)):
+        await post.emptied()
 
 
 async def test_whoever_may_only_look_takes_no_lease(post: Post, postgres: Postgres) -> None:

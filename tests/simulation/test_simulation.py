@@ -24,7 +24,6 @@ CAUGHT = (
     "position-with-effect",
     "reading-watched",
     "parked-queue",
-    "exact-removal",
     "parked-left-out",
     "read-committed",
     "derived-id",

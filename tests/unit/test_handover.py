@@ -194,7 +194,9 @@ async def test_what_waits_to_be_given_to_the_kernel_was_read_and_is_not_finished
 def group(held: dict[TopicPartition, str], state: str = "Stable") -> Group:
     clients = set(held.values())
     members = [
-        Member(client, "/10.0.0.7", frozenset(place for place, name in held.items() if name == client))
+        Member(
+            client, client, "/10.0.0.7", frozenset(place for place, name in held.items() if name == client)
+        )
         for client in clients
     ]
     return Group(state, members, None)
@@ -246,9 +248,17 @@ async def test_who_gets_on_has_not_stalled(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_whoever_is_none_of_the_services_processes_is_named() -> None:
-    ours = new_client_id("billing")
-    assert group({A: ours}).strangers("billing") == []
+    ours = new_client_id("billing", "here:8003")
+    assert group({A: ours, B: new_client_id("billing", None)}).strangers("billing") == []
     (told,) = group({A: "rdkafka", B: ours}).strangers("billing")
     assert told.startswith("rdkafka at 10.0.0.7 is in the consumer group of billing")
     assert "holds 1 of its partitions:" in told
     assert len(group({A: ours}).strangers("order")) == 1
+
+
+def test_an_earlier_session_of_the_same_instance_is_no_other_process() -> None:
+    ours = new_client_id("billing", "here:8003")
+    others = [new_client_id("billing", other) for other in ("here:80031", "there:8003", "here", None)]
+    found = group({(str(number), 0): client for number, client in enumerate((ours, *others))})
+    assert [member.client_id for member in found.predecessors("billing", "here:8003")] == [ours]
+    assert found.predecessors("order", "here:8003") == []

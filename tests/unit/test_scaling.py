@@ -30,7 +30,7 @@ def test_a_service_has_no_more_processes_than_topics_have_partitions() -> None:
 
 def test_the_first_that_is_full_is_the_costliest_that_is_one_process() -> None:
     part, rate = first_alone(COSTS)
-    assert (part, rate) == ("order", pytest.approx(2000.0))
+    assert part == "order" and rate == pytest.approx(2000.0)
     assert first_alone({**COSTS, "postgres": 5.0})[0] == "order", "Postgres has a process for each session"
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from choreo.benchmarks.charts.svg import drawing, text
+from choreo.svg import drawing, text
 
 _WIDTH, _LABELS, _FIGURES = 720, 120, 60
 _ROW, _BAR, _TOP = 30, 18, 40

@@ -18,12 +18,12 @@ from choreo.benchmarks.peers.catalog import CONTENDERS
 from choreo.benchmarks.peers.contender import USERS, Contender
 from choreo.benchmarks.peers.measure import RATE, Figures, Lengths, measure
 from choreo.benchmarks.peers.report import save, show
-from choreo.benchmarks.resources import commit, machine
 from choreo.benchmarks.sustained import CONNECTIONS, WINDOW
 from choreo.benchmarks.users import Refused
 from choreo.embedded.kafka_runtime import COORDINATES
 from choreo.embedded.postgres import binaries
 from choreo.errors import Unavailable, UsageError
+from choreo.machine import commit, machine
 from choreo.progress import Progress
 
 _FULL = Lengths(warm_up=3, sustained=10, latency=8, killed=8)

@@ -76,6 +76,7 @@ journal = Table(
     Column("code_version", Text, nullable=False),
     Index("journal_key", "key", "position"),
     Index("journal_correlation", "correlation_id"),
+    Index("journal_position", "position"),
     comment="what this service was asked and heard; per key in the order of position",
 )
 

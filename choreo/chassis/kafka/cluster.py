@@ -24,11 +24,13 @@ from aiokafka.errors import (
     LeaderNotAvailableError,
     OffsetOutOfRangeError,
     SaslAuthenticationFailed,
+    UnknownMemberIdError,
     for_code,
 )
 from aiokafka.protocol.admin import DescribeConfigsRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.protocol.group import LeaveGroupRequest
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
@@ -105,6 +107,8 @@ class Metadata:
 
 @dataclass(frozen=True, slots=True)
 class Member:
+    id: str
+    """By which Kafka knows it."""
     client_id: str
     host: str
     partitions: frozenset[TopicPartition]
@@ -127,14 +131,18 @@ class Group:
             if not member.client_id.startswith(_clients_of(service))
         ]
 
+    def predecessors(self, service: str, instance: str) -> list[Member]:
+        """Earlier sessions of this instance."""
+        return [one for one in self.members if one.client_id.startswith(_clients_of(service, instance))]
 
-def new_client_id(service: str) -> str:
+
+def new_client_id(service: str, instance: str | None) -> str:
     """By which a process of this service is known in its group, for one session."""
-    return f"{_clients_of(service)}{uuid4().hex[:12]}"
+    return f"{_clients_of(service, instance)}{uuid4().hex[:12]}"
 
 
-def _clients_of(service: str) -> str:
-    return f"choreo.{service}."
+def _clients_of(service: str, instance: str | None = None) -> str:
+    return f"choreo.{service}." + (f"{instance}." if instance else "")
 
 
 class Cluster:
@@ -183,13 +191,22 @@ class Cluster:
         )
 
     async def group(self, name: str) -> Group:
-        found = await self._ask(FindCoordinatorRequest(name, _OF_GROUPS))
-        _check(found.error_code, name)
-        told = await self._ask(DescribeGroupsRequest([name], True), (found.host, found.port))
+        told = await self._ask(DescribeGroupsRequest([name], True), await self._coordinator(name))
         ((error, _, state, _, _, members, operations),) = told.groups
         _check(error, name)
-        described = [Member(client, host, _assigned(held)) for _, client, host, _, held in members]
+        described = [Member(id, client, host, _assigned(held)) for id, client, host, _, held in members]
         return Group(state, described, _operations(operations))
+
+    async def dismiss(self, group: str, member: Member) -> None:
+        """As if it had left. One that is alive still, and does not know, joins again."""
+        told = await self._ask(LeaveGroupRequest(group, member.id), await self._coordinator(group))
+        if told.error_code != UnknownMemberIdError.errno:
+            _check(told.error_code, group)
+
+    async def _coordinator(self, group: str) -> Address:
+        found = await self._ask(FindCoordinatorRequest(group, _OF_GROUPS))
+        _check(found.error_code, group)
+        return found.host, found.port
 
     async def cleanup_policies(self, topics: Iterable[str]) -> dict[str, str]:
         asked = [(_TOPIC, topic, ["cleanup.policy"]) for topic in topics]

@@ -72,6 +72,7 @@ class Consumer:
         *,
         access: KafkaAccess,
         group: str,
+        instance: str | None,
         needs: Collection[Grant],
         job: Job,
         meter: Meter,
@@ -82,6 +83,8 @@ class Consumer:
         self._engine = engine
         self._access = access
         self._group = group
+        self._instance = instance
+        """Whatever was there under this name before has ended: no other process has it at the same time."""
         self._needs = needs
         self._job = job
         self._meter = meter
@@ -123,7 +126,8 @@ class Consumer:
         self._compared.clear()
         self._stranger, self._joined = None, False
         await self._look(settled=lambda place: True)
-        client_id = new_client_id(self._service)
+        await self._dismiss_predecessors()
+        client_id = new_client_id(self._service, self._instance)
         app = ChunkedApp(self._group, client_id, self._access)
         handover = Handover(
             self._kernel, self._consumed, app, on_progress=lambda: self._got_on(handover.unfinished)
@@ -146,6 +150,15 @@ class Consumer:
             await _stop(app)
             for task in (await asyncio.wait(tasks, timeout=_STOP_TIMEOUT_SECONDS))[0]:
                 task.cancelled() or task.exception()  # whichever is raised here, the others are not news
+
+    async def _dismiss_predecessors(self) -> None:
+        """Who was killed is missed only when its session is over. Until then nobody has its partitions."""
+        if self._instance is None:
+            return
+        async with asking(self._access) as cluster:
+            group = await cluster.group(self._group)
+            for member in group.predecessors(self._service, self._instance):
+                await cluster.dismiss(self._group, member)
 
     async def _run_app(self, app: faust.App) -> None:
         """Raises what ended it."""

@@ -17,7 +17,7 @@ from datetime import timedelta
 from functools import lru_cache
 from itertools import groupby
 from operator import attrgetter
-from uuid import uuid4
+from uuid import UUID
 
 import structlog
 from aiokafka.errors import KafkaError
@@ -63,15 +63,24 @@ def partition_of(key: str, partitions: int) -> int:
 
 class Relay:
     def __init__(
-        self, topic: str, partitions: int, engine: AsyncEngine, access: KafkaAccess, *, job: Job, meter: Meter
+        self,
+        topic: str,
+        partitions: int,
+        engine: AsyncEngine,
+        access: KafkaAccess,
+        *,
+        owner: UUID,
+        job: Job,
+        meter: Meter,
     ) -> None:
+        """Whoever was this owner before has ended."""
         self._topic = topic
         self._partitions = range(partitions)
         self._engine = engine
         self._access = access
         self._job = job
         self._meter = meter
-        self._owner = uuid4()
+        self._owner = owner
         self._shards: dict[int, _Shard] = {}
         self._unowned: list[int] = []
         self._strays: list[int] = []

@@ -1,5 +1,8 @@
 """`choreo chaos`: what the system promises, put to the test by breaking it."""
 
+import shlex
+import sys
+from pathlib import Path
 from random import Random
 from typing import Annotated
 
@@ -18,6 +21,15 @@ def chaos(
     only: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="This fault alone. May be given several times.")
     ] = None,
+    hours: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, max=100, help="For so long, any faults, also several at once and on replicas."
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write a page and a drawing of what came of it.")
+    ] = None,
     list_them: Annotated[bool, typer.Option("--list", help="Name the faults and do nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line instead.")] = False,
     keep: Annotated[
@@ -29,16 +41,21 @@ def chaos(
     The system is one of its own. It is put through every fault, one after another, which takes
     about four minutes; with `--half` through those by halves: a session that is silent, a row that
     is locked, a mail server that takes some mails and not others, a log that was cut, which takes
-    about ten minutes. After each the load stops, everything has to be handled within 30 s from then,
+    about ten minutes; with `--hours` through any of them and through storms, in which many processes
+    die at about the same time, also where a service has several processes and Kafka three brokers, on
+    system after system. After each the load stops, everything has to be handled within 30 s from then,
     and topics, tables, mails and what the customers know have to keep every promise. Nobody may have
     said for 15 s that it is ready while it did not get on. Exits 1 if a promise was broken.
     """
     from choreo.chaos.faults.clean import FAULTS  # the fault programme is no business of the other verbs
     from choreo.chaos.faults.half import HALF_FAULTS
-    from choreo.chaos.programme import run
-    from choreo.chaos.screens import JsonScreen, TextScreen
+    from choreo.chaos.programme import run, run_for
+    from choreo.chaos.results.report import Report
+    from choreo.chaos.results.screens import JsonScreen, TextScreen
 
     known = {fault.name: fault for fault in (*FAULTS, *HALF_FAULTS)}
+    if hours and (only or half or runs > 1):
+        raise UsageError("With --hours chance decides: leave --runs, --half and --only away.")
     unknown = sorted(set(only or ()) - known.keys())
     if unknown:
         raise UsageError(f"There is no fault named {unknown[0]}: choreo chaos --list names them.")
@@ -48,7 +65,12 @@ def chaos(
     if list_them:
         screen.list(faults)
         return
+    seed = Random().randrange(10_000) if seed is None else seed
+    written = Report(report, f"choreo {shlex.join(sys.argv[1:])}") if report else None
     with asked_to_stop():
-        held = run(faults, runs, Random().randrange(10_000) if seed is None else seed, screen, keep=keep)
+        if hours:
+            held = run_for(hours * 3600, seed, screen, written, keep=keep)
+        else:
+            held = run(faults, runs, seed, screen, written, keep=keep)
     if not held:
         raise typer.Exit(1)

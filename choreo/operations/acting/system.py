@@ -77,7 +77,8 @@ def environment_of_a_service(settings: Mapping[str, str], sockets: Sequence[int]
 
 def _inherited() -> dict[str, str]:
     """This process's environment, without what is meant for services."""
-    theirs = {f"{service.upper()}_DATABASE_URL" for service in service_names()} | {"SMTP_URL"}
+    theirs = {f"{service.upper()}_DATABASE_URL" for service in service_names()}
+    theirs |= {"SMTP_URL", "CHOREO_INSTANCE"}
     inherited = {key: value for key, value in os.environ.items() if key not in theirs and "KAFKA_" not in key}
     return inherited | {"PYTHONUNBUFFERED": "1"}
 

@@ -1,7 +1,7 @@
 """Flows as a list: how each stands, which of them are wanted, and the newest first.
 
-A flow begins with a request, which is in the journal of the service that was asked. A journal grows at its
-end, so the newest are read from there back, some pages of the table at a time, without an index.
+A flow begins with a request, which is in the journal of the service that was asked. The newest are read from
+its end back, some positions at a time.
 """
 
 import re
@@ -25,15 +25,16 @@ MOST_LOOKED_AT = 2000
 _ON_THE_WAY = ("unread", "waiting", "unsent", "unpublished")
 """States of a gap that pass by themselves, while there is time."""
 _AMOUNT = re.compile(r"[0-9]{1,15}(\.[0-9]{1,2})?")
-_BLOCKS = 64
-"""Of a table, read at a time: half a megabyte."""
 
-_SIZE = """/* flows.size: of the journal, in blocks */
-SELECT pg_relation_size('journal') / current_setting('block_size')::int"""
+_PAGE = 1000
+"""Positions of a journal that are read at a time."""
 
-_REQUESTS = """/* flows.requests: with which flows began, in some blocks of the journal */
+_END = """/* flows.end: of the journal */
+SELECT coalesce(max(position), 0) + 1 FROM journal"""
+
+_REQUESTS = """/* flows.requests: with which flows began, in some of the journal */
 SELECT id, key, coalesce(received_at, decided_at) FROM journal
-WHERE ctid >= %(begin)s::tid AND ctid < %(end)s::tid AND kind = 'command' AND id = correlation_id
+WHERE position >= %(begin)s AND position < %(end)s AND kind = 'command' AND id = correlation_id
     AND (%(until)s::timestamptz IS NULL OR coalesce(received_at, decided_at) < %(until)s)
 ORDER BY 3 DESC"""
 
@@ -184,15 +185,15 @@ class _FromTheEnd:
     begun: list[Began] = field(default_factory=list)
     """The newest last."""
     unread: int | None = None
-    """So many blocks are still to be read; None: nobody has asked how many there are."""
+    """What stands before this position is still to be read; None: nobody has asked where the journal ends."""
 
     async def head(self) -> Began | None:
         if self.unread is None:
-            row = await (await self.conn.execute(_SIZE.encode())).fetchone()
+            row = await (await self.conn.execute(_END.encode())).fetchone()
             self.unread = int(row[0]) if row else 0
         while not self.begun and self.unread:
-            begin = max(0, self.unread - _BLOCKS)
-            values = {"begin": f"({begin},0)", "end": f"({self.unread},0)", "until": self.until}
+            begin = max(0, self.unread - _PAGE)
+            values = {"begin": begin, "end": self.unread, "until": self.until}
             rows = await (await self.conn.execute(_REQUESTS.encode(), values)).fetchall()
             self.begun = [Began(at, flow, key) for flow, key, at in reversed(rows)]
             self.unread = begin

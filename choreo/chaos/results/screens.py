@@ -24,11 +24,11 @@ class JsonScreen:
         for fault in faults:
             self._print("fault", name=fault.name, says=fault.sentence)
 
-    def run(self, number: int, runs: int, seed: int) -> None:
+    def run(self, number: int, runs: int | None, seed: int) -> None:
         self._print("run", number=number, of=runs, seed=seed)
 
     def outcome(self, outcome: Outcome) -> None:
-        self._print("fault", name=outcome.fault.name, says=outcome.fault.sentence, **_figures([outcome]))
+        self._print("fault", name=outcome.fault.name, says=outcome.fault.sentence, **figures([outcome]))
 
     def unjudged(self, services: Sequence[str]) -> None:
         self._print("unjudged", services=services)
@@ -37,7 +37,7 @@ class JsonScreen:
         self._print("evidence", directory=str(directory))
 
     def totals(self, runs: int, outcomes: Sequence[Outcome]) -> None:
-        self._print("totals", runs=runs, **_figures(outcomes))
+        self._print("totals", runs=runs, **figures(outcomes))
 
     def _print(self, kind: str, **facts: Any) -> None:
         print(json.dumps({"kind": kind, **facts}), flush=True)
@@ -53,12 +53,12 @@ class TextScreen:
         for fault in faults:
             self._console.print(f"[bold]{fault.name:<31}[/] {fault.sentence}")
 
-    def run(self, number: int, runs: int, seed: int) -> None:
-        self._console.print(f"\n[bold]Run {number} of {runs}, seed {seed}[/]")
+    def run(self, number: int, runs: int | None, seed: int) -> None:
+        self._console.print(f"\n[bold]Run {number}{f' of {runs}' if runs else ''}, seed {seed}[/]")
 
     def outcome(self, outcome: Outcome) -> None:
-        figures = _figures([outcome])
-        requests = " ".join(f"{figures['requests'][name]:>3} {name}" for name in _OUTCOMES)
+        told = figures([outcome])
+        requests = " ".join(f"{told['requests'][name]:>3} {name}" for name in _OUTCOMES)
         verdict = "[red]BROKEN[/]" if outcome.violations else "[green]holds[/]"
         self._console.print(
             f"{outcome.fault.name:<31} {requests}  {outcome.events:>4} events  "
@@ -81,18 +81,18 @@ class TextScreen:
     def totals(self, runs: int, outcomes: Sequence[Outcome]) -> None:
         if not outcomes:
             return
-        figures = _figures(outcomes)
-        requests = ", ".join(f"{figures['requests'][name]} {name}" for name in _OUTCOMES)
+        told = figures(outcomes)
+        requests = ", ".join(f"{told['requests'][name]} {name}" for name in _OUTCOMES)
         for line in (
-            f"{len(outcomes)} faults in {runs} runs: {figures['kills']} kills, {figures['stops']} stops",
-            f"requests: {requests}, sent {figures['attempts']} times",
-            f"events: {figures['events']}, and {figures['repeats']} of them again; "
-            f"{figures['repeated_mails']} mails again",
-            f"handled: after {figures['recovery_median']:.1f} s (median), "
-            f"{figures['recovery_worst']:.1f} s (worst)",
+            f"{len(outcomes)} faults in {runs} runs: {told['kills']} kills, {told['stops']} stops",
+            f"requests: {requests}, sent {told['attempts']} times",
+            f"events: {told['events']}, and {told['repeats']} of them again; "
+            f"{told['repeated_mails']} mails again",
+            f"handled: after {told['recovery_median']:.1f} s (median), "
+            f"{told['recovery_worst']:.1f} s (worst)",
         ):
             self._console.print(line)
-        broken = figures["violations"]
+        broken = told["violations"]
         self._console.print(
             f"[bold red]{len(broken)} breaches of promises.[/]"
             if broken
@@ -103,7 +103,7 @@ class TextScreen:
 Screen = JsonScreen | TextScreen
 
 
-def _figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     requests = sum((Counter(outcome.requests) for outcome in outcomes), Counter[str]())
     recoveries = [outcome.recovery for outcome in outcomes]
     return {

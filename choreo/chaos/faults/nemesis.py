@@ -1,0 +1,49 @@
+"""Chance decides which fault comes next, on two kinds of systems in turn: one process of each service and one
+broker; several processes of most services and three brokers.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import cycle
+from random import Random
+
+from choreo.chaos.faults.clean import FAULTS, disconnected, killed, leader_killed
+from choreo.chaos.faults.fault import Fault
+from choreo.chaos.faults.half import HALF_FAULTS
+from choreo.chaos.faults.storm import storm
+from choreo.operations.replicas import read_counts, replicas_of
+
+_PROCESSES = "user=1,order=2,billing=2,notification=2"
+_FAULTS_OF_A_SYSTEM = 12
+_STORMS = 1 / 2
+"""This share of the faults on several processes."""
+
+_SINGLE = [fault for fault in (*FAULTS, *HALF_FAULTS) if fault.judged and fault.brokers == 1]
+_PARTS = [replica.name for replica in replicas_of(read_counts(_PROCESSES))]
+_STORM = storm(*_PARTS)
+_REPLICATED = [
+    *map(killed, _PARTS),
+    leader_killed(),
+    disconnected(),
+    *(
+        fault
+        for fault in HALF_FAULTS
+        if fault.judged and fault.name.startswith(("lock-", "mail-", "silent-l"))
+    ),
+]
+
+System = tuple[Sequence[str], Sequence[Fault]]
+"""What it is started with, and put through."""
+
+
+def systems(chance: Random) -> Iterator[System]:
+    """Without end."""
+    for several in cycle((False, True)):
+        if several:
+            faults = [_of_several(chance) for _ in range(_FAULTS_OF_A_SYSTEM)]
+            yield ("--brokers", "3", "--processes", _PROCESSES), faults
+        else:
+            yield (), chance.sample(_SINGLE, _FAULTS_OF_A_SYSTEM)
+
+
+def _of_several(chance: Random) -> Fault:
+    return _STORM if chance.random() < _STORMS else chance.choice(_REPLICATED)
