@@ -173,7 +173,7 @@ async def consume(told: dict[str, str], topic: str) -> None:
     _say_only_what_is_wrong()
     kernel, access = _Waits(), KafkaAccess.from_told(told)
     consumed = {topic: frozenset({type(examples()[FACT].data)})}
-    app = ChunkedApp("consumer", new_client_id("consumer"), access)
+    app = ChunkedApp("consumer", new_client_id("consumer", None), access)
     handover = Handover(cast(Kernel[Any], kernel), consumed, app, on_progress=lambda: None)
     assigned = asyncio.Event()
 
