@@ -5,8 +5,8 @@ text is not read: what a statement means is said here once more, as far as its r
 """
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from functools import lru_cache, partial
 from itertools import count
@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg
 from psycopg.pq import ExecStatus
+from sqlalchemy.util import await_only
 
 from choreo.chassis.transaction.positions import Position
 from choreo.simulation.database import Session
@@ -37,20 +38,21 @@ class MemoryEngine:
         self._store = store
         self._clock = clock
 
-    @asynccontextmanager
-    async def connect(self) -> AsyncIterator["_Pooled"]:
-        async with self._store.transaction() as opened:
-            yield _Pooled(MemoryConnection(self._store, opened, self._clock))
+    async def raw_connection(self) -> "_Pooled":
+        opening = self._store.transaction()
+        connection = MemoryConnection(self._store, await opening.__aenter__(), self._clock)
+        return _Pooled(connection, opening)
 
 
 class _Pooled:
-    def __init__(self, connection: "MemoryConnection") -> None:
+    def __init__(self, connection: "MemoryConnection", opened: AbstractAsyncContextManager[Any]) -> None:
         self.driver_connection = connection
+        self._opened = opened
 
-    async def get_raw_connection(self) -> "_Pooled":
-        return self
+    def close(self) -> None:
+        await_only(self._opened.__aexit__(None, None, None))
 
-    async def invalidate(self) -> None: ...
+    invalidate = close
 
 
 class MemoryConnection(psycopg.AsyncConnection[Any]):
