@@ -471,6 +471,14 @@ def test_a_backlog_is_what_takes_longer_than_a_twentieth_of_the_load() -> None:
     assert not no_backlog(tried_at(50, mails=NOT_LOOKED_AT, drained=1.1))
 
 
+async def test_small_rates_are_a_tenth_apart_too() -> None:
+    async def load(rate: float) -> AtRate:
+        return tried_at(rate)
+
+    most = await search(20, load, lambda one: one.rate <= 17)
+    assert [one.rate for one in most.trials] == [20, 18, 16]
+
+
 @pytest.mark.parametrize(
     ("bears", "found", "too_much"),
     [(1000, 970, 1070), (800, 800, 880), (700, 660, 730), (10_000_000, 1570, None), (1, None, 410)],
