@@ -56,6 +56,8 @@ TOGETHER = (
 """On one system, in this order."""
 BY_THEMSELVES = ("hostile", "replay", "kernel", "consumer", "styles", "age")
 """They take minutes, and want systems that nobody else has used."""
+OPEN_LOOPS = {"rates", "capacity", "recovery"}
+"""They go by what is sustained where no rate is given."""
 WITHOUT_IT = ("kernel", "consumer", "styles", "age")
 """They start what they need themselves: parts of a system, or several."""
 
@@ -76,7 +78,7 @@ class Wanted:
     @property
     def sustained(self) -> bool:
         """Whether that is measured: others go by it."""
-        by_it = {"sustained", "capacity", "overload", "recovery"} | (set() if self.rates else {"rates"})
+        by_it = {"sustained", "overload"} | (set() if self.rates else OPEN_LOOPS)
         return not by_it.isdisjoint(self.names)
 
 
@@ -139,8 +141,10 @@ def run(
 
 def _see_that_it_can_be_done(wanted: Wanted, drawing: Path | None) -> None:
     """Before minutes are spent on it. Raises UsageError or `Unavailable`."""
-    if (drawing or wanted.rates) and "rates" not in wanted.names:
-        raise UsageError("Rates and a plot need --only rates, or no --only at all.")
+    if drawing and "rates" not in wanted.names:
+        raise UsageError("A plot needs --only rates, or no --only at all.")
+    if wanted.rates and OPEN_LOOPS.isdisjoint(wanted.names):
+        raise UsageError("Rates need --only rates, capacity or recovery, or no --only at all.")
     if drawing and not drawing.parent.is_dir():
         raise UsageError(f"{drawing.parent} is no directory to draw into.")
     if wanted.profiles:
@@ -195,7 +199,7 @@ async def _measure(
     if "hostile" in names:
         disturbed = await register(HOSTILE_USERS)
         results["hostile"] = [asdict(found) for found in await hostile(disturbed, ports, progress)]
-    if wanted.sustained or {"latency", "rates", "replay"} & set(names):
+    if wanted.sustained or ({"latency", "replay"} | OPEN_LOOPS) & set(names):
         makers = await register(_USERS)
     if "latency" in names:
         results["latency"] = asdict(await latency(makers, facts, journals, seconds, progress))
@@ -211,14 +215,14 @@ async def _measure(
         at_each = await at_rates(rates, makers, facts, all_pids, journals, seconds, progress)
         results["rates"] = {rate: asdict(measured) for rate, measured in at_each.items()}
     if "capacity" in names:
-        rate = found.orders_per_second
+        rate = max(wanted.rates) if wanted.rates else found.orders_per_second
         most = await capacity(rate, makers, facts, all_pids, journals, seconds, progress)
         results["capacity"] = asdict(most)
     if "overload" in names:
         rate = found.orders_per_second
         results["overload"] = asdict(await overload(makers, ports, journals, rate, progress))
     if "recovery" in names:
-        rate = found.orders_per_second / 2
+        rate = min(wanted.rates) if wanted.rates else found.orders_per_second / 2
         again = await recoveries(system, rate, makers, journals, progress)
         results["recovery"] = {one.service: asdict(one) for one in again}
     if "replay" in names:

@@ -21,7 +21,7 @@ from choreo.benchmarks.charts.curves import Curve, curves
 from choreo.benchmarks.connection import Answer, Connection
 from choreo.benchmarks.costs.counters import Counters, KernelCosts, Transactions, costs, topic_bytes
 from choreo.benchmarks.costs.profile import Profiler
-from choreo.benchmarks.costs.statements import count
+from choreo.benchmarks.costs.statements import count, written
 from choreo.benchmarks.latency import Quantiles, by_stage, delays, quantiles
 from choreo.benchmarks.limits.capacity import no_backlog, search
 from choreo.benchmarks.limits.recovery import again_after, evenly, longest_gap
@@ -363,6 +363,15 @@ def test_statements_are_counted_and_timed_by_who_asked_and_what_they_call_themse
     assert (found["order"]["BEGIN"].times, found["order"]["BEGIN"].ms) == (1, 0.1)
 
 
+def test_a_log_that_was_emptied_meanwhile_is_read_on_where_it_went(tmp_path: Path) -> None:
+    log = tmp_path / "postgres.log"
+    log.write_bytes(b"before|during")
+    assert written(log, begin=7, end=13) == b"during"
+    log.rename(tmp_path / "postgres.old.log")
+    log.write_bytes(b" and after")
+    assert written(log, begin=7, end=4) == b"during and"
+
+
 def test_only_segments_of_topics_with_events_are_counted(tmp_path: Path) -> None:
     for name, size in {"a.order-events-0/0.log": 5, "order-events-1/0.log": 7, "order-events-1/0.index": 9,
                        "__consumer_offsets-0/0.log": 11}.items():  # fmt: skip
@@ -460,6 +469,14 @@ def test_a_backlog_is_what_takes_longer_than_a_twentieth_of_the_load() -> None:
     assert not no_backlog(tried_at(50, accepted=99)), "somebody was turned away"
     assert no_backlog(tried_at(50, mails=NOT_LOOKED_AT, drained=1.0))
     assert not no_backlog(tried_at(50, mails=NOT_LOOKED_AT, drained=1.1))
+
+
+async def test_small_rates_are_a_tenth_apart_too() -> None:
+    async def load(rate: float) -> AtRate:
+        return tried_at(rate)
+
+    most = await search(20, load, lambda one: one.rate <= 17)
+    assert [one.rate for one in most.trials] == [20, 18, 16]
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,14 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import psycopg
 
 from choreo.chassis.database.connection import session
 from choreo.operations.acting.throwaway import ThrowawaySystem
 
-_SECONDS = 4.0
+_SECONDS = 2.5
 _SETTLE_SECONDS = 0.5
 """Until every session knows that it is to log."""
 _SWITCHES = {"log_min_duration_statement": "0", "log_parameter_max_length": "0"}
@@ -41,7 +42,7 @@ class Statements:
 
 
 async def statements(system: ThrowawaySystem, finished: Callable[[], int]) -> Statements | None:
-    """Raises psycopg.Error. None where Postgres' log was emptied meanwhile, as it is where it is too long."""
+    """Raises psycopg.Error. None where no order was finished meanwhile."""
     log = system.home / "logs" / "postgres.log"
     with psycopg.connect(**session(system.admin_url), autocommit=True) as admin:
         _switch(admin, "ALTER SYSTEM SET {} = {}")
@@ -52,11 +53,9 @@ async def statements(system: ThrowawaySystem, finished: Callable[[], int]) -> St
             end, orders = log.stat().st_size, finished() - before
         finally:
             _switch(admin, "ALTER SYSTEM RESET {}")
-    if end < begin:
+    if orders <= 0:
         return None
-    with log.open("rb") as file:
-        file.seek(begin)
-        counted = count(file.read(end - begin).splitlines())
+    counted = count(written(log, begin, end).splitlines())
     return Statements(
         orders,
         {role: _each(sum(one.times for one in names.values()), orders) for role, names in counted.items()},
@@ -69,6 +68,13 @@ async def statements(system: ThrowawaySystem, finished: Callable[[], int]) -> St
             for role, names in counted.items()
         },
     )
+
+
+def written(log: Path, begin: int, end: int) -> bytes:
+    """Between two looks at its size. Where it grew too long meanwhile, what was in it lies beside it."""
+    if end >= begin:
+        return log.read_bytes()[begin:end]
+    return log.with_suffix(".old.log").read_bytes()[begin:] + log.read_bytes()[:end]
 
 
 @dataclass

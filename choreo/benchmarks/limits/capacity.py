@@ -19,7 +19,6 @@ STEP = 1.1
 _MOST_TRIALS = 8
 _BACKLOG = 0.05
 """Of the load's time: what takes longer to finish after its end is a backlog that has grown."""
-_ROUND_TO = 10
 _MAIL_TIMEOUT_SECONDS = 600.0
 
 
@@ -84,10 +83,15 @@ async def search(
     too_much: float | None = None
     rate = begin_with
     while len(trials) < _MOST_TRIALS and not (best and too_much):
-        found = await at(max(_ROUND_TO, _ROUND_TO * round(rate / _ROUND_TO)))
+        found = await at(_rounded(rate))
         trials.append(found)
         if holds(found):
             best, rate = found, found.rate * STEP
         else:
             too_much, rate = found.rate, found.rate / STEP
     return Most(best.rate if best else None, too_much, best.cpu_ms_per_order if best else {}, trials)
+
+
+def _rounded(rate: float) -> float:
+    step = 10 if rate >= 100 else 1
+    return max(step, step * round(rate / step))

@@ -94,7 +94,10 @@ async def _recovery(
         old = system.run_file["pids"][service]
         killed = time.time()
         os.kill(old, signal.SIGKILL)
-        if await until(lambda: system.run_file["pids"][service] not in (old, None), _AFTER_SECONDS) is None:
+        is_back = await until(
+            lambda: system.run_file["pids"][service] not in (old, None), _REST_TIMEOUT_SECONDS
+        )
+        if is_back is None:
             raise Refused(f"{service} was not started again")
         return killed
 

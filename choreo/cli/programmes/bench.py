@@ -50,7 +50,7 @@ def bench(
             min=1,
             max=20_000,
             metavar="ORDERS/S",
-            help="Send the open loop of `rates` so many; may be given several times.",
+            help="Send `rates` so many; with the most begins `capacity`, with the least runs `recovery`.",
         ),
     ] = None,
     accounts: Annotated[
