@@ -54,9 +54,13 @@ class Database:
         *,
         meet: Meet = nothing,
         is_shared: Callable[[], bool] = lambda: True,
+        is_calm: Callable[[], bool] = lambda: False,
         lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
     ) -> None:
-        """`is_shared`: whether more than one process that is alive uses it."""
+        """`is_shared`: whether more than one process that is alive uses it. `is_calm`: whether nothing
+        befalls the next statements.
+        """
+        self.is_calm = is_calm
         self.states = states
         self.sessions = 0
         """So many transactions are not over."""
@@ -66,8 +70,8 @@ class Database:
         """Called where a client's socket of this number has something to be read."""
         self.before_commit: Callable[[Mapping[Name, Any]], None] = lambda written: None
         """Shown what becomes visible next."""
-        self._meet = meet
-        self._is_shared = is_shared
+        self.meet = meet
+        self.is_shared = is_shared
         self.committed: dict[str, dict[Name, Any]] = defaultdict(dict)
         """By table, and there by name."""
         self.memory = Memory(states.mappings)
@@ -85,24 +89,10 @@ class Database:
         for place in places:
             self.committed["positions"].setdefault(("positions", *place.place), place)
 
-    @property
-    def is_private(self) -> bool:
-        """Nobody else could tell in which order the statements of the one transaction that is there are
-        carried out: so that is not drawn.
-        """
-        return self.sessions == 1 and not self._is_shared()
-
     async def turn(self, statement: str) -> None:
-        """Awaited before each statement, and after a commit: others may go on meanwhile."""
+        """Awaited before a statement that is no part of a transaction: others may go on meanwhile."""
         await give_way()
-        if seconds := self._meet(statement):
-            await asyncio.sleep(seconds)
-
-    async def own_turn(self, statement: str) -> None:
-        """Likewise, in the midst of a round trip."""
-        if not self.is_private:
-            await give_way()
-        if seconds := self._meet(statement):
+        if seconds := self.meet(statement):
             await asyncio.sleep(seconds)
 
     def rows(self, table: str) -> list[Any]:
@@ -139,6 +129,11 @@ class Session:
         self._written: dict[Name, Any] = {}
         """By name; what is deleted is None. Of a further unique column the name of the row."""
         self._open()
+
+    @property
+    def is_alone(self) -> bool:
+        """Nobody else could tell in which order its statements are carried out: so that is not drawn."""
+        return self._database.sessions == self._is_open and not self._database.is_shared()
 
     def _open(self) -> None:
         if not self._is_open:

@@ -5,10 +5,9 @@ text is not read: what a statement means is said here once more, as far as its r
 """
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime, timedelta
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import count
 from types import SimpleNamespace
 from typing import Any
@@ -37,10 +36,23 @@ class MemoryEngine:
         self._store = store
         self._clock = clock
 
-    @asynccontextmanager
-    async def connect(self) -> AsyncIterator["_Pooled"]:
-        async with self._store.transaction() as opened:
-            yield _Pooled(MemoryConnection(self._store, opened, self._clock))
+    def connect(self) -> "_Connected":
+        return _Connected(self._store, self._clock)
+
+
+class _Connected:
+    """A connection that is open for as long as a block."""
+
+    def __init__(self, store: MemoryStore[Any], clock: Callable[[], datetime]) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def __aenter__(self) -> "_Pooled":
+        self._opened = self._store.open()
+        return _Pooled(MemoryConnection(self._store, self._opened, self._clock))
+
+    async def __aexit__(self, *_: object) -> None:
+        self._store.close(self._opened)
 
 
 class _Pooled:
@@ -85,14 +97,12 @@ class MemoryConnection(psycopg.AsyncConnection[Any]):
 
     async def rows(self, name: str, values: Any) -> Rows:
         """Carried out by the server, whatever becomes of who asked. Raises psycopg.Error."""
-        statement = {**STATEMENTS, "relay.listen": self._listen, "relay.tell": self._tell}[name]
-        run = partial(statement, self._opened.session)
+        statement = STATEMENTS.get(name) or {"relay.listen": self._listen, "relay.tell": self._tell}[name]
 
-        async def carry_out() -> Rows:
-            found = run(self._clock(), values)
-            return found if isinstance(found, list) else await found
+        def carry_out() -> Rows | Awaitable[Rows]:
+            return statement(self._opened.session, self._clock(), values)
 
-        found: Rows = await self._opened.ask(name, carry_out, commits=self._commits)
+        found: Rows = await self._opened.ask(name, carry_out, commits=self._commits and name not in READING)
         if self._told:
             self._told = False
             for handler in self._handlers:
@@ -445,3 +455,19 @@ STATEMENTS: dict[str, Statement] = {
     "orders.undecided_since": orders_undecided_since,
     "SET synchronous_commit": nothing,
 }
+READING = frozenset(
+    {
+        "positions.read",
+        "outbox.lowest",
+        "outbox.count",
+        "outbox.strays",
+        "outbox.since",
+        "relay_leases.unowned",
+        "parked.blocked",
+        "orders.next_deadline",
+        "orders.due",
+        "orders.undecided_since",
+        "SET synchronous_commit",
+    }
+)
+"""They leave nothing to be committed."""

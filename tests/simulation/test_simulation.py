@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -12,7 +13,7 @@ import pytest
 from choreo.errors import HandlerMisbehaves
 from choreo.simulation import programme
 from choreo.simulation.awaits import all_awaits
-from choreo.simulation.plan import Plan
+from choreo.simulation.plan import Plan, drawn
 from choreo.simulation.programme import simulate, simulate_beside
 from choreo.simulation.shrinking import shrunk
 from choreo.simulation.world import play
@@ -39,7 +40,9 @@ CAUGHT = (
     "removal-after-acknowledgement",
 )
 """Guards of the promise whose removal is soon seen. docs/simulation.md has the others, too."""
-SOON = 100
+SCHEDULES = int(os.environ.get("CHOREO_TEST_SCHEDULES", "200"))
+"""Worlds that nobody has seen before: some ten seconds of one core. More are asked for by this setting."""
+SOON = 200
 SEEDS = sorted(Path(__file__).with_name("seeds").glob("*.json"))
 
 _DIGEST = """
@@ -54,10 +57,10 @@ def test_promises_hold_whatever_befalls() -> None:
     """In worlds that nobody has seen before. A failure is played again by its seed, which is told."""
     first = Random().randrange(1_000_000_000)
     print(f"seeds from {first} on")
-    summary = simulate(range(first, first + 50))
+    summary = simulate(range(first, first + SCHEDULES))
     assert [(outcome.seed, outcome.violations) for outcome in summary.broken] == []
-    assert summary.schedules == 50
-    assert summary.faults > 50
+    assert summary.schedules == SCHEDULES
+    assert summary.faults > SCHEDULES
 
 
 @pytest.mark.parametrize("guard", CAUGHT)
@@ -75,7 +78,7 @@ def test_a_handler_that_tries_to_reach_outside_ends_it_and_has_not(
     plants.everything_that_is_refused(monkeypatch.setattr)
     plants.TOUCHED.unlink(missing_ok=True)
     with pytest.raises(HandlerMisbehaves, match=r"plants.py:\d+ tries to open a socket"):
-        play(1)
+        play(1, plan=replace(drawn(Random("plan 1")), is_watched=True))
     assert not plants.TOUCHED.exists()
 
 
@@ -122,6 +125,11 @@ def test_two_processes_play_the_same_worlds(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(programme, "_PIECE", 4)
     alone, beside = simulate(range(8)), simulate_beside(range(8), 2)
     assert (alone.steps, alone.faults, alone.killed_at) == (beside.steps, beside.faults, beside.killed_at)
+
+
+def test_whoever_watches_a_world_sees_the_same_one() -> None:
+    for seed in range(1, 9):
+        assert play(seed, trace=True).steps == play(seed).steps
 
 
 def test_seeds_differ() -> None:

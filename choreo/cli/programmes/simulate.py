@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 def simulate(
     schedules: Annotated[int, typer.Option(min=1, help="How many worlds, each from the next seed.")] = 1000,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the first. Else any.")] = None,
-    processes: Annotated[int, typer.Option(min=1, help="So many at once, a core each.")] = 1,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="So many at once. Else one for each core.")
+    ] = None,
     keep: Annotated[
         Path | None, typer.Option(help="Write seed and plan of the smallest broken world to this file.")
     ] = None,
@@ -39,6 +41,7 @@ def simulate(
     """
     from choreo.simulation.programme import (
         Summary,  # what it needs is no business of the other verbs
+        processes_for,
         simulate_beside,
     )
     from choreo.simulation.programme import simulate as simulated
@@ -52,10 +55,9 @@ def simulate(
         summary = Summary(1, outcome.steps, outcome.faults, broken=[outcome] if outcome.violations else [])
     else:
         seeds = range(first, first + schedules)
+        beside = processes or processes_for(schedules)
         with telling() as tell:
-            played = (
-                partial(simulate_beside, seeds, processes) if processes > 1 else partial(simulated, seeds)
-            )
+            played = partial(simulate_beside, seeds, beside) if beside > 1 else partial(simulated, seeds)
             summary = played(tell=lambda done: tell("simulating", done, schedules))
     _print(summary, first, as_json)
     if awaits:
