@@ -80,6 +80,8 @@ class Database:
         """Who has locked a row, or written what others cannot see yet."""
         self.waiting = 0
         """So many sessions wait for a lock."""
+        self.met: set[tuple[str, str]] = set()
+        """Statements that waited for somebody else's transaction, each with the last one of that."""
         self.mapping_of = {mapping.table.name: mapping for mapping in states.mappings}
         self._lock_timeout_seconds = lock_timeout_seconds
         self._numbers: Counter[str] = Counter()
@@ -104,10 +106,11 @@ class Database:
         self._numbers[table] += 1
         return self._numbers[table]
 
-    async def until_ended(self, other: "Session") -> None:
+    async def until_ended(self, waiter: "Session", other: "Session") -> None:
         """Returns when that transaction is over. Raises what Postgres raises for who waits too long."""
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         other.waiters.append(ended)
+        self.met.add((waiter.at, other.at))
         self.waiting += 1
         try:
             async with asyncio.timeout(self._lock_timeout_seconds):
@@ -123,6 +126,8 @@ class Session:
 
     def __init__(self, database: Database) -> None:
         self.waiters: list[asyncio.Future[None]] = []
+        self.at = "outside"
+        """Its last statement."""
         self.database = self._database = database
         self._is_open = False
         self._locked: set[Name] = set()
@@ -254,13 +259,13 @@ class Session:
             assert holder
             if name not in holder._written:
                 break
-            await self._database.until_ended(holder)
+            await self._database.until_ended(self, holder)
         return self.visible(name) is not None
 
     async def _take(self, name: Name) -> None:
         while (holder := self._database.holders.get(name)) not in (None, self):
             assert holder
-            await self._database.until_ended(holder)
+            await self._database.until_ended(self, holder)
         self._hold(name)
 
     def _hold(self, name: Name) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import combinations
 from multiprocessing import get_context
 
 from choreo.simulation.world import Outcome, play
@@ -30,6 +31,10 @@ class Summary:
     """By kind of fault, how many worlds had it."""
     killed_at: set[str] = field(default_factory=set)
     """Awaits at which a process was when it was killed."""
+    coincided: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Two kinds of faults, and how many worlds had both."""
+    met: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """A statement that waited for another transaction, and the last one of that: in how many worlds."""
     broken: list[Outcome] = field(default_factory=list)
 
     @property
@@ -47,6 +52,8 @@ class Summary:
         self.faults += other.faults
         self.kinds.update(other.kinds)
         self.killed_at |= other.killed_at
+        self.coincided.update(other.coincided)
+        self.met.update(other.met)
         self.broken += other.broken
 
 
@@ -88,6 +95,8 @@ def simulate(
             summary.faults += outcome.faults
             summary.kinds.update(outcome.plan.faults)
             summary.killed_at |= outcome.killed_at
+            summary.coincided.update(combinations(sorted(outcome.befell), 2))
+            summary.met.update(outcome.met)
             if outcome.violations:
                 summary.broken.append(outcome)
             summary.wall_seconds = time.monotonic() - begun

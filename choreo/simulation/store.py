@@ -218,6 +218,7 @@ class MemoryTransaction(Generic[S]):
         try:
             for step in steps:
                 self._database.meet(step.name)
+                self._session.at = step.name
                 result = step.run()
                 step.result = await result if iscoroutine(result) else result
         except Exception:
@@ -244,6 +245,7 @@ class MemoryTransaction(Generic[S]):
                 if step is not steps[0] and not self._session.is_alone:
                     await give_way()
                 await self._take_time(step.name)
+                self._session.at = step.name
                 result = step.run()
                 step.result = await result if iscoroutine(result) else result
         except Exception as raised:

@@ -76,6 +76,10 @@ class Outcome:
     faults: int
     killed_at: frozenset[str]
     """Awaits, each as `file:line`, at which a process was when it was killed."""
+    befell: frozenset[str]
+    """Kinds of faults that there were."""
+    met: frozenset[tuple[str, str]]
+    """Statements that waited for another transaction, and where that was."""
     told: tuple[str, ...]
     """What happened, line by line; empty where nobody asked for it."""
 
@@ -189,6 +193,7 @@ class World:
         """Whether a log has lost what was acknowledged: a person is needed then."""
         self._died: list[str] = []
         self._killed_at: set[str] = set()
+        self._befell: set[str] = set()
         self._customers: list[asyncio.Task[None]] = []
         self._numbers = iter(range(1, 1_000_000))
         self.faults = 0
@@ -226,6 +231,8 @@ class World:
             self.loop.time(),
             self.faults,
             frozenset(self._killed_at),
+            frozenset(self._befell),
+            frozenset().union(*(database.met for database in self.databases.values())),
             tuple(self.told),
         )
 
@@ -369,7 +376,9 @@ class World:
         self.loop.alarm_at = (
             self.loop.steps + self._in_steps() if self.faults < self.plan.most_faults else inf
         )
-        self._befall(self.chance.choice(self.plan.faults))
+        fault = self.chance.choice(self.plan.faults)
+        self._befell.add(fault)
+        self._befall(fault)
 
     def _befall(self, fault: str) -> None:
         alive = self._alive()

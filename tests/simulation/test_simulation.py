@@ -121,10 +121,18 @@ def test_it_is_known_where_processes_were_killed() -> None:
     assert len(summary.killed_at.intersection(all_awaits())) > 10
 
 
+def test_it_is_known_which_faults_coincided_and_who_waited_for_whom() -> None:
+    summary = simulate(range(1, 41))
+    assert summary.coincided
+    assert any("lock" in waited for waited, _ in summary.met)
+    assert all(worlds <= summary.schedules for worlds in (summary.coincided | summary.met).values())
+
+
 def test_two_processes_play_the_same_worlds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programme, "_PIECE", 4)
     alone, beside = simulate(range(8)), simulate_beside(range(8), 2)
     assert (alone.steps, alone.faults, alone.killed_at) == (beside.steps, beside.faults, beside.killed_at)
+    assert (alone.coincided, alone.met) == (beside.coincided, beside.met)
 
 
 def test_whoever_watches_a_world_sees_the_same_one() -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Annotated
@@ -26,7 +27,9 @@ def simulate(
     keep: Annotated[
         Path | None, typer.Option(help="Write seed and plan of the smallest broken world to this file.")
     ] = None,
-    awaits: Annotated[bool, typer.Option("--awaits", help="Print at which awaits none was killed.")] = False,
+    awaits: Annotated[
+        bool, typer.Option("--awaits", help="Print what was not met: awaits, pairs of faults, locks.")
+    ] = False,
     trace: Annotated[
         bool, typer.Option("--trace", help="Play that seed alone, and print all that happens.")
     ] = False,
@@ -89,11 +92,20 @@ _EVERYDAY = re.compile(r" (\w+ database|broker) +[\w. ]+$")
 
 def _print_awaits(summary: "Summary") -> None:
     from choreo.simulation.awaits import all_awaits
+    from choreo.simulation.plan import FAULTS
 
     there = all_awaits()
     reached = summary.killed_at.intersection(there)
     print(f"Processes were killed at {len(reached)} of {len(there)} awaits. Not at:")
     print(*(f"  {place}" for place in there if place not in summary.killed_at), sep="\n")
+    pairs = list(combinations(sorted(FAULTS), 2))
+    print(f"{len(summary.coincided)} of {len(pairs)} pairs of faults befell one world. Not together were:")
+    print(*(f"  {one}, {other}" for one, other in pairs if (one, other) not in summary.coincided), sep="\n")
+    print("Transactions waited for each other in so many worlds at:")
+    print(
+        *(f"  {number:6} {one}, for {other}" for (one, other), number in sorted(summary.met.items())),
+        sep="\n",
+    )
 
 
 def _print(summary: "Summary", first: int, as_json: bool) -> None:
