@@ -6,7 +6,6 @@ text is not read: what a statement means is said here once more, as far as its r
 
 import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from functools import lru_cache, partial
 from itertools import count
@@ -15,7 +14,6 @@ from typing import Any
 
 import psycopg
 from psycopg.pq import ExecStatus
-from sqlalchemy.util import await_only
 
 from choreo.chassis.transaction.positions import Position
 from choreo.simulation.database import Session
@@ -39,20 +37,15 @@ class MemoryEngine:
         self._clock = clock
 
     async def raw_connection(self) -> "_Pooled":
-        opening = self._store.transaction()
-        connection = MemoryConnection(self._store, await opening.__aenter__(), self._clock)
-        return _Pooled(connection, opening)
+        return _Pooled(self._store, self._store.open(), self._clock)
 
 
 class _Pooled:
-    def __init__(self, connection: "MemoryConnection", opened: AbstractAsyncContextManager[Any]) -> None:
-        self.driver_connection = connection
-        self._opened = opened
-
-    def close(self) -> None:
-        await_only(self._opened.__aexit__(None, None, None))
-
-    invalidate = close
+    def __init__(
+        self, store: MemoryStore[Any], opened: MemoryTransaction[Any], clock: Callable[[], datetime]
+    ) -> None:
+        self.driver_connection = MemoryConnection(store, opened, clock)
+        self.close = self.invalidate = partial(store.close, opened)
 
 
 class MemoryConnection(psycopg.AsyncConnection[Any]):
@@ -87,14 +80,12 @@ class MemoryConnection(psycopg.AsyncConnection[Any]):
 
     async def rows(self, name: str, values: Any) -> Rows:
         """Carried out by the server, whatever becomes of who asked. Raises psycopg.Error."""
-        statement = {**STATEMENTS, "relay.listen": self._listen, "relay.tell": self._tell}[name]
-        run = partial(statement, self._opened.session)
+        statement = STATEMENTS.get(name) or {"relay.listen": self._listen, "relay.tell": self._tell}[name]
 
-        async def carry_out() -> Rows:
-            found = run(self._clock(), values)
-            return found if isinstance(found, list) else await found
+        def carry_out() -> Rows | Awaitable[Rows]:
+            return statement(self._opened.session, self._clock(), values)
 
-        found: Rows = await self._opened.ask(name, carry_out, commits=self._commits)
+        found: Rows = await self._opened.ask(name, carry_out, commits=self._commits and name not in READING)
         if self._told:
             self._told = False
             for handler in self._handlers:
@@ -458,3 +449,19 @@ STATEMENTS: dict[str, Statement] = {
     "orders.undecided_since": orders_undecided_since,
     "SET synchronous_commit": nothing,
 }
+READING = frozenset(
+    {
+        "positions.read",
+        "outbox.lowest",
+        "outbox.count",
+        "outbox.strays",
+        "outbox.since",
+        "relay_leases.unowned",
+        "parked.blocked",
+        "orders.next_deadline",
+        "orders.due",
+        "orders.undecided_since",
+        "SET synchronous_commit",
+    }
+)
+"""They leave nothing to be committed."""
