@@ -231,9 +231,9 @@ def outbox_rows(session: Session) -> list[Any]:
 
 
 def outbox_lowest(session: Session, now: datetime, values: Any) -> Rows:
-    partitions, limit = values
+    partitions, (limit,) = values
     found = [row for row in outbox_rows(session) if row.partition in partitions]
-    columns = ("position", "event_id", "key", "partition", "value", "headers", "decided_at")
+    columns = ("event_id", "key", "partition", "value", "headers", "decided_at", "position")
     return [{name: getattr(row, name) for name in columns} for row in found[:limit]]
 
 

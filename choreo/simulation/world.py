@@ -23,6 +23,7 @@ from choreo.chassis.installed import room_of
 from choreo.chassis.kafka import catch_up, consumer, grants, partition_producer
 from choreo.chassis.registry import services
 from choreo.chassis.settings import Settings
+from choreo.chassis.transaction import outbox
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.errors import HandlerMisbehaves
 from choreo.message.catalog import topic_of
@@ -103,6 +104,7 @@ def _alone(loop: SimulatedLoop) -> Iterator[None]:
         (grants, "Cluster", MemoryCluster),
         (consumer, "ChunkedApp", MemoryApp),
         (catch_up, "RoundTrip", MemoryTrip),
+        (outbox, "RoundTrip", MemoryTrip),
         (room_of("notification", "leases"), "RoundTrip", MemoryTrip),
         (room_of("order", "queries"), "_FEW", 1),
     )

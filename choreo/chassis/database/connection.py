@@ -28,12 +28,13 @@ _LIMITS: dict[str, Any] = {
 }
 """libpq's own limits are none."""
 
-_LIMITS_OF_A_SESSION = {
+_OF_A_SERVICE = {
+    "plan_cache_mode": "force_generic_plan",
     "lock_timeout": f"{LOCK_TIMEOUT_SECONDS * 1000:.0f}",
     "statement_timeout": f"{ANSWER_TIMEOUT_SECONDS * 1000 - 1000:.0f}",
     "idle_in_transaction_session_timeout": f"{ANSWER_TIMEOUT_SECONDS * 1000:.0f}",
 }
-"""The last frees what a process holds that was stopped in its transaction."""
+"""Settings of its sessions. The last frees what a process holds that was stopped in its transaction."""
 
 
 class _BoundedConnection(psycopg.AsyncConnection[Any]):
@@ -95,10 +96,10 @@ def make_engine(url: str, *, pool_size: int = 5, serving: bool = True, name: str
     A service's waits all have a limit (`serving`). A tool may read for as long as it takes.
 
     A service finds its rows by key. On young tables the planner would scan instead, and a prepared
-    statement would keep to that after they have grown.
+    statement would keep to that after they have grown. It is planned once, and not for each transaction.
     """
     connection = _BoundedConnection if serving else psycopg.AsyncConnection
-    settings = {"enable_seqscan": "off"} | (_LIMITS_OF_A_SESSION if serving else {})
+    settings = {"enable_seqscan": "off"} | (_OF_A_SERVICE if serving else {})
     options = " ".join(f"-c {name}={value}" for name, value in settings.items())
     return create_async_engine(
         "postgresql+psycopg://",
