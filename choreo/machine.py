@@ -2,7 +2,9 @@
 
 import os
 import platform
+import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 
@@ -16,6 +18,15 @@ def machine() -> dict[str, object]:
         "python": platform.python_version(),
         "load_before": round(os.getloadavg()[0], 2),
     }
+
+
+def commit() -> str:
+    """Of this checkout, with a word if something in it is not committed."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
+    except OSError:
+        return "unknown"
 
 
 def _cpu_model() -> str:

@@ -102,19 +102,23 @@ def quantiles(seconds: Sequence[float]) -> Quantiles:
 
 
 def by_stage(
-    placed: Sequence[Placed], journals: Journals, mailed: Mapping[UUID, float]
+    placed: Sequence[Placed], journals: Journals, mailed: Mapping[UUID, float] | None
 ) -> tuple[dict[str, Quantiles], int]:
     """Until each was accepted, decided, notified and mailed; and how many have no mail by now.
 
-    Whoever has none counts as if it came now. Raises LookupError if an order was lost.
+    Whoever has none counts as if it came now; None where mails are not looked at. Raises LookupError if an
+    order was lost.
     """
     flows, now = [order.flow for order in placed], time.time()
-    return {
+    stages = {
         "accepted": quantiles([order.accepted - order.scheduled for order in placed]),
         "decided": quantiles(delays(placed, journals.when_committed("order", flows))),
         "notified": quantiles(delays(placed, journals.when_committed("notification", flows))),
-        "mailed": quantiles([mailed.get(order.flow, now) - order.scheduled for order in placed]),
-    }, sum(flow not in mailed for flow in flows)
+    }
+    if mailed is None:
+        return stages, 0
+    stages["mailed"] = quantiles([mailed.get(order.flow, now) - order.scheduled for order in placed])
+    return stages, sum(flow not in mailed for flow in flows)
 
 
 async def _place_at_rate(

@@ -27,6 +27,10 @@ _WHEN = """/* bench.when: at which moment the transaction was committed that app
 SELECT correlation_id, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM journal
 WHERE correlation_id = ANY(%s) AND type = ANY(%s) AND outcome = 'applied'"""
 
+_WHEN_ALL = """/* bench.when_all: the same of all flows whose input was decided since a moment */
+SELECT correlation_id, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM journal
+WHERE type = ANY(%s) AND outcome = 'applied' AND decided_at >= to_timestamp(%s)"""
+
 _TO_DECIDE = """/* bench.to_decide: seconds from the order to the COMMIT of its outcome */
 SELECT extract(epoch FROM pg_xact_commit_timestamp(outcome.xmin) - placed.decided_at)::float8
 FROM journal AS placed JOIN journal AS outcome USING (correlation_id)
@@ -61,6 +65,9 @@ ALTER TABLE payments ADD CONSTRAINT bench CHECK (user_id <> {}) NOT VALID"""
 
 _ACCEPT = """/* bench.accept: again */
 ALTER TABLE payments DROP CONSTRAINT bench"""
+
+_HOLD_MAILS = """/* bench.hold_mails: until this transaction ends */
+LOCK TABLE leases IN ACCESS EXCLUSIVE MODE"""
 
 
 class Applied:
@@ -99,6 +106,15 @@ class Journals:
         """
         with psycopg.connect(**session(self.owner_urls[service])) as conn:
             return dict(conn.execute(_WHEN, [list(flows), list(types)]).fetchall())
+
+    def when_finished(self, since: float) -> dict[UUID, float]:
+        """By flow, of those that are both decided and notified: when the later of both was committed."""
+        decided, notified = (self._when_all(service, since) for service in ("order", "notification"))
+        return {flow: max(decided[flow], notified[flow]) for flow in decided.keys() & notified.keys()}
+
+    def _when_all(self, service: str, since: float) -> dict[UUID, float]:
+        with psycopg.connect(**session(self.owner_urls[service])) as conn:
+            return dict(conn.execute(_WHEN_ALL, [list(OUTCOMES), since]).fetchall())
 
     def seconds_to_decide(self, flows: Collection[UUID]) -> list[float]:
         """From the moment an order was placed to the COMMIT of billing's outcome, for all that have one."""
@@ -146,6 +162,13 @@ class Journals:
                 yield
             finally:
                 conn.execute(_ACCEPT)
+
+    @contextmanager
+    def mails_wait(self) -> Iterator[None]:
+        """Nobody can lease a mail meanwhile, so that none is sent."""
+        with psycopg.connect(**session(self.owner_urls["notification"])) as conn:
+            conn.execute(_HOLD_MAILS)
+            yield
 
     def _count(self, service: str, query: str) -> int:
         with psycopg.connect(**session(self.owner_urls[service])) as conn:

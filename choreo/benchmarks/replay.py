@@ -5,6 +5,7 @@ The verbs run as processes, as a person runs them. Their time is that of the pro
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -47,6 +48,10 @@ class Verb:
     """Of which there are so many."""
     seconds: float
     per_second: float
+    cpu_seconds: float
+    """Of all its processes together."""
+    per_cpu_second: float
+    """What a core does, however many it had."""
     peak_mib: float
     """RSS of all its processes together, looked at ten times a second."""
 
@@ -85,6 +90,8 @@ async def replay(
         recorded = await verbs.run("record", ("-o", recording), "lines", _lines)
         await verbs.run("verify FILE", (recording,), "items", _items)
         inputs = recorded["counts"]["journal of billing"]
+        state = (recording, "--at", "-0s", "--table", "accounts")
+        await verbs.run("state billing FILE", state, "inputs", lambda _: inputs)
         await verbs.run("state billing", ("--at", "-0s", "--table", "accounts"), "inputs", lambda _: inputs)
         order = journals.an_order("refunded")
         await verbs.run("trace ORDER", (order, "--format", "json"), "order", lambda _: 1)
@@ -158,9 +165,10 @@ class _Verbs:
         """The JSON it printed. Words in capitals stand for an argument. Raises `Refused` if there is none."""
         self._progress.stage(f"replay: choreo {command}")
         words = [word for word in command.split() if not word.isupper()]
-        events, began = await _length(self._system), time.monotonic()
+        events, began, cpu_before = await _length(self._system), time.monotonic(), _cpu_of_ended_children()
         exit_code, peak = self._wait(*words, *arguments, *(["--json"] if words != ["trace"] else []))
-        seconds, printed = time.monotonic() - began, self._output.read_text()
+        seconds, cpu = time.monotonic() - began, _cpu_of_ended_children() - cpu_before
+        printed = self._output.read_text()
         if not printed:
             raise Refused(f"choreo {command} exited {exit_code}: {self._errors.read_text()[-500:].strip()}")
         told = json.loads(printed)
@@ -174,6 +182,8 @@ class _Verbs:
             what,
             round(seconds, 2),
             round(number / seconds, 1),
+            round(cpu, 2),
+            round(number / max(cpu, 0.01), 1),
             round(peak / 2**20, 1),
         )
         self.done.append(verb)
@@ -200,6 +210,12 @@ class _Verbs:
                 process.kill()
                 raise
         return process.returncode, peak
+
+
+def _cpu_of_ended_children() -> float:
+    """Seconds, of user and system; what they themselves had waited for is in it."""
+    used = os.times()
+    return used.children_user + used.children_system
 
 
 def _verdict(told: Any) -> str:

@@ -8,6 +8,9 @@ import psutil
 CpuSeconds = Mapping[str, float]
 """By part, since each began."""
 
+LOAD = "load generator"
+"""The part that asks, and is no part of the system."""
+
 _MIB = 1024 * 1024
 
 
@@ -53,6 +56,11 @@ def _bytes(process: psutil.Process, kind: str) -> int:
 def cpu_seconds(pids: Mapping[str, int]) -> dict[str, float]:
     """Differences of two of these tell what was used in between, by children that ended too."""
     return {name: sum(map(_seconds, _family(pid, pids))) for name, pid in pids.items()}
+
+
+def without_load(by_part: Mapping[str, float]) -> float:
+    """All that the system's parts used."""
+    return sum(used for part, used in by_part.items() if part != LOAD)
 
 
 def written_bytes(pids: Mapping[str, int]) -> dict[str, int]:

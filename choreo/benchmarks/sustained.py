@@ -10,7 +10,7 @@ from choreo.benchmarks.costs.insight import Insight, Instruments
 from choreo.benchmarks.load import ClosedLoop
 from choreo.benchmarks.observe import OUTCOMES, Applied, Journals, until
 from choreo.benchmarks.resources import cpu_seconds
-from choreo.benchmarks.users import OrderMaker
+from choreo.benchmarks.users import OrderMaker, with_lasting_tokens
 from choreo.progress import Progress
 
 CONNECTIONS = 64
@@ -59,6 +59,7 @@ async def sustained(
     instruments: Instruments | None = None,
 ) -> Sustained:
     """With instruments there is `more` to tell."""
+    await with_lasting_tokens(makers, ports["user"])
     finished = [Applied(ports[service]) for service in ("order", "notification")]
     for applied in finished:
         await applied.begin()

@@ -1,7 +1,8 @@
 """Registered users with a token and money, to place orders with."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import urlencode
 from uuid import UUID, uuid4
@@ -16,6 +17,8 @@ _DEPOSIT = "1000000.00"
 _PRICE = "0.01"
 _AT_ONCE = 4
 _ACCOUNT_TIMEOUT_SECONDS = 30.0
+TOKEN_LASTS_SECONDS = 300.0
+"""In truth three times as long."""
 OVERLOADED = b":overloaded"
 """Is in the answer to who is turned away, without any effect."""
 _JSON = {"Content-Type": "application/json"}
@@ -42,7 +45,16 @@ class OrderMaker:
     """The bytes of `POST /orders`, each with an idempotency key of its own. Keys only have to differ."""
 
     def __init__(self, user: User, price: str = _PRICE) -> None:
-        body = orjson.dumps({"price": price})
+        self._price = price
+        self._accepted: list[bytes] = []
+        self._unanswered: list[bytes] = []
+        self._key = uuid4().hex.encode() + b"-"
+        self._count = 0
+        self.is_now(user)
+
+    def is_now(self, user: User) -> None:
+        """The same one, with another token."""
+        body = orjson.dumps({"price": self._price})
         head = (
             "POST /orders HTTP/1.1",
             "Host: 127.0.0.1",
@@ -51,13 +63,9 @@ class OrderMaker:
             f"Authorization: Bearer {user.token}",
             "Idempotency-Key: ",
         )
-        self.user = user
-        self._price = price
-        self._accepted: list[bytes] = []
-        self._unanswered: list[bytes] = []
-        self._before = "\r\n".join(head).encode() + uuid4().hex.encode() + b"-"
+        self.user, self.token_since = user, time.monotonic()
+        self._before = "\r\n".join(head).encode() + self._key
         self._after = b"\r\n\r\n" + body
-        self._count = 0
 
     def next(self) -> bytes:
         self._count += 1
@@ -73,7 +81,9 @@ class OrderMaker:
     async def ask_again(self, service: Connection) -> None:
         """For what was not answered, under the same keys. Raises ConnectionError."""
         again, self._unanswered = self._unanswered, []
-        for request in again:
+        for unanswered in again:
+            number = unanswered.rpartition(self._key)[2].partition(b"\r\n")[0]
+            request = self._before + number + self._after
             self.answered(request, await service.send(request))
 
     def requests(self) -> list[Request]:
@@ -126,6 +136,15 @@ async def _register(connections: Mapping[str, Connection]) -> User:
 async def renewed(service: Connection, user: User) -> User:
     """With another token, for load that goes on for longer than one lasts."""
     return replace(user, token=await _token(service, user.login))
+
+
+async def with_lasting_tokens(makers: Sequence[OrderMaker], port: int) -> None:
+    """Gives those another token whose own is not good for a whole measurement any more. Raises `Refused`."""
+    service, now = Connection(port), time.monotonic()
+    for maker in makers:
+        if now - maker.token_since > TOKEN_LASTS_SECONDS:
+            maker.is_now(await renewed(service, maker.user))
+    service.close()
 
 
 async def _token(service: Connection, login: str) -> str:

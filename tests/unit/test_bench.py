@@ -16,21 +16,26 @@ import pytest
 from typer.testing import CliRunner
 
 from choreo.benchmarks import programme
+from choreo.benchmarks.age.measure import Turn, stage
 from choreo.benchmarks.charts.curves import Curve, curves
 from choreo.benchmarks.connection import Answer, Connection
 from choreo.benchmarks.costs.counters import Counters, KernelCosts, Transactions, costs, topic_bytes
 from choreo.benchmarks.costs.profile import Profiler
 from choreo.benchmarks.costs.statements import count
 from choreo.benchmarks.latency import Quantiles, by_stage, delays, quantiles
+from choreo.benchmarks.limits.capacity import no_backlog, search
+from choreo.benchmarks.limits.recovery import again_after, evenly, longest_gap
 from choreo.benchmarks.load import Placed, Sent, send_when_due
 from choreo.benchmarks.observe import OUTCOMES, Journals
+from choreo.benchmarks.parts import line_through
 from choreo.benchmarks.programme import Wanted
-from choreo.benchmarks.rates import plot, usual_rates
+from choreo.benchmarks.rates import AtRate, plot, usual_rates
 from choreo.benchmarks.results.comparison import Figure, compare, read_earlier
 from choreo.benchmarks.results.judged import Judged, refuse_void, verdict
 from choreo.benchmarks.results.report import show
 from choreo.benchmarks.users import OrderMaker, Refused, User
 from choreo.cli.main import app
+from choreo.cli.programmes.bench import Measurement
 from choreo.errors import Unavailable, UsageError
 from tests.unit.chaos.past import Past
 
@@ -70,6 +75,14 @@ def test_only_may_be_given_several_times(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_without_only_all_is_measured_that_can_share_a_system(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked_for(monkeypatch) == list(programme.TOGETHER)
+
+
+def test_with_all_nothing_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sorted(asked_for(monkeypatch, "--all")) == sorted(Measurement)
+
+
+def test_all_and_some_are_two_wishes() -> None:
+    assert CliRunner().invoke(app, ["bench", "--all", "--only", "rest"]).exit_code != 0
 
 
 def test_a_void_run_exits_1(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,6 +299,27 @@ async def test_what_was_not_answered_is_asked_again_under_the_same_key() -> None
     assert len(maker.requests()) == 4  # a registration, a deposit, and two orders
 
 
+async def test_who_has_another_token_asks_again_with_it_under_the_same_key() -> None:
+    asked: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(OK)
+        writer.close()
+
+    maker = OrderMaker(ANN)
+    lost = maker.next()
+    maker.answered(lost, ConnectionError("gone"))
+    maker.is_now(replace(ANN, token="another"))
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server, asyncio.timeout(30):
+        await maker.ask_again(Connection(server.sockets[0].getsockname()[1]))
+    assert b"Bearer another\r\n" in asked[0]
+    assert (
+        asked[0].partition(b"Idempotency-Key")[2] == lost.partition(b"Idempotency-Key")[2].partition(b"{")[0]
+    )
+
+
 # What everything behind the orders had to do.
 
 
@@ -308,17 +342,25 @@ def test_costs_are_differences_for_each_order() -> None:
     assert found.disk_bytes_per_order == {"order": 4}
 
 
-def test_statements_are_counted_by_who_asked_and_what_they_call_themselves() -> None:
-    log = b"""\
-2026-11-28 20:00:00.000 UTC [12] billing@choreo_billing LOG:  execute _pg3_5: /* keys.lock: sorted */
+def test_statements_are_counted_and_timed_by_who_asked_and_what_they_call_themselves() -> None:
+    at = "2026-11-28 20:00:00.000 UTC [12]"
+    log = f"""\
+{at} billing@choreo_billing LOG:  duration: 0.2 ms  parse _pg3_5: /* keys.lock: sorted */
+{at} billing@choreo_billing LOG:  duration: 0.1 ms  bind _pg3_5: /* keys.lock: sorted */
+{at} billing@choreo_billing LOG:  duration: 1.2 ms  execute _pg3_5: /* keys.lock: sorted */
 \tSELECT key FROM keys
-2026-11-28 20:00:00.001 UTC [12] billing@choreo_billing LOG:  statement: COMMIT
-2026-11-28 20:00:00.002 UTC [12] billing@choreo_billing LOG:  execute <unnamed>: /* keys.lock: sorted */
-2026-11-28 20:00:00.003 UTC [12] billing@choreo_billing LOG:  duration: 0.1 ms
-2026-11-28 20:00:00.004 UTC [9] LOG:  checkpoint starting: time
-2026-11-28 20:00:00.005 UTC [13] order@choreo_order LOG:  statement: BEGIN
+{at} billing@choreo_billing LOG:  duration: 2.5 ms  statement: COMMIT
+{at} billing@choreo_billing LOG:  duration: 0.5 ms  execute <unnamed>: /* keys.lock: sorted */
+{at} billing@choreo_billing LOG:  statement: SELECT 1
+[9] LOG:  checkpoint starting: time
+{at} order@choreo_order LOG:  duration: 0.1 ms  statement: BEGIN
 """
-    assert count(log.splitlines()) == {"billing": {"keys.lock": 2, "COMMIT": 1}, "order": {"BEGIN": 1}}
+    found = count(log.encode().splitlines())
+    assert list(found) == ["billing", "order"]
+    assert list(found["billing"]) == ["COMMIT", "keys.lock"], "what takes longest comes first"
+    assert found["billing"]["keys.lock"].times == 2
+    assert found["billing"]["keys.lock"].ms == pytest.approx(2.0)
+    assert (found["order"]["BEGIN"].times, found["order"]["BEGIN"].ms) == (1, 0.1)
 
 
 def test_only_segments_of_topics_with_events_are_counted(tmp_path: Path) -> None:
@@ -396,3 +438,105 @@ def test_what_json_prints_can_be_compared_with(tmp_path: Path, capsys: pytest.Ca
     show(now | {"startup": {"first_seconds": 1.0, "second_seconds": 1.0, "stop_seconds": 1.0}},
          compare(read_earlier(file), now), as_json=False)  # fmt: skip
     assert "startup.first_seconds" in capsys.readouterr().out
+
+
+# The most that may come.
+
+
+def tried_at(rate: float, *, mails: float | None = 0.1, drained: float = 0.1, accepted: int = 100) -> AtRate:
+    """Of a load of 20 s in which 100 orders came."""
+    delays = {"notified": quantiles([0.1])} | ({"mailed": quantiles([0.1])} if mails != NOT_LOOKED_AT else {})
+    after = None if mails == NOT_LOOKED_AT else mails
+    return AtRate(rate, 20.0, 100, accepted, 0, {}, 0, drained, after, delays, 0, {"order": 0.5})
+
+
+NOT_LOOKED_AT = -1.0
+
+
+def test_a_backlog_is_what_takes_longer_than_a_twentieth_of_the_load() -> None:
+    assert no_backlog(tried_at(50)) and no_backlog(tried_at(50, mails=1.0))
+    assert not no_backlog(tried_at(50, mails=1.1))
+    assert not no_backlog(tried_at(50, mails=None)), "mails that did not go in time"
+    assert not no_backlog(tried_at(50, accepted=99)), "somebody was turned away"
+    assert no_backlog(tried_at(50, mails=NOT_LOOKED_AT, drained=1.0))
+    assert not no_backlog(tried_at(50, mails=NOT_LOOKED_AT, drained=1.1))
+
+
+@pytest.mark.parametrize(
+    ("bears", "found", "too_much"),
+    [(1000, 970, 1070), (800, 800, 880), (700, 660, 730), (10_000_000, 1570, None), (1, None, 410)],
+)
+async def test_the_most_is_sought_upwards_or_downwards(
+    bears: float, found: float | None, too_much: float | None
+) -> None:
+    tried: list[float] = []
+
+    async def load(rate: float) -> AtRate:
+        tried.append(rate)
+        return tried_at(rate)
+
+    most = await search(800, load, lambda one: one.rate <= bears)
+    assert (most.rate, most.too_much) == (found, too_much)
+    assert [one.rate for one in most.trials] == tried and len(set(tried)) == len(tried)
+    assert most.cpu_ms_per_order == ({} if found is None else {"order": 0.5})
+
+
+# After a SIGKILL.
+
+
+def test_it_is_as_before_when_a_second_begins_that_is_nine_tenths_of_one_before() -> None:
+    killed = 100.0
+    before = [killed - 5 + number / 100 for number in range(500)]
+    in_flight = [killed + number / 100 for number in range(30)]
+    slowly = [killed + 4 + number / 50 for number in range(100)]
+    again = [killed + 6 + number / 100 for number in range(1000)]
+    moments = [*before, *in_flight, *slowly, *again]
+    end = killed + 16
+    assert again_after(moments, killed, end) == pytest.approx(5.8, abs=0.01), "80 of 90 are from 6.0 on"
+    assert longest_gap(moments, killed, end) == pytest.approx(3.71, abs=0.01)
+    assert again_after([*before, *in_flight, *slowly], killed, end) is None
+    assert longest_gap([*before, *in_flight], killed, end) == pytest.approx(15.71, abs=0.01)
+
+
+def test_what_nobody_noticed_took_no_time() -> None:
+    moments = [number / 100 for number in range(3000)]
+    assert again_after(moments, 10.0, 30.0) == 0.0
+    assert longest_gap(moments, 10.0, 29.99) == pytest.approx(0.01)
+
+
+def test_orders_that_are_due_evenly_are_so_many_a_second() -> None:
+    assert evenly(4.0, 1.5) == [0.0, 0.25, 0.5, 0.75, 1.0, 1.25]
+
+
+# Parts.
+
+
+def test_a_transaction_costs_something_fixed_and_something_for_each_input() -> None:
+    found = line_through(
+        {
+            "100": {"client": 6600.0, "postgres": 3000.0, "wall": 1.0},
+            "1": {"client": 660.0, "postgres": 1020.0, "wall": 1.0},
+        }
+    )
+    assert (found.client_us_fixed, found.client_us_per_input) == (600.0, 60.0)
+    assert (found.postgres_us_fixed, found.postgres_us_per_input) == (1000.0, 20.0)
+
+
+# With age.
+
+
+def turn(cpu: float, **statements: float) -> Turn:
+    return Turn(1000, 10_000, 500.0, cpu, {}, 1000.0, statements)
+
+
+def test_the_ratio_is_the_median_of_the_rounds() -> None:
+    young, old = [turn(1.0), turn(2.0), turn(1.0)], [turn(1.1), turn(2.0), turn(3.0)]
+    assert stage("accounts", 1.0, young, old).ratio == 1.1
+
+
+def test_statements_that_take_longer_are_named_the_worst_first() -> None:
+    young = [turn(1.0, look=0.1, lock=0.3, write=0.2)] * 3
+    old = [turn(1.0, look=0.2, lock=0.3, write=0.7, new=0.05)] * 3
+    found = stage("accounts", 1.0, young, old)
+    assert found.slower == pytest.approx({"write": 0.5, "look": 0.1, "new": 0.05})
+    assert list(found.slower) == ["write", "look", "new"]

@@ -1,4 +1,4 @@
-"""Which statements an order takes: Postgres logs them for some seconds, under a load that goes on.
+"""Which statements an order takes, and for how long: Postgres logs them for some seconds of a load.
 
 Its log is what there is, since the server that comes with us has no pg_stat_statements. It costs something:
 nothing else is measured meanwhile.
@@ -6,7 +6,7 @@ nothing else is measured meanwhile.
 
 import asyncio
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -18,9 +18,10 @@ from choreo.operations.acting.throwaway import ThrowawaySystem
 _SECONDS = 4.0
 _SETTLE_SECONDS = 0.5
 """Until every session knows that it is to log."""
-_SWITCHES = {"log_statement": "'all'", "log_parameter_max_length": "0"}
+_SWITCHES = {"log_min_duration_statement": "0", "log_parameter_max_length": "0"}
 _STATEMENT = re.compile(
-    rb"^\S+ \S+ \S+ \[\d+\] (?P<role>\w+)@\w+ LOG:  (?:execute [^:]*|statement): "
+    rb"^\S+ \S+ \S+ \[\d+\] (?P<role>\w+)@\w+ LOG:  duration: (?P<ms>[\d.]+) ms  "
+    rb"(?:(?P<prepares>parse|bind) [^:]*|execute [^:]*|statement): "
     rb"(?:/\* (?P<name>[\w.]+)|(?P<word>\w+))"
 )
 
@@ -35,6 +36,8 @@ class Statements:
     """By role: a service, or who looks at it."""
     by_name: Mapping[str, Mapping[str, float]]
     """The same, by what a statement calls itself, or by its first word."""
+    ms_by_name: Mapping[str, Mapping[str, float]]
+    """Milliseconds for each order, by the same: in Postgres, waiting for locks, disk and a core included."""
 
 
 async def statements(system: ThrowawaySystem, finished: Callable[[], int]) -> Statements | None:
@@ -56,25 +59,41 @@ async def statements(system: ThrowawaySystem, finished: Callable[[], int]) -> St
         counted = count(file.read(end - begin).splitlines())
     return Statements(
         orders,
-        {role: _each(names.total(), orders) for role, names in counted.items()},
+        {role: _each(sum(one.times for one in names.values()), orders) for role, names in counted.items()},
         {
-            role: {name: _each(times, orders) for name, times in names.most_common()}
+            role: {name: _each(one.times, orders) for name, one in names.items()}
+            for role, names in counted.items()
+        },
+        {
+            role: {name: _each(one.ms, orders) for name, one in names.items()}
             for role, names in counted.items()
         },
     )
 
 
-def count(lines: Iterable[bytes]) -> dict[str, Counter[str]]:
-    """By role and name. A statement's later lines, and what else is logged, are none."""
-    counted: dict[str, Counter[str]] = defaultdict(Counter)
+@dataclass
+class Counted:
+    times: int = 0
+    ms: float = 0.0
+    """To be prepared and bound included."""
+
+
+def count(lines: Iterable[bytes]) -> dict[str, dict[str, Counted]]:
+    """By role and name, what takes longest first. Later lines of one, and what else is logged, are none."""
+    counted: dict[str, dict[str, Counted]] = defaultdict(lambda: defaultdict(Counted))
     for line in lines:
         if found := _STATEMENT.match(line):
-            counted[found["role"].decode()][(found["name"] or found["word"]).decode()] += 1
-    return counted
+            one = counted[found["role"].decode()][(found["name"] or found["word"]).decode()]
+            one.times += not found["prepares"]
+            one.ms += float(found["ms"])
+    return {
+        role: dict(sorted(names.items(), key=lambda item: item[1].ms, reverse=True))
+        for role, names in counted.items()
+    }
 
 
-def _each(times: int, orders: int) -> float:
-    return round(times / max(1, orders), 4)
+def _each(total: float, orders: int) -> float:
+    return round(total / max(1, orders), 4)
 
 
 def _switch(admin: psycopg.Connection, statement: str) -> None:

@@ -62,6 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m choreo.benchmarks.kernel", description=__doc__)
     parser.add_argument("--against", type=Path, help="the root of another checkout")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", action="store_true", help="print what this checkout takes as JSON")
     asked = parser.parse_args()
     trees = {"this": ROOT} | ({"other": asked.against.resolve()} if asked.against else {})
     found: dict[str, list[dict[str, list[float]]]] = {name: [] for name in trees}
@@ -73,6 +74,13 @@ def main() -> None:
             urls = postgres.create_service(SERVICE, database=database, template="template")
             found[name].append(_measured(tree, urls))
             postgres.drop_database(database)
+    if asked.json:
+        print(
+            json.dumps(
+                {batch: dict(zip(_TOLD, row, strict=True)) for batch, row in _medians(found["this"]).items()}
+            )
+        )
+        return
     for line in _report(found):
         print(line)
 
@@ -88,14 +96,19 @@ def _measured(tree: Path, urls: Sequence[str]) -> dict[str, list[float]]:
     return result
 
 
+def _medians(rounds: list[dict[str, list[float]]]) -> dict[str, list[float]]:
+    """By inputs of a transaction."""
+    return {
+        batch: [statistics.median(column) for column in zip(*(one[batch] for one in rounds), strict=True)]
+        for batch in map(str, BATCHES)
+    }
+
+
 def _report(found: dict[str, list[dict[str, list[float]]]]) -> Iterator[str]:
     """The median of all rounds, in microseconds a transaction."""
     yield f"{'inputs':>6}  " + "  ".join(f"{name + ' ' + what:>15}" for name in found for what in _TOLD)
     for batch in map(str, BATCHES):
-        medians = {
-            name: [statistics.median(column) for column in zip(*(one[batch] for one in rounds), strict=True)]
-            for name, rounds in found.items()
-        }
+        medians = {name: _medians(rounds)[batch] for name, rounds in found.items()}
         line = f"{batch:>6}  " + "  ".join(f"{value:>15.0f}" for row in medians.values() for value in row)
         if len(medians) > 1:
             ratios = [other / this for this, other in zip(medians["this"], medians["other"], strict=True)]

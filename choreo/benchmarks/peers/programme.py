@@ -23,7 +23,7 @@ from choreo.benchmarks.users import Refused
 from choreo.embedded.kafka_runtime import COORDINATES
 from choreo.embedded.postgres import binaries
 from choreo.errors import Unavailable, UsageError
-from choreo.machine import machine
+from choreo.machine import commit, machine
 from choreo.progress import Progress
 
 _FULL = Lengths(warm_up=3, sustained=10, latency=8, killed=8)
@@ -47,7 +47,7 @@ def run(names: Collection[str], runs: int, *, quick: bool, as_json: bool, keep: 
         progress.done()
     results = {
         "date": f"{began:%Y-%m-%d %H:%M} UTC",
-        "commit": _commit(),
+        "commit": commit(),
         "machine": on,
         "settings": _settings(_QUICK if quick else _FULL),
         "contenders": {one.name: _row(one, found[one.name]) for one in wanted if found[one.name]},
@@ -149,8 +149,3 @@ def _settings(lengths: Lengths) -> dict[str, str]:
         "restate": "one node, its log synced before it is acknowledged",
         "killed": "all programs of a contender at once, with its Redis or Restate; not Postgres, not Kafka",
     }
-
-
-def _commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from rich.console import Group
 from rich.table import Table
 
+from choreo.benchmarks.resources import without_load
 from choreo.benchmarks.results.comparison import Comparison
 from choreo.terminal import Console
 
@@ -39,11 +41,16 @@ def show(results: Mapping[str, Any], compared: Comparison | None, *, as_json: bo
         ("latency", _latency),
         ("sustained", _sustained),
         ("rates", _rates),
+        ("capacity", _capacity),
         ("overload", _overload),
+        ("recovery", _recovery),
         ("waits", _waits),
         ("replay", _replay),
         ("hostile", _hostile),
+        ("kernel", _kernel),
+        ("consumer", _consumer),
         ("styles", _styles),
+        ("age", _age),
     ):
         if name in results:
             console.print()
@@ -160,6 +167,64 @@ def _rates(found: Mapping[str, Mapping[str, Any]]) -> Group:
     return Group(table, loads)
 
 
+def _capacity(found: Mapping[str, Any]) -> Group:
+    table = _table(
+        "The most that may come for as long as one likes: open loop, no backlog grows",
+        "",
+        "orders/s",
+        "too much",
+        "CPU µs per order, load left out",
+    )
+    for name in ("without_mails", "with_mails"):
+        most = found[name]
+        rate, too_much = (f"{most[key]:.0f}" if most[key] else "none tried" for key in ("rate", "too_much"))
+        table.add_row(
+            name.replace("_", " "), rate, too_much, f"{1000 * without_load(most['cpu_ms_per_order']):.0f}"
+        )
+    trials = _table(
+        "", "tried", "orders/s", "sent", "accepted", "drained after s", "mails after s", "p50 ms", "p99 ms"
+    )
+    for name in ("without_mails", "with_mails"):
+        for one in found[name]["trials"]:
+            mails, stored = one["mails_drained_after_seconds"], one["delays"]["notified"]
+            trials.add_row(
+                name.replace("_", " "),
+                f"{one['rate']:.0f}",
+                str(one["sent"]),
+                str(one["accepted"]),
+                f"{one['drained_after_seconds']:.1f}",
+                "not looked at" if mails is None else f"{mails:.1f}",
+                f"{stored['p50_ms']:.1f}",
+                f"{stored['p99_ms']:.1f}",
+            )
+    half = found["at_half"]
+    return Group(table, trials, *([_rates({f"{half['rate']:g}": half})] if half else ()))
+
+
+def _recovery(found: Mapping[str, Any]) -> Table:
+    (some, *_) = found.values()
+    table = _table(
+        f"SIGKILL at {some['rate']:.0f} orders/s, open loop",
+        "of",
+        "finished/s before",
+        "90 % again after s",
+        "nothing for s",
+        "slowest order s",
+        "not accepted",
+    )
+    for service, one in found.items():
+        again = one["again_after_seconds"]
+        table.add_row(
+            service,
+            f"{one['before_per_second']:.0f}",
+            "not in time" if again is None else f"{again:.1f}",
+            f"{one['nothing_for_seconds']:.1f}",
+            f"{one['slowest_order_seconds']:.1f}",
+            str(sum(one["failed"].values())),
+        )
+    return table
+
+
 def _sustained(found: Mapping[str, Any]) -> Group:
     more = found["more"]
     return Group(_throughput(found), *([_closed_loop_latency(more), _costs(more)] if more else ()))
@@ -247,14 +312,73 @@ def _replay(found: Mapping[str, Any]) -> Table:
     title = (
         f"Replay of {found['events']} events. Orders: {orders}; {found['parked']} events of one key parked"
     )
-    table = _table(title, "choreo", "events", "exits", "counted", "seconds", "per second", "peak MiB (RSS)")
+    table = _table(
+        title,
+        "choreo",
+        "events",
+        "exits",
+        "counted",
+        "seconds",
+        "per second",
+        "per CPU second",
+        "peak MiB (RSS)",
+    )
     for verb in found["verbs"]:
         exits = f"{verb['exit_code']} {verb['verdict']}".rstrip()
-        figures = (f"{verb[name]:.1f}" for name in ("seconds", "per_second", "peak_mib"))
+        figures = (f"{verb[name]:.1f}" for name in ("seconds", "per_second", "per_cpu_second", "peak_mib"))
         table.add_row(
             verb["command"], str(verb["events"]), exits, f"{verb['count']} {verb['what']}", *figures
         )
     return table
+
+
+def _kernel(found: Mapping[str, Any]) -> Table:
+    table = _table(
+        "Billing's kernel alone, µs a transaction", "inputs", "client's CPU", "Postgres' CPU", "time"
+    )
+    for inputs, one in found["by_inputs"].items():
+        table.add_row(inputs, *(f"{one[what]:.0f}" for what in ("client", "postgres", "wall")))
+    table.add_section()
+    for what, title in {"fixed": "fixed", "per_input": "for each input"}.items():
+        table.add_row(title, *(f"{found[f'{who}_us_{what}']:.0f}" for who in ("client", "postgres")), "")
+    return table
+
+
+def _consumer(found: Mapping[str, Any]) -> Table:
+    title = "From Kafka to a kernel that only waits, for each record"
+    table = _table(title, "records/s", "records", "CPU µs", "p50 ms", "p99 ms")
+    for rate, one in found.items():
+        figures = (f"{one[what]:.1f}" for what in ("cpu_us", "p50_ms", "p99_ms"))
+        table.add_row(rate, f"{one['records']:.0f}", *figures)
+    return table
+
+
+def _age(found: Mapping[str, Any]) -> Group:
+    table = _table(
+        f"With age: two systems in turn, {found['rounds']} rounds; medians",
+        "the old one has more",
+        "accounts",
+        "journal rows",
+        "orders/s",
+        "CPU µs per order",
+        "WAL bytes per order",
+        "ratio of CPU",
+    )
+    slower = _table("What takes longer in the old one", "more", "statement", "ms more per order")
+    for stage in found["stages"]:
+        for which in ("young", "old"):
+            turns = stage[which]
+            counts = (f"{turns[0][name]:,} to {turns[-1][name]:,}" for name in ("accounts", "journal_rows"))
+            rate, cpu, wal = (
+                median(turn[name] for turn in turns)
+                for name in ("orders_per_second", "cpu_ms_per_order", "wal_bytes_per_order")
+            )
+            ratio = f"{stage['ratio']:.2f}" if which == "old" else ""
+            figures = (f"{rate:.0f}", f"{1000 * cpu:.0f}", f"{wal:.0f}", ratio)
+            table.add_row(f"{stage['what']}: {which}", *counts, *figures)
+        for name, ms in stage["slower"].items():
+            slower.add_row(stage["what"], name, f"{ms:.3f}")
+    return Group(table, slower)
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -8,6 +8,7 @@ import typer
 
 from choreo.chassis.installed import require_services
 from choreo.demo.client import SHOP
+from choreo.errors import UsageError
 from choreo.operations.acting.throwaway import asked_to_stop
 
 
@@ -17,11 +18,16 @@ class Measurement(enum.StrEnum):
     LATENCY = "latency"
     SUSTAINED = "sustained"
     RATES = "rates"
+    CAPACITY = "capacity"
     OVERLOAD = "overload"
+    RECOVERY = "recovery"
     WAITS = "waits"
     REPLAY = "replay"
+    KERNEL = "kernel"
+    CONSUMER = "consumer"
     STYLES = "styles"
     HOSTILE = "hostile"
+    AGE = "age"
 
 
 def bench(
@@ -30,10 +36,11 @@ def bench(
     ] = 20,
     only: Annotated[
         list[Measurement] | None,
-        typer.Option(
-            help="Measure this; may be given several times. Replay, styles and hostile are measured only so."
-        ),
+        typer.Option(help="Measure this; may be given several times."),
     ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Measure the others, too, that take longer.")
+    ] = False,
     events: Annotated[
         int, typer.Option(min=4000, max=1_000_000, help="How long a log is replayed.")
     ] = 100_000,
@@ -46,6 +53,12 @@ def bench(
             help="Send the open loop of `rates` so many; may be given several times.",
         ),
     ] = None,
+    accounts: Annotated[
+        int, typer.Option(min=1000, max=10_000_000, help="How many an old system of `age` has more.")
+    ] = 1_000_000,
+    journal_rows: Annotated[
+        int, typer.Option(min=10_000, max=100_000_000, help="How many it has more, of all services.")
+    ] = 10_000_000,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw delay over load there, as SVG.")
     ] = None,
@@ -57,24 +70,39 @@ def bench(
         Path | None,
         typer.Option(metavar="FILE", help="Print ratios to an earlier run, which --json wrote there."),
     ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Write the pages in docs/ with these figures.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
-    """Measure start-up, memory, latency, sustained orders/s, delay over load and overload on its own system.
+    """Measure start-up, memory, latency, sustained orders/s, delay over load, what is too much, and recovery.
 
     With --only hostile: what a customer notices while one stranger sends 20,000 headers, holds 5,000 idle
     connections, opens 2,000 streams, or logs in on 100 connections.
 
+    With --only kernel and --only consumer: what a transaction and a record cost by themselves.
     With --only replay: make a log with a bit of everything, and verify, record and rebuild it.
+    With --only age: what an order costs in a shop with a million accounts and ten million journal rows more
+    than another that runs beside it, in turn. It takes 15 GB of disk and a quarter of an hour.
+
     With --only styles: what an order takes and costs in each style, in turns, medians of three.
 
     The load comes from this machine too and is part of what is measured: quote the figures together with the
     machine they name. Afterwards the judge of `choreo chaos` looks at everything. A run in which a promise
     was broken is void, and exits 1.
     """
-    from choreo.benchmarks.programme import TOGETHER, Wanted, run  # no business of the other verbs
+    from choreo.benchmarks.programme import (
+        BY_THEMSELVES,
+        TOGETHER,
+        Wanted,
+        run,
+    )  # no business of the other verbs
 
+    if everything and only:
+        raise UsageError("Name measurements with --only, or take --all: not both.")
     require_services(SHOP)
     with asked_to_stop():
-        wanted = Wanted(only or TOGETHER, seconds, events, rate or (), profile)
-        if not run(wanted, drawing=plot, earlier=compare, as_json=as_json):
+        names = (*TOGETHER, *BY_THEMSELVES) if everything else only or TOGETHER
+        wanted = Wanted(names, seconds, events, rate or (), accounts, journal_rows, profile)
+        if not run(wanted, drawing=plot, earlier=compare, as_json=as_json, kept=keep):
             raise typer.Exit(1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from choreo.benchmarks.load import ACCEPTED, TURNED_AWAY, Placed, Sent, schedule, send_when_due
 from choreo.benchmarks.observe import Journals
-from choreo.benchmarks.users import OrderMaker
+from choreo.benchmarks.users import OrderMaker, with_lasting_tokens
 from choreo.chassis.open_files import allow_many
 from choreo.progress import Progress
 
@@ -51,6 +51,7 @@ async def overload(
     sustained_rate: float,
     progress: Progress,
 ) -> Overload:
+    await with_lasting_tokens(makers, ports["user"])
     rate = TIMES * sustained_rate
     times = schedule(rate, _SECONDS)
     answers: Counter[str] = Counter()
