@@ -5,6 +5,7 @@ from typing import ClassVar
 from uuid import UUID
 
 from choreo.message.decider import Refusal, UserCommand
+from choreo.message.fact import Amount, Balance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,5 +50,5 @@ class NoAccount(Refusal):
 
 @dataclass(frozen=True, slots=True)
 class InsufficientFunds(Refusal):
-    balance: int
-    requested: int
+    balance: Balance
+    requested: Amount

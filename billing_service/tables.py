@@ -2,7 +2,7 @@
 
 from sqlalchemy import BigInteger, Column, Index, MetaData, Table, Text, Uuid, text
 
-from choreo.chassis.database.tables import timestamp
+from choreo.chassis.database.tables import MinorUnits, timestamp
 
 metadata = MetaData()
 
@@ -12,7 +12,7 @@ accounts = Table(
     Column("user_id", Uuid, primary_key=True),
     Column("id", Uuid, nullable=False, unique=True),
     Column("currency", Text, nullable=False),
-    Column("balance", BigInteger, nullable=False),
+    Column("balance", MinorUnits, nullable=False),
     Column("created_at", timestamp(), nullable=False),
 )
 
@@ -21,7 +21,7 @@ payments = Table(
     metadata,
     Column("order_id", Uuid, primary_key=True),
     Column("user_id", Uuid, nullable=False),
-    Column("amount", BigInteger, nullable=False),
+    Column("amount", MinorUnits, nullable=False),
     Column("outcome", Text, nullable=False),
     Column("step", BigInteger, nullable=False),
     Column("event_id", Uuid, nullable=False),
@@ -37,8 +37,8 @@ ledger = Table(
     Column("side", Text, primary_key=True),
     Column("user_id", Uuid, nullable=False),
     Column("kind", Text, nullable=False),
-    Column("amount", BigInteger, nullable=False),
-    Column("balance", BigInteger, nullable=False),
+    Column("amount", MinorUnits, nullable=False),
+    Column("balance", MinorUnits, nullable=False),
     Column("order_id", Uuid),
     Column("at", timestamp(), nullable=False),
     Column("step", BigInteger, nullable=False),

@@ -3,7 +3,7 @@
 from sqlalchemy import BigInteger, Boolean, Column, Index, MetaData, Table, Text, Uuid, text
 from sqlalchemy.dialects.postgresql import JSONB
 
-from choreo.chassis.database.tables import timestamp
+from choreo.chassis.database.tables import MinorUnits, timestamp
 
 metadata = MetaData()
 
@@ -12,7 +12,7 @@ orders = Table(
     metadata,
     Column("id", Uuid, primary_key=True),
     Column("user_id", Uuid, nullable=False),
-    Column("price", BigInteger, nullable=False),
+    Column("price", MinorUnits, nullable=False),
     Column("description", Text),
     Column("created_at", timestamp(), nullable=False),
     Column("updated_at", timestamp(), nullable=False),

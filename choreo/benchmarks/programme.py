@@ -36,6 +36,7 @@ from choreo.benchmarks.sustained import sustained
 from choreo.benchmarks.users import OrderMaker, Refused, register_users
 from choreo.benchmarks.waits import USERS as WAITERS
 from choreo.benchmarks.waits import waits
+from choreo.benchmarks.watched import watched
 from choreo.chassis.kafka.log_reader import LOG_UNREADABLE, NothingCame
 from choreo.errors import Unavailable, UsageError
 from choreo.machine import commit, machine
@@ -54,7 +55,7 @@ TOGETHER = (
     "startup", "rest", "waits", "latency", "sustained", "rates", "capacity", "overload", "recovery"
 )  # fmt: skip
 """On one system, in this order."""
-BY_THEMSELVES = ("hostile", "replay", "kernel", "consumer", "styles", "age")
+BY_THEMSELVES = ("hostile", "replay", "kernel", "consumer", "styles", "age", "console")
 """They take minutes, and want systems that nobody else has used."""
 OPEN_LOOPS = {"rates", "capacity", "recovery"}
 """They go by what is sustained where no rate is given."""
@@ -199,7 +200,7 @@ async def _measure(
     if "hostile" in names:
         disturbed = await register(HOSTILE_USERS)
         results["hostile"] = [asdict(found) for found in await hostile(disturbed, ports, progress)]
-    if wanted.sustained or ({"latency", "replay"} | OPEN_LOOPS) & set(names):
+    if wanted.sustained or ({"latency", "replay", "console"} | OPEN_LOOPS) & set(names):
         makers = await register(_USERS)
     if "latency" in names:
         results["latency"] = asdict(await latency(makers, facts, journals, seconds, progress))
@@ -228,5 +229,7 @@ async def _measure(
     if "replay" in names:
         users = [maker.user for maker in makers]
         results["replay"] = asdict(await replay(system, users, journals, wanted.events, progress))
+    if "console" in names:
+        results["console"] = asdict(await watched(makers, facts, pids, journals, seconds, progress))
     everybody = None if "replay" in names else customers
     return results, await judged(facts, everybody, progress)

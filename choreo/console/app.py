@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial, wraps
 from importlib.resources import files
 from typing import Annotated, Any, Concatenate, ParamSpec, get_args
@@ -21,17 +21,21 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp
 
 from choreo.chassis.kafka.log_reader import LOG_UNREADABLE
+from choreo.chassis.registry import services
 from choreo.console.filters import Limit, LogOptions, flow_filter
-from choreo.console.guard import Guard
+from choreo.console.guard import POSTS, Guard
 from choreo.console.lanes import lanes_of
+from choreo.console.map import age, map_of
+from choreo.console.money import Money
 from choreo.console.past import Past
 from choreo.console.verification import origins_of
 from choreo.console.views import View, Views, masked
 from choreo.errors import Incomplete, Unavailable, UsageError
+from choreo.operations.reading.flows import settings_of
 from choreo.operations.reading.replay_source import System
 from choreo.replay.history.moments import NoMoment
 from choreo.replay.sources.records import Broken
-from choreo.replay.sources.telling import shown, telling, whose
+from choreo.replay.sources.telling import whose
 from choreo.replay.trace.flows import State
 from choreo.replay.trace.log import Place
 
@@ -84,10 +88,11 @@ class _Console:
         )
         self._templates.globals |= {
             "topics": self._views.topics,
-            "telling": telling,
             "whose": whose,
-            "shown": shown,
+            "money": Money(services(settings_of(views.where))),
             "lanes_of": lanes_of,
+            "map_of": map_of,
+            "age": age,
             "origins_of": origins_of,
             "past_of": Past,
             "with_past": self._views.tables.keys(),
@@ -106,12 +111,14 @@ class _Console:
         self._screen("/at", "past.html", self._pasts)
         self._screen("/at/{service}", "past.html", self._past)
         self._screen("/at/{service}/{table}", "past.html", self._past)
+        self._screen("/whole/{service}/{table}", "whole.html", self._whole, live=True)
         self._screen("/log/{topic}", "log.html", self._topic)
         self._screen("/log/{topic}/{partition}", "log.html", self._partition)
         self._screen("/log/{topic}/{partition}/{offset}", "log.html", self._record)
         self._screen("/parked", "parked.html", self._parked)
         self._screen("/verify", "verify.html", self._verify, live=True)
-        for path, begin in (("/verify/start", self._start), ("/verify/cancel", self._cancel)):
+        buttons: Sequence[Callable[..., Any]] = (self._start, self._cancel, self._fold, self._stop_folding)
+        for path, begin in zip(POSTS, buttons, strict=True):
             self.app.add_api_route(path, begin, methods=["POST"], response_model=None)
         self.app.add_api_route("/moment", self._moment, methods=["GET"])
         self.app.add_api_route("/search", self._search, methods=["GET"])
@@ -140,7 +147,7 @@ class _Console:
         async def as_page(request: Request, *args: P.args, **kwargs: P.kwargs) -> Response:
             told = await view(request, *args, **kwargs)
             return self._page(
-                template,
+                told.template or template,
                 request,
                 200 if told.found else 404,
                 view=_shown(told.data, request),
@@ -226,10 +233,11 @@ class _Console:
         moment: str = "",
         diff: str = "",
         row: str = "",
+        after: Annotated[Sequence[str], Query()] = (),
     ) -> View:
-        """Without a key there is nothing to be read: whole tables are the verb's."""
+        """Without a key a table as it is, by pages."""
         if not key.strip():
-            return await self._views.pasts()
+            return await (self._views.rows(service, table, after) if table else self._views.pasts())
         told = (text.strip() or None for text in (moment, diff, row))
         return await self._views.past(service, table, key.strip(), *told)
 
@@ -266,6 +274,27 @@ class _Console:
     async def _cancel(self, request: Request) -> Response:
         await self._views.verifying.cancel()
         return RedirectResponse("/verify", 303)
+
+    async def _whole(self, request: Request, service: str, table: str) -> View:
+        return self._views.whole_table(service, table)
+
+    async def _fold(
+        self,
+        request: Request,
+        service: Annotated[str, Form()],
+        table: Annotated[str, Form()],
+        moment: Annotated[str, Form()] = "",
+    ) -> Response:
+        self._views.whole_table(service, table)  # raises where there is none
+        end = self._views.end
+        await self._views.folding.start(service=service, table=table, moment=moment.strip() or end)
+        return RedirectResponse(f"/whole/{quote(service, safe='')}/{quote(table, safe='')}", 303)
+
+    async def _stop_folding(self, request: Request) -> Response:
+        folding = self._views.folding
+        await folding.cancel()
+        place = (folding.service, folding.table)
+        return RedirectResponse("/".join(("/whole", *(quote(part, safe="") for part in place))), 303)
 
     async def _search(self, request: Request, q: str = "") -> Response:
         """Goes to where this is shown: a place in a topic, or whatever has an id or a name."""

@@ -9,8 +9,10 @@ from choreo.chassis.http.headers import Hosts, read
 from choreo.chassis.http.problems import Problem, of_status
 
 _METHODS = ("GET", "HEAD")
-POSTS = ("/verify/start", "/verify/cancel")
+POSTS = ("/verify/start", "/verify/cancel", "/whole/start", "/whole/cancel")
 """All that is more than a look."""
+_MOST_BYTES = 8192
+"""Of an address, and of what a button sends."""
 _ON_EVERY_ANSWER = [
     (
         b"content-security-policy",
@@ -46,8 +48,11 @@ class Guard:
         try:
             read(scope["headers"])
             self._hosts.check(scope["headers"], scope["http_version"], any_name=False)
+            if len(scope["raw_path"]) + len(scope["query_string"]) > _MOST_BYTES:
+                raise of_status(414)
             if scope["method"] == "POST" and scope["path"] in POSTS:
                 _check_origin(scope["headers"])
+                _check_length(scope["headers"])
             elif scope["method"] not in _METHODS:
                 raise of_status(405, {"Allow": ", ".join(_METHODS)})
         except Problem as problem:
@@ -62,3 +67,11 @@ def _check_origin(pairs: Sequence[tuple[bytes, bytes]]) -> None:
     told = read(pairs)
     if told.get(b"origin", b"").partition(b"://")[2] != told.get(b"host"):
         raise of_status(403)
+
+
+def _check_length(pairs: Sequence[tuple[bytes, bytes]]) -> None:
+    """413 for what is longer than a form of ours, or does not say how long it is."""
+    told = read(pairs)
+    length = told.get(b"content-length", b"0")
+    if b"transfer-encoding" in told or not length.isdigit() or int(length) > _MOST_BYTES:
+        raise of_status(413)

@@ -75,8 +75,12 @@ def lanes_of(flow: dict[str, Any]) -> Lanes:
         )
         for span in spans
     ]
-    ticks = [(round(LABEL_WIDTH + part * end * scale, 1), f"{part * end:.0f} ms") for part in (0, 0.5, 1)]
+    ticks = [(round(LABEL_WIDTH + part * end * scale, 1), _time(part * end)) for part in (0, 0.5, 1)]
     return Lanes(services, bars, ticks)
+
+
+def _time(ms: float) -> str:
+    return f"{ms:.0f} ms" if ms < 10_000 else f"{ms / 1000:.0f} s"
 
 
 def _of_event(event: dict[str, Any]) -> Iterator[_Span]:

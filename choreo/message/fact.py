@@ -5,10 +5,13 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
-Amount = Annotated[int, Field(ge=1, le=999_999_999_99)]
+MINOR_UNITS = "minor units"
+"""Marks a number as money in cents: people are shown 400.00 for 40000."""
+
+Amount = Annotated[int, Field(ge=1, le=999_999_999_99), MINOR_UNITS]
 """Money that moves, in minor units (cents)."""
 
-Balance = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Balance = Annotated[int, Field(ge=0, le=2**63 - 1), MINOR_UNITS]
 """Money that is there, in minor units (cents)."""
 
 

@@ -21,10 +21,13 @@ import httpx2
 import pytest
 from typer.testing import CliRunner
 
+from choreo.benchmarks.resources import memory
 from choreo.cli.main import app
 from choreo.console.app import create_app
+from choreo.console.guard import POSTS
 from choreo.console.lanes import lanes_of
-from choreo.console.views import masked
+from choreo.console.map import map_of, rates
+from choreo.console.views import Views, masked
 from choreo.message.codec import Record, TopicRecord
 from choreo.operations.reading.flows import traced
 from choreo.replay.sources.recording import Recording, Writer
@@ -34,8 +37,11 @@ from tests.replay.constructed import Constructed, a_story
 from tests.unit.facts import ADA
 
 ROOT = Path(__file__).parents[2]
-HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}\u202e"
-PAST = ("/at", f"/at/billing/accounts?key={ADA}", f"/at/billing?key={ADA}&diff=live")
+MOST_MIB_AT_REST = 60
+HOSTILE = (
+    "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}\u202e\r\nevent: end\rid: 1\n\n</p>"
+)
+PAST = ("/at", "/at/billing/accounts", f"/at/billing/accounts?key={ADA}", f"/at/billing?key={ADA}&diff=live")
 PAGES = (
     "/",
     "/flows",
@@ -44,8 +50,10 @@ PAGES = (
     "/log/billing-events/0/1",
     "/parked",
     "/verify",
+    "/whole/billing/accounts",
     *PAST,
 )
+OWN_SCRIPTS = ("/console.js", "/htmx.min.js", "/hx-sse.min.js")
 VERBS = {
     "/flows?limit=50": "flows {file} --limit 50",
     "/flows?outcome=rejected&amount=500.00": "flows {file} --amount 500.00 --outcome rejected",
@@ -177,6 +185,7 @@ async def test_a_foreign_host_and_whatever_is_more_than_a_look_is_refused(file: 
         for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
             assert (await client.request(method, "/flows")).status_code == 405, method
         assert (await client.get("/", headers={"X": "x" * 40_000})).status_code == 431
+        assert (await client.get(f"/flows/{'x' * 10_000}")).status_code == 414
         for url in ("/", "/flows.json", "/nowhere", "/console.css", "/console.js", "/flows?amount=ten"):
             headers = (await client.get(url)).headers
             policy = headers["content-security-policy"]
@@ -192,11 +201,13 @@ async def test_only_a_page_of_its_own_begins_a_verification_and_it_says_what_the
     async with looking_at(file) as client:
         strangers: list[dict[str, str]] = [{}, {"Origin": "null"}, {"Origin": "http://evil.example"}]
         for origin in strangers:
-            for url in ("/verify/start", "/verify/cancel"):
+            for url in POSTS:
                 assert (await client.post(url, headers=origin)).status_code == 403
         before = (await client.get("/verify.json")).json()
         assert (before["runs"], before["report"]) == (False, None), "nobody has asked for it"
         ours = {"Origin": "http://localhost:8005"}
+        large = {"closed_loop": "1" * 10_000}
+        assert (await client.post("/verify/start", headers=ours, data=large)).status_code == 413
         assert (await client.post("/verify/start", headers=ours)).status_code == 303
         begun = (await client.get("/verify.json")).json()
         assert begun["runs"]
@@ -213,6 +224,44 @@ async def test_only_a_page_of_its_own_begins_a_verification_and_it_says_what_the
         assert (cancelled["runs"], cancelled["error"]) == (False, "It was cancelled.")
 
 
+async def test_a_whole_table_is_folded_when_a_person_says_so_and_is_what_the_verb_prints(
+    file: Path,
+) -> None:
+    async with looking_at(file) as client:
+        asked = {"service": "billing", "table": "accounts", "moment": "order-events[0]@1"}
+        ours, page = {"Origin": "http://localhost:8005"}, "/whole/billing/accounts"
+        assert (await client.get(f"{page}.json")).json()["runs"] is False, "nobody has asked for it"
+        answer = await client.post("/whole/start", headers=ours, data=asked)
+        assert (answer.status_code, answer.headers["location"]) == (303, page)
+        assert (await client.get("/whole/billing/payments.json")).json()["busy"], "one at a time"
+        async with client.stream("GET", f"/live{page}") as following:
+            assert "event: end" in (await following.aread()).decode()
+        told = (await client.get(f"{page}.json")).json()
+        at = ["state", "billing", "--at", asked["moment"], "--table", "accounts", "--limit", "200"]
+        result = await asyncio.to_thread(CliRunner().invoke, app, [*at, "--json", str(file)])
+        assert told["state"] == json.loads(result.stdout)
+        assert len(told["state"]["tables"]["accounts"]) == 1 and told["state"]["left_out"] == {"accounts": 0}
+        assert "400.00" in Text.of((await client.get(page)).text).said
+        await client.post("/whole/start", headers=ours, data=asked)
+        await client.post("/whole/cancel", headers=ours)
+        assert (await client.get(f"{page}.json")).json()["error"] == "It was cancelled."
+        for wrong in ({"service": "nothing"}, {"table": "nothing"}, {"table": "--help"}):
+            assert (await client.post("/whole/start", headers=ours, data=asked | wrong)).status_code == 400
+
+
+async def test_a_verdict_outlives_the_process_that_shows_it(file: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "data" / "verified.json"
+    before = Views(Recording(file), kept)
+    await before.verifying.start(closed_loop=False)
+    assert before.verifying._following is not None
+    await before.verifying._following
+    after = Views(Recording(file), kept)
+    assert after.verification().data["report"] == before.verification().data["report"]
+    assert after.verifying.as_dict()["report"]["verdict"] == "match"
+    kept.write_text("{")
+    assert Views(Recording(file), kept).verifying.as_dict()["report"] is None, "what is no verdict is none"
+
+
 def test_the_verb_says_where_it_listens_and_ends_cleanly(file: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -224,7 +273,8 @@ def test_the_verb_says_where_it_listens_and_ends_cleanly(file: Path, tmp_path: P
         assert process.stdout is not None
         address = process.stdout.readline().strip()
         assert address == f"http://127.0.0.1:{port}/"
-        assert httpx2.get(address, trust_env=False).status_code == 200
+        assert memory({"console": process.pid}).total < MOST_MIB_AT_REST
+        assert httpx2.get(address, trust_env=False, timeout=60).status_code == 200
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0
 
@@ -329,11 +379,28 @@ def hostile_urls() -> Iterator[str]:
 async def test_hostile_text_stays_text_wherever_it_stands(hostile_file: Path, url: str) -> None:
     async with looking_at(hostile_file) as client:
         page = await client.get(url)
-    read = Text.of(page.text)
-    assert not {"img", "iframe", "object"} & read.elements and read.scripts in ([], ["/console.js"])
+    assert_text_is_text(page.text)
+
+
+def assert_text_is_text(page: str) -> None:
+    read = Text.of(page)
+    assert not {"img", "iframe", "object"} & read.elements
+    assert [one for one in read.scripts if one not in OWN_SCRIPTS] == []
     assert not {name for name in read.attributes if name.startswith("on")}
-    assert page.text.count("<script") == len(read.scripts) and "<img" not in page.text
+    assert page.count("<script") == len(read.scripts) and "<img" not in page
     assert all(link.startswith(("/", "#")) for link in read.links)
+
+
+async def test_hostile_text_stays_text_in_what_comes_by_itself(hostile_file: Path) -> None:
+    """And begins no event of its own in the stream."""
+    text = quote(HOSTILE.splitlines()[0], safe="")
+    async with looking_at(hostile_file) as client:
+        for url in ("/live/", f"/live/flows/{ADA}", f"/live/flows/{text}", "/live/verify"):
+            told = (await client.get(url)).text
+            first, *others = [event for event in told.split("\n\n") if event]
+            assert [line.partition(":")[0] for line in first.splitlines()] == ["data"] * first.count("data: ")
+            assert others == ["event: end\ndata: "], url
+            assert_text_is_text("\n".join(line.removeprefix("data: ") for line in first.split("\n")))
 
 
 async def test_the_hostile_text_is_there(hostile_file: Path) -> None:
@@ -357,6 +424,12 @@ async def test_addresses_are_masked_unless_they_are_asked_for(file: Path, tmp_pa
             hidden = (await client.get(url)).text
             assert "lovelace" not in hidden and "a…@example.org" in hidden.replace("\\u2026", "…")
             assert "ada.lovelace@example.org" in (await client.get(f"{url}?addresses=1")).text
+
+
+def test_masking_takes_no_longer_than_the_text_is_long() -> None:
+    """Of what a stranger wrote; were it in proportion to the square of that, this would take minutes."""
+    text = "x" * 1_000_000
+    assert masked(f"{text} a@{text}") == f"{text} a…@{text}"
 
 
 def test_masking_leaves_everything_else_as_it_is() -> None:
@@ -406,7 +479,7 @@ async def test_from_a_rejected_order_one_comes_to_the_balance_before_it_and_to_t
     assert re.search(r"PaymentRejected.*billing_service/decide\.py:\d+", Text.of(payments.text).said, re.S)
     accounts = await follow(then, "/at/billing/accounts")
     before = await follow(accounts, "/at/billing/accounts", "← input")
-    balances = {"balance 40000 → 30000", "balance 0 → 40000"}
+    balances = {"balance 400.00 → 300.00", "balance 0.00 → 400.00"}
     assert all(balance in Text.of(before.text).said for balance in balances)
     told = (await browser.get(f"/at/billing/accounts.json?{before.url.query.decode()}")).json()
     assert told["tables"]["accounts"][0]["row"]["balance"] == 30000
@@ -441,3 +514,30 @@ def test_what_is_missing_is_drawn_and_named() -> None:
     flow = {"missing": [], "events": [event | {"missing": [gap], "followed_by": []}]}
     (bar,) = [bar for bar in lanes_of(flow).bars if bar.kind == "missing"]
     assert lanes_of(flow).services[bar.lane] == "billing" and "PaymentConfirmed is waiting" in bar.says
+
+
+def a_look(seconds: int, records: int, read: int) -> dict[str, Any]:
+    service = {"publishes": "order-events", "hears": {"order-events": {"read": read, "lag": records - read}}}
+    return {
+        "at": f"2026-11-23T12:00:{seconds:02}.000000Z",
+        "topics": {"order-events": {"records": records}, "user-events": {"records": 1}},
+        "services": {"order": service | {"inputs": records}},
+    }
+
+
+def test_two_looks_make_rates_and_the_more_goes_through_the_wider_it_is_drawn() -> None:
+    first, second = a_look(0, 100, 90), a_look(10, 300, 190)
+    told = rates(second, first)
+    assert told["topics"] == {"order-events": 20.0, "user-events": 0.0}
+    assert told["services"] == {"order": {"inputs": 20.0, "hears": {"order-events": 10.0}}}
+    assert rates(first, None)["topics"]["order-events"] is None, "one look is no rate"
+    published, heard = map_of(second | {"rates": told}).lines
+    assert published.width > heard.width and heard.behind and "lag 110" in heard.says
+    assert "20/s" in published.says and "10/s" in heard.says
+
+
+async def test_a_recording_is_drawn_by_all_that_it_holds(file: Path, shop: Constructed) -> None:
+    drawn = map_of((await Views(Recording(file)).now()).data["traffic"])
+    assert {box.name for box in drawn.boxes} >= {"order", "billing", "order-events", "billing-events"}
+    count = len(shop.topics["order"])
+    assert f"order publishes order-events: {count} records" in {line.says for line in drawn.lines}

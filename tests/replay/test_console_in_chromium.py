@@ -19,7 +19,9 @@ from billing_service.evolve import evolve
 from billing_service.state import Billing
 from choreo.cli.debugging.record import recorded
 from choreo.console import app as console
+from choreo.console import views
 from choreo.console.server import server_of
+from choreo.console.views import Views
 from choreo.embedded.ports import LOOPBACK, listen
 from choreo.embedded.postgres import Postgres
 from choreo.message.envelope import Event
@@ -45,7 +47,7 @@ pytestmark = [
 def served(where: System) -> Iterator[str]:
     """Yields its address. In a thread, as its views are in a loop of their own elsewhere."""
     with listen(0, "a test") as listening:
-        server = server_of(where, [LOOPBACK])
+        server = server_of(Views(where), [LOOPBACK])
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         try:
@@ -163,7 +165,7 @@ async def test_by_keys_alone_one_finds_why_what_the_balance_was_and_which_line_d
     assert "PaymentRejected" in rejected and "PaymentConfirmed" not in rejected
     await person.press("j")
     flow = await person.go("Enter")
-    assert re.search(r"PaymentRejected.*insufficient_funds, balance 30000", flow), "why"
+    assert re.search(r"PaymentRejected.*insufficient_funds, balance 300\.00", flow), "why"
     await person.move_to("billing then")
     payments = await person.go("Enter")
     assert re.search(r"PaymentRejected.*billing_service/decide\.py:\d+", payments, re.S), "the line"
@@ -173,8 +175,8 @@ async def test_by_keys_alone_one_finds_why_what_the_balance_was_and_which_line_d
     await person.press("Escape")
     await person.go(accounts)
     before = await person.go("ArrowLeft")
-    assert re.search(r"balance\s.*\s30000\s", before, re.S), "the balance before it"
-    assert "balance 40000 → 30000" in before
+    assert re.search(r"balance\s.*\s300\.00\s", before, re.S), "the balance before it"
+    assert "balance 400.00 → 300.00" in before
 
 
 async def test_a_key_does_nothing_in_a_field_and_with_the_browsers_own_keys(
@@ -259,6 +261,23 @@ async def test_a_verification_is_begun_followed_and_cancelled_by_keys(live: str,
     assert "Verified: match" in await person.reads()
     assert "What if since" in await person.go("w")
     assert "It was cancelled." in await person.go("c")
+
+
+# -- tables --------------------------------------------------------------------------------------------
+
+
+async def test_a_table_is_there_by_pages_and_each_row_leads_to_its_past(
+    live: str, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "_ROWS", 1)
+    await person.page.goto(f"{live}/at/billing/accounts")
+    seen = {await person.page.inner_text("tbody tr")}
+    while await person.page.query_selector("a[rel=next]"):
+        await person.go("n")
+        seen.add(await person.page.inner_text("tbody tr"))
+    assert len(seen) >= 2 and any("300.00" in row for row in seen)
+    await person.press("j")
+    assert "What became of row" in await person.go("Enter")
 
 
 # -- every screen --------------------------------------------------------------------------------------

@@ -50,6 +50,7 @@ def show(results: Mapping[str, Any], compared: Comparison | None, *, as_json: bo
         ("kernel", _kernel),
         ("consumer", _consumer),
         ("styles", _styles),
+        ("console", _console),
         ("age", _age),
     ):
         if name in results:
@@ -98,6 +99,22 @@ def _hostile(found: Sequence[Mapping[str, Any]]) -> Table:
         figures = (one["reads_failed"], one["orders"], one["turned_away"], failures)
         ms = (f"{one['p50_ms']:.1f}", f"{one['p99_ms']:.1f}", f"{times:.1f}")
         table.add_row(one["what"], *ms, *map(str, figures))
+    return table
+
+
+def _console(found: Mapping[str, Any]) -> Table:
+    title = (
+        f"CPU of an order at {found['orders_per_second']:.0f} orders/s, medians of {found['turns']} turns of "
+        f"{found['seconds']:.0f} s: {found['services_percent_more']:+.1f} % for the services"
+    )
+    table = _table(title, "part", "console closed", "open")
+    for name, ms in found["cpu_ms_per_order_with"].items():
+        alone = found["cpu_ms_per_order_without"].get(name)
+        table.add_row(name, "" if alone is None else f"{alone:.2f}", f"{ms:.2f}")
+    table.add_section()
+    table.add_row("console, % of a core", "", f"{found['console_cpu_percent_of_a_core']:.1f}")
+    table.add_row("console, MiB", "", f"{found['console_memory_mib']:.0f}")
+    table.add_row("console is gone after", "", f"{found['console_gone_after_seconds']:.0f} s")
     return table
 
 

@@ -24,6 +24,10 @@ def timestamp() -> DateTime:
     return DateTime(timezone=True)
 
 
+class MinorUnits(BigInteger):
+    """Money in minor units (cents): people are shown 400.00 for 40000."""
+
+
 NOT_REPLAYED = "not_replayed"
 """Set in `Table.info` of secrets and leases: they are no facts, and replay does not make them."""
 

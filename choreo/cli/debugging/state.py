@@ -52,7 +52,12 @@ def state(
     today: Annotated[
         bool, typer.Option("--today", help="As today's code decides it, not as recorded.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead, and all of it.")] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="So many rows of each table; says how many are left out.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON instead, and without --limit all of it.")
+    ] = False,
 ) -> None:
     """Print a service's tables as they were at a moment. Reads only.
 
@@ -66,7 +71,7 @@ def state(
     if history and (key is None or diff is not None):
         raise UsageError("--history goes with --key, and without --diff: it tells all that changed.")
     with reading():
-        asyncio.run(_state(service, file, at, key, diff, table, history, today, as_json))
+        asyncio.run(_state(service, file, at, key, diff, table, history, today, limit, as_json))
 
 
 async def _state(
@@ -78,6 +83,7 @@ async def _state(
     table: str | None,
     history: bool,
     today: bool,
+    limit: int | None,
     as_json: bool,
 ) -> None:
     where = system(file)
@@ -99,22 +105,23 @@ async def _state(
             if one is not None:
                 check_reached(one, walk, where)
         if as_json:
-            print(json.dumps(found.as_dict() | today_as_dict(walk), indent=2))
+            told = found.as_dict(limit) if isinstance(found, FoundState) else found.as_dict()
+            print(json.dumps(told | today_as_dict(walk), indent=2))
         else:
             if isinstance(found, FoundHistory):
                 _print_history(name, key, found)
             else:
-                _print(name, found, everything=key is not None)
+                _print(name, found, limit or (None if key else _SHOWN))
             print_today(walk)
         check_complete(walk)
 
 
-def _print(name: str, found: FoundState, *, everything: bool) -> None:
+def _print(name: str, found: FoundState, limit: int | None) -> None:
     paper = Paper()
     if found.other is not None:
         differ = count_of_rows(len(found.differences), "differs", "differ")
         paper.line(f"{name}: {found.moment} → {found.other}, {differ}", "bold")
-        shown = found.differences if everything else found.differences[:_SHOWN]
+        shown = found.differences[:limit]
         for difference in shown:
             paper.difference(difference)
         _more(paper, len(found.differences) - len(shown))
@@ -123,7 +130,7 @@ def _print(name: str, found: FoundState, *, everything: bool) -> None:
     for mapping in found.mappings:
         rows = found.tables.of(mapping)
         paper.line(f"{mapping.table.name}: {count_of_rows(len(rows))}", "cyan")
-        some = list(rows.items()) if everything else list(rows.items())[:_SHOWN]
+        some = list(rows.items())[:limit]
         for row, (told, cause) in some:
             paper.row(mapping, row, told, cause)
         _more(paper, len(rows) - len(some))

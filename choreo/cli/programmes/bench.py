@@ -27,6 +27,7 @@ class Measurement(enum.StrEnum):
     CONSUMER = "consumer"
     STYLES = "styles"
     HOSTILE = "hostile"
+    CONSOLE = "console"
     AGE = "age"
 
 
@@ -86,6 +87,7 @@ def bench(
     than another that runs beside it, in turn. It takes 15 GB of disk and a quarter of an hour.
 
     With --only styles: what an order takes and costs in each style, in turns, medians of three.
+    With --only console: what it costs the services that somebody has the console open, turn by turn.
 
     The load comes from this machine too and is part of what is measured: quote the figures together with the
     machine they name. Afterwards the judge of `choreo chaos` looks at everything. A run in which a promise

@@ -9,7 +9,8 @@ import typer
 
 from choreo.chassis.registry import CONSOLE_PORT_OFFSET
 from choreo.console.server import REST_AFTER_SECONDS, serve
-from choreo.embedded.ports import listen
+from choreo.embedded.console import wait_for_somebody
+from choreo.embedded.ports import LOOPBACK, listen
 from choreo.operations.reading.installation import find_installation, observed, read_settings
 from choreo.operations.reading.replay_source import reading
 from choreo.replay.sources.recording import Recording
@@ -27,11 +28,13 @@ def console(
     settings = read_settings()
     with reading():
         where = Recording(file) if file else observed(find_installation())
-    hosts = settings.hosts.split(",")
     if settings.http_fd is not None:
-        serve(where, hosts, socket.socket(fileno=settings.http_fd), _tell, REST_AFTER_SECONDS)
-    else:
-        serve(where, hosts, listen(settings.port_base + CONSOLE_PORT_OFFSET, "the console"), _tell)
+        listening = socket.socket(fileno=settings.http_fd)
+        serve(where, settings.hosts.split(","), listening, _tell, REST_AFTER_SECONDS)
+        return
+    listening = listen(settings.port_base + CONSOLE_PORT_OFFSET, "the console")
+    _tell(f"http://{LOOPBACK}:{listening.getsockname()[1]}/")
+    wait_for_somebody(listening, *(["--", str(file)] if file else []))
 
 
 def _tell(address: str) -> None:

@@ -29,6 +29,7 @@ from choreo.chassis.registry import (
     service_of,
 )
 from choreo.chassis.settings import OBSERVER, Settings
+from choreo.embedded.console import console_on
 from choreo.embedded.home import Home, cache_directory
 from choreo.embedded.kafka import Kafka
 from choreo.embedded.part import AnswersHttp, OnDemand, Part, Program, accepts_connections
@@ -357,15 +358,7 @@ class System:
 
     def _console(self) -> OnDemand:
         """It finds the observer's access in the run file, and has nobody else's."""
-        console: OnDemand = OnDemand(
-            "console",
-            [sys.executable, "-m", "choreo.cli.main", "console"],
-            log=self.home.logs / "console.log",
-            probe=lambda: "http://" in console.running.output(),  # said once it listens
-            env=_inherited() | {"CHOREO_HTTP_FD": str(self.console_socket.fileno())},
-            listening=self.console_socket,
-        )
-        return console
+        return console_on(self.console_socket, self.home.logs / "console.log", _inherited())
 
     def _settings_of(self, name: str) -> dict[str, str]:
         """As its processes find them in their environment."""

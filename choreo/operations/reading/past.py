@@ -2,12 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
+import psycopg
+
+from choreo.chassis.database.rows import array_type
 from choreo.chassis.registry import services
 from choreo.chassis.transaction.state_store import TableMapping
 from choreo.errors import UsageError
 from choreo.operations.reading.flows import settings_of
+from choreo.operations.reading.installation import Installation
 from choreo.operations.reading.replay_source import (
     System,
     check_reached,
@@ -30,6 +35,7 @@ from choreo.replay.history.moments import End, Moment, Noted
 from choreo.replay.history.state import Difference, Tables, differences, live_rows, tables_at
 from choreo.replay.sources.recording import Recording
 from choreo.replay.sources.records import Source, lacking
+from choreo.replay.trace.find import sessions
 
 
 @dataclass(frozen=True)
@@ -40,19 +46,23 @@ class FoundState:
     tables: Tables
     differences: Sequence[Difference]
 
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+    def as_dict(self, limit: int | None = None) -> dict[str, Any]:
+        """As JSON has it; of each table so many rows, and then how many are left out."""
         if self.other is not None:
             return {
                 "at": str(self.moment),
                 "diff": str(self.other),
                 "differences": [difference_as_dict(found) for found in self.differences],
             }
+        rows = [(mapping.table.name, mapping, self.tables.of(mapping)) for mapping in self.mappings]
         tables = {
-            mapping.table.name: [row_as_dict(mapping, *found) for found in self.tables.of(mapping).values()]
-            for mapping in self.mappings
+            name: [row_as_dict(mapping, *found) for found in islice(of.values(), limit)]
+            for name, mapping, of in rows
         }
-        return {"at": str(self.moment), "tables": tables}
+        told = {"at": str(self.moment), "tables": tables}
+        if limit is None:
+            return told
+        return told | {"left_out": {name: max(0, len(of) - limit) for name, _, of in rows}}
 
 
 @dataclass(frozen=True)
@@ -99,6 +109,44 @@ def tables_of(where: System) -> dict[str, list[str]]:
     names = where.cut.services if isinstance(where, Recording) else known
     made = {name: service.store.mappings for name, service in known.items() if name in names}
     return {name: [mapping.table.name for mapping in mappings] for name, mappings in made.items()}
+
+
+async def read_rows(
+    here: Installation, name: str, table: str, after: Sequence[str], limit: int
+) -> dict[str, Any]:
+    """Returns so many rows of a table as they are now, in the order of its primary key: those behind the one
+    that is named, part by part. However long the table is, no more is read.
+
+    Raises `UsageError`, psycopg.Error.
+    """
+    check_service(name)
+    (mapping,) = chosen(here.service(name).store.mappings, table)
+    columns, primary_key = list(mapping.table.columns), list(mapping.table.primary_key)
+    names = ", ".join(column.name for column in primary_key)
+    if len(after) not in (0, len(primary_key)):
+        raise UsageError(f"A row of {table} is named by {names}.")
+    types = ", ".join(f"%s::{array_type(column)}" for column in primary_key)
+    query = (
+        f"/* past.rows */ SELECT {', '.join(column.name for column in columns)} FROM {table} "
+        f"{f'WHERE ({names}) > ({types})' if after else ''} ORDER BY {names} LIMIT {limit + 1}"
+    )
+    async with sessions({name: here.database_urls[name]}) as conns:
+        try:
+            found = await (await conns[name].execute(query.encode(), [*after])).fetchall()
+        except psycopg.DataError:
+            raise UsageError(f"{', '.join(after)} names no row of {table}.") from None
+    rows = [row_as_dict(mapping, row, None) | {"key": None} for row in found[:limit]]
+    for one in rows:
+        one["key"] = str(one["row"][mapping.key])
+    last = [str(rows[-1]["row"][column.name]) for column in primary_key] if len(found) > limit else None
+    return {
+        "service": name,
+        "table": table,
+        "columns": [column.name for column in columns],
+        "primary_key": [column.name for column in primary_key],
+        "rows": rows,
+        "next_after": last,
+    }
 
 
 async def read_past(

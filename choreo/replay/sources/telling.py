@@ -13,7 +13,7 @@ def telling(type: str, data: Mapping[str, Any]) -> str:
     """Writes the fields that tell a fact's story, as the fact declares them."""
     fact = FACT_OF_TYPE.get(type)
     told = {name: data.get(name) for name in (fact.TELLS if fact else ())}
-    return ", ".join(f"{name} {_cut_off(shown(value))}" for name, value in told.items() if value is not None)
+    return ", ".join(f"{name} {cut_off(shown(value))}" for name, value in told.items() if value is not None)
 
 
 def whose(key: str, *, whole: bool = False) -> str:
@@ -25,5 +25,5 @@ def shown(value: Any) -> str:
     return "null" if value is None else str(plain(value)).replace("\n", "⏎")
 
 
-def _cut_off(text: str) -> str:
+def cut_off(text: str) -> str:
     return text if len(text) <= _SHORT else f"{text[: _SHORT - 1]}…"
