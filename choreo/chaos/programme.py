@@ -33,39 +33,32 @@ def run(
 
     Raises `Unavailable` where a system cannot be started at all, or what the judge knows is not installed.
     """
-    require_services(CONSUMED)
-    outcomes: list[Outcome] = []
-    progress = _Remaining(total=runs * len(faults))
-    try:
-        for number in range(runs):
-            screen.run(number + 1, runs, seed + number)
-            for together in _systems(faults):
-                outcomes += _one_system(together, seed + number, screen, progress, report, keep=keep)
-    finally:
-        progress.done()
-    screen.totals(runs, outcomes)
-    return not any(outcome.violations for outcome in outcomes)
+    programme = _Programme(screen, _Remaining(total=runs * len(faults)), report, keep)
+    for number in range(runs):
+        screen.run(number + 1, runs, seed + number)
+        for system in _systems(faults):
+            programme.put_through(system, seed + number)
+    screen.totals(runs, programme.outcomes)
+    return programme.held
 
 
 def run_for(seconds: float, seed: int, screen: Screen, report: Report | None, *, keep: bool) -> bool:
     """Whether every promise was kept by system after system, each put through what chance decides.
 
-    The last one ends with the first fault that begins too late. Raises as `run` does.
+    Nothing is begun any more when the time is over. Raises as `run` does.
     """
-    require_services(CONSUMED)
-    outcomes: list[Outcome] = []
     progress = _Remaining(until=time.monotonic() + seconds)
+    programme = _Programme(screen, progress, report, keep)
     number = 0
     try:
         for number, system in enumerate(systems(Random(seed)), start=1):
             screen.run(number, None, seed + number)
-            outcomes += _one_system(system, seed + number, screen, progress, report, keep=keep)
+            programme.put_through(system, seed + number)
             if progress.is_over:
                 break
-    finally:
-        progress.done()
-        screen.totals(number, outcomes)
-    return not any(outcome.violations for outcome in outcomes)
+    finally:  # whoever breaks it off wants to know as well
+        screen.totals(number, programme.outcomes)
+    return programme.held
 
 
 def _systems(faults: Sequence[Fault]) -> Iterator[System]:
@@ -76,38 +69,46 @@ def _systems(faults: Sequence[Fault]) -> Iterator[System]:
     yield from (((), [fault]) for fault in faults if not fault.judged)
 
 
-def _one_system(
-    what: System, seed: int, screen: Screen, progress: "_Remaining", report: Report | None, *, keep: bool
-) -> list[Outcome]:
-    """Ends early where a fault could not be put right: what follows would only show it again."""
-    arguments, faults = what
-    outcomes: list[Outcome] = []
-    progress.stage("starting a system")
-    with ThrowawaySystem((*UP, *arguments)) as system:
-        system.start()
-        trial = Trial(system, seed)
-        held = False
-        try:
-            for fault in faults:
-                progress.next(fault.sentence)
-                outcome = trial.put_through(fault)
-                if fault is faults[-1] and fault.judged:
-                    outcome = replace(outcome, violations=(*outcome.violations, *trial.ask_doctor()))
-                outcomes.append(outcome)
-                progress.done()
-                screen.outcome(outcome)
-                if outcome.gave_up or progress.is_over:
-                    break
-            held = not trial.violations
-            if services := unknown(trial.history):
-                screen.unjudged(services)
-        finally:
-            progress.done()
-            if report and outcomes:
-                report.add(outcomes, trial.timeline())
-            if keep or not held:
-                screen.kept(keep_evidence(trial))
-    return outcomes
+class _Programme:
+    def __init__(self, screen: Screen, progress: "_Remaining", report: Report | None, keep: bool) -> None:
+        require_services(CONSUMED)
+        self.outcomes: list[Outcome] = []
+        self._screen, self._progress, self._report, self._keep = screen, progress, report, keep
+
+    @property
+    def held(self) -> bool:
+        return not any(outcome.violations for outcome in self.outcomes)
+
+    def put_through(self, what: System, seed: int) -> None:
+        """Ends early where a fault could not be put right: what follows would only show it again."""
+        arguments, faults = what
+        begun = len(self.outcomes)
+        self._progress.stage("starting a system")
+        with ThrowawaySystem((*UP, *arguments)) as system:
+            system.start()
+            trial = Trial(system, seed)
+            held = False
+            try:
+                for number, fault in enumerate(faults, start=1):
+                    self._progress.next(fault.sentence)
+                    outcome = trial.put_through(fault)
+                    is_last = number == len(faults) or self._progress.is_over
+                    if is_last and fault.judged:
+                        outcome = replace(outcome, violations=(*outcome.violations, *trial.ask_doctor()))
+                    self.outcomes.append(outcome)
+                    self._progress.done()
+                    self._screen.outcome(outcome)
+                    if outcome.gave_up or is_last:
+                        break
+                held = not trial.violations
+                if services := unknown(trial.history):
+                    self._screen.unjudged(services)
+            finally:
+                self._progress.done()
+                if self._report and self.outcomes[begun:]:
+                    self._report.add(self.outcomes[begun:], trial.timeline())
+                if self._keep or not held:
+                    self._screen.kept(keep_evidence(trial))
 
 
 def keep_evidence(trial: Trial) -> Path:

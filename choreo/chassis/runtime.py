@@ -91,6 +91,7 @@ _PROBLEMS = {
         retry_after=2,
     ),
     Unavailable: _AWAY,
+    psycopg.OperationalError: _AWAY,
     OperationalError: _AWAY,
     InterfaceError: _AWAY,
     PoolTimeout: _AWAY,

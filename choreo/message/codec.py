@@ -46,11 +46,11 @@ class Record:
     @property
     def digest(self) -> bytes:
         """Tells these bytes from all others."""
-        digest = blake2b(digest_size=16)
-        for part in (self.key, self.value, *(text for pair in self.headers for text in pair)):
-            data = part.encode() if isinstance(part, str) else part
-            digest.update(b"-" if data is None else b"%d:%b" % (len(data), data))
-        return digest.digest()
+        parts = [self.key, self.value]
+        for name, value in self.headers:
+            parts += name.encode(), value
+        told = b"".join([b"-" if part is None else b"%d:%b" % (len(part), part) for part in parts])
+        return blake2b(told, digest_size=16).digest()
 
 
 @dataclass(frozen=True, slots=True)

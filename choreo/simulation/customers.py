@@ -17,8 +17,8 @@ from choreo.simulation.database import NOT_TEXT
 from choreo.simulation.replica import Replica
 
 _TIMEOUT_SECONDS = 6.0
-_PATIENCE_SECONDS = 60.0
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 1.0
+_PATIENCE_SECONDS = 20.0
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 3.2
 _IMPATIENT = 0.1
 _TOO_DEAR = 0.3
 _CANCELS = 0.5

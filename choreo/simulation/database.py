@@ -54,9 +54,13 @@ class Database:
         *,
         meet: Meet = nothing,
         is_shared: Callable[[], bool] = lambda: True,
+        is_calm: Callable[[], bool] = lambda: False,
         lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
     ) -> None:
-        """`is_shared`: whether more than one process that is alive uses it."""
+        """`is_shared`: whether more than one process that is alive uses it. `is_calm`: whether nothing
+        befalls the next statements.
+        """
+        self.is_calm = is_calm
         self.states = states
         self.sessions = 0
         """So many transactions are not over."""
@@ -66,8 +70,8 @@ class Database:
         """Called where a client's socket of this number has something to be read."""
         self.before_commit: Callable[[Mapping[Name, Any]], None] = lambda written: None
         """Shown what becomes visible next."""
-        self._meet = meet
-        self._is_shared = is_shared
+        self.meet = meet
+        self.is_shared = is_shared
         self.committed: dict[str, dict[Name, Any]] = defaultdict(dict)
         """By table, and there by name."""
         self.memory = Memory(states.mappings)
@@ -76,6 +80,8 @@ class Database:
         """Who has locked a row, or written what others cannot see yet."""
         self.waiting = 0
         """So many sessions wait for a lock."""
+        self.met: set[tuple[str, str]] = set()
+        """Statements that waited for somebody else's transaction, each with the last one of that."""
         self.mapping_of = {mapping.table.name: mapping for mapping in states.mappings}
         self._lock_timeout_seconds = lock_timeout_seconds
         self._numbers: Counter[str] = Counter()
@@ -85,24 +91,10 @@ class Database:
         for place in places:
             self.committed["positions"].setdefault(("positions", *place.place), place)
 
-    @property
-    def is_private(self) -> bool:
-        """Nobody else could tell in which order the statements of the one transaction that is there are
-        carried out: so that is not drawn.
-        """
-        return self.sessions == 1 and not self._is_shared()
-
     async def turn(self, statement: str) -> None:
-        """Awaited before each statement, and after a commit: others may go on meanwhile."""
+        """Awaited before a statement that is no part of a transaction: others may go on meanwhile."""
         await give_way()
-        if seconds := self._meet(statement):
-            await asyncio.sleep(seconds)
-
-    async def own_turn(self, statement: str) -> None:
-        """Likewise, in the midst of a round trip."""
-        if not self.is_private:
-            await give_way()
-        if seconds := self._meet(statement):
+        if seconds := self.meet(statement):
             await asyncio.sleep(seconds)
 
     def rows(self, table: str) -> list[Any]:
@@ -114,10 +106,11 @@ class Database:
         self._numbers[table] += 1
         return self._numbers[table]
 
-    async def until_ended(self, other: "Session") -> None:
+    async def until_ended(self, waiter: "Session", other: "Session") -> None:
         """Returns when that transaction is over. Raises what Postgres raises for who waits too long."""
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         other.waiters.append(ended)
+        self.met.add((waiter.at, other.at))
         self.waiting += 1
         try:
             async with asyncio.timeout(self._lock_timeout_seconds):
@@ -133,12 +126,19 @@ class Session:
 
     def __init__(self, database: Database) -> None:
         self.waiters: list[asyncio.Future[None]] = []
+        self.at = "outside"
+        """Its last statement."""
         self.database = self._database = database
         self._is_open = False
         self._locked: set[Name] = set()
         self._written: dict[Name, Any] = {}
         """By name; what is deleted is None. Of a further unique column the name of the row."""
         self._open()
+
+    @property
+    def is_alone(self) -> bool:
+        """Nobody else could tell in which order its statements are carried out: so that is not drawn."""
+        return self._database.sessions == self._is_open and not self._database.is_shared()
 
     def _open(self) -> None:
         if not self._is_open:
@@ -259,13 +259,13 @@ class Session:
             assert holder
             if name not in holder._written:
                 break
-            await self._database.until_ended(holder)
+            await self._database.until_ended(self, holder)
         return self.visible(name) is not None
 
     async def _take(self, name: Name) -> None:
         while (holder := self._database.holders.get(name)) not in (None, self):
             assert holder
-            await self._database.until_ended(holder)
+            await self._database.until_ended(self, holder)
         self._hold(name)
 
     def _hold(self, name: Name) -> None:

@@ -11,6 +11,9 @@ from choreo.chassis.transaction.positions import TopicPartition
 from choreo.simulation.database import Database, Name
 from choreo.simulation.log import Log
 
+_DIGITS = 6
+"""Of a second: what clocks tell apart."""
+
 
 class Watch:
     """Of all databases. `breach` is told a promise and a sentence."""
@@ -83,7 +86,7 @@ def out_of_turn(log: Log, begin: datetime, *, clocks_agree: bool) -> Iterator[Vi
             due[data["order_id"]] = (datetime.fromisoformat(data["decide_by"]) - begin).total_seconds()
         if type_ == "OrderCancelled" and data["reason"] == "expired" and clocks_agree:
             order = data["order_id"]
-            if order in answered and answered[order] < due.get(order, 0.0):
+            if order in answered and round(answered[order], _DIGITS) < due.get(order, 0.0):
                 yield Violation("I2", f"order {order} is cancelled as expired, and was decided in time")
 
 

@@ -156,6 +156,7 @@ class MemoryApp:
         if not task.cancelled() and not self._stopped.is_set():
             self.crash_reason = task.exception()
             self._stopped.set()
+            self._joined.set()  # who waits for that is told, too
 
     # -- as a member of its group ----------------------------------------------------------------
 

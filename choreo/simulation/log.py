@@ -39,8 +39,13 @@ class Placed:
     """Simulated: when it was appended."""
     producer: tuple[int, int] = (-1, -1)
     """Its id, and which of its records this is."""
-    is_hidden: bool = False
-    """A marker, or aborted: who reads what is committed does not see it."""
+    digest: bytes = b""
+    """Of the record; none of what is hidden."""
+
+    @property
+    def is_hidden(self) -> bool:
+        """A marker, or aborted: who reads what is committed does not see it."""
+        return not self.digest
 
     @property
     def key(self) -> bytes | None:
@@ -72,9 +77,10 @@ class Partition:
         self, record: Record, producer: tuple[int, int] = (-1, -1), *, is_hidden: bool = False
     ) -> None:
         time = asyncio.get_running_loop().time()
-        if not is_hidden:
-            self.was_before[self.end, record.digest].add(self.last_visible())
-        self.placed.append(Placed(self.end, record, self.leader_epoch, time, producer, is_hidden))
+        digest = b"" if is_hidden else record.digest
+        if digest:
+            self.was_before[self.end, digest].add(self.last_visible())
+        self.placed.append(Placed(self.end, record, self.leader_epoch, time, producer, digest))
         waiting, self.waiting = self.waiting, []
         for waiter in waiting:
             if not waiter.done():
@@ -82,7 +88,7 @@ class Partition:
 
     def last_visible(self) -> bytes:
         """Its digest."""
-        return next((one.record.digest for one in reversed(self.placed) if not one.is_hidden), b"")
+        return next((one.digest for one in reversed(self.placed) if one.digest), b"")
 
     def next_number(self, producer_id: int) -> int:
         numbers = (one.producer[1] for one in reversed(self.placed) if one.producer[0] == producer_id)

@@ -12,34 +12,40 @@ from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from heapq import heappop, heappush
 from itertools import count
+from math import inf
 from random import Random
 from typing import Any
 
-_TIME_PASSES = 0.02
-"""So often somebody's time is up although others have something to do."""
-
-_TASKS_KEPT = 64
-"""With so many, those that are done are forgotten."""
+_TASKS_KEPT = 128
+"""With so many, or twice as many as go on, those that are done are forgotten."""
 
 
-class _Handle(asyncio.TimerHandle):
+class _Handle:
     """A callback as asyncio knows it, without what this loop has no use for: it is made a thousand times a
     schedule.
     """
 
-    __slots__ = ("process",)
+    __slots__ = ("_args", "_callback", "_cancelled", "_context", "process")
+    _source_traceback = None
 
-    def __init__(self, callback: Callable[..., object], args: Sequence[Any], context: Context | None) -> None:
+    def __init__(
+        self, callback: Callable[..., object], args: Sequence[Any], context: Context, process: "Process"
+    ) -> None:
         self._callback = callback
         self._args = args
-        self._context = context = context if context is not None else copy_context()
+        self._context = context
         self._cancelled = False
-        self._scheduled = False
-        self._source_traceback = None
-        self.process: Process = context.get(_PROCESS, _WORLD)
+        self.process = process
 
     def cancel(self) -> None:
         self._cancelled = True
+
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+
+_Bare = tuple[Callable[..., object], Sequence[Any], Context]
+"""Likewise, of what nobody takes back."""
 
 
 class Process:
@@ -49,7 +55,7 @@ class Process:
         self.name = name
         self.is_alive = True
         self.is_stopped = False
-        self.queue: deque[_Handle] = deque()
+        self.queue: deque[_Handle | _Bare] = deque()
         self.context = copy_context()
         """In which whatever belongs to it is begun."""
         self.context.run(_PROCESS.set, self)
@@ -66,46 +72,65 @@ _PROCESS: ContextVar[Process] = ContextVar("process")
 
 
 class SimulatedLoop(asyncio.BaseEventLoop):
-    def __init__(self, chance: Random, *, stays: float) -> None:
-        """`stays`: how often whoever has just run goes on, if there is more to do."""
+    def __init__(self, chance: Random, *, stays: float, hurries: float) -> None:
+        """`stays`: how often whoever has just run goes on, if there is more to do. `hurries`: how often
+        somebody's time is up although others have something to do.
+        """
         super().__init__()
         self.steps = 0
         self._chance = chance.random
         self._stays = stays
-        self._time = 0.0
-        self._timers: list[tuple[float, int, _Handle]] = []
+        self._hurries = hurries
+        self.now = 0.0
+        """Simulated seconds."""
+        self.nowrs: list[tuple[float, int, _Handle]] = []
         self._numbers = count()
         self._able: list[Process] = []
         """Those with something to do."""
-        self._last: Process | None = None
+        self.alarm_at: float = inf
+        """At which step `alarm` is called, before it."""
+        self.alarm: Callable[[], None] = lambda: None
         self._tasks: list[tuple[asyncio.Task[Any], Process]] = []
+        self._most_tasks = _TASKS_KEPT
         self._readers: dict[int, _Handle] = {}
 
     # -- what asyncio asks of a loop -------------------------------------------------------------
 
     def time(self) -> float:
-        return self._time
+        return self.now
 
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.Handle:
-        handle = _Handle(callback, args, context)
-        self._put(handle)
+    ) -> _Handle | None:
+        """Who gives a context, as tasks and futures do, never takes back what is to be done."""
+        handle: _Handle | None = None
+        if context is None:
+            context = copy_context()
+            handle = _Handle(callback, args, context, context.get(_PROCESS, _WORLD))
+        process = context.get(_PROCESS, _WORLD)
+        if process.is_alive:
+            queue = process.queue
+            if not queue and not process.is_stopped:
+                self._able.append(process)
+            queue.append(handle or (callback, args, context))
         return handle
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.TimerHandle:
-        timer = _Handle(callback, args, context)
-        heappush(self._timers, (when, next(self._numbers), timer))
+    ) -> _Handle:
+        if context is None:
+            context = copy_context()
+        timer = _Handle(callback, args, context, context.get(_PROCESS, _WORLD))
+        heappush(self.nowrs, (when, next(self._numbers), timer))
         return timer
 
     def create_task(  # type: ignore[override]
         self, job: Coroutine[Any, Any, Any], *, name: str | None = None, context: Context | None = None
     ) -> "asyncio.Task[Any]":
         task = asyncio.Task(job, loop=self, name=name or "", context=context)
-        if len(self._tasks) >= _TASKS_KEPT:
+        if len(self._tasks) >= self._most_tasks:
             self._tasks = [kept for kept in self._tasks if not kept[0].done()]
+            self._most_tasks = max(_TASKS_KEPT, 2 * len(self._tasks))
         process = context.get(_PROCESS, _WORLD) if context else _PROCESS.get(_WORLD)
         self._tasks.append((task, process))
         return task
@@ -118,7 +143,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self, fd: Any, callback: Callable[..., object], *args: Any
     ) -> None:
         """Of a socket that is none, whose client is the process that asks."""
-        self._readers[fd] = _Handle(callback, args, None)
+        context = copy_context()
+        self._readers[fd] = _Handle(callback, args, context, context.get(_PROCESS, _WORLD))
 
     def remove_reader(self, fd: Any) -> bool:
         return self._readers.pop(fd, None) is not None
@@ -126,7 +152,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def readable(self, fd: int) -> None:
         """There is something to be read."""
         if reader := self._readers.get(fd):
-            self._put(_Handle(reader._callback, reader._args, reader._context))
+            self.call_soon(reader._callback, *reader._args, context=reader._context)
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """What nobody waited for any more: its process is gone, or whoever asked has given up."""
@@ -136,23 +162,48 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     # -- how it goes on --------------------------------------------------------------------------
 
-    def play(self, until: Callable[[], bool], seconds: float, at_step: Callable[[int], None]) -> bool:
+    def play(self, until: Callable[[], bool], seconds: float) -> bool:
         """Whether it came to that within so many simulated seconds; asked whenever time passes."""
         events._set_running_loop(self)
-        limit = self._time + seconds
+        chance, able, stays, hurries = self._chance, self._able, self._stays, self._hurries
+        limit = self.now + seconds
+        last: Process | None = None
         try:
             while True:
-                if not self._able or self._chance() < _TIME_PASSES:
+                if not able or chance() < hurries:
                     if until():
                         return True
-                    if (not self._pass_time() and not self._able) or self._time > limit:
+                    if (not self._pass_time() and not able) or self.now > limit:
                         return False
-                    if not self._able:
+                    if not able:
                         continue
                 self.steps += 1
-                at_step(self.steps)
-                if self._able:  # whoever was, may be dead now
-                    self._step()
+                if self.steps >= self.alarm_at:
+                    self.alarm()
+                    if not able:  # whoever was is dead now
+                        continue
+                if last is not None and last.queue and not last.is_stopped and chance() < stays:
+                    process, index = last, -1
+                else:
+                    index = int(chance() * len(able))
+                    process = last = able[index]
+                queue = process.queue
+                handle = queue.popleft()
+                if not queue:
+                    if index < 0:
+                        index = able.index(process)
+                    able[index] = able[-1]
+                    able.pop()
+                if isinstance(handle, tuple):
+                    callback, args, context = handle
+                elif handle._cancelled:
+                    continue
+                else:
+                    callback, args, context = handle._callback, handle._args, handle._context
+                try:  # noqa: SIM105 - that would make a block of it at every step
+                    context.run(callback, *args)
+                except Exception:  # nobody waits for it any more, or whoever asked has given up
+                    pass
         finally:
             events._set_running_loop(None)
 
@@ -188,40 +239,17 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         if process in self._able:
             self._able.remove(process)
 
-    def _put(self, handle: _Handle) -> None:
-        process = handle.process
-        if not process.is_alive:
-            return
-        if not process.queue and not process.is_stopped:
-            self._able.append(process)
-        process.queue.append(handle)
-
-    def _step(self) -> None:
-        able = self._able
-        last = self._last
-        if last is not None and last.queue and not last.is_stopped and self._chance() < self._stays:
-            process, index = last, -1
-        else:
-            index = int(self._chance() * len(able))
-            process = self._last = able[index]
-        handle = process.queue.popleft()
-        if not process.queue:
-            if index < 0:
-                index = able.index(process)
-            able[index] = able[-1]
-            able.pop()
-        if not handle._cancelled:
-            with suppress(Exception):  # nobody waits for it any more, or whoever asked has given up
-                handle._context.run(handle._callback, *handle._args)
-
     def _pass_time(self) -> bool:
         """To when the next one's time is up. Whether there is one."""
-        while self._timers:
-            when, _, timer = heappop(self._timers)
+        while self.nowrs:
+            when, _, timer = heappop(self.nowrs)
             if timer._cancelled or not timer.process.is_alive:
                 continue
-            self._time = max(self._time, when)
-            self._put(timer)
+            self.now = max(self.now, when)
+            process = timer.process
+            if not process.queue and not process.is_stopped:
+                self._able.append(process)
+            process.queue.append(timer)
             return True
         return False
 
@@ -233,7 +261,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
                 with suppress(Exception):  # it would await something more, or take this for trouble
                     task.get_coro().close()
         self._tasks.clear()
-        self._timers.clear()
+        self.nowrs.clear()
         self._able.clear()
         super().close()
 

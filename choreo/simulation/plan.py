@@ -39,6 +39,9 @@ _CRASHES = 0.4
 """So often processes are killed, whatever else happens: there are many places to die at."""
 
 
+_WATCHED = 0.1
+
+
 @dataclass(frozen=True)
 class Plan:
     faults: tuple[str, ...]
@@ -55,6 +58,14 @@ class Plan:
     """How often whoever has just run goes on."""
     deadline_seconds: float
     """Of an order."""
+    is_watched: bool = True
+    """Whether handlers that try to reach outside are found out."""
+    hurries: float = 0.02
+    """How often somebody's time is up although others have something to do."""
+    look_seconds: float = 1.0
+    """How often those look for news who are told of them. As the services do it, or seldom: most looks find
+    nothing, and a world with few of them is played several times as fast.
+    """
 
     @classmethod
     def from_told(cls, told: Mapping[str, Any]) -> Self:
@@ -70,11 +81,14 @@ def drawn(chance: Random) -> Plan:
         faults=tuple(kinds),
         most_faults=chance.choice((1, 2, 4, 8, 16)),
         steps_between_faults=chance.choice((30, 100, 250)),
-        replicas=chance.choice((1, 1, 2)),
-        partitions=chance.choice((1, 1, 2)),
-        customers=chance.choice((1, 1, 2)),
+        replicas=chance.choice((1, 1, 1, 2)),
+        partitions=chance.choice((1, 1, 1, 2)),
+        customers=chance.choice((1, 1, 1, 1, 1, 1, 2)),
         is_one_name=chance.random() < 0.2,
-        orders=chance.choice((1, 1, 2, 3)),
+        orders=chance.choice((1, 1, 1, 1, 1, 1, 2, 3)),
         stays=chance.choice((0.0, 0.5, 0.9)),
         deadline_seconds=chance.choice((4.0, 30.0)),
+        is_watched=chance.random() < _WATCHED,
+        hurries=chance.choice((0.0, 0.002, 0.02)),
+        look_seconds=chance.choice((1.0, 5.0, 5.0, 5.0)),
     )

@@ -1,16 +1,22 @@
 """Many worlds, one seed after the other, and what is said of them."""
 
+import gc
+import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import combinations
 from multiprocessing import get_context
 
 from choreo.simulation.world import Outcome, play
 
 _PIECE = 50
 """Seeds that a process is given at once."""
+_WORLDS_KEPT = 25
+"""So many that are over may wait in memory to be collected."""
 
 
 @dataclass
@@ -25,6 +31,10 @@ class Summary:
     """By kind of fault, how many worlds had it."""
     killed_at: set[str] = field(default_factory=set)
     """Awaits at which a process was when it was killed."""
+    coincided: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Two kinds of faults, and how many worlds had both."""
+    met: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """A statement that waited for another transaction, and the last one of that: in how many worlds."""
     broken: list[Outcome] = field(default_factory=list)
 
     @property
@@ -42,7 +52,14 @@ class Summary:
         self.faults += other.faults
         self.kinds.update(other.kinds)
         self.killed_at |= other.killed_at
+        self.coincided.update(other.coincided)
+        self.met.update(other.met)
         self.broken += other.broken
+
+
+def processes_for(schedules: int) -> int:
+    """One for each core there is, if each has enough to do."""
+    return max(1, min(len(os.sched_getaffinity(0)), schedules // _PIECE))
 
 
 def simulate_beside(
@@ -70,17 +87,39 @@ def simulate(
 ) -> Summary:
     """Ends with the seeds, or when so many have broken a promise. `tell` is told how many are done."""
     summary, begun = Summary(), time.monotonic()
-    for seed in seeds:
-        outcome = play(seed)
-        summary.schedules += 1
-        summary.steps += outcome.steps
-        summary.faults += outcome.faults
-        summary.kinds.update(outcome.plan.faults)
-        summary.killed_at |= outcome.killed_at
-        if outcome.violations:
-            summary.broken.append(outcome)
-        summary.wall_seconds = time.monotonic() - begun
-        tell(summary.schedules)
-        if len(summary.broken) >= most_broken:
-            break
+    with _collected_between_worlds() as collect:
+        for seed in seeds:
+            outcome = play(seed)
+            summary.schedules += 1
+            summary.steps += outcome.steps
+            summary.faults += outcome.faults
+            summary.kinds.update(outcome.plan.faults)
+            summary.killed_at |= outcome.killed_at
+            summary.coincided.update(combinations(sorted(outcome.befell), 2))
+            summary.met.update(outcome.met)
+            if outcome.violations:
+                summary.broken.append(outcome)
+            summary.wall_seconds = time.monotonic() - begun
+            tell(summary.schedules)
+            if len(summary.broken) >= most_broken:
+                break
+            if summary.schedules % _WORLDS_KEPT == 0:
+                collect()
     return summary
+
+
+@contextmanager
+def _collected_between_worlds() -> Iterator[Callable[[], object]]:
+    """What is no more needed is looked for when it is asked for, and not in the midst of a world; and what
+    was there before is not looked through again and again.
+    """
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield gc.collect
+    finally:
+        gc.unfreeze()
+        if was_on:
+            gc.enable()

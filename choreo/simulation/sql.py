@@ -5,8 +5,7 @@ text is not read: what a statement means is said here once more, as far as its r
 """
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache, partial
 from itertools import count
@@ -37,20 +36,16 @@ class MemoryEngine:
         self._store = store
         self._clock = clock
 
-    @asynccontextmanager
-    async def connect(self) -> AsyncIterator["_Pooled"]:
-        async with self._store.transaction() as opened:
-            yield _Pooled(MemoryConnection(self._store, opened, self._clock))
+    async def raw_connection(self) -> "_Pooled":
+        return _Pooled(self._store, self._store.open(), self._clock)
 
 
 class _Pooled:
-    def __init__(self, connection: "MemoryConnection") -> None:
-        self.driver_connection = connection
-
-    async def get_raw_connection(self) -> "_Pooled":
-        return self
-
-    async def invalidate(self) -> None: ...
+    def __init__(
+        self, store: MemoryStore[Any], opened: MemoryTransaction[Any], clock: Callable[[], datetime]
+    ) -> None:
+        self.driver_connection = MemoryConnection(store, opened, clock)
+        self.close = self.invalidate = partial(store.close, opened)
 
 
 class MemoryConnection(psycopg.AsyncConnection[Any]):
@@ -85,14 +80,12 @@ class MemoryConnection(psycopg.AsyncConnection[Any]):
 
     async def rows(self, name: str, values: Any) -> Rows:
         """Carried out by the server, whatever becomes of who asked. Raises psycopg.Error."""
-        statement = {**STATEMENTS, "relay.listen": self._listen, "relay.tell": self._tell}[name]
-        run = partial(statement, self._opened.session)
+        statement = STATEMENTS.get(name) or {"relay.listen": self._listen, "relay.tell": self._tell}[name]
 
-        async def carry_out() -> Rows:
-            found = run(self._clock(), values)
-            return found if isinstance(found, list) else await found
+        def carry_out() -> Rows | Awaitable[Rows]:
+            return statement(self._opened.session, self._clock(), values)
 
-        found: Rows = await self._opened.ask(name, carry_out, commits=self._commits)
+        found: Rows = await self._opened.ask(name, carry_out, commits=self._commits and name not in READING)
         if self._told:
             self._told = False
             for handler in self._handlers:
@@ -231,9 +224,9 @@ def outbox_rows(session: Session) -> list[Any]:
 
 
 def outbox_lowest(session: Session, now: datetime, values: Any) -> Rows:
-    partitions, limit = values
+    partitions, (limit,) = values
     found = [row for row in outbox_rows(session) if row.partition in partitions]
-    columns = ("position", "event_id", "key", "partition", "value", "headers", "decided_at")
+    columns = ("event_id", "key", "partition", "value", "headers", "decided_at", "position")
     return [{name: getattr(row, name) for name in columns} for row in found[:limit]]
 
 
@@ -456,3 +449,19 @@ STATEMENTS: dict[str, Statement] = {
     "orders.undecided_since": orders_undecided_since,
     "SET synchronous_commit": nothing,
 }
+READING = frozenset(
+    {
+        "positions.read",
+        "outbox.lowest",
+        "outbox.count",
+        "outbox.strays",
+        "outbox.since",
+        "relay_leases.unowned",
+        "parked.blocked",
+        "orders.next_deadline",
+        "orders.due",
+        "orders.undecided_since",
+        "SET synchronous_commit",
+    }
+)
+"""They leave nothing to be committed."""

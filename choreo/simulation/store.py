@@ -6,10 +6,10 @@ loses the connection, may have committed all the same.
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import Context, copy_context
 from functools import partial, reduce
+from inspect import iscoroutine
 from types import SimpleNamespace
 from typing import Any, Generic, TypeVar
 from uuid import UUID
@@ -38,7 +38,8 @@ class _Step:
     __slots__ = ("name", "result", "run")
     result: Any
 
-    def __init__(self, name: str, run: Callable[[], Awaitable[Any]]) -> None:
+    def __init__(self, name: str, run: Callable[[], Any]) -> None:
+        """`run` may be a coroutine's function: one that has to wait."""
         self.name = name
         self.run = run
 
@@ -51,10 +52,13 @@ class _Late(Exception):
 
 
 class MemoryTransaction(Generic[S]):
-    """Like `PostgresTransaction`. `context` is where its server runs."""
+    """Like `PostgresTransaction`. `context` gives one in which its server runs."""
 
     def __init__(
-        self, database: Database, context: Context, connection: Callable[["MemoryTransaction[S]"], Any]
+        self,
+        database: Database,
+        context: Callable[[], Context],
+        connection: Callable[["MemoryTransaction[S]"], Any],
     ) -> None:
         self._database = database
         self._context = context
@@ -89,7 +93,7 @@ class MemoryTransaction(Generic[S]):
             await self._session.insert(tables.keys, _key(key, 0), unless_there=True)
 
     def load(self, wanted: Mapping[str, Sequence[object]]) -> Later[dict[str, S]]:
-        return self._look("load", lambda: self._states(wanted))
+        return self._add("load", lambda: self._states(wanted))
 
     def _states(self, wanted: Mapping[str, Sequence[object]]) -> dict[str, S]:
         states, memory = self._database.states, self._session.states()
@@ -102,12 +106,12 @@ class MemoryTransaction(Generic[S]):
         }
 
     def seen(self, ids: Collection[UUID]) -> Later[dict[UUID, SeenInput]]:
-        return self._look("journal.seen", lambda: _seen(self._session, ids)) if ids else dict
+        return self._add("journal.seen", lambda: _seen(self._session, ids)) if ids else dict
 
     def blocked(self, wanted: Collection[str]) -> Later[set[str]]:
         if not wanted:
             return set
-        parked = self._look("parked.blocked", lambda: {row.key for row in self._session.all("parked")})
+        parked = self._add("parked.blocked", lambda: {row.key for row in self._session.all("parked")})
         return lambda: parked().intersection(wanted)
 
     def save(self, before: Mapping[str, S], after: Mapping[str, S]) -> None:
@@ -163,19 +167,13 @@ class MemoryTransaction(Generic[S]):
         await self.send()
         await side_write(self._connection(self), decided)
 
-    async def ask(self, name: str, run: Callable[[], Awaitable[Any]], *, commits: bool) -> Any:
+    async def ask(self, name: str, run: Callable[[], Any], *, commits: bool) -> Any:
         """A statement that is sent alone, or with its commit."""
         result = self._add(name, run)
         await (self.commit() if commits else self.send())
         return result()
 
-    def _look(self, name: str, look: Callable[[], Any]) -> Later[Any]:
-        async def run() -> Any:
-            return look()
-
-        return self._add(name, run)
-
-    def _add(self, name: str, run: Callable[[], Awaitable[Any]]) -> Later[Any]:
+    def _add(self, name: str, run: Callable[[], Any]) -> Later[Any]:
         step = _Step(name, run)
         self._steps.append(step)
         return step
@@ -187,10 +185,10 @@ class MemoryTransaction(Generic[S]):
         await self.send()
 
     async def _commit(self) -> None:
-        if self._database.is_private:  # where it is not, it has just done so
+        if self._trip and self._session.is_alone:  # where it is not, it has just done so
             await give_way()
         self._session.end(commit=True)
-        await self._database.turn("committed")
+        await self._take_time("committed")
 
     async def send(self) -> None:
         steps, self._steps = self._steps, []
@@ -200,29 +198,56 @@ class MemoryTransaction(Generic[S]):
             raise psycopg.OperationalError("the connection is lost")
         if self._failed:
             raise psycopg.errors.InFailedSqlTransaction("current transaction is aborted")
+        if self._session.is_alone and self._database.is_calm():
+            await self._carry_out_in_passing(steps)
+            return
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[None] = loop.create_future()
-        self._trip = loop.create_task(self._carry_out(steps, answer), context=self._context)
-        limit = loop.call_later(ANSWER_TIMEOUT_SECONDS, _give_up, answer)
+        self._answer = answer = loop.create_future()
+        self._trip = loop.create_task(self._carry_out(steps, answer), context=self._context())
         try:
             await answer
         except _Late:
             self._is_gone = True
             raise psycopg.OperationalError("the database did not answer") from None
-        finally:
+
+    async def _carry_out_in_passing(self, steps: Sequence[_Step]) -> None:
+        """The server's part, where nobody could tell when that was: it costs a third."""
+        await give_way()
+        if self._is_gone:
+            raise psycopg.OperationalError("the connection is lost")
+        try:
+            for step in steps:
+                self._database.meet(step.name)
+                self._session.at = step.name
+                result = step.run()
+                step.result = await result if iscoroutine(result) else result
+        except Exception:
+            self._failed = True
+            self._session.end(commit=False)
+            raise
+        await give_way()
+
+    async def _take_time(self, name: str) -> None:
+        """What befalls a statement. Whoever waits for too long for what takes time waits no more."""
+        if seconds := self._database.meet(name):
+            loop = asyncio.get_running_loop()
+            limit = loop.call_later(ANSWER_TIMEOUT_SECONDS, _give_up, self._answer)
+            await asyncio.sleep(seconds)
             limit.cancel()
 
     async def _carry_out(self, steps: Sequence[_Step], answer: "asyncio.Future[None]") -> None:
-        """The server's part."""
+        """The server's part. It begins when it is its turn, and others may go on before each of its further
+        statements.
+        """
         error: Exception | None = None
         try:
-            turn = self._database.turn
             for step in steps:
-                await turn(step.name)
-                step.result = await step.run()
-                turn = self._database.own_turn
-        except asyncio.CancelledError:
-            error = psycopg.errors.AdminShutdown("terminating connection")
+                if step is not steps[0] and not self._session.is_alone:
+                    await give_way()
+                await self._take_time(step.name)
+                self._session.at = step.name
+                result = step.run()
+                step.result = await result if iscoroutine(result) else result
         except Exception as raised:
             error, self._failed = raised, True
         finally:
@@ -246,6 +271,8 @@ class MemoryTransaction(Generic[S]):
         self._database.listeners.pop(self, None)
         if self._trip:
             self._trip.cancel()
+            if not self._answer.done():
+                self._answer.set_exception(psycopg.errors.AdminShutdown("terminating connection"))
         self._session.end(commit=False)
 
     def hang_up(self) -> None:
@@ -272,17 +299,17 @@ class MemoryStore(Generic[S]):
         self._connection = connection
         self._open: dict[MemoryTransaction[S], None] = {}
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[MemoryTransaction[S]]:
-        opened: MemoryTransaction[S] = MemoryTransaction(
-            self._database, self._new_context(), self._connection
-        )
+    def transaction(self) -> "_Opened[S]":
+        return _Opened(self)
+
+    def open(self) -> MemoryTransaction[S]:
+        opened: MemoryTransaction[S] = MemoryTransaction(self._database, self._new_context, self._connection)
         self._open[opened] = None
-        try:
-            yield opened
-        finally:
-            self._open.pop(opened, None)
-            opened.hang_up()
+        return opened
+
+    def close(self, opened: MemoryTransaction[S]) -> None:
+        self._open.pop(opened, None)
+        opened.hang_up()
 
     async def seen(self, ids: Collection[UUID]) -> dict[UUID, SeenInput]:
         async with self.transaction() as opened:
@@ -316,6 +343,20 @@ class MemoryStore(Generic[S]):
         for opened in self._open:
             if opened.is_idle:
                 opened.end()
+
+
+class _Opened(Generic[S]):
+    """A transaction that is open for as long as a block."""
+
+    def __init__(self, store: MemoryStore[S]) -> None:
+        self._store = store
+
+    async def __aenter__(self) -> MemoryTransaction[S]:
+        self._opened = self._store.open()
+        return self._opened
+
+    async def __aexit__(self, *_: object) -> None:
+        self._store.close(self._opened)
 
 
 def _give_up(answer: "asyncio.Future[None]") -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
+from math import inf
 from random import Random
 
 import psycopg
@@ -20,9 +21,10 @@ from choreo.chaos.history import Request
 from choreo.chaos.judge import Violation, judge
 from choreo.chassis import clock
 from choreo.chassis.installed import room_of
-from choreo.chassis.kafka import catch_up, consumer, grants, partition_producer
+from choreo.chassis.kafka import catch_up, consumer, grants, partition_producer, relay
 from choreo.chassis.registry import services
 from choreo.chassis.settings import Settings
+from choreo.chassis.transaction import outbox
 from choreo.chassis.transaction.positions import TopicPartition
 from choreo.errors import HandlerMisbehaves
 from choreo.message.catalog import topic_of
@@ -50,9 +52,8 @@ _SAME = "Ada", "aDa", "adA"
 """Names that are one: whoever comes first has it."""
 _MET = frozenset({"cut", "slow", "acknowledgement", "late", "offsets", "truncation", "mail", "no mail"})
 """Faults that wait for somebody to meet them."""
-_NOTICED_SECONDS = 30.0
-"""Within which a consumer sees that it has read what is there no more."""
-_FIRST_STEPS = 800
+_MET_BY_STATEMENTS = frozenset({"cut", "slow"})
+_FIRST_STEPS = 400
 """Within so many steps trouble begins."""
 _BEGIN = datetime(2030, 1, 7, tzinfo=UTC)
 _TROUBLED_SECONDS, _HEALED_SECONDS = 400.0, 120.0
@@ -76,6 +77,10 @@ class Outcome:
     faults: int
     killed_at: frozenset[str]
     """Awaits, each as `file:line`, at which a process was when it was killed."""
+    befell: frozenset[str]
+    """Kinds of faults that there were."""
+    met: frozenset[tuple[str, str]]
+    """Statements that waited for another transaction, and where that was."""
     told: tuple[str, ...]
     """What happened, line by line; empty where nobody asked for it."""
 
@@ -85,7 +90,7 @@ def play(seed: int, *, trace: bool = False, plan: Plan | None = None) -> Outcome
     `HandlerMisbehaves` for a handler that tries to reach outside.
     """
     world = World(seed, plan or drawn(Random(f"plan {seed}")), trace)
-    with _alone(world.loop):
+    with _alone(world.loop, world.plan.look_seconds):
         outcome = world.play()
     for misbehaved in world.misbehaved:
         raise misbehaved
@@ -93,18 +98,22 @@ def play(seed: int, *, trace: bool = False, plan: Plan | None = None) -> Outcome
 
 
 @contextmanager
-def _alone(loop: SimulatedLoop) -> Iterator[None]:
+def _alone(loop: SimulatedLoop, look_seconds: float) -> Iterator[None]:
     """Who makes a client of Kafka's makes one of the log in memory, who reads the clock by himself reads the
     simulated one, and what is logged of it all nobody reads.
     """
     stand_ins = (
-        (clock, "now", lambda: _BEGIN + timedelta(seconds=loop.time())),
+        (clock, "now", _Clock(loop)),
         (partition_producer, "Cluster", MemoryCluster),
         (grants, "Cluster", MemoryCluster),
         (consumer, "ChunkedApp", MemoryApp),
         (catch_up, "RoundTrip", MemoryTrip),
+        (outbox, "RoundTrip", MemoryTrip),
         (room_of("notification", "leases"), "RoundTrip", MemoryTrip),
         (room_of("order", "queries"), "_FEW", 1),
+        (room_of("order", "admission"), "_PAUSE_SECONDS", look_seconds / 4),
+        (relay, "_POLL_SECONDS", look_seconds),
+        (room_of("notification", "mailer"), "_POLL_SECONDS", look_seconds),
     )
     before = [getattr(module, name) for module, name, _ in stand_ins]
     logged = structlog.get_config()
@@ -119,6 +128,21 @@ def _alone(loop: SimulatedLoop) -> Iterator[None]:
         structlog.configure(**logged)
 
 
+class _Clock:
+    """Asked far more often than time passes."""
+
+    def __init__(self, loop: SimulatedLoop, skew: float = 0.0) -> None:
+        self._loop = loop
+        self._skew = skew
+        self._at, self._now = -1.0, _BEGIN
+
+    def __call__(self) -> datetime:
+        at = self._loop.now
+        if at != self._at:
+            self._at, self._now = at, _BEGIN + timedelta(seconds=at + self._skew)
+        return self._now
+
+
 @cache
 def _roles(deadline_seconds: float) -> dict[str, Role]:
     """By service."""
@@ -130,16 +154,19 @@ class World:
     def __init__(self, seed: int, plan: Plan, trace: bool) -> None:
         self.plan = plan
         self.chance = Random(f"faults {seed}")
-        self.loop = SimulatedLoop(Random(f"steps {seed}"), stays=plan.stays)
+        self.loop = SimulatedLoop(Random(f"steps {seed}"), stays=plan.stays, hurries=plan.hurries)
+        self._clock = _Clock(self.loop)
         self.told: list[str] = []
         self._seed = seed
         self._trace = trace
         self.misbehaved: list[HandlerMisbehaves] = []
         """What was raised for handlers that tried to reach outside."""
-        self._roles = {
-            name: role.guarded_by(partial(guarded, tried=self.misbehaved))
-            for name, role in _roles(plan.deadline_seconds).items()
-        }
+        self._roles = _roles(plan.deadline_seconds)
+        if plan.is_watched:
+            self._roles = {
+                name: role.guarded_by(partial(guarded, tried=self.misbehaved))
+                for name, role in self._roles.items()
+            }
         self._serving: dict[str, list[Replica]] = {name: [] for name in self._roles}
         """By service: its processes that are alive."""
         self.databases = {
@@ -147,6 +174,7 @@ class World:
                 role.service.store,
                 meet=partial(self._statement, name),
                 is_shared=partial(_several, self._serving[name]),
+                is_calm=self._is_calm,
             )
             for name, role in self._roles.items()
         }
@@ -167,24 +195,25 @@ class World:
         """Whether a log has lost what was acknowledged: a person is needed then."""
         self._died: list[str] = []
         self._killed_at: set[str] = set()
+        self._befell: set[str] = set()
         self._customers: list[asyncio.Task[None]] = []
         self._numbers = iter(range(1, 1_000_000))
         self.faults = 0
-        self._next_fault = self.chance.randrange(_FIRST_STEPS) + self._in_steps()
+        self.loop.alarm = self._befall_next
+        self.loop.alarm_at = self.chance.randrange(_FIRST_STEPS) + self._in_steps()
         self._armed: set[str] = set()
         """Faults that wait for somebody to meet them."""
         self._away_until: dict[str, float] = {}
         """By part: the broker, or a service's database."""
+        self._all_there_at = 0.0
         self._is_healed = False
 
     def play(self) -> Outcome:
         try:
             self.loop.inside(self._begin)
-            self.loop.play(self._is_over, _TROUBLED_SECONDS, self._at_step)
+            self.loop.play(self._is_over, _TROUBLED_SECONDS)
             self.loop.inside(self._heal)
-            quiet = self.loop.play(self._is_quiet, _HEALED_SECONDS, lambda step: None)
-            if self._is_cut:
-                self.loop.play(lambda: False, _NOTICED_SECONDS, lambda step: None)
+            quiet = self.loop.play(self._is_quiet, _HEALED_SECONDS)
             violations = [*self._breaches, *(Violation("jobs", text) for text in self._died)]
             if self._is_cut:
                 violations += self._untold()
@@ -204,6 +233,8 @@ class World:
             self.loop.time(),
             self.faults,
             frozenset(self._killed_at),
+            frozenset(self._befell),
+            frozenset().union(*(database.met for database in self.databases.values())),
             tuple(self.told),
         )
 
@@ -246,8 +277,8 @@ class World:
             self.databases[name],
             access,
             partitions=self.plan.partitions,
-            clock=lambda: _BEGIN + timedelta(seconds=self.loop.time() + skew),
-            database_clock=lambda: _BEGIN + timedelta(seconds=self.loop.time()),
+            clock=_Clock(self.loop, skew) if skew else self._clock,
+            database_clock=self._clock,
             mail_server=partial(MailServer, self._mail, partial(self._breach, "mail")),
             died=self._died.append,
         )
@@ -268,7 +299,10 @@ class World:
         return all(task.done() for task in self._customers)
 
     def _is_quiet(self) -> bool:
-        return self._is_over() and not self._unfinished()
+        """Nothing more will come of it."""
+        if self._breaches:
+            return True
+        return self._is_over() and not (any(self._untold()) if self._is_cut else self._unfinished())
 
     def _unfinished(self) -> bool:
         parked = {row.key for database in self.databases.values() for row in database.rows("parked")}
@@ -301,7 +335,7 @@ class World:
             looks.extend(replica.process.begin(replica.admission.look()) for replica in replicas)
 
         self.loop.inside(look)
-        self.loop.play(lambda: all(look.done() for look in looks), 30.0, lambda step: None)
+        self.loop.play(lambda: all(look.done() for look in looks), 30.0)
         if not all(replica.admission.admits("somebody") for replica in replicas):
             yield Violation("admission", "all is decided but what waits for a person, and no order is let in")
 
@@ -310,7 +344,7 @@ class World:
         for name, serving in self._serving.items():
             for row in self.databases[name].rows("positions"):
                 there = self.log.partitions[row.place].placed[row.last_offset : row.last_offset + 1]
-                is_there = row.last_offset < 0 or (there and there[0].record.digest == row.last_digest)
+                is_there = row.last_offset < 0 or (there and there[0].digest == row.last_digest)
                 if not is_there and not any(replica.consumer_job.state.cause for replica in serving):
                     place = f"{row.topic}[{row.partition}]"
                     yield Violation("I7", f"{name} has read what {place} has lost, and says nothing")
@@ -325,8 +359,10 @@ class World:
 
     def _heal(self) -> None:
         self._is_healed = True
+        self.loop.alarm_at = inf
         self._armed.clear()
         self._away_until.clear()
+        self._all_there_at = 0.0
         for replica in self._alive():
             if replica.process.is_stopped:
                 self.loop.resume(replica.process)
@@ -337,11 +373,14 @@ class World:
     def _in_steps(self) -> int:
         return 1 + int(self.chance.expovariate(1 / self.plan.steps_between_faults))
 
-    def _at_step(self, step: int) -> None:
-        if step >= self._next_fault and self.faults < self.plan.most_faults:
-            self._next_fault = step + self._in_steps()
-            self.faults += 1
-            self._befall(self.chance.choice(self.plan.faults))
+    def _befall_next(self) -> None:
+        self.faults += 1
+        self.loop.alarm_at = (
+            self.loop.steps + self._in_steps() if self.faults < self.plan.most_faults else inf
+        )
+        fault = self.chance.choice(self.plan.faults)
+        self._befell.add(fault)
+        self._befall(fault)
 
     def _befall(self, fault: str) -> None:
         alive = self._alive()
@@ -420,7 +459,8 @@ class World:
 
     def _take_away(self, part: str, seconds: float) -> None:
         self.tell(f"is away for {seconds:.1f} s", of=part)
-        self._away_until[part] = self.loop.time() + seconds
+        self._away_until[part] = self.loop.now + seconds
+        self._all_there_at = max(self._all_there_at, self._away_until[part])
 
     def _lock(self, name: str) -> None:
         database = self.databases[name]
@@ -484,8 +524,14 @@ class World:
 
     # -- what they meet --------------------------------------------------------------------------
 
+    def _is_calm(self) -> bool:
+        """Nothing befalls the next statements of any service."""
+        return self._armed.isdisjoint(_MET_BY_STATEMENTS) and self.loop.now >= self._all_there_at
+
     def _statement(self, service: str, statement: str) -> float:
         """Before each statement, and after a commit."""
+        if not self._trace and self._is_calm():
+            return 0.0
         if self._trace:
             self.tell(statement, of=f"{service} database")
         if self._is_away(service):
@@ -503,6 +549,8 @@ class World:
 
     async def _kafka(self, request: str) -> None:
         await give_way()
+        if not self._trace and not self._armed and self.loop.now >= self._all_there_at:
+            return
         self.tell(request, of="broker")
         if self._is_away("broker"):
             raise KafkaConnectionError("the broker is away")

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -491,6 +492,43 @@ async def test_an_acknowledgement_is_a_reason_to_look_only_where_more_was_decide
         await looked.get()
     assert looked.empty()
     assert_first_occurrences_in_order(await post.arrived(), decided)
+
+
+async def test_what_was_sent_together_is_removed_together(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody looks by himself for as long as the test has patience."""
+    users, remove, send = [uuid4() for _ in range(20)], outbox.remove, _Shard._send
+    removed: list[set[int]] = []
+    answered: dict[int, asyncio.Event] = defaultdict(asyncio.Event)
+
+    async def note(conn: Connection, positions: Sequence[int]) -> None:
+        removed.append(set(positions))
+        await remove(conn, positions)
+
+    async def send_and_wait(self: _Shard, rows: Sequence[OutboxRow]) -> Sequence[OutboxRow]:
+        sent = await send(self, rows)
+        await answered[rows[0].partition].wait()
+        return sent
+
+    monkeypatch.setattr(_Shard, "_send", send_and_wait)
+    sender = post.relay()
+    async with running(sender):
+        await post.all_owned()
+        monkeypatch.setattr(relay, "_POLL_SECONDS", 10 * PATIENCE)
+        monkeypatch.setattr(outbox, "remove", note)
+        decided = await post.decide(users, 1)
+        sender.wake()
+        partitions = {row.partition for row in decided}
+        await eventually(post.arrived, lambda places: len(places) == len(decided))
+        for partition in partitions:
+            sending = sender._shards[partition].sending
+            assert sending is not None and not sending.done()
+            answered[partition].set()
+            await sending
+        await post.emptied()
+    assert len(partitions) > 1
+    assert list(map(len, removed)) == [len(decided)]
 
 
 def looks(relay: Relay) -> "asyncio.Future[None]":

@@ -231,3 +231,11 @@ async def test_a_session_that_is_ended_under_a_trip_says_so(database: Database, 
     assert failure_of(raised.value) is Failure.ENDED
     assert conn.broken
     assert there(database) == set()
+
+
+async def test_what_is_prepared_is_planned_once(conn: Connection) -> None:
+    for _ in range(3):
+        async with RoundTrip(conn) as trip:
+            trip.add(_GET, ["anybody"])
+    planned = await conn.execute("SELECT sum(generic_plans), sum(custom_plans) FROM pg_prepared_statements")
+    assert await planned.fetchone() == (3, 0)

@@ -52,7 +52,7 @@ def _sequences(self: Memory, wanted: Sequence[str]) -> Later[dict[str, int]]:
         rows = [self.session.visible(("keys", key)) for key in wanted]
         return {row.key: row.sequence for row in rows if row is not None}
 
-    return self._look("keys.read", look)
+    return self._add("keys.read", look)
 
 
 def keys_are_not_locked(patch: Patch) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -12,7 +13,7 @@ import pytest
 from choreo.errors import HandlerMisbehaves
 from choreo.simulation import programme
 from choreo.simulation.awaits import all_awaits
-from choreo.simulation.plan import Plan
+from choreo.simulation.plan import Plan, drawn
 from choreo.simulation.programme import simulate, simulate_beside
 from choreo.simulation.shrinking import shrunk
 from choreo.simulation.world import play
@@ -38,7 +39,9 @@ CAUGHT = (
     "removal-after-acknowledgement",
 )
 """Guards of the promise whose removal is soon seen. docs/simulation.md has the others, too."""
-SOON = 100
+SCHEDULES = int(os.environ.get("CHOREO_TEST_SCHEDULES", "200"))
+"""Worlds that nobody has seen before: some ten seconds of one core. More are asked for by this setting."""
+SOON = 200
 SEEDS = sorted(Path(__file__).with_name("seeds").glob("*.json"))
 
 _DIGEST = """
@@ -53,10 +56,10 @@ def test_promises_hold_whatever_befalls() -> None:
     """In worlds that nobody has seen before. A failure is played again by its seed, which is told."""
     first = Random().randrange(1_000_000_000)
     print(f"seeds from {first} on")
-    summary = simulate(range(first, first + 50))
+    summary = simulate(range(first, first + SCHEDULES))
     assert [(outcome.seed, outcome.violations) for outcome in summary.broken] == []
-    assert summary.schedules == 50
-    assert summary.faults > 50
+    assert summary.schedules == SCHEDULES
+    assert summary.faults > SCHEDULES
 
 
 @pytest.mark.parametrize("guard", CAUGHT)
@@ -74,7 +77,7 @@ def test_a_handler_that_tries_to_reach_outside_ends_it_and_has_not(
     plants.everything_that_is_refused(monkeypatch.setattr)
     plants.TOUCHED.unlink(missing_ok=True)
     with pytest.raises(HandlerMisbehaves, match=r"plants.py:\d+ tries to open a socket"):
-        play(1)
+        play(1, plan=replace(drawn(Random("plan 1")), is_watched=True))
     assert not plants.TOUCHED.exists()
 
 
@@ -117,10 +120,23 @@ def test_it_is_known_where_processes_were_killed() -> None:
     assert len(summary.killed_at.intersection(all_awaits())) > 10
 
 
+def test_it_is_known_which_faults_coincided_and_who_waited_for_whom() -> None:
+    summary = simulate(range(1, 41))
+    assert summary.coincided
+    assert any("lock" in waited for waited, _ in summary.met)
+    assert all(worlds <= summary.schedules for worlds in (summary.coincided | summary.met).values())
+
+
 def test_two_processes_play_the_same_worlds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programme, "_PIECE", 4)
     alone, beside = simulate(range(8)), simulate_beside(range(8), 2)
     assert (alone.steps, alone.faults, alone.killed_at) == (beside.steps, beside.faults, beside.killed_at)
+    assert (alone.coincided, alone.met) == (beside.coincided, beside.met)
+
+
+def test_whoever_watches_a_world_sees_the_same_one() -> None:
+    for seed in range(1, 9):
+        assert play(seed, trace=True).steps == play(seed).steps
 
 
 def test_seeds_differ() -> None:

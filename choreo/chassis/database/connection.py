@@ -1,6 +1,6 @@
 """Connections to Postgres, and what their errors say."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from enum import Enum
 from typing import Any
@@ -8,7 +8,9 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.util import greenlet_spawn
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
@@ -28,12 +30,13 @@ _LIMITS: dict[str, Any] = {
 }
 """libpq's own limits are none."""
 
-_LIMITS_OF_A_SESSION = {
+_OF_A_SERVICE = {
+    "plan_cache_mode": "force_generic_plan",
     "lock_timeout": f"{LOCK_TIMEOUT_SECONDS * 1000:.0f}",
     "statement_timeout": f"{ANSWER_TIMEOUT_SECONDS * 1000 - 1000:.0f}",
     "idle_in_transaction_session_timeout": f"{ANSWER_TIMEOUT_SECONDS * 1000:.0f}",
 }
-"""The last frees what a process holds that was stopped in its transaction."""
+"""Settings of its sessions. The last frees what a process holds that was stopped in its transaction."""
 
 
 class _BoundedConnection(psycopg.AsyncConnection[Any]):
@@ -95,10 +98,10 @@ def make_engine(url: str, *, pool_size: int = 5, serving: bool = True, name: str
     A service's waits all have a limit (`serving`). A tool may read for as long as it takes.
 
     A service finds its rows by key. On young tables the planner would scan instead, and a prepared
-    statement would keep to that after they have grown.
+    statement would keep to that after they have grown. It is planned once, and not for each transaction.
     """
     connection = _BoundedConnection if serving else psycopg.AsyncConnection
-    settings = {"enable_seqscan": "off"} | (_LIMITS_OF_A_SESSION if serving else {})
+    settings = {"enable_seqscan": "off"} | (_OF_A_SERVICE if serving else {})
     options = " ".join(f"-c {name}={value}" for name, value in settings.items())
     return create_async_engine(
         "postgresql+psycopg://",
@@ -112,33 +115,37 @@ def make_engine(url: str, *, pool_size: int = 5, serving: bool = True, name: str
 
 @asynccontextmanager
 async def raw_connection(engine: AsyncEngine) -> AsyncIterator[Connection]:
-    """The driver's connection under SQLAlchemy's pool. What is not committed is rolled back.
+    """The driver's connection from SQLAlchemy's pool. What is not committed is rolled back.
 
-    One that failed for its own state, and not for what it was asked, is thrown away.
+    One that failed for its own state, and not for what it was asked, is thrown away. SQLAlchemy's own
+    connection would stand between, and cost as much again as the pool.
     """
-    async with engine.connect() as pooled:
-        try:
-            yield await _driver(pooled)
-        except BaseException as error:
-            if failure_of(error) in (Failure.AWAY, Failure.ENDED):
-                await pooled.invalidate()
-            raise
+    pooled = await engine.raw_connection()
+    end: Callable[[], None] = pooled.close
+    try:
+        yield _driver(pooled)
+    except BaseException as error:
+        if failure_of(error) in (Failure.AWAY, Failure.ENDED):
+            end = pooled.invalidate
+        raise
+    finally:
+        await greenlet_spawn(end)
 
 
 @asynccontextmanager
 async def own_connection(engine: AsyncEngine) -> AsyncIterator[Connection]:
     """A driver's connection in autocommit whose session, with all it set and locked, ends with the block."""
-    async with engine.connect() as pooled:
-        try:
-            driver = await _driver(pooled)
-            await driver.set_autocommit(True)
-            yield driver
-        finally:
-            await pooled.invalidate()
+    pooled = await engine.raw_connection()
+    try:
+        driver = _driver(pooled)
+        await driver.set_autocommit(True)
+        yield driver
+    finally:
+        await greenlet_spawn(pooled.invalidate)
 
 
-async def _driver(pooled: AsyncConnection) -> Connection:
-    driver = (await pooled.get_raw_connection()).driver_connection
+def _driver(pooled: PoolProxiedConnection) -> Connection:
+    driver = pooled.driver_connection
     assert isinstance(driver, psycopg.AsyncConnection)
     return driver
 

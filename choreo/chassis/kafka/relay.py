@@ -198,7 +198,7 @@ class Relay:
         for partition in await outbox.lease(conn, self._owner, self._partitions, LEASE):
             if partition not in self._shards:
                 producer = PartitionProducer(self._access, self._topic, partition, len(self._partitions))
-                self._shards[partition] = _Shard(producer, self._woken.set, self._say_what_holds_up)
+                self._shards[partition] = _Shard(producer, self._has_sent, self._say_what_holds_up)
             self._shards[partition].ours_until = self._looked_at + LEASE.total_seconds()
         self._leave(
             [partition for partition, shard in self._shards.items() if shard.ours_until < self._looked_at]
@@ -231,6 +231,14 @@ class Relay:
         if causes:
             told = "; ".join(f"partition {', '.join(map(str, them))}: {why}" for why, them in causes.items())
             self._job.held_up(f"facts wait in the outbox: {told}")
+
+    def _has_sent(self) -> None:
+        """One removal serves all that are sent together: who is done waits for the others, if there is no
+        more of its partition, and where one of them is stuck, until the next look.
+        """
+        shards = self._shards.values()
+        if any(shard.behind and shard.is_done for shard in shards) or all(shard.is_done for shard in shards):
+            self._woken.set()
 
     def _heard(self, conn: Connection, notify: Notify) -> None:
         if notify.pid != conn.info.backend_pid:
@@ -268,6 +276,11 @@ class _Shard:
         self._producer = producer
         self._on_end = on_end
         self._on_trouble = on_trouble
+
+    @property
+    def is_done(self) -> bool:
+        """Nothing of it is on its way."""
+        return self.sending is None or self.sending.done()
 
     def send(self, rows: Sequence[OutboxRow]) -> None:
         self.sending = asyncio.ensure_future(self._send(rows))

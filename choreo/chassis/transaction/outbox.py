@@ -14,22 +14,21 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 import orjson
-from psycopg.rows import class_row
 
 from choreo.chassis.database.connection import Connection
-from choreo.chassis.database.round_trip import RoundTrip
+from choreo.chassis.database.round_trip import RoundTrip, Statement
 from choreo.chassis.database.rows import insert
 from choreo.chassis.database.tables import outbox
 from choreo.message.codec import Record, headers_of, value_of
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
 
-_LOWEST = """/* outbox.lowest: the oldest unpublished facts of these partitions */
-SELECT position, event_id, key, partition, value, headers, decided_at FROM outbox
-WHERE partition = ANY(%b::int[]) ORDER BY position LIMIT %s"""
+_LOWEST = Statement("""/* outbox.lowest: the oldest unpublished facts of these partitions */
+SELECT event_id, key, partition, value, headers, decided_at, position FROM outbox
+WHERE partition = ANY($1::integer[]) ORDER BY position LIMIT ($2::integer[])[1]""")
 
-_REMOVE = """/* outbox.remove: these are acknowledged by Kafka */
-DELETE FROM outbox WHERE position = ANY(%b::bigint[])"""
+_REMOVE = Statement("""/* outbox.remove: these are acknowledged by Kafka */
+DELETE FROM outbox WHERE position = ANY($1::bigint[])""")
 
 _BACKLOG = """/* outbox.backlog: how many facts are unpublished, and since when */
 SELECT count(*), min(decided_at) FROM outbox"""
@@ -98,13 +97,13 @@ def add(trip: RoundTrip, rows: Sequence[OutboxRow]) -> None:
 
 
 async def lowest(conn: Connection, partitions: Collection[int], limit: int) -> list[OutboxRow]:
-    async with conn.cursor(row_factory=class_row(OutboxRow)) as cursor:
-        await cursor.execute(_LOWEST, [list(partitions), limit])
-        return await cursor.fetchall()
+    async with RoundTrip(conn) as trip:
+        return trip.add(_LOWEST, list(partitions), [limit], row=OutboxRow)  # filled as the block ends
 
 
 async def remove(conn: Connection, positions: Sequence[int]) -> None:
-    await conn.execute(_REMOVE, [positions])
+    async with RoundTrip(conn) as trip:
+        trip.add(_REMOVE, positions)
 
 
 async def backlog(conn: Connection) -> tuple[int, datetime | None]:

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Annotated
@@ -20,11 +21,15 @@ if TYPE_CHECKING:
 def simulate(
     schedules: Annotated[int, typer.Option(min=1, help="How many worlds, each from the next seed.")] = 1000,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the first. Else any.")] = None,
-    processes: Annotated[int, typer.Option(min=1, help="So many at once, a core each.")] = 1,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="So many at once. Else one for each core.")
+    ] = None,
     keep: Annotated[
         Path | None, typer.Option(help="Write seed and plan of the smallest broken world to this file.")
     ] = None,
-    awaits: Annotated[bool, typer.Option("--awaits", help="Print at which awaits none was killed.")] = False,
+    awaits: Annotated[
+        bool, typer.Option("--awaits", help="Print what was not met: awaits, pairs of faults, locks.")
+    ] = False,
     trace: Annotated[
         bool, typer.Option("--trace", help="Play that seed alone, and print all that happens.")
     ] = False,
@@ -39,6 +44,7 @@ def simulate(
     """
     from choreo.simulation.programme import (
         Summary,  # what it needs is no business of the other verbs
+        processes_for,
         simulate_beside,
     )
     from choreo.simulation.programme import simulate as simulated
@@ -52,10 +58,9 @@ def simulate(
         summary = Summary(1, outcome.steps, outcome.faults, broken=[outcome] if outcome.violations else [])
     else:
         seeds = range(first, first + schedules)
+        beside = processes or processes_for(schedules)
         with telling() as tell:
-            played = (
-                partial(simulate_beside, seeds, processes) if processes > 1 else partial(simulated, seeds)
-            )
+            played = partial(simulate_beside, seeds, beside) if beside > 1 else partial(simulated, seeds)
             summary = played(tell=lambda done: tell("simulating", done, schedules))
     _print(summary, first, as_json)
     if awaits:
@@ -87,11 +92,20 @@ _EVERYDAY = re.compile(r" (\w+ database|broker) +[\w. ]+$")
 
 def _print_awaits(summary: "Summary") -> None:
     from choreo.simulation.awaits import all_awaits
+    from choreo.simulation.plan import FAULTS
 
     there = all_awaits()
     reached = summary.killed_at.intersection(there)
     print(f"Processes were killed at {len(reached)} of {len(there)} awaits. Not at:")
     print(*(f"  {place}" for place in there if place not in summary.killed_at), sep="\n")
+    pairs = list(combinations(sorted(FAULTS), 2))
+    print(f"{len(summary.coincided)} of {len(pairs)} pairs of faults befell one world. Not together were:")
+    print(*(f"  {one}, {other}" for one, other in pairs if (one, other) not in summary.coincided), sep="\n")
+    print("Transactions waited for each other in so many worlds at:")
+    print(
+        *(f"  {number:6} {one}, for {other}" for (one, other), number in sorted(summary.met.items())),
+        sep="\n",
+    )
 
 
 def _print(summary: "Summary", first: int, as_json: bool) -> None:
