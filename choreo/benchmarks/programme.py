@@ -29,7 +29,7 @@ from choreo.benchmarks.replay import replay
 from choreo.benchmarks.resources import LOAD
 from choreo.benchmarks.results.comparison import compare, read_earlier
 from choreo.benchmarks.results.judged import Judged, judged
-from choreo.benchmarks.results.page import keep
+from choreo.benchmarks.results.page import keep, require_pages
 from choreo.benchmarks.results.report import show
 from choreo.benchmarks.styles.measure import measure as styles
 from choreo.benchmarks.sustained import sustained
@@ -99,6 +99,8 @@ def run(
     """
     before = read_earlier(earlier) if earlier else None
     _see_that_it_can_be_done(wanted, drawing)
+    if kept:
+        require_pages()
     results: dict[str, Any] = {
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "commit": commit(),

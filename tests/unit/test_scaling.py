@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
+from choreo.benchmarks import programme
+from choreo.benchmarks.programme import Wanted
 from choreo.benchmarks.results import page
 from choreo.benchmarks.results.scaling import first_alone, machine, machines, told
+from choreo.errors import Unavailable
 
 COSTS = {"order": 0.4, "billing": 0.2, "user": 0.0, "postgres": 0.3, "kafka": 0.1, "load generator": 9.0}
 """A millisecond in all, and what is not of the system."""
@@ -84,6 +87,14 @@ def test_what_is_measured_later_stands_beside_what_was_before(docs: Path) -> Non
     assert "1. today, commit abc, 2 cores" in told
     assert "`choreo bench --only consumer --seconds 5`" in told and "--only consumer`" not in told
     assert set(json.loads((docs / "benchmarks" / "shop.json").read_text())) == {"startup", "consumer"}
+
+
+def test_where_there_are_no_pages_that_is_said_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "_FIGURES", tmp_path / "benchmarks" / "shop.json")
+    with pytest.raises(Unavailable, match="from a checkout"):
+        programme.run(Wanted(["startup"], 1, 4000), kept=True)
 
 
 def test_without_costs_the_page_says_what_measures_them(docs: Path) -> None:

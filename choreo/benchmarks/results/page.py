@@ -7,6 +7,7 @@ from typing import Any
 
 from choreo.benchmarks.resources import LOAD, without_load
 from choreo.benchmarks.results import scaling
+from choreo.errors import Unavailable
 
 _DOCS = Path(__file__).parents[3] / "docs"
 _FIGURES = _DOCS / "benchmarks" / "shop.json"
@@ -17,6 +18,12 @@ _BESIDE = {"judged", "compared", *_CONDITIONS}
 Kept = Mapping[str, Mapping[str, Any]]
 """By measurement: `of`, the conditions, and `found`."""
 Rows = Iterator[tuple[str, str]]
+
+
+def require_pages() -> None:
+    """Raises `Unavailable` where there are none to be written."""
+    if not _FIGURES.parent.is_dir():
+        raise Unavailable("The pages are not part of an installed choreo: run this from a checkout.")
 
 
 def keep(results: Mapping[str, Any]) -> None:
