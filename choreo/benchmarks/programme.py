@@ -36,6 +36,7 @@ from choreo.benchmarks.sustained import sustained
 from choreo.benchmarks.users import OrderMaker, Refused, register_users
 from choreo.benchmarks.waits import USERS as WAITERS
 from choreo.benchmarks.waits import waits
+from choreo.benchmarks.watched import USERS as WATCHED
 from choreo.benchmarks.watched import watched
 from choreo.chassis.kafka.log_reader import LOG_UNREADABLE, NothingCame
 from choreo.errors import Unavailable, UsageError
@@ -202,7 +203,7 @@ async def _measure(
     if "hostile" in names:
         disturbed = await register(HOSTILE_USERS)
         results["hostile"] = [asdict(found) for found in await hostile(disturbed, ports, progress)]
-    if wanted.sustained or ({"latency", "replay", "console"} | OPEN_LOOPS) & set(names):
+    if wanted.sustained or ({"latency", "replay"} | OPEN_LOOPS) & set(names):
         makers = await register(_USERS)
     if "latency" in names:
         results["latency"] = asdict(await latency(makers, facts, journals, seconds, progress))
@@ -232,6 +233,7 @@ async def _measure(
         users = [maker.user for maker in makers]
         results["replay"] = asdict(await replay(system, users, journals, wanted.events, progress))
     if "console" in names:
-        results["console"] = asdict(await watched(makers, facts, pids, journals, seconds, progress))
+        ordering = await register(WATCHED)
+        results["console"] = asdict(await watched(ordering, facts, pids, journals, seconds, progress))
     everybody = None if "replay" in names else customers
     return results, await judged(facts, everybody, progress)

@@ -17,7 +17,9 @@ from choreo.chassis.registry import CONSOLE_PORT_OFFSET
 from choreo.embedded.ports import LOOPBACK
 from choreo.progress import Progress
 
-_RATE = 60.0
+USERS = 40
+_RATE = 30.0
+"""Orders a second: a system that is busy, and not full."""
 _TURNS = 5
 _WARM_UP_SECONDS = 5.0
 _DRAINED_WITHIN_SECONDS = 60.0
