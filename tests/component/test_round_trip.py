@@ -1,7 +1,7 @@
 """Statements that are sent together, on the real Postgres."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -9,6 +9,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from psycopg.waiting import Wait
 
 from choreo.chassis.database.connection import (
     Connection,
@@ -239,3 +240,17 @@ async def test_what_is_prepared_is_planned_once(conn: Connection) -> None:
             trip.add(_GET, ["anybody"])
     planned = await conn.execute("SELECT sum(generic_plans), sum(custom_plans) FROM pg_prepared_statements")
     assert await planned.fetchone() == (3, 0)
+
+
+async def test_who_waits_is_not_woken_until_something_comes_or_the_time_is_up(conn: Connection) -> None:
+    woken = 0
+
+    def nothing_comes() -> Iterator[Wait]:
+        nonlocal woken
+        while True:
+            yield Wait.R
+            woken += 1
+
+    with pytest.raises(psycopg.errors._WaitTimeout):
+        await conn.wait(nothing_comes(), timeout=0.5)  # type: ignore[arg-type]
+    assert woken == 1

@@ -40,9 +40,13 @@ _OF_A_SERVICE = {
 
 
 class _BoundedConnection(psycopg.AsyncConnection[Any]):
-    """Gives up a server that does not answer. Everything that waits for one goes through `wait`."""
+    """Gives up a server that does not answer. Everything that waits for one goes through `wait`, and is not
+    woken every tenth of a second, as the driver has it for a Ctrl-C: asyncio tells of that.
+    """
 
-    async def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+    async def wait(
+        self, gen: Any, interval: float = ANSWER_TIMEOUT_SECONDS, timeout: float | None = None
+    ) -> Any:
         if timeout is not None:
             return await super().wait(gen, interval, timeout)
         try:
