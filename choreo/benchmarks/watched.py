@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -116,8 +116,10 @@ def _medians(turns: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def _console(supervisor: int) -> dict[str, int]:
     """Returns its process, where there is one."""
-    children = psutil.Process(supervisor).children()
-    pids = [child.pid for child in children if child.cmdline()[-1:] == ["console"]]
+    pids = []
+    for child in psutil.Process(supervisor).children():
+        with suppress(psutil.NoSuchProcess):  # one that has ended, too
+            pids += [child.pid] if child.cmdline()[-1:] == ["console"] else []
     return {"console": pids[0]} if pids else {}
 
 
