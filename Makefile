@@ -8,11 +8,11 @@ PYTHONS := $(or $(PYTHON),python3.14 python3.13 python3.12 python3.11 python3)
 USABLE := import ensurepip, sys, sysconfig, venv; \
     sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14) or bool(sysconfig.get_config_var("Py_GIL_DISABLED")))
 
-.PHONY: help run test demo check docs bench bench-peers chaos audit pictures
+.PHONY: help run test demo check docs bench bench-peers chaos audit pictures mutants
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make run | test | demo | check | docs | bench | bench-peers | chaos | audit | pictures; for more: .venv/bin/choreo --help'
+	@echo 'make run | test | demo | check | docs | bench | bench-peers | chaos | audit | pictures | mutants; for more: .venv/bin/choreo --help'
 
 run: $(STAMP)
 	@exec $(BIN)/choreo up
@@ -25,6 +25,9 @@ demo bench bench-peers chaos audit docs: $(STAMP)
 
 pictures: $(STAMP)
 	@exec $(BIN)/python -m tests.screenshots
+
+mutants: $(STAMP)
+	@exec $(BIN)/python -m tests.mutants $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
