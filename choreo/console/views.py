@@ -24,7 +24,7 @@ from choreo.operations.reading.log import read_log
 from choreo.operations.reading.parked_groups import group_as_dict, parked_as_dict, parked_in
 from choreo.operations.reading.past import read_past, read_rows, tables_of
 from choreo.operations.reading.replay_source import System, check_service
-from choreo.operations.reading.traffic import recorded, traffic
+from choreo.operations.reading.traffic import Jobs, jobs_of, recorded, traffic
 from choreo.replay.sources.rows import plain
 from choreo.replay.trace.as_dict import flows_as_dict, log_as_dict, trace_as_dict
 from choreo.replay.trace.flows import FlowFilter, state_of
@@ -37,6 +37,7 @@ AT_ONCE = 2
 TIMEOUT_SECONDS = 30.0
 SHARED_SECONDS = 1.0
 EXAMINED_EVERY_SECONDS = 30.0
+JOBS_EVERY_SECONDS = 10.0
 """A check-up asks for much that seldom changes; what changes is asked for each time."""
 _NEWEST = 10
 _ROWS = 100
@@ -68,6 +69,7 @@ class Views:
         self._looking = asyncio.Lock()
         self._now: tuple[float, View] | None = None
         self._traffic: Mapping[str, Any] | None = None
+        self._jobs: tuple[float, Jobs] | None = None
         self._examined: tuple[float, dict[str, Any]] | None = None
         self.verifying = Verification(where, kept_in=kept_in)
         self.folding = WholeTable(where)
@@ -96,7 +98,9 @@ class Views:
     async def _live(self) -> View:
         assert isinstance(self.where, Installation)
         newest = await self._read(flows(self.where, FlowFilter(), _NEWEST))
-        told = await self._read(traffic(self.where))
+        if self._jobs is None or time.monotonic() > self._jobs[0] + JOBS_EVERY_SECONDS:
+            self._jobs = time.monotonic(), await self._read(jobs_of(self.where))
+        told = await self._read(traffic(self.where, self._jobs[1]))
         told["rates"] = rates(told, self._traffic)
         self._traffic = told
         if self._examined is None or time.monotonic() > self._examined[0] + EXAMINED_EVERY_SECONDS:

@@ -42,13 +42,17 @@ class _InDatabase:
     backlog: Backlog
 
 
-async def traffic(here: Installation) -> dict[str, Any]:
+Jobs = Mapping[str, Mapping[str, Any]]
+"""By service, and by job, with the process' number where there are several."""
+
+
+async def traffic(here: Installation, jobs: Jobs) -> dict[str, Any]:
     """Returns, of each topic, how many records it has had; of each service, how many inputs, how far it has
     read, what waits and since when, and each job of its processes. What is away is left out, and said
     under `away`: `examine` knows what to do about it.
     """
     away: list[str] = []
-    log, databases, jobs = await asyncio.gather(_log(here, away), _databases(here, away), _jobs(here))
+    log, databases = await asyncio.gather(_log(here, away), _databases(here, away))
     prefix = here.settings.topic_prefix
     topics = {
         topic: {"records": sum(there.latest for (name, _), there in log.items() if name == topic)}
@@ -161,8 +165,8 @@ async def _in_database(here: Installation, name: str, conn: Connection) -> _InDa
     )
 
 
-async def _jobs(here: Installation) -> Mapping[str, Mapping[str, Any]]:
-    """By service, and by job, with the process' number where there are several."""
+async def jobs_of(here: Installation) -> Jobs:
+    """As the services say; each asks its database and Kafka for that, which costs it some milliseconds."""
     async with httpx2.AsyncClient(timeout=_ANSWER_WITHIN_SECONDS, trust_env=False) as http:
         ports = {
             name: here.own_ports.get(name) or [port_of(name, here.settings)] for name in here.database_urls
