@@ -279,7 +279,8 @@ def test_what_others_asked_for_is_not_judged_by_requests(ordered: tuple[Past, Or
     assert found.violations == 0 and "I6" not in found.promises
 
 
-async def test_what_was_not_answered_is_asked_again_under_the_same_key() -> None:
+async def asked_again(maker: OrderMaker) -> list[bytes]:
+    """What a service is sent that takes everything."""
     asked: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -287,33 +288,29 @@ async def test_what_was_not_answered_is_asked_again_under_the_same_key() -> None
         writer.write(OK)
         writer.close()
 
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server, asyncio.timeout(30):
+        await maker.ask_again(Connection(server.sockets[0].getsockname()[1]))
+    return asked
+
+
+async def test_what_was_not_answered_is_asked_again_under_the_same_key() -> None:
     maker = OrderMaker(ANN)
     lost, refused, accepted = maker.next(), maker.next(), maker.next()
     maker.answered(lost, ConnectionError("gone"))
     maker.answered(refused, Answer(503, b"", BUSY))
     maker.answered(accepted, Answer(202, b"", b'{"id": "another"}'))
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server, asyncio.timeout(30):
-        await maker.ask_again(Connection(server.sockets[0].getsockname()[1]))
+    asked = await asked_again(maker)
     assert len(asked) == 1 and lost.startswith(asked[0])
     assert len(maker.requests()) == 4  # a registration, a deposit, and two orders
 
 
 async def test_who_has_another_token_asks_again_with_it_under_the_same_key() -> None:
-    asked: list[bytes] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asked.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(OK)
-        writer.close()
-
     maker = OrderMaker(ANN)
     lost = maker.next()
     maker.answered(lost, ConnectionError("gone"))
     maker.is_now(replace(ANN, token="another"))
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server, asyncio.timeout(30):
-        await maker.ask_again(Connection(server.sockets[0].getsockname()[1]))
+    asked = await asked_again(maker)
     assert b"Bearer another\r\n" in asked[0]
     assert (
         asked[0].partition(b"Idempotency-Key")[2] == lost.partition(b"Idempotency-Key")[2].partition(b"{")[0]
