@@ -7,6 +7,7 @@ import asyncio
 import inspect
 from collections import deque
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import faust
@@ -33,6 +34,7 @@ OVERRIDDEN = [
     ("faust_internals.ChunkedApp", "_create_directories"),
     ("faust_internals.ChunkedApp", "_new_transport"),
     ("faust_internals._NoTables", "on_start"),
+    ("faust_internals._ConsumerThread", "on_start"),
     ("faust_internals._ConsumerThread", "_create_worker_consumer"),
     ("faust_internals._ConsumerThread", "_fetch_records"),
     ("faust_internals._Consumer", "_new_consumer_thread"),
@@ -131,6 +133,18 @@ def test_kafka_is_asked_while_somebody_waits_and_nothing_of_it_is_there(
         assert not asked()
         asks._records = {}
     assert not asked()
+    assert asks._get_actions_per_node(None) == ([], {}, 0.2, False, [])
+
+
+def test_before_faust_asks_for_records_kafka_is_asked_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    asks: Any = object.__new__(_Fetcher)
+    asks._fetcher_timeout, asks._wait_consume_future = 0.2, None
+
+    async def as_aiokafka_begins(thread: Any) -> None:
+        thread._consumer = SimpleNamespace(_fetcher=asks)
+
+    monkeypatch.setattr(AIOKafkaConsumerThread, "on_start", as_aiokafka_begins)
+    asyncio.run(_ConsumerThread.on_start(object.__new__(_ConsumerThread)))
     assert asks._get_actions_per_node(None) == ([], {}, 0.2, False, [])
 
 

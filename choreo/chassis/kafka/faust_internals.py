@@ -31,8 +31,10 @@ FETCHED_RECORDS = 250
 _BUFFERED_FETCHES = 2
 _FETCHED_BYTES = 1 << 18
 """Of a partition in one answer; a single batch may be larger."""
-_FETCH_WAIT_MS = 50
-"""Faust has 1500: a partition that is not part of the fetch under way would wait that long."""
+_FETCH_WAIT_MS = 500
+"""So long Kafka keeps a fetch that has nothing to give. Faust has 1500: a partition that is resumed meanwhile
+would wait that long.
+"""
 _GATHER_SECONDS = 0.02
 """So long the next fetch waits at most until what the last one brought is finished."""
 POLL_INTERVAL_SECONDS = math.inf
@@ -122,6 +124,12 @@ class _NoTables(TableManager):  # type: ignore[misc]
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    async def on_start(self) -> None:
+        """By itself aiokafka would fetch from the group's offsets, and be busy with that once Faust seeks."""
+        await super().on_start()
+        with self._ensure_consumer()._fetcher.asking(()):
+            pass
+
     def _create_worker_consumer(self, transport: Any) -> Any:
         """By its public arguments: Faust's own has others."""
         app = self.app
