@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Self
 
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from choreo.chassis.kafka import cluster
 from choreo.chassis.kafka.aiokafka_internals import Fetched, FetchedRecord
@@ -98,12 +98,22 @@ class MemoryCluster:
         await self._log.turn("producer")
         return self._log.new_producer_id(), 0
 
-    async def produce(self, leader: object, topic: str, partition: int, batch: bytes) -> None:
+    async def produce(
+        self, leader: object, topic: str, batches: Mapping[int, bytes], within_ms: int = 0
+    ) -> dict[int, KafkaError]:
         await self._log.turn("produce")
-        if self._access.is_late((topic, partition), batch):
+        late = [place for place, batch in batches.items() if self._access.is_late((topic, place), batch)]
+        errors = {}
+        for partition, batch in batches.items():
+            if partition not in late:
+                try:
+                    self._log.append((topic, partition), batch)
+                except KafkaError as error:
+                    errors[partition] = error
+        if late:
             raise KafkaConnectionError("the connection is lost")
-        self._log.append((topic, partition), batch)
         await self._log.turn("acknowledge")
+        return errors
 
 
 class MemoryApp:

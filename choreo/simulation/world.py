@@ -21,7 +21,7 @@ from choreo.chaos.history import Request
 from choreo.chaos.judge import Violation, judge
 from choreo.chassis import clock
 from choreo.chassis.installed import room_of
-from choreo.chassis.kafka import catch_up, consumer, grants, partition_producer, relay
+from choreo.chassis.kafka import catch_up, consumer, grants, partition_producer, relay, shared_produce
 from choreo.chassis.registry import services
 from choreo.chassis.settings import Settings
 from choreo.chassis.transaction import outbox
@@ -105,6 +105,7 @@ def _alone(loop: SimulatedLoop, look_seconds: float) -> Iterator[None]:
     stand_ins = (
         (clock, "now", _Clock(loop)),
         (partition_producer, "Cluster", MemoryCluster),
+        (shared_produce, "Cluster", MemoryCluster),
         (grants, "Cluster", MemoryCluster),
         (consumer, "ChunkedApp", MemoryApp),
         (catch_up, "RoundTrip", MemoryTrip),

@@ -239,13 +239,22 @@ class Cluster:
         _check(told.error_code, "a producer's id")
         return told.producer_id, told.producer_epoch
 
-    async def produce(self, leader: Address, topic: str, partition: int, batch: bytes) -> None:
-        """Returns once as many replicas have it as must. Raises what the leader answers instead."""
-        topics = [(topic, [(partition, batch)])]
-        request = ProduceRequest(_NO_TRANSACTION, _ALL_REPLICAS, _REPLICATED_WITHIN_MS, topics)
-        told = await self._ask(request, leader)
-        ((_, ((_, error, *_),)),) = told.topics
-        _check(error, f"{topic}[{partition}]")
+    async def produce(
+        self,
+        leader: Address,
+        topic: str,
+        batches: Mapping[int, bytes],
+        within_ms: int = _REPLICATED_WITHIN_MS,
+    ) -> dict[int, KafkaError]:
+        """By partition what the leader answers instead, once each has as many replicas as it must, or will
+        not get them in time.
+        """
+        topics = [(topic, list(batches.items()))]
+        told = await self._ask(ProduceRequest(_NO_TRANSACTION, _ALL_REPLICAS, within_ms, topics), leader)
+        ((_, answers),) = told.topics
+        return {
+            partition: _error(error, f"{topic}[{partition}]") for partition, error, *_ in answers if error
+        }
 
     async def records(self, wanted: Mapping[TopicPartition, int]) -> dict[TopicPartition, FetchedRecord]:
         """The records at these offsets, as far as there are any."""

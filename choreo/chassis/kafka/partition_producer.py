@@ -1,9 +1,9 @@
 """One partition of a topic, and the only one who writes there: idempotent, in order, one batch at a time.
 
-Each partition has connections and a producer id of its own. A broker answers what comes over a connection one
-request after the other, so over a shared one a partition that waits for its followers would hold up its
-neighbours. And where a producer id serves several, its renewal, which a partition needs whose sequence is
-broken, leaves the others' batches in doubt.
+Each partition has a producer id of its own: where one serves several, its renewal, which a partition needs
+whose sequence is broken, leaves the others' batches in doubt. Requests may be shared with its neighbours. But
+one that waits for its followers holds up all that comes over the same connection, so after any trouble a
+partition has connections of its own for a while.
 """
 
 import asyncio
@@ -25,11 +25,14 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.cluster import Address, Cluster
 from choreo.chassis.kafka.grants import refused, require, writing
+from choreo.chassis.kafka.shared_produce import SharedProduce
 from choreo.chassis.transaction.outbox import OutboxRow
 
 SEND_TIMEOUT_SECONDS = 10.0
 """For one batch, with whatever connections have to be made for it."""
 BATCH_BYTES = 512 * 1024
+APART_SECONDS = 60.0
+"""So long it sends by itself after it could not send."""
 
 _TOO_LARGE = MessageSizeTooLargeError, RecordListTooLargeError
 _FORGOTTEN = OutOfOrderSequenceNumber, UnknownProducerId, InvalidProducerEpoch, InvalidProducerIdMapping
@@ -37,12 +40,22 @@ _SEQUENCE_NUMBERS = 2**31
 
 
 class PartitionProducer:
-    def __init__(self, access: KafkaAccess, topic: str, partition: int, partitions: int) -> None:
+    def __init__(
+        self,
+        access: KafkaAccess,
+        topic: str,
+        partition: int,
+        partitions: int,
+        shared: SharedProduce | None = None,
+    ) -> None:
         """`partitions` are those that keys are spread over. A topic with fewer gets nothing."""
         self._access = access
         self._topic = topic
         self._partition = partition
         self._partitions = partitions
+        self._shared = shared
+        self._apart_until = 0.0
+        """By the loop's clock."""
         self._cluster = Cluster(access)
         self._leader: Address | None = None
         self._id: tuple[int, int] | None = None
@@ -59,14 +72,13 @@ class PartitionProducer:
         try:
             async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
                 return await self._send(rows)
-        except SaslAuthenticationFailed:
+        except BaseException as error:
             self.close()
-            raise refused(self._access) from None
-        except TimeoutError:
-            self.close()
-            raise KafkaError(f"no acknowledgement within {SEND_TIMEOUT_SECONDS:g} s") from None
-        except BaseException:
-            self.close()
+            self._apart_until = asyncio.get_running_loop().time() + APART_SECONDS
+            if isinstance(error, SaslAuthenticationFailed):
+                raise refused(self._access) from None
+            if isinstance(error, TimeoutError):
+                raise KafkaError(f"no acknowledgement within {SEND_TIMEOUT_SECONDS:g} s") from None
             raise
 
     def close(self) -> None:
@@ -81,7 +93,7 @@ class PartitionProducer:
         while True:
             batch, count = self._batch(self._id, rows)
             try:
-                await self._cluster.produce(leader, self._topic, self._partition, batch)
+                await self._produce(leader, batch)
             except _TOO_LARGE:
                 if count == 1:
                     raise
@@ -94,6 +106,14 @@ class PartitionProducer:
                 raise
             self._sequence = (self._sequence + count) % _SEQUENCE_NUMBERS
             return count
+
+    async def _produce(self, leader: Address, batch: bytes) -> None:
+        if self._shared and asyncio.get_running_loop().time() >= self._apart_until:
+            self._cluster.close()
+            await self._shared.produce(leader, self._partition, batch)
+            return
+        for error in (await self._cluster.produce(leader, self._topic, {self._partition: batch})).values():
+            raise error
 
     async def _find_leader(self) -> Address:
         await require(self._cluster, self._access, writing(self._topic))

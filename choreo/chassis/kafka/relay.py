@@ -1,12 +1,12 @@
 """From the outbox to Kafka, in order, at least once.
 
 A shard is a partition of the service's topic. It is relayed by the process that holds its lease, a row that
-is renewed by the database's clock. One look into the outbox and one removal serve all shards of a process;
-sending, its limit and its retries are each shard's own, so that a partition whose leader does not answer
-delays nobody else. One batch of a shard is on its way, always the oldest facts there are, and the same ones
-until they are acknowledged. The lease is no fence, so a record may repeat, byte for byte; first occurrences
-are in order. Woken by the commit that decided something, in this process or in another, whose relay passes it
-on if it does not own every shard; a slow poll is the net underneath.
+is renewed by the database's clock. One look into the outbox and one removal serve all shards of a process,
+and one request all that go to the same leader; limits and retries are each shard's own, so that a partition
+whose leader does not answer delays nobody else. One batch of a shard is on its way, always the oldest facts
+there are, and the same ones until they are acknowledged. The lease is no fence, so a record may repeat, byte
+for byte; first occurrences are in order. Woken by the commit that decided something, in this process or in
+another, whose relay passes it on if it does not own every shard; a slow poll is the net underneath.
 """
 
 import asyncio
@@ -30,6 +30,7 @@ from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.cluster import Metadata
 from choreo.chassis.kafka.grants import AccessDenied, asking, require, writing
 from choreo.chassis.kafka.partition_producer import PartitionProducer
+from choreo.chassis.kafka.shared_produce import SharedProduce
 from choreo.chassis.observe.health import Job, NotReady
 from choreo.chassis.observe.meter import Meter
 from choreo.chassis.transaction import outbox
@@ -82,6 +83,7 @@ class Relay:
         self._meter = meter
         self._owner = owner
         self._shards: dict[int, _Shard] = {}
+        self._shared = SharedProduce(access, topic)
         self._unowned: list[int] = []
         self._strays: list[int] = []
         self._woken = asyncio.Event()
@@ -148,6 +150,7 @@ class Relay:
                     await self._wait(conn)
         finally:
             self._leave(self._shards)
+            self._shared.close()
             with suppress(Exception):
                 async with asyncio.timeout(_POLL_SECONDS):
                     await outbox.release(conn, self._owner)
@@ -197,7 +200,9 @@ class Relay:
         self._looked_at = asyncio.get_running_loop().time()
         for partition in await outbox.lease(conn, self._owner, self._partitions, LEASE):
             if partition not in self._shards:
-                producer = PartitionProducer(self._access, self._topic, partition, len(self._partitions))
+                producer = PartitionProducer(
+                    self._access, self._topic, partition, len(self._partitions), self._shared
+                )
                 self._shards[partition] = _Shard(producer, self._has_sent, self._say_what_holds_up)
             self._shards[partition].ours_until = self._looked_at + LEASE.total_seconds()
         self._leave(
