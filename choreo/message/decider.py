@@ -16,7 +16,7 @@ from typing import Any, ClassVar, get_args
 from uuid import UUID
 
 from choreo.message.envelope import Cause
-from choreo.message.fact import Fact
+from choreo.message.fact import Fact, text_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class UserCommand(Command):
 
     @property
     def key(self) -> str:
-        return str(self.user_id)
+        return text_of(self.user_id)
 
 
 @dataclass(frozen=True, slots=True)

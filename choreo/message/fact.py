@@ -1,9 +1,13 @@
 """What every fact has in common."""
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+
+text_of = lru_cache(maxsize=1 << 12)(str)
+"""Of an id, which `UUID` writes anew each time, four times as slowly as this finds it."""
 
 MINOR_UNITS = "minor units"
 """Marks a number as money in cents: people are shown 400.00 for 40000."""
@@ -45,8 +49,8 @@ class Fact(BaseModel):
 
     @property
     def key(self) -> str:
-        return str(getattr(self, self.KEY))
+        return text_of(getattr(self, self.KEY))
 
     @property
     def subject(self) -> str:
-        return str(getattr(self, self.SUBJECT))
+        return text_of(getattr(self, self.SUBJECT))

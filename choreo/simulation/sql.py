@@ -236,10 +236,6 @@ async def outbox_remove(session: Session, now: datetime, values: Any) -> Rows:
     return []
 
 
-def outbox_count(session: Session, now: datetime, values: Any) -> Rows:
-    return [{"count": sum(row.partition in values[0] for row in outbox_rows(session))}]
-
-
 def outbox_strays(session: Session, now: datetime, values: Any) -> Rows:
     strays = {row.partition for row in outbox_rows(session) if row.partition >= values[0]}
     return [{"partition": partition} for partition in sorted(strays)]
@@ -428,7 +424,6 @@ STATEMENTS: dict[str, Statement] = {
     "positions.begin": positions_begin,
     "outbox.lowest": outbox_lowest,
     "outbox.remove": outbox_remove,
-    "outbox.count": outbox_count,
     "outbox.strays": outbox_strays,
     "outbox.since": outbox_since,
     "relay_leases.declare": relay_leases_declare,
@@ -453,7 +448,6 @@ READING = frozenset(
     {
         "positions.read",
         "outbox.lowest",
-        "outbox.count",
         "outbox.strays",
         "outbox.since",
         "relay_leases.unowned",

@@ -343,6 +343,27 @@ async def test_after_an_error_the_same_facts_come_first_again(
     assert len(places) == len(decided), "Kafka knows a batch again"
 
 
+@pytest.mark.parametrize(
+    ("statement", "values", "index"),
+    [
+        (outbox._LOWEST.text, "'{0}', '{1000}'", "outbox_pkey"),
+        (outbox._STRAYS.replace("%s", "$1"), "12", "outbox_partition"),
+        (outbox._SINCE, "", "outbox_partition"),
+    ],
+    ids=["lowest", "strays", "since"],
+)
+async def test_whatever_is_looked_for_all_the_time_is_found_by_index(
+    post: Post, statement: str, values: str, index: str
+) -> None:
+    """A scan of the outbox passes over all that was published since it was vacuumed: some 100,000 rows."""
+    async with raw_connection(post.engine) as conn:
+        await conn.execute(f"PREPARE looking AS {statement}")
+        rows = await conn.execute("EXPLAIN EXECUTE looking" + (f"({values})" if values else ""))
+        plan = "\n".join(line for (line,) in await rows.fetchall())
+    assert index in plan
+    assert "Seq Scan" not in plan
+
+
 async def test_two_relays_on_one_outbox(post: Post) -> None:
     """The second takes over where the first ends, in the middle of its work."""
     users = [uuid4() for _ in range(12)]

@@ -32,6 +32,7 @@ _LIMITS: dict[str, Any] = {
 
 _OF_A_SERVICE = {
     "plan_cache_mode": "force_generic_plan",
+    "max_parallel_workers_per_gather": "0",
     "lock_timeout": f"{LOCK_TIMEOUT_SECONDS * 1000:.0f}",
     "statement_timeout": f"{ANSWER_TIMEOUT_SECONDS * 1000 - 1000:.0f}",
     "idle_in_transaction_session_timeout": f"{ANSWER_TIMEOUT_SECONDS * 1000:.0f}",

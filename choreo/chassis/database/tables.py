@@ -94,6 +94,7 @@ outbox = Table(
     Column("value", LargeBinary, nullable=False),
     Column("headers", LargeBinary, nullable=False),
     Column("decided_at", timestamp(), nullable=False),
+    Index("outbox_partition", "partition", "position"),
     comment="facts that are decided and not yet acknowledged by Kafka",
 )
 

@@ -179,8 +179,11 @@ class Relay:
         by_partition = attrgetter("partition")
         for partition, group in groupby(sorted(rows, key=by_partition), key=by_partition):
             self._shards[partition].send(list(group))
-        if rows:
-            self._job.has(max(self._job.state.waiting, len(rows)))
+        if waiting := sum(shard.on_its_way for shard in self._shards.values()):
+            self._job.has(waiting)
+        else:
+            self._job.got_on()
+        self._say_what_holds_up()
         self._told |= len(rows) == _ROUND
         return self._told
 
@@ -196,7 +199,7 @@ class Relay:
         return any(shard.behind for shard, rows in done if rows)
 
     async def _look(self, conn: Connection) -> None:
-        """Renews the leases, takes those that are free, and counts what waits."""
+        """Renews the leases, and takes those that are free."""
         self._looked_at = asyncio.get_running_loop().time()
         for partition in await outbox.lease(conn, self._owner, self._partitions, LEASE):
             if partition not in self._shards:
@@ -210,12 +213,6 @@ class Relay:
         )
         self._unowned = await outbox.unowned(conn, self._partitions, LEASE)
         self._strays = await outbox.strays(conn, len(self._partitions))
-        waiting = await outbox.count(conn, self._shards)
-        if waiting:
-            self._job.has(waiting)
-        else:
-            self._job.got_on()
-        self._say_what_holds_up()
 
     def _leave(self, partitions: Collection[int]) -> None:
         for partition in list(partitions):
@@ -278,6 +275,8 @@ class _Shard:
         self.trouble: str | None = None
         """Why its batch is not acknowledged."""
         self.sending: asyncio.Task[Sequence[OutboxRow]] | None = None
+        self.on_its_way = 0
+        """So many facts."""
         self._producer = producer
         self._on_end = on_end
         self._on_trouble = on_trouble
@@ -288,14 +287,14 @@ class _Shard:
         return self.sending is None or self.sending.done()
 
     def send(self, rows: Sequence[OutboxRow]) -> None:
-        self.sending = asyncio.ensure_future(self._send(rows))
+        self.sending, self.on_its_way = asyncio.ensure_future(self._send(rows)), len(rows)
         self.sending.add_done_callback(lambda _: self._on_end())
 
     def acknowledged(self) -> Sequence[OutboxRow]:
         """Those of the last batch, once: then there is room for the next."""
         if self.sending is None or not self.sending.done():
             return ()
-        done, self.sending = self.sending, None
+        done, self.sending, self.on_its_way = self.sending, None, 0
         return done.result()
 
     def close(self) -> None:

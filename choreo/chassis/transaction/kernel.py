@@ -133,22 +133,23 @@ class Kernel(Generic[S]):
         """
         if self.trouble:
             raise Unavailable(self.trouble)
-        of_key = respond is not None and self._asking[command.key] >= KEY_LIMIT
+        key = command.key
+        of_key = respond is not None and self._asking[key] >= KEY_LIMIT
         if not admit or of_key or len(self._queue) >= QUEUE_HARD_LIMIT:
             return await self._first_reply(id or command.cause.id, fingerprint)
         done = asyncio.get_running_loop().create_future()
         asked = Asked(id or command.cause.id, command, respond, fingerprint, side_write, self._clock(), done)
         self._put(asked)
-        self._asking[command.key] += 1
+        self._asking[key] += 1
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
                 return await asked.done
         except TimeoutError:
             raise Unavailable(self.trouble or "the database did not answer in time") from None
         finally:
-            self._asking[command.key] -= 1
-            if not self._asking[command.key]:
-                del self._asking[command.key]
+            self._asking[key] -= 1
+            if not self._asking[key]:
+                del self._asking[key]
 
     async def _first_reply(self, id: UUID, fingerprint: bytes) -> Reply | None:
         """Raises `Overloaded` if there is none."""
