@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from pydantic import AliasChoices
 
 from choreo.chassis.database.migrate import migrate
@@ -37,6 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     _stand_alone()
     _keep_bytecode()
+    _log_plain_tracebacks()
     if config.getoption("--broker") == "testcontainers":
         require_engine()
     if guard := config.getoption("--without"):
@@ -72,6 +74,13 @@ def _keep_bytecode() -> None:
     """
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
+
+
+def _log_plain_tracebacks() -> None:
+    """One with the variables of every frame takes half a second to draw, and nobody reads it."""
+    *before, _ = structlog.get_config()["processors"]
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*before, plain])
 
 
 @pytest.hookimpl(optionalhook=True)
