@@ -1,5 +1,6 @@
 """One Kafka and one Postgres for a process that tests; topics and databases for each test."""
 
+import gc
 import os
 import sys
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from pydantic import AliasChoices
 
 from choreo.chassis.database.migrate import migrate
@@ -37,6 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     _stand_alone()
     _keep_bytecode()
+    _log_plain_tracebacks()
     if config.getoption("--broker") == "testcontainers":
         require_engine()
     if guard := config.getoption("--without"):
@@ -72,6 +75,19 @@ def _keep_bytecode() -> None:
     """
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
+
+
+def _log_plain_tracebacks() -> None:
+    """One with the variables of every frame takes half a second to draw, and nobody reads it."""
+    *before, _ = structlog.get_config()["processors"]
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*before, plain])
+
+
+def pytest_collection_finish() -> None:
+    """What is imported and collected stays: the collector of cycles need not look through it in each test."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -12,10 +12,10 @@ import typer
 from typer.core import TyperCommand
 from typer.exceptions import TyperException
 from typer.main import get_group
-from typer.rich_utils import rich_format_error
 
 from choreo.chassis.code_version import code_version
 from choreo.chassis.environment import ignore_libpq_variables, read_env_file
+from choreo.collector import no_collector
 from choreo.errors import HandlerMisbehaves, Incomplete, Unavailable, UsageError
 from choreo.terminal import fitting, print_text_alone
 
@@ -58,7 +58,17 @@ VERBS = {
 
 
 class Verb(TyperCommand):
-    """Imported once it is run: all of them together take a second, and none needs what the others need."""
+    """Imported once it is run: all of them together take a second, and none needs what the others need. So is
+    its help read once it is shown.
+    """
+
+    @property
+    def help(self) -> str | None:
+        return _docstring(str(self.name))
+
+    @help.setter
+    def help(self, given: str | None) -> None:
+        assert given is None
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         return imported(str(self.name)).make_context(info_name, args, parent, **extra)
@@ -67,7 +77,8 @@ class Verb(TyperCommand):
 def imported(verb: str) -> Any:
     """The command itself, with its options; of `dlq` and `keys` the group."""
     name = _identifier(verb)
-    module, alone = import_module(f"choreo.cli.{VERBS[verb]}.{name}"), typer.Typer()
+    with no_collector():
+        module, alone = import_module(f"choreo.cli.{VERBS[verb]}.{name}"), typer.Typer()
     if group := getattr(module, "app", None):
         alone.add_typer(group, name=verb)
     else:
@@ -110,7 +121,7 @@ def choreo(
 
 
 for verb in VERBS:
-    app.command(verb, cls=Verb, help=_docstring(verb))(lambda: None)
+    app.command(verb, cls=Verb)(lambda: None)
 
 
 def main() -> NoReturn:
@@ -120,13 +131,16 @@ def main() -> NoReturn:
     print_text_alone()
     try:
         if VERBS.get(next(iter(sys.argv[1:]), "")) == "debugging":
-            sandbox = import_module("choreo.replay.engine.sandbox")
+            with no_collector():
+                sandbox = import_module("choreo.replay.engine.sandbox")
             sandbox.interrupt_at_once()
             sandbox.refuse_always()
         _log_what_is_wrong()
         # Not standalone: there typer itself exits with 2 for wrong usage, and verbs give 2 another meaning.
         sys.exit(app(standalone_mode=False))
     except TyperException as error:
+        from typer.rich_utils import rich_format_error  # seldom needed, and not fast
+
         rich_format_error(error)  # type: ignore[arg-type]
         sys.exit(UsageError.exit_code)
     except (UsageError, HandlerMisbehaves, Incomplete, Unavailable) as error:

@@ -56,6 +56,7 @@ KERNEL = "tests/component/test_kernel.py"
 RELAY = "tests/component/test_relay.py"
 CONSUMER = "tests/choreography/test_consumer.py"
 POSITIONS = "tests/choreography/test_positions.py"
+ON_KAFKA = (RELAY, CONSUMER, POSITIONS)
 
 
 @dataclass(frozen=True)

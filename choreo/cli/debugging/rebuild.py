@@ -16,11 +16,11 @@ from choreo.chassis.database.connection import Connection
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.log_reader import LOG_UNREADABLE, describe_retrying
 from choreo.chassis.registry import service_names
+from choreo.collector import no_collector
 from choreo.errors import Unavailable, UsageError
 from choreo.operations.acting.rebuilt import SCHEMA, Busy, Rebuilt, open_database, read_snapshot
 from choreo.operations.reading.installation import Installation, find_installation
 from choreo.progress import Tell, telling
-from choreo.replay.engine.collector import no_collector
 from choreo.replay.rebuild.rebuild import Copy, History, Incomplete, Topics
 from choreo.replay.sources.records import Broken, Span
 from choreo.replay.verify.findings import Finding

@@ -13,10 +13,10 @@ import typer
 from choreo.chassis.database.tables import keys as keys_table
 from choreo.chassis.kafka.log_reader import LOG_UNREADABLE
 from choreo.chassis.registry import services
+from choreo.collector import no_collector
 from choreo.errors import Unavailable, UsageError
 from choreo.operations.reading.installation import Installation, find_installation
 from choreo.progress import telling
-from choreo.replay.engine.collector import no_collector
 from choreo.replay.sources.live import open_live
 from choreo.replay.sources.recording import Recording, Writer, size_of
 from choreo.replay.sources.records import Broken

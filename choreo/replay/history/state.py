@@ -8,7 +8,7 @@ from typing import Any, Literal
 from sqlalchemy import Table
 
 from choreo.chassis.transaction.state_store import TableMapping
-from choreo.replay.engine.collector import no_collector
+from choreo.collector import no_collector
 from choreo.replay.engine.in_memory_service import Row
 from choreo.replay.engine.walk import Walk, Write
 from choreo.replay.history.causes import Cause, cause_of

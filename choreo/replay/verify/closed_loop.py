@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from choreo.chassis.service import Service
-from choreo.replay.engine.collector import no_collector
+from choreo.collector import no_collector
 from choreo.replay.sources.by_key import Key, read_by_key
 from choreo.replay.sources.records import Source
 from choreo.replay.verify.findings import Finding, Tally

@@ -13,8 +13,8 @@ from typing import Any
 from choreo.chassis.registry import descriptions
 from choreo.chassis.service import Service
 from choreo.chassis.transaction.positions import TopicPartition
+from choreo.collector import no_collector
 from choreo.message.codec import TopicRecord, Undecodable, UnknownType, decode
-from choreo.replay.engine.collector import no_collector
 from choreo.replay.engine.sandbox import SideEffect
 from choreo.replay.sources.recording import narrowed
 from choreo.replay.sources.records import (
