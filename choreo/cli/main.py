@@ -149,8 +149,16 @@ def main() -> NoReturn:
 
 
 def _log_what_is_wrong() -> None:
-    """What the services' code has to say while a verb runs it: only what is wrong, and beside the output."""
+    """What the services' code has to say while a verb runs it: only what is wrong, and beside the output.
+
+    The pretty tracebacks print local variables, passwords among them.
+    """
     structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.dev.set_exc_info,
+            structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+        ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )

@@ -4,10 +4,11 @@ import subprocess
 import sys
 
 import pytest
+import structlog
 from typer.main import get_group
 from typer.testing import CliRunner
 
-from choreo.cli.main import VERBS, app, imported
+from choreo.cli.main import VERBS, _log_what_is_wrong, app, imported
 from choreo.errors import UsageError
 
 _HEAVY = "aiokafka", "chassis", "confluent_kafka", "fastapi", "faust", "pydantic", "replay", "sqlalchemy"
@@ -36,3 +37,23 @@ def test_a_migration_is_of_a_service_that_is_named() -> None:
     assert isinstance(said, UsageError) and str(said).startswith(
         "Name the service whose tables.py was changed"
     )
+
+
+def test_a_traceback_in_a_verbs_log_has_no_variables(capsys: pytest.CaptureFixture[str]) -> None:
+    before = structlog.get_config()
+    try:
+        _log_what_is_wrong()
+        _fail(password="correct horse")
+    finally:
+        structlog.configure(**before)
+    logged = capsys.readouterr().err
+    assert "it broke" in logged
+    assert "ZeroDivisionError" in logged
+    assert "correct horse" not in logged
+
+
+def _fail(password: str) -> None:
+    try:
+        1 / (len(password) - len(password))
+    except ZeroDivisionError:
+        structlog.get_logger().exception("it broke")
