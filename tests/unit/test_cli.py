@@ -41,6 +41,7 @@ def test_a_migration_is_of_a_service_that_is_named() -> None:
 
 def test_a_traceback_in_a_verbs_log_has_no_variables(capsys: pytest.CaptureFixture[str]) -> None:
     before = structlog.get_config()
+    structlog.reset_defaults()
     try:
         _log_what_is_wrong()
         _fail(password="correct horse")
