@@ -51,10 +51,15 @@ _UNFINISHED = (
 )
 _SAME = "Ada", "aDa", "adA"
 """Names that are one: whoever comes first has it."""
-_MET = frozenset({"cut", "slow", "acknowledgement", "late", "offsets", "truncation", "mail", "no mail"})
+_MET = frozenset(
+    {"cut", "slow", "acknowledgement", "late", "offsets", "truncation", "garbage", "mail", "no mail"}
+)
 """Faults that wait for somebody to meet them."""
+_OF_READERS = frozenset({"deaf", "hole"})
+"""Faults that come only once somebody reads."""
 _MET_BY_STATEMENTS = frozenset({"cut", "slow"})
 _MOMENT_SECONDS = 0.1
+_SOON_STEPS = 10
 _FIRST_STEPS = 300
 """Within so many steps trouble begins."""
 _BEGIN = datetime(2030, 1, 7, tzinfo=UTC) - timedelta(seconds=BEGIN_SECONDS)
@@ -63,6 +68,8 @@ _TROUBLED_SECONDS, _HEALED_SECONDS = 400.0, 120.0
 _RESTART_SECONDS = 3.0
 _SESSION_SECONDS = 6.0
 """Until a group notices that a member is gone."""
+_OLD_SECONDS = 5.0
+"""After so long an order is undecided for too long, if that counts."""
 _IDLE_SECONDS = 10.0
 """Until a database ends the session of a process that was stopped in its transaction."""
 
@@ -355,8 +362,11 @@ class World:
         """When all is decided that no person is needed for, orders are let in."""
         replicas, orders = self._serving["order"], self.databases["order"]
         parked = {row.key for row in orders.rows("parked")}
-        if any(row.status == "created" and str(row.user_id) not in parked for row in orders.rows("orders")):
+        undecided = [str(row.user_id) for row in orders.rows("orders") if row.status == "created"]
+        if not parked.issuperset(undecided):
             return  # billing waits for a person
+        if undecided:
+            self.loop.play(lambda: False, _OLD_SECONDS)
         looks: list[asyncio.Task[None]] = []
 
         def look() -> None:
@@ -402,11 +412,14 @@ class World:
         return 1 + int(self.chance.expovariate(1 / self.plan.steps_between_faults))
 
     def _befall_next(self) -> None:
+        fault = self.chance.choice(self.plan.faults)
+        if fault in _OF_READERS and not self._apps_there():
+            self.loop.alarm_at = self.loop.steps + _SOON_STEPS
+            return
         self.faults += 1
         self.loop.alarm_at = (
             self.loop.steps + self._in_steps() if self.faults < self.plan.most_faults else inf
         )
-        fault = self.chance.choice(self.plan.faults)
         self._befell.add(fault)
         self._befall(fault)
 
@@ -427,9 +440,7 @@ class World:
                 self.log.elect(place)
             case "marker":
                 self._leave_marks()
-            case "garbage":
-                self._write_garbage()
-            case "deaf" | "hole" if self._apps_there():
+            case "deaf" | "hole":
                 app, name = self.chance.choice(self._apps_there())
                 self.tell("reads no more" if fault == "deaf" else "loses a chunk", of=name)
                 (app.go_deaf if fault == "deaf" else app.lose_a_chunk)()
@@ -595,6 +606,8 @@ class World:
             raise KafkaConnectionError("the broker is away")
         if request == "fetch" and not self._is_cut and self._meets("truncation"):
             self._cut()
+        if request == "acknowledge" and self._meets("garbage"):
+            self._write_garbage()
         if request == "acknowledge" and self._meets("offsets"):
             self._set_offsets()
         if request == "acknowledge" and self._meets("acknowledgement"):
