@@ -55,12 +55,14 @@ class Database:
         meet: Meet = nothing,
         is_shared: Callable[[], bool] = lambda: True,
         is_calm: Callable[[], bool] = lambda: False,
+        is_quiet: Callable[[], bool] = lambda: False,
         lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
     ) -> None:
         """`is_shared`: whether more than one process that is alive uses it. `is_calm`: whether nothing
-        befalls the next statements.
+        befalls the next statements. `is_quiet`: and nobody wants to hear of them.
         """
         self.is_calm = is_calm
+        self.is_quiet = is_quiet
         self.states = states
         self.sessions = 0
         """So many transactions are not over."""
@@ -134,6 +136,11 @@ class Session:
         self._written: dict[Name, Any] = {}
         """By name; what is deleted is None. Of a further unique column the name of the row."""
         self._open()
+
+    @property
+    def is_open(self) -> bool:
+        """It has done something that is not over."""
+        return self._is_open
 
     @property
     def is_alone(self) -> bool:

@@ -16,6 +16,10 @@ from math import inf
 from random import Random
 from typing import Any
 
+BEGIN_SECONDS = 100_000.0
+"""What the clock of a machine says that has been up for a day: nobody's last look was just now."""
+_MOST_STEPS = 100_000
+"""Who comes to no end within so many, comes to none. One schedule in a hundred has more than 4,000."""
 _TASKS_KEPT = 128
 """With so many, or twice as many as go on, those that are done are forgotten."""
 
@@ -81,8 +85,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._chance = chance.random
         self._stays = stays
         self._hurries = hurries
-        self.now = 0.0
-        """Simulated seconds."""
+        self.now = BEGIN_SECONDS
+        """Simulated."""
         self.nowrs: list[tuple[float, int, _Handle]] = []
         self._numbers = count()
         self._able: list[Process] = []
@@ -98,6 +102,11 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     def time(self) -> float:
         return self.now
+
+    @property
+    def elapsed(self) -> float:
+        """Simulated seconds."""
+        return self.now - BEGIN_SECONDS
 
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
@@ -163,10 +172,12 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     # -- how it goes on --------------------------------------------------------------------------
 
     def play(self, until: Callable[[], bool], seconds: float) -> bool:
-        """Whether it came to that within so many simulated seconds; asked whenever time passes."""
+        """Whether it came to that within so many simulated seconds; asked whenever time passes. It has not
+        where somebody goes round and round in no time.
+        """
         events._set_running_loop(self)
         chance, able, stays, hurries = self._chance, self._able, self._stays, self._hurries
-        limit = self.now + seconds
+        limit, most = self.now + seconds, self.steps + _MOST_STEPS
         last: Process | None = None
         try:
             while True:
@@ -182,6 +193,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
                     self.alarm()
                     if not able:  # whoever was is dead now
                         continue
+                if self.steps > most:
+                    return False
                 if last is not None and last.queue and not last.is_stopped and chance() < stays:
                     process, index = last, -1
                 else:

@@ -37,9 +37,8 @@ FAULTS = {
 
 _CRASHES = 0.4
 """So often processes are killed, whatever else happens: there are many places to die at."""
-
-
 _WATCHED = 0.1
+_CROWDS = 0.15
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,8 @@ class Plan:
     """How often those look for news who are told of them. As the services do it, or seldom: most looks find
     nothing, and a world with few of them is played several times as fast.
     """
+    takes_time: float = 0.0
+    """This share of commits and of batches takes a moment: who was first may be overtaken by who was not."""
 
     @classmethod
     def from_told(cls, told: Mapping[str, Any]) -> Self:
@@ -74,21 +75,26 @@ class Plan:
 
 
 def drawn(chance: Random) -> Plan:
+    """Most worlds are one order's, in one process of each service. In some there is a crowd: two processes of
+    each, and what they do at once concerns one customer, or two whose facts share a partition.
+    """
     kinds = chance.sample(list(FAULTS), chance.choice((1, 2, 3, 4)))
     if "crash" not in kinds and chance.random() < _CRASHES:
         kinds.append("crash")
+    crowd = chance.random() < _CROWDS
     return Plan(
         faults=tuple(kinds),
-        most_faults=chance.choice((1, 2, 4, 8, 16)),
-        steps_between_faults=chance.choice((30, 100, 250)),
-        replicas=chance.choice((1, 1, 1, 2)),
-        partitions=chance.choice((1, 1, 1, 2)),
-        customers=chance.choice((1, 1, 1, 1, 1, 1, 2)),
+        most_faults=chance.choice((1, 2, 2, 4, 8)),
+        steps_between_faults=chance.choice((20, 60, 160)),
+        replicas=2 if crowd else chance.choice((1, 1, 1, 1, 1, 1, 2)),
+        partitions=1 if crowd else chance.choice((1, 1, 1, 2)),
+        customers=chance.choice((1, 2, 2)) if crowd else 1,
         is_one_name=chance.random() < 0.2,
-        orders=chance.choice((1, 1, 1, 1, 1, 1, 2, 3)),
+        orders=chance.choice((2, 3)) if crowd else 1,
         stays=chance.choice((0.0, 0.5, 0.9)),
+        takes_time=chance.choice((0.0, 0.8)) if crowd else 0.0,
         deadline_seconds=chance.choice((4.0, 30.0)),
         is_watched=chance.random() < _WATCHED,
         hurries=chance.choice((0.0, 0.002, 0.02)),
-        look_seconds=chance.choice((1.0, 5.0, 5.0, 5.0)),
+        look_seconds=chance.choice((1.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0)),
     )

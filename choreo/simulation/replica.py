@@ -13,6 +13,7 @@ from typing import Any, cast
 from uuid import UUID
 
 from prometheus_client import CollectorRegistry
+from prometheus_client.metrics import MetricWrapperBase
 
 from choreo.chassis.installed import room_of
 from choreo.chassis.instance import owner_of
@@ -46,7 +47,7 @@ class Role:
         self.commands: Mapping[str, Callable[..., Command]] = {
             command.__name__: command for command in service.commands
         }
-        self.meter = _Unread(CollectorRegistry())
+        self.meter = _Unread()
 
     def guarded_by(self, guard: Callable[[Decider[Any]], Decider[Any]]) -> "Role":
         """The same with another decider."""
@@ -58,12 +59,28 @@ class Role:
 class _Unread(Meter):
     """Nobody reads what is measured here."""
 
+    def __init__(self) -> None:
+        super().__init__(CollectorRegistry())
+        for name, metric in vars(self).items():
+            if isinstance(metric, MetricWrapperBase):
+                setattr(self, name, _METRIC)
+
     def transaction(self, inputs: int) -> AbstractContextManager[None]:  # type: ignore[override]
         return _NOTHING
 
     def count(self, *_: Counts, **__: Counts) -> None: ...
 
 
+class _Metric:
+    def labels(self, *_: str) -> "_Metric":
+        return self
+
+    def inc(self, amount: float = 1) -> None: ...
+
+    def set(self, value: float) -> None: ...
+
+
+_METRIC = _Metric()
 _NOTHING = nullcontext()
 
 
@@ -197,6 +214,11 @@ class Replica:
             if not answer.done():
                 answer.set_exception(ConnectionError("the process is gone"))
         self.asking.clear()
+
+    def forget(self) -> None:
+        """It is over."""
+        for part in (self.process, self.store, self.kernel, self):
+            vars(part).clear()
 
 
 def answered(decided: Decided) -> Reply:

@@ -257,7 +257,8 @@ def relay_leases_declare(session: Session, now: datetime, values: Any) -> Rows:
 
 
 def is_ours_or_free(row: Any, owner: Any, now: datetime) -> bool:
-    return bool(row.owner == owner or row.until < now)
+    """A real clock goes on between two statements: what is free from now on is free for the next one."""
+    return bool(row.owner == owner or row.until <= now)
 
 
 def relay_leases_lease(session: Session, now: datetime, values: Any) -> Rows:
@@ -325,7 +326,7 @@ def leases_take(session: Session, now: datetime, values: Any) -> Rows:
 
 
 def leases_take_again(session: Session, now: datetime, values: Any) -> Rows:
-    found = [one for one in _pending(session) if one[2] is not None and one[2].until < now]
+    found = [one for one in _pending(session) if one[2] is not None and one[2].until <= now]
     found.sort(key=lambda one: one[2].attempts)
     for _, _, lease in found:
         until, (owner,) = _until(now, values[0][0]), values[1]

@@ -9,8 +9,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import Context, copy_context
 from functools import partial, reduce
-from inspect import iscoroutine
-from types import SimpleNamespace
+from types import CoroutineType, SimpleNamespace
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
@@ -215,17 +214,20 @@ class MemoryTransaction(Generic[S]):
         await give_way()
         if self._is_gone:
             raise psycopg.OperationalError("the connection is lost")
+        meet = None if self._database.is_quiet() else self._database.meet
         try:
             for step in steps:
-                self._database.meet(step.name)
+                if meet:
+                    meet(step.name)
                 self._session.at = step.name
                 result = step.run()
-                step.result = await result if iscoroutine(result) else result
+                step.result = await result if type(result) is CoroutineType else result
         except Exception:
             self._failed = True
             self._session.end(commit=False)
             raise
-        await give_way()
+        if not self._session.is_open:  # who is killed here has committed; else nothing of it is left anyway
+            await give_way()
 
     async def _take_time(self, name: str) -> None:
         """What befalls a statement. Whoever waits for too long for what takes time waits no more."""
@@ -247,7 +249,7 @@ class MemoryTransaction(Generic[S]):
                 await self._take_time(step.name)
                 self._session.at = step.name
                 result = step.run()
-                step.result = await result if iscoroutine(result) else result
+                step.result = await result if type(result) is CoroutineType else result
         except Exception as raised:
             error, self._failed = raised, True
         finally:

@@ -20,6 +20,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError
 from choreo.chaos.history import Request
 from choreo.chaos.judge import Violation, judge
 from choreo.chassis import clock
+from choreo.chassis.database import connection
 from choreo.chassis.installed import room_of
 from choreo.chassis.kafka import catch_up, consumer, grants, partition_producer, relay, shared_produce
 from choreo.chassis.registry import services
@@ -38,7 +39,7 @@ from choreo.simulation.evidence import collected
 from choreo.simulation.invariants import Watch, out_of_turn
 from choreo.simulation.kafka import Access, MemoryApp, MemoryCluster
 from choreo.simulation.log import Group, Log
-from choreo.simulation.loop import Process, SimulatedLoop
+from choreo.simulation.loop import BEGIN_SECONDS, Process, SimulatedLoop
 from choreo.simulation.plan import Plan, drawn
 from choreo.simulation.replica import Replica, Role
 from choreo.simulation.sql import MemoryTrip
@@ -50,16 +51,25 @@ _UNFINISHED = (
 )
 _SAME = "Ada", "aDa", "adA"
 """Names that are one: whoever comes first has it."""
-_MET = frozenset({"cut", "slow", "acknowledgement", "late", "offsets", "truncation", "mail", "no mail"})
+_MET = frozenset(
+    {"cut", "slow", "acknowledgement", "late", "offsets", "truncation", "garbage", "mail", "no mail"}
+)
 """Faults that wait for somebody to meet them."""
+_OF_READERS = frozenset({"deaf", "hole"})
+"""Faults that come only once somebody reads."""
 _MET_BY_STATEMENTS = frozenset({"cut", "slow"})
-_FIRST_STEPS = 400
+_MOMENT_SECONDS = 0.1
+_SOON_STEPS = 10
+_FIRST_STEPS = 300
 """Within so many steps trouble begins."""
-_BEGIN = datetime(2030, 1, 7, tzinfo=UTC)
+_BEGIN = datetime(2030, 1, 7, tzinfo=UTC) - timedelta(seconds=BEGIN_SECONDS)
+"""When the loop's clock began."""
 _TROUBLED_SECONDS, _HEALED_SECONDS = 400.0, 120.0
 _RESTART_SECONDS = 3.0
 _SESSION_SECONDS = 6.0
 """Until a group notices that a member is gone."""
+_OLD_SECONDS = 5.0
+"""After so long an order is undecided for too long, if that counts."""
 _IDLE_SECONDS = 10.0
 """Until a database ends the session of a process that was stopped in its transaction."""
 
@@ -108,6 +118,7 @@ def _alone(loop: SimulatedLoop, look_seconds: float) -> Iterator[None]:
         (shared_produce, "Cluster", MemoryCluster),
         (grants, "Cluster", MemoryCluster),
         (consumer, "ChunkedApp", MemoryApp),
+        (connection, "greenlet_spawn", _at_once),
         (catch_up, "RoundTrip", MemoryTrip),
         (outbox, "RoundTrip", MemoryTrip),
         (room_of("notification", "leases"), "RoundTrip", MemoryTrip),
@@ -127,6 +138,11 @@ def _alone(loop: SimulatedLoop, look_seconds: float) -> Iterator[None]:
         for (module, name, _), real in zip(stand_ins, before, strict=True):
             setattr(module, name, real)
         structlog.configure(**logged)
+
+
+async def _at_once(end: Callable[[], None]) -> None:
+    """There is no driver here that would have to wait."""
+    end()
 
 
 class _Clock:
@@ -170,12 +186,15 @@ class World:
             }
         self._serving: dict[str, list[Replica]] = {name: [] for name in self._roles}
         """By service: its processes that are alive."""
+        self._replicas: list[Replica] = []
+        """All that there ever were."""
         self.databases = {
             name: Database(
                 role.service.store,
                 meet=partial(self._statement, name),
                 is_shared=partial(_several, self._serving[name]),
                 is_calm=self._is_calm,
+                is_quiet=self._is_unheard,
             )
             for name, role in self._roles.items()
         }
@@ -226,18 +245,33 @@ class World:
                 violations += self._doors()
         finally:
             self.loop.close()
+            met = frozenset().union(*(database.met for database in self.databases.values()))
+            self._forget()
         return Outcome(
             self._seed,
             self.plan,
             tuple(violations),
             self.loop.steps,
-            self.loop.time(),
+            self.loop.elapsed,
             self.faults,
             frozenset(self._killed_at),
             frozenset(self._befell),
-            frozenset().union(*(database.met for database in self.databases.values())),
+            met,
             tuple(self.told),
         )
+
+    def _forget(self) -> None:
+        """Most of what there was goes at once, and need not be looked for by the garbage collector."""
+        for database in self.databases.values():
+            vars(database).clear()
+        for replica in self._replicas:
+            replica.forget()
+        for group in self.groups.values():
+            vars(group).clear()
+        vars(self.log).clear()
+        self.databases.clear()
+        self._replicas.clear()
+        self._customers.clear()
 
     def _breach(self, promise: str, text: str) -> None:
         self.tell(f"{promise} is broken: {text}")
@@ -245,7 +279,7 @@ class World:
 
     def tell(self, text: str, *, of: str = "world") -> None:
         if self._trace:
-            self.told.append(f"{self.loop.time():9.3f} {of:16} {text}")
+            self.told.append(f"{self.loop.elapsed:9.3f} {of:16} {text}")
 
     def _begin(self) -> None:
         for name in self._roles:
@@ -284,6 +318,7 @@ class World:
             died=self._died.append,
         )
         self._serving[name].append(replica)
+        self._replicas.append(replica)
         return replica
 
     def _acknowledged(self, service: str, place: TopicPartition, offset: int) -> None:
@@ -328,8 +363,11 @@ class World:
         """When all is decided that no person is needed for, orders are let in."""
         replicas, orders = self._serving["order"], self.databases["order"]
         parked = {row.key for row in orders.rows("parked")}
-        if any(row.status == "created" and str(row.user_id) not in parked for row in orders.rows("orders")):
+        undecided = [str(row.user_id) for row in orders.rows("orders") if row.status == "created"]
+        if not parked.issuperset(undecided):
             return  # billing waits for a person
+        if undecided:
+            self.loop.play(lambda: False, _OLD_SECONDS)
         looks: list[asyncio.Task[None]] = []
 
         def look() -> None:
@@ -375,11 +413,14 @@ class World:
         return 1 + int(self.chance.expovariate(1 / self.plan.steps_between_faults))
 
     def _befall_next(self) -> None:
+        fault = self.chance.choice(self.plan.faults)
+        if fault in _OF_READERS and not self._apps_there():
+            self.loop.alarm_at = self.loop.steps + _SOON_STEPS
+            return
         self.faults += 1
         self.loop.alarm_at = (
             self.loop.steps + self._in_steps() if self.faults < self.plan.most_faults else inf
         )
-        fault = self.chance.choice(self.plan.faults)
         self._befell.add(fault)
         self._befall(fault)
 
@@ -400,9 +441,7 @@ class World:
                 self.log.elect(place)
             case "marker":
                 self._leave_marks()
-            case "garbage":
-                self._write_garbage()
-            case "deaf" | "hole" if self._apps_there():
+            case "deaf" | "hole":
                 app, name = self.chance.choice(self._apps_there())
                 self.tell("reads no more" if fault == "deaf" else "loses a chunk", of=name)
                 (app.go_deaf if fault == "deaf" else app.lose_a_chunk)()
@@ -527,16 +566,25 @@ class World:
 
     def _is_calm(self) -> bool:
         """Nothing befalls the next statements of any service."""
-        return self._armed.isdisjoint(_MET_BY_STATEMENTS) and self.loop.now >= self._all_there_at
+        return (
+            self._armed.isdisjoint(_MET_BY_STATEMENTS)
+            and self.loop.now >= self._all_there_at
+            and not self.plan.takes_time
+        )
+
+    def _is_unheard(self) -> bool:
+        return not self._trace and self._is_calm()
 
     def _statement(self, service: str, statement: str) -> float:
         """Before each statement, and after a commit."""
-        if not self._trace and self._is_calm():
+        if self._is_unheard():
             return 0.0
         if self._trace:
             self.tell(statement, of=f"{service} database")
         if self._is_away(service):
             raise psycopg.OperationalError("the database is away")
+        if statement == "commit" and self._takes_time():
+            return self.chance.uniform(0.0, _MOMENT_SECONDS)
         if not self._armed:
             return 0.0
         if self._meets("cut"):
@@ -550,6 +598,8 @@ class World:
 
     async def _kafka(self, request: str) -> None:
         await give_way()
+        if request == "acknowledge" and self._takes_time():
+            await asyncio.sleep(self.chance.uniform(0.0, _MOMENT_SECONDS))
         if not self._trace and not self._armed and self.loop.now >= self._all_there_at:
             return
         self.tell(request, of="broker")
@@ -557,6 +607,8 @@ class World:
             raise KafkaConnectionError("the broker is away")
         if request == "fetch" and not self._is_cut and self._meets("truncation"):
             self._cut()
+        if request == "acknowledge" and self._meets("garbage"):
+            self._write_garbage()
         if request == "acknowledge" and self._meets("offsets"):
             self._set_offsets()
         if request == "acknowledge" and self._meets("acknowledgement"):
@@ -589,6 +641,9 @@ class World:
 
     def _is_away(self, part: str) -> bool:
         return self.loop.time() < self._away_until.get(part, 0.0)
+
+    def _takes_time(self) -> bool:
+        return bool(self.plan.takes_time) and self.chance.random() < self.plan.takes_time
 
     def _meets(self, fault: str) -> bool:
         if fault not in self._armed or self.chance.random() < 0.7:

@@ -11,8 +11,9 @@ from random import Random
 import pytest
 
 from choreo.errors import HandlerMisbehaves
-from choreo.simulation import programme
+from choreo.simulation import loop, programme
 from choreo.simulation.awaits import all_awaits
+from choreo.simulation.database import give_way
 from choreo.simulation.plan import Plan, drawn
 from choreo.simulation.programme import simulate, simulate_beside
 from choreo.simulation.shrinking import shrunk
@@ -40,6 +41,8 @@ CAUGHT = (
     "halving",
     "removal-after-acknowledgement",
     "oldest-first",
+    "exact-removal",
+    "outbox-position",
 )
 """Guards of the promise whose removal is soon seen. docs/simulation.md has the others, too."""
 SCHEDULES = int(os.environ.get("CHOREO_TEST_SCHEDULES", "200"))
@@ -140,6 +143,24 @@ def test_two_processes_play_the_same_worlds(monkeypatch: pytest.MonkeyPatch) -> 
 def test_whoever_watches_a_world_sees_the_same_one() -> None:
     for seed in range(1, 9):
         assert play(seed, trace=True).steps == play(seed).steps
+
+
+def test_where_nothing_befalls_anybody_nobody_waits_for_a_poll() -> None:
+    plan = replace(drawn(Random("plan 1")), faults=("answer",), steps_between_faults=10**9, look_seconds=5.0)
+    assert play(1, plan=replace(plan, deadline_seconds=30.0)).seconds < 5.0
+
+
+def test_who_goes_round_in_no_time_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_MOST_STEPS", 100)
+    simulated = loop.SimulatedLoop(Random(1), stays=0.5, hurries=0.0)
+
+    async def go_round() -> None:
+        while True:
+            await give_way()
+
+    simulated.inside(lambda: loop.Process("somebody").begin(go_round()) and None)
+    assert not simulated.play(lambda: False, 1.0)
+    simulated.close()
 
 
 def test_seeds_differ() -> None:

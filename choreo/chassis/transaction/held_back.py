@@ -72,7 +72,15 @@ class HeldBack:
         return [name for name, stuck in self._stuck.items() if stuck.until <= self._now()]
 
     def release(self) -> list[Input]:
-        """All of them in their order; whoever has to wait still is taken again."""
-        inputs, self._inputs = self._inputs, []
+        """All of them in their order; whoever has to wait still is taken again. What is due and nobody waits
+        for any more is forgotten: nothing would ever show that it is free.
+        """
+        inputs, self._inputs = [input for input in self._inputs if not input.done.done()], []
         self._partitions.clear()
+        self.free(set(self.due()).difference(*map(_names, inputs)))
         return inputs
+
+
+def _names(input: Input) -> set[Name]:
+    partitions = {(input.topic, input.partition)} if isinstance(input, Heard) else set()
+    return {*input.keys, *partitions}
