@@ -47,7 +47,7 @@ CAUGHT = (
 """Guards of the promise whose removal is soon seen. docs/simulation.md has the others, too."""
 SCHEDULES = int(os.environ.get("CHOREO_TEST_SCHEDULES", "200"))
 """Worlds that nobody has seen before: some ten seconds of one core. More are asked for by this setting."""
-SOON = 100
+SOON = 200
 SEEDS = sorted(Path(__file__).with_name("seeds").glob("*.json"))
 
 _DIGEST = """
