@@ -110,7 +110,8 @@ class _Kept:
         self.verdicts: dict[str, Verdict] = {}
         for line in path.read_text().splitlines() if path.exists() else ():
             told = json.loads(line)
-            self.verdicts[told.pop("id")] = Verdict(**told)
+            id = told.pop("id")
+            self.verdicts[id] = Verdict(**told)
 
     def add(self, id: str, verdict: Verdict) -> None:
         self.verdicts[id] = verdict

@@ -12,5 +12,7 @@ EQUIVALENT: dict[str, str] = {
     "compared, and the positions were read before all of them",
     "f9145148dd": "rows that are new and rows that are changed are different ones, and none that is changed "
     "gives up a unique value that a new one takes: logins and addresses never change",
+    "4448fa10df": "what is parked and what goes out are rows of two tables that know nothing of each other, "
+    "written in one transaction under locks that are held already",
 }
 """By the change's id."""
