@@ -26,7 +26,7 @@ class Change:
     """Lines as they are, and as they become."""
     after: str
     function: str = ""
-    """In which it is, with its class."""
+    """In which it is, with its class; or the name of a statement in SQL."""
 
     @property
     def id(self) -> str:
@@ -69,17 +69,19 @@ def sample(each: int, seed: int) -> list[Change]:
     for path in sources():
         for change in changes(path):
             by_kind[change.kind].append(change)
-    drawn = [one for of_kind in by_kind.values() for one in sorted(of_kind, key=_lot(seed))[:each]]
+    drawn = [one for of_kind in by_kind.values() for one in sorted(of_kind, key=partial(lot, seed))[:each]]
     return sorted(drawn, key=lambda change: (change.path, change.line, change.kind))
 
 
-def _lot(seed: int) -> Callable[[Change], str]:
-    return lambda change: sha256(f"{seed} {change.id}".encode()).hexdigest()
+def lot(seed: int, change: Change) -> str:
+    return sha256(f"{seed} {change.id}".encode()).hexdigest()
 
 
 def _functions(tree: ast.AST, within: str = "") -> Iterator[tuple[int, int, str]]:
-    """First and last line, and name; those inside come after what they are in."""
+    """First and last line, and name; those inside come after what they are in. So do statements in SQL."""
     for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and not within:
+            yield node.lineno, node.end_lineno or 0, node.targets[0].id
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             name = f"{within}.{node.name}" if within else node.name
             yield node.lineno, node.end_lineno or 0, name
