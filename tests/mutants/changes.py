@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from hashlib import sha256
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 from tests.walls import packages
@@ -48,8 +48,14 @@ def sources() -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for path in (*chassis, *deciders) if path.exists())
 
 
-@cache
 def changes(path: str) -> list[Change]:
+    """All that there are."""
+    return [change for change in _tries(path) if _is_code(change)]
+
+
+@cache
+def _tries(path: str) -> list[Change]:
+    """With those that are no code any more."""
     source = (ROOT / path).read_text()
     tree, lines = ast.parse(source), source.splitlines(keepends=True)
     functions = list(_functions(tree))
@@ -58,7 +64,7 @@ def changes(path: str) -> list[Change]:
         for first, last, after in make(tree, lines):
             before = "".join(lines[first - 1 : last])
             change = Change(path, first, kind, before, after, _innermost(functions, first))
-            if after != before and _is_code(change.applied(source)):
+            if after != before:
                 found.setdefault(after + str(first), change)
     return list(found.values())
 
@@ -67,9 +73,12 @@ def sample(each: int, seed: int) -> list[Change]:
     """So many of each kind. A change is drawn by its own lines: those elsewhere may change meanwhile."""
     by_kind: dict[str, list[Change]] = {kind: [] for kind in KINDS}
     for path in sources():
-        for change in changes(path):
+        for change in _tries(path):
             by_kind[change.kind].append(change)
-    drawn = [one for of_kind in by_kind.values() for one in sorted(of_kind, key=partial(lot, seed))[:each]]
+    drawn: list[Change] = []
+    for of_kind in by_kind.values():
+        of_kind.sort(key=partial(lot, seed))
+        drawn += islice(filter(_is_code, of_kind), each)
     return sorted(drawn, key=lambda change: (change.path, change.line, change.kind))
 
 
@@ -92,9 +101,9 @@ def _innermost(functions: Sequence[tuple[int, int, str]], line: int) -> str:
     return next((name for first, last, name in reversed(functions) if first <= line <= last), "")
 
 
-def _is_code(source: str) -> bool:
+def _is_code(change: Change) -> bool:
     try:
-        compile(source, "changed", "exec")
+        compile(change.applied((ROOT / change.path).read_text()), change.path, "exec")
     except SyntaxError:
         return False
     return True

@@ -30,10 +30,15 @@ _FILES = 3
 _BESIDES = {
     "choreo/chassis/transaction": (
         "tests/unit/test_kernel.py",
+        "tests/unit/test_step.py",
         "tests/component/test_kernel.py",
         "tests/component/test_stores.py",
     ),
-    "choreo/chassis/kafka": ("tests/choreography/test_consumer.py", "tests/choreography/test_positions.py"),
+    "choreo/chassis/kafka": (
+        "tests/unit/test_consumer.py",
+        "tests/choreography/test_consumer.py",
+        "tests/choreography/test_positions.py",
+    ),
 }
 """And these, which go through all of a folder whether they name it or not."""
 _OF_TEXT = ("test_mutants.py", "test_tidy.py", "test_source_lines.py", "test_makefile.py")
