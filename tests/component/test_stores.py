@@ -519,6 +519,8 @@ async def test_who_holds_what_is_told_without_waiting(stores: Stores, begin: Beg
     await lock(other, EVE, "new")
     found = await stores.store.locked([ADA, EVE, "new", "nobody"], [ORDERS, USERS])
     assert (set(found.rows), found.tables) == ({EVE, USERS}, {})
+    assert (await stores.store.locked([ADA], [ORDERS])).rows == {}, "what nobody asked about is not told"
+    assert set((await stores.store.locked([EVE], [])).rows) == {EVE}
     await stores.store.probe()
 
 
