@@ -51,7 +51,7 @@ told = simulate(range(1, 1 + int(sys.argv[1])))
 promises = sorted({one.promise for outcome in told.broken for one in outcome.violations})
 print(json.dumps({"schedules": told.schedules, "promises": promises}))
 """
-_FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", re.MULTILINE)
+_FAILED = re.compile(r"^(?:FAILED|ERROR) (tests/.+?)(?: - |$)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
