@@ -29,7 +29,8 @@ from choreo.chassis.transaction.positions import Position
 from choreo.chassis.transaction.step import Decider
 from choreo.message.codec import encode
 from choreo.message.decider import Command
-from choreo.message.envelope import Cause
+from choreo.message.envelope import Cause, Event
+from choreo.message.fact import Fact
 from choreo.simulation.database import Database, Session
 from choreo.simulation.store import MemoryStore
 from events.user import UserRegistered
@@ -40,6 +41,7 @@ from user_service.store import STORE as USERS
 
 ADA, EVE = uuid4(), uuid4()
 PARTITIONS = 3
+REGISTERED = "user-events", 0
 
 
 class Service:
@@ -75,6 +77,11 @@ class Service:
 
     def asks(self, command: Command) -> "asyncio.Task[Reply | None]":
         return asyncio.ensure_future(self.kernel.ask(command, _answered))
+
+    async def hears(self, offset: int, event: Event[Fact]) -> None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.kernel.hear(Heard(*REGISTERED, offset, encode(event), event, None, clock.now(), done))
+        await done
 
     async def has_locked(self, key: str) -> Session:
         """Somebody else has, until that session ends."""
@@ -117,6 +124,10 @@ def deposit(user: UUID) -> Deposit:
 def register(login: str = "ada") -> Register:
     user = uuid4()
     return Register(cause=Cause.root(user), user_id=user, login=login, email=f"{user}@example.com")
+
+
+def registered(user: UUID) -> Event[Fact]:
+    return an_event(UserRegistered(user_id=user, login=f"login-{user}", email=f"{user}@example.com"))
 
 
 async def status(asked: "asyncio.Task[Reply | None]") -> int | None:
@@ -205,24 +216,26 @@ async def test_two_who_want_one_name_are_decided_one_after_the_other(users: Serv
 
 
 async def test_a_fact_goes_to_the_partition_of_its_key(billing: Service) -> None:
+    """Whether it follows from a command or from what was heard."""
+    billing.database.begin([Position(*REGISTERED, 0, "topic", "cluster")])
     billing.begin()
-    for user in (uuid4() for _ in range(8)):
+    for number, user in enumerate(uuid4() for _ in range(8)):
         await with_account(billing, user)
+        await billing.hears(number, registered(uuid4()))
     rows = billing.database.rows("outbox")
-    assert len(rows) == 8
+    assert len(rows) == 16
     assert all(row.partition == partition_of(row.key, PARTITIONS) for row in rows)
     assert all(row.record.key == row.key.encode() for row in rows)
 
 
 async def test_a_position_that_a_person_has_set_back_is_read_on_from(billing: Service) -> None:
     """Even where another record stood there: who sets it back knows that the log was cut."""
-    place = "user-events", 0
-    billing.database.begin([Position(*place, 5, "topic", "cluster", last_offset=5, last_digest=b"another")])
+    billing.database.begin(
+        [Position(*REGISTERED, 5, "topic", "cluster", last_offset=5, last_digest=b"another")]
+    )
     billing.begin()
-    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    event = an_event(UserRegistered(user_id=ADA, login="ada", email="ada@example.com"))
-    billing.kernel.hear(Heard(*place, 5, encode(event), event, None, clock.now(), done))
-    await done
+    event = registered(ADA)
+    await billing.hears(5, event)
     (position,) = billing.database.rows("positions")
     assert (position.next_offset, position.last_digest) == (6, encode(event).digest)
 
