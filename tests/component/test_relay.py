@@ -445,6 +445,25 @@ async def test_whoever_may_only_look_takes_no_lease(post: Post, postgres: Postgr
                 observer.execute(statement)
 
 
+async def test_leases_that_are_declared_again_stay_with_their_owner(post: Post) -> None:
+    everything = range(PARTITIONS)
+    async with raw_connection(post.engine) as conn:
+        await outbox.declare_leases(conn, everything)
+        assert await outbox.lease(conn, uuid4(), everything, timedelta(minutes=1)) == set(everything)
+        await outbox.declare_leases(conn, everything)
+        assert await outbox.lease(conn, uuid4(), everything, timedelta(minutes=1)) == set()
+
+
+async def test_who_takes_leases_waits_for_nobody(post: Post) -> None:
+    everything = range(PARTITIONS)
+    async with raw_connection(post.engine) as conn:
+        await outbox.declare_leases(conn, everything)
+        await conn.commit()
+        locking = "SELECT FROM relay_leases WHERE partition = 1 FOR UPDATE"
+        async with held(post.database.owner_url, locking):
+            assert await outbox.lease(conn, uuid4(), everything, timedelta(minutes=1)) == {*everything} - {1}
+
+
 async def test_a_shard_that_nobody_can_own_is_named_and_the_others_go_on(
     post: Post, monkeypatch: pytest.MonkeyPatch
 ) -> None:

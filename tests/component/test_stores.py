@@ -247,11 +247,11 @@ async def test_who_wants_a_locked_key_waits_and_then_sees_what_was_committed(
     await first.commit()
     one, other = await begin(), await begin()
     await lock(one, ADA)
-    one.advance_keys({ADA: 7})
-    await one.send()
     wanted = other.lock_keys([ADA, EVE])
     waits = begun(other.send())
-    await has_to_wait(stores, waits)
+    await has_to_wait(stores, waits)  # for the lock: nothing is written yet
+    one.advance_keys({ADA: 7})
+    await one.send()
     await end(one, commits)
     await waits
     assert wanted() == {ADA: 7 if commits else 0, EVE: 0}
@@ -519,6 +519,8 @@ async def test_who_holds_what_is_told_without_waiting(stores: Stores, begin: Beg
     await lock(other, EVE, "new")
     found = await stores.store.locked([ADA, EVE, "new", "nobody"], [ORDERS, USERS])
     assert (set(found.rows), found.tables) == ({EVE, USERS}, {})
+    assert (await stores.store.locked([ADA], [ORDERS])).rows == {}, "what nobody asked about is not told"
+    assert set((await stores.store.locked([EVE], [])).rows) == {EVE}
     await stores.store.probe()
 
 

@@ -38,11 +38,16 @@ class Cluster:
     takes: int = 10**6
     taken: list[bytes] = field(default_factory=list)
     """The values, in their order."""
+    looked: int = 0
+    """So often it was asked who leads."""
+    closed: int = 0
+    is_silent: bool = False
 
     async def new_producer_id(self) -> tuple[int, int]:
         return 1, 0
 
     async def metadata(self, topics: Iterable[str]) -> Metadata:
+        self.looked += 1
         leaders = dict.fromkeys(range(self.partitions), 1)
         return Metadata("cluster", {1: ("host", 9092)}, {TOPIC: Topic("id", leaders, leaders, {"WRITE"})})
 
@@ -56,6 +61,8 @@ class Cluster:
         self, leader: Any, topic: str, batches: Mapping[int, bytes], within_ms: int = 0
     ) -> dict[int, KafkaError]:
         self.requests.append(sorted(batches))
+        if self.is_silent:
+            await asyncio.Event().wait()
         if self.is_away:
             raise KafkaConnectionError("no answer")
         errors: dict[int, KafkaError] = {}
@@ -70,7 +77,8 @@ class Cluster:
                     self.taken += [bytes(record.value) for record in records.next_batch()]
         return errors
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        self.closed += 1
 
 
 def producer(cluster: Cluster, partitions: int = 1) -> PartitionProducer:
@@ -120,6 +128,24 @@ def test_a_topic_may_have_more_partitions_than_keys_use_and_never_fewer(used: in
     else:
         asyncio.run(sending)
     assert cluster.taken == ([] if there < used else [b"fact"])
+
+
+async def test_who_leads_is_asked_again_only_after_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partition_producer, "SEND_TIMEOUT_SECONDS", 0.05)
+    cluster = Cluster()
+    sender = producer(cluster)
+    await sender.send(rows_of([b"one"]))
+    looked = cluster.looked
+    await sender.send(rows_of([b"two"]))
+    assert (cluster.looked, cluster.closed) == (looked, 0)
+    cluster.is_silent = True
+    with pytest.raises(KafkaError, match="no acknowledgement"):
+        await sender.send(rows_of([b"three"]))
+    assert cluster.closed == 1, "what is late on that connection is no answer to what comes next"
+    cluster.is_silent = False
+    await sender.send(rows_of([b"three"]))
+    assert cluster.looked == 2 * looked
+    assert cluster.taken == [b"one", b"two", b"three"]
 
 
 PARTITIONS = 4

@@ -1,0 +1,149 @@
+"""What a session of the consumer asks and takes for granted. Kafka and Postgres are played."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from choreo.chassis.kafka import catch_up, cluster, consumer
+from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.kafka.catch_up import CatchUp
+from choreo.chassis.kafka.cluster import Cluster, Group, Member, new_client_id
+from choreo.chassis.kafka.consumer import Consumer
+from choreo.chassis.kafka.relay import _Shard
+from choreo.chassis.kafka.topic_log import PartitionLog
+from choreo.chassis.observe.health import Job
+from choreo.chassis.transaction import positions
+from choreo.chassis.transaction.positions import Position, TopicPartition
+
+A, B, C = ("topic", 0), ("topic", 1), ("topic", 2)
+ACCESS = KafkaAccess("host:9092")
+
+
+def a_consumer(instance: str | None = None) -> Consumer:
+    nothing: Any = None
+    return Consumer(
+        "billing",
+        {"topic": frozenset()},
+        nothing,
+        nothing,
+        access=ACCESS,
+        group="billing",
+        instance=instance,
+        needs=(),
+        job=Job(),
+        meter=nothing,
+    )
+
+
+@pytest.mark.parametrize(("instance", "dismissed"), [("0", ["billing 0"]), (None, [])])
+async def test_only_who_has_a_name_of_its_own_sends_its_predecessors_away(
+    monkeypatch: pytest.MonkeyPatch, instance: str | None, dismissed: list[str]
+) -> None:
+    """Who has none would send away the others."""
+    members = [
+        Member(f"billing {number}", new_client_id("billing", number), "host", frozenset())
+        for number in ("0", "1")
+    ]
+    sent_away: list[str] = []
+
+    class Kafka:
+        async def group(self, name: str) -> Group:
+            return Group("Stable", members, None)
+
+        async def dismiss(self, group: str, member: Member) -> None:
+            sent_away.append(member.id)
+
+    @asynccontextmanager
+    async def asking(access: KafkaAccess) -> AsyncIterator[Kafka]:
+        yield Kafka()
+
+    monkeypatch.setattr(consumer, "asking", asking)
+    await a_consumer(instance)._dismiss_predecessors()
+    assert sent_away == dismissed
+
+
+async def test_what_is_on_its_way_or_not_assigned_is_not_found_to_be_as_it_was_read() -> None:
+    """Of both the position may move while the log is looked at."""
+    settled: list[Callable[[TopicPartition], bool]] = []
+
+    async def look(settled_: Callable[[TopicPartition], bool]) -> tuple[dict[Any, Position], Any]:
+        settled.append(settled_)
+        return {A: position(A, 7)}, {}
+
+    one: Any = a_consumer()
+    one._look = lambda settled: look(settled)
+    handover = cast(Any, SimpleNamespace(has=lambda place: place == B))
+    assert await one._next_offsets(handover, {A, B}) == {A: 7, B: 0}
+    (is_settled,) = settled
+    assert [is_settled(place) for place in (A, B, C)] == [True, False, False]
+
+
+def position(place: TopicPartition, next_offset: int) -> Position:
+    return Position(*place, next_offset, "id", "cluster")
+
+
+def a_log(place: TopicPartition, latest: int) -> PartitionLog:
+    return PartitionLog(position(place, 0), 0, latest, latest, 0)
+
+
+async def test_a_partition_is_caught_up_with_once_it_is_read_to_where_it_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reads = iter([{A: 5, B: 1}, {A: 5, B: 1}, {A: 5, B: 3}])
+    known = next(reads)
+
+    @asynccontextmanager
+    async def raw_connection(engine: object) -> AsyncIterator[None]:
+        yield None
+
+    async def read(conn: object, topics: object) -> list[Position]:
+        nonlocal known
+        known = next(reads, known)
+        return [position(place, offset) for place, offset in known.items()]
+
+    async def describe() -> dict[TopicPartition, PartitionLog]:
+        return {A: a_log(A, 5), B: a_log(B, 4), C: a_log(C, 0)}
+
+    monkeypatch.setattr(catch_up, "raw_connection", raw_connection)
+    monkeypatch.setattr(positions, "read", read)
+    monkeypatch.setattr(catch_up, "_LOOK_AGAIN", 0.0)
+    nothing: Any = None
+    caught_up = CatchUp("order", "topic", nothing, describe=describe, partition_of=lambda key: 0)
+    assert await caught_up.read(0.05) == {0, 2}, "of the second one record is not read"
+    known = {A: 5, B: 4}
+    assert await caught_up.read(60.0) == {0, 1, 2}
+
+
+async def test_a_host_that_is_away_keeps_nobody_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = SimpleNamespace(connected=lambda: False, close=lambda: None)
+
+    async def create_conn(host: str, *_: object, **how: object) -> Any:
+        if host != "two":
+            raise ConnectionRefusedError(host)
+        return connection
+
+    monkeypatch.setattr(cluster, "create_conn", create_conn)
+    async with Cluster(KafkaAccess("one:1,two:2,three:3")) as asked:
+        assert await asked._any() is connection
+    async with Cluster(KafkaAccess("one:1,three:3")) as asked:
+        with pytest.raises(ConnectionRefusedError):
+            await asked._any()
+
+
+async def test_whoever_waits_for_an_acknowledgement_is_told() -> None:
+    class Producer:
+        async def send(self, rows: list[Any]) -> int:
+            return len(rows)
+
+    ends: list[bool] = []
+    shard = _Shard(cast(Any, Producer()), lambda: ends.append(shard.is_done), lambda: None)
+    rows: Any = ["a fact", "another"]
+    shard.send(rows)
+    assert shard.sending
+    await shard.sending
+    assert ends == [True]
+    assert list(shard.acknowledged()) == rows
+    assert not shard.acknowledged(), "once"
