@@ -1,5 +1,6 @@
 """What a session of the consumer asks and takes for granted. Kafka and Postgres are played."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -131,6 +132,23 @@ async def test_a_host_that_is_away_keeps_nobody_from_the_others(monkeypatch: pyt
     async with Cluster(KafkaAccess("one:1,three:3")) as asked:
         with pytest.raises(ConnectionRefusedError):
             await asked._any()
+
+
+async def test_who_asks_a_broker_at_the_same_time_shares_a_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[Any] = []
+
+    async def create_conn(*_: object, **how: object) -> Any:
+        await asyncio.sleep(0)
+        made.append(SimpleNamespace(connected=lambda: True))
+        return made[-1]
+
+    monkeypatch.setattr(cluster, "create_conn", create_conn)
+    asked = Cluster(KafkaAccess("one:1"))
+    connections = await asyncio.gather(*(asked._connected(("one", 1)) for _ in range(3)))
+    assert connections == [made[0]] * 3
+    assert len(made) == 1
 
 
 async def test_whoever_waits_for_an_acknowledgement_is_told() -> None:

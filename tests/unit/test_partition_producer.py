@@ -217,3 +217,14 @@ async def test_one_that_is_given_up_keeps_no_other_from_going_out(neighbours: Ne
     given_up.cancel()
     assert await other == 1
     assert neighbours.together.taken[2:] == [b"fact"]
+
+
+async def test_where_all_are_given_up_nothing_is_sent(neighbours: Neighbours) -> None:
+    await neighbours.send(0, 1)
+    given_up = [asyncio.ensure_future(neighbours.all[one].send(rows_of([b"given up"]))) for one in (0, 1)]
+    await asyncio.sleep(0)
+    for sending in given_up:
+        sending.cancel()
+    await asyncio.wait(given_up)
+    await asyncio.sleep(0)
+    assert neighbours.together.requests == [[0, 1]]

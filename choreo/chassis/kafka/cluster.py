@@ -8,6 +8,7 @@ whole process where the cluster names no broker or the leader of a partition cha
 
 import asyncio
 from base64 import b64encode
+from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from struct import pack
@@ -157,6 +158,7 @@ class Cluster:
         self._bootstrap = self._how.pop("bootstrap_servers")
         self._first: Address | None = None
         self._connections: dict[Address, Any] = {}
+        self._connecting: dict[Address, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def __aenter__(self) -> Self:
         return self
@@ -335,9 +337,10 @@ class Cluster:
                 left.cancel()
 
     async def _connected(self, at: Address) -> Any:
-        if at not in self._connections or not self._connections[at].connected():
-            self._connections[at] = await create_conn(*at, request_timeout_ms=_TIMEOUT_MS, **self._how)
-        return self._connections[at]
+        async with self._connecting[at]:  # or whoever asks at the same time makes another
+            if at not in self._connections or not self._connections[at].connected():
+                self._connections[at] = await create_conn(*at, request_timeout_ms=_TIMEOUT_MS, **self._how)
+            return self._connections[at]
 
 
 def _topic(error: int, name: str, *told: Any) -> Topic | KafkaError:

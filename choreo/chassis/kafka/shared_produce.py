@@ -45,6 +45,8 @@ class SharedProduce:
 
     def close(self) -> None:
         """Ends the connections at once. Who still waits is told that they are closed."""
+        for request in self._requests:
+            request.cancel()
         for leader in list(self._clusters):
             self._clusters.pop(leader).close()
 
@@ -54,9 +56,10 @@ class SharedProduce:
             for partition, (batch, done) in self._gathered.pop(leader).items()
             if not done.done()
         }
-        request = asyncio.ensure_future(self._request(leader, waiting))
-        self._requests.add(request)
-        request.add_done_callback(self._requests.discard)
+        if waiting:
+            request = asyncio.ensure_future(self._request(leader, waiting))
+            self._requests.add(request)
+            request.add_done_callback(self._requests.discard)
 
     async def _request(self, leader: Address, waiting: _Waiting) -> None:
         batches = {partition: batch for partition, (batch, _) in waiting.items()}
