@@ -107,6 +107,10 @@ class Journals:
         with psycopg.connect(**session(self.owner_urls[service])) as conn:
             return dict(conn.execute(_WHEN, [list(flows), list(types)]).fetchall())
 
+    def has_all(self, service: str, flows: Collection[UUID]) -> bool:
+        """Whether the outcome of each is committed."""
+        return len(self.when_committed(service, flows)) == len(flows)
+
     def when_finished(self, since: float) -> dict[UUID, float]:
         """By flow, of those that are both decided and notified: when the later of both was committed."""
         decided, notified = (self._when_all(service, since) for service in ("order", "notification"))
