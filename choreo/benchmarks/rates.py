@@ -19,7 +19,7 @@ _USUAL = (50, 100, 200, 400, 800, 1600, 3200, 6400)
 _WARM_UP_SECONDS = 3.0
 _MOST_CONNECTIONS = 512
 """Few are needed below what is sustained: each opens only where no other is free."""
-_MAIL_TIMEOUT_SECONDS = _TIMEOUT = 60.0
+_TIMEOUT_SECONDS = 60.0
 _DRAWN = {"accepted": "202", "decided": "decided", "notified": "notified", "mailed": "mailed"}
 _DASHES = {"p50_ms": ("p50", ""), "p99_ms": ("p99", "7 4"), "p999_ms": ("p99.9", "2 3")}
 
@@ -113,11 +113,13 @@ async def at_rate(
     await all_applied(applied, len(accepted))
     flows = [order.flow for order in accepted]
     # An order that expired under a backlog has more notifications than one, which are counted for another's.
-    await until(lambda: all(journals.has_all(name, flows) for name in ("order", "notification")), _TIMEOUT)
+    await until(
+        lambda: all(journals.has_all(name, flows) for name in ("order", "notification")), _TIMEOUT_SECONDS
+    )
     drained = time.monotonic() - last
     if mailed:
         progress.stage(f"{what}: sending the mails that wait ({journals.pending_mails()})")
-        if await until(lambda: not journals.unmailed(), _MAIL_TIMEOUT_SECONDS) is not None:
+        if await until(lambda: not journals.unmailed(), _TIMEOUT_SECONDS) is not None:
             mails_drained = round(time.monotonic() - last, 2)
     cpu = cpu_seconds(pids)
     published = await when_mailed(facts, min(order.scheduled for order in accepted)) if mailed else None

@@ -9,7 +9,7 @@ from uuid import uuid4
 import orjson
 
 from choreo.benchmarks.connection import Answer, Connection
-from choreo.benchmarks.users import TOKEN_LASTS_SECONDS, Refused, User, renewed
+from choreo.benchmarks.users import TOKEN_LASTS_SECONDS, Refused, User, renewed, taken
 
 SHOPPERS = 32
 _BASKET = 7
@@ -22,9 +22,6 @@ _CHANGES_MIND = 0.4
 _PAYS_IN = 0.2
 _PRICES = range(1, 40_00)
 _DEAR = 900_000_000_00
-_TRIES = 120
-_COME_AGAIN = 1.0
-"""Seconds until a service that is overloaded is asked again."""
 
 
 async def shop(users: Sequence[User], ports: Mapping[str, int], enough: Callable[[], bool]) -> None:
@@ -84,13 +81,9 @@ async def _post(
     connection: Connection, user: User, path: str, body: Mapping[str, str], *wanted: int, **more: str
 ) -> Answer:
     headers = user.headers | {"Content-Type": "application/json", "Idempotency-Key": uuid4().hex} | more
-    for _ in range(_TRIES):
-        answer = await connection.request("POST", path, orjson.dumps(body), headers)
-        if answer.status in wanted:
-            return answer
-        if answer.status != 503:
-            break
-        await asyncio.sleep(_COME_AGAIN)
+    answer = await taken(lambda: connection.request("POST", path, orjson.dumps(body), headers))
+    if answer.status in wanted:
+        return answer
     raise Refused(f"{path}: got {answer.status}: {answer.body.decode(errors='replace')}")
 
 

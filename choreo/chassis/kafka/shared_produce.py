@@ -17,7 +17,7 @@ from choreo.chassis.kafka.cluster import Address, Cluster
 REPLICATED_WITHIN_MS = 1000
 """So long one batch that its followers do not take holds up the others, until its sender is told."""
 
-_Waiting = Mapping[int, tuple[bytes, "asyncio.Future[None]"]]
+_Waiting = dict[int, tuple[bytes, "asyncio.Future[None]"]]
 """By partition what is to be sent, and who waits for it."""
 
 
@@ -28,7 +28,7 @@ class SharedProduce:
         self._access = access
         self._topic = topic
         self._clusters: dict[Address, Cluster] = {}
-        self._gathered: dict[Address, dict[int, tuple[bytes, asyncio.Future[None]]]] = defaultdict(dict)
+        self._gathered: dict[Address, _Waiting] = defaultdict(dict)
         self._requests: set[asyncio.Task[None]] = set()
 
     async def produce(self, leader: Address, partition: int, batch: bytes) -> None:
