@@ -5,6 +5,7 @@ them: cancels, expiries, payments and registrations overtake each other wherever
 """
 
 import asyncio
+from datetime import timedelta
 from typing import Literal, NamedTuple
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from choreo.demo.client import Customer
-from order_service import expiry
+from order_service import admission, expiry
 from tests.choreography.ending import ending, introduce, settled, stranger
 from tests.law import breaches
 from tests.services import SERVICES
@@ -39,6 +40,8 @@ scripts = st.tuples(st.just([]) | known, st.lists(acts, max_size=8)).map(lambda 
 @pytest.fixture
 async def hurried(closed_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Shop:
     monkeypatch.setattr(expiry, "_PAUSE", 0.01)
+    # So short a deadline is no reason to turn anybody away: a busy machine takes a second for an order.
+    monkeypatch.setattr(admission, "_LEAST", timedelta(minutes=1))
     closed_shop.settings = closed_shop.settings.model_copy(update={"own": {"order": {"decide_within": 0.05}}})
     await closed_shop.start(*SERVICES)
     return closed_shop
