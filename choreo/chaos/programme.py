@@ -42,16 +42,19 @@ def run(
     return programme.held
 
 
-def run_for(seconds: float, seed: int, screen: Screen, report: Report | None, *, keep: bool) -> bool:
-    """Whether every promise was kept by system after system, each put through what chance decides.
+def run_for(
+    seconds: float | None, kills: int | None, seed: int, screen: Screen, report: Report | None, *, keep: bool
+) -> bool:
+    """Whether every promise was kept by system after system, each put through what chance decides. With
+    `kills`, what kills.
 
-    Nothing is begun any more when the time is over. Raises as `run` does.
+    Nothing is begun any more when the time is over, or so many processes were killed. Raises as `run` does.
     """
-    progress = _Remaining(until=time.monotonic() + seconds)
+    progress = _Remaining(kills=kills, until=time.monotonic() + seconds if seconds else None)
     programme = _Programme(screen, progress, report, keep)
     number = 0
     try:
-        for number, system in enumerate(systems(Random(seed)), start=1):
+        for number, system in enumerate(systems(Random(seed), only_kills=kills is not None), start=1):
             screen.run(number, None, seed + number)
             programme.put_through(system, seed + number)
             if progress.is_over:
@@ -90,7 +93,7 @@ class _Programme:
             held = False
             try:
                 for number, fault in enumerate(faults, start=1):
-                    self._progress.next(fault.sentence)
+                    self._progress.next(fault)
                     outcome = trial.put_through(fault)
                     is_last = number == len(faults) or self._progress.is_over
                     if is_last and fault.judged:
@@ -126,26 +129,37 @@ def keep_evidence(trial: Trial) -> Path:
 class _Remaining:
     """Says which fault it is, and how long the rest takes: if all are like those before, or as asked."""
 
-    def __init__(self, total: int | None = None, until: float | None = None) -> None:
-        self._progress, self._total, self._until = Progress(), total, until
-        self._begun, self._since = 0, time.monotonic()
+    def __init__(
+        self, total: int | None = None, kills: int | None = None, until: float | None = None
+    ) -> None:
+        self._progress, self._until = Progress(), until
+        self._begun, self._killed, self._since = 0, 0, time.monotonic()
+        self._total, self._kills = total, kills
 
     @property
     def is_over(self) -> bool:
-        return self._until is not None and time.monotonic() > self._until
+        if self._until is not None and time.monotonic() > self._until:
+            return True
+        return self._kills is not None and self._killed >= self._kills
 
     def stage(self, what: str) -> None:
         self._progress.stage(what)
 
-    def next(self, what: str) -> None:
-        now = time.monotonic()
-        if self._total is None:
-            left = max(0.0, (self._until or now) - now)
-        else:
-            left = (now - self._since) / max(1, self._begun) * (self._total - self._begun)
+    def next(self, fault: Fault) -> None:
+        left = max(self._seconds_left(), default=0.0)
         self._begun += 1
+        self._killed += fault.kills
         which = f"{self._begun} of {self._total}" if self._total else f"{self._begun}"
-        self.stage(f"{which}{f', about {left:.0f} s left' if left else ''}: {what}")
+        killed = f", {self._killed} of {self._kills} kills" if self._kills else ""
+        self.stage(f"{which}{killed}{f', about {left:.0f} s left' if left else ''}: {fault.sentence}")
+
+    def _seconds_left(self) -> Iterator[float]:
+        now = time.monotonic()
+        if self._until is not None:
+            yield max(0.0, self._until - now)
+        for done, all_of_them in ((self._begun, self._total), (self._killed, self._kills)):
+            if all_of_them is not None:
+                yield (now - self._since) / max(1, done) * (all_of_them - done)
 
     def done(self) -> None:
         self._progress.done()

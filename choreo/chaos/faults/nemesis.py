@@ -14,7 +14,7 @@ from choreo.operations.replicas import read_counts, replicas_of
 
 _PROCESSES = "user=1,order=2,billing=2,notification=2"
 _FAULTS_OF_A_SYSTEM = 12
-_STORMS = 1 / 2
+_STORMS = 2 / 3
 """This share of the faults on several processes."""
 
 _SINGLE = [fault for fault in (*FAULTS, *HALF_FAULTS) if fault.judged and fault.brokers == 1]
@@ -35,15 +35,17 @@ System = tuple[Sequence[str], Sequence[Fault]]
 """What it is started with, and put through."""
 
 
-def systems(chance: Random) -> Iterator[System]:
+def systems(chance: Random, *, only_kills: bool = False) -> Iterator[System]:
     """Without end."""
+    single, replicated = (
+        [fault for fault in faults if fault.kills or not only_kills] for faults in (_SINGLE, _REPLICATED)
+    )
     for several in cycle((False, True)):
         if several:
-            faults = [_of_several(chance) for _ in range(_FAULTS_OF_A_SYSTEM)]
+            faults = [
+                _STORM if chance.random() < _STORMS else chance.choice(replicated)
+                for _ in range(_FAULTS_OF_A_SYSTEM)
+            ]
             yield ("--brokers", "3", "--processes", _PROCESSES), faults
         else:
-            yield (), chance.sample(_SINGLE, _FAULTS_OF_A_SYSTEM)
-
-
-def _of_several(chance: Random) -> Fault:
-    return _STORM if chance.random() < _STORMS else chance.choice(_REPLICATED)
+            yield (), chance.sample(single, _FAULTS_OF_A_SYSTEM)

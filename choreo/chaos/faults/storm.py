@@ -8,7 +8,7 @@ from random import Random
 from choreo.chaos.faults.fault import Fault, pid_of, replaced
 from choreo.operations.acting.throwaway import ThrowawaySystem
 
-_KILLS = 4
+_KILLS = 6
 _LONGEST_PAUSE_SECONDS = 1.0
 
 

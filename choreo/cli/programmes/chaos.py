@@ -27,6 +27,10 @@ def chaos(
             min=0.01, max=100, help="For so long, any faults, also several at once and on replicas."
         ),
     ] = None,
+    kills: Annotated[
+        int | None,
+        typer.Option(min=1, max=100_000, help="Until so many processes were killed, likewise: kills alone."),
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write a page and a drawing of what came of it.")
     ] = None,
@@ -43,9 +47,10 @@ def chaos(
     is locked, a mail server that takes some mails and not others, a log that was cut, which takes
     about ten minutes; with `--hours` through any of them and through storms, in which many processes
     die at about the same time, also where a service has several processes and Kafka three brokers, on
-    system after system. After each the load stops, everything has to be handled within 30 s from then,
-    and topics, tables, mails and what the customers know have to keep every promise. Nobody may have
-    said for 15 s that it is ready while it did not get on. Exits 1 if a promise was broken.
+    system after system; with `--kills` likewise, but only through what kills. After each fault the load
+    stops, everything has to be handled within 30 s from then, and topics, tables, mails and what the
+    customers know have to keep every promise. Nobody may have said for 15 s that it is ready while it
+    did not get on. Exits 1 if a promise was broken.
     """
     from choreo.chaos.faults.clean import FAULTS  # the fault programme is no business of the other verbs
     from choreo.chaos.faults.half import HALF_FAULTS
@@ -54,8 +59,8 @@ def chaos(
     from choreo.chaos.results.screens import JsonScreen, TextScreen
 
     known = {fault.name: fault for fault in (*FAULTS, *HALF_FAULTS)}
-    if hours and (only or half or runs > 1):
-        raise UsageError("With --hours chance decides: leave --runs, --half and --only away.")
+    if (hours or kills) and (only or half or runs > 1):
+        raise UsageError("With --hours and --kills chance decides: leave --runs, --half and --only away.")
     unknown = sorted(set(only or ()) - known.keys())
     if unknown:
         raise UsageError(f"There is no fault named {unknown[0]}: choreo chaos --list names them.")
@@ -68,8 +73,8 @@ def chaos(
     seed = Random().randrange(10_000) if seed is None else seed
     written = Report(report, f"choreo {shlex.join(sys.argv[1:])}") if report else None
     with asked_to_stop():
-        if hours:
-            held = run_for(hours * 3600, seed, screen, written, keep=keep)
+        if hours or kills:
+            held = run_for(hours and hours * 3600, kills, seed, screen, written, keep=keep)
         else:
             held = run(faults, runs, seed, screen, written, keep=keep)
     if not held:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from random import Random
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -63,7 +64,13 @@ def test_chance_decides_what_comes_and_decides_the_same_again() -> None:
     assert any(fault.name == "storm" for _, faults in some[0] for fault in faults)
 
 
+def test_where_kills_are_asked_for_nothing_else_comes() -> None:
+    some = list(islice(systems(Random(1), only_kills=True), 6))
+    assert all(fault.kills for _, faults in some for fault in faults)
+
+
+@pytest.mark.parametrize("until", [{"hours": 1.0}, {"kills": 1}])
 @pytest.mark.parametrize("other", [{"half": True}, {"only": ["stop-kafka"]}, {"runs": 2}])
-def test_where_chance_decides_nobody_else_does(other: dict[str, object]) -> None:
-    with pytest.raises(UsageError, match="--hours"):
-        chaos(hours=1.0, **other)  # type: ignore[arg-type]
+def test_where_chance_decides_nobody_else_does(until: dict[str, Any], other: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="--hours and --kills"):
+        chaos(**until, **other)
