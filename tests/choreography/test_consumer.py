@@ -1,6 +1,7 @@
 """Billing's consumer between the real Kafka and the real Postgres. Postgres alone says what was read."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from mode.threads import WorkerThread
 
 from choreo.chassis.kafka import consumer, faust_internals, handover
 from choreo.chassis.kafka.cluster import Cluster, Member, new_client_id
@@ -64,6 +66,14 @@ async def test_reading_begins_where_postgres_says_whatever_kafka_was_told(
     await eventually(lambda: read(closed_shop), lambda offsets: sum(offsets.values()) == 3)
     accounts = closed_shop.rows("billing", "SELECT user_id FROM accounts")
     assert {user for (user,) in accounts} == set(people)
+
+
+async def test_what_reads_kafka_runs_in_the_services_own_loop(closed_shop: Shop) -> None:
+    """Faust's own would be a thread with another one, and each fetch would cross over and back."""
+    await closed_shop.start("billing")
+    await register(closed_shop, uuid4())
+    await eventually(lambda: read(closed_shop), lambda offsets: sum(offsets.values()) == 1)
+    assert not [thread for thread in threading.enumerate() if isinstance(thread, WorkerThread)]
 
 
 # Chunks: whatever becomes of a session, every record is applied once, and in its order.

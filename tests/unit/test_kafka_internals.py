@@ -17,9 +17,10 @@ from aiokafka.consumer import consumer, fetcher
 from aiokafka.record.default_records import DefaultRecordBatchBuilder, _DefaultRecordBatchPy
 from faust.tables import TableManager
 from faust.transport.conductor import ConductorCompiler
-from faust.transport.consumer import Consumer
+from faust.transport.consumer import Consumer, ConsumerThread
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types import TP
+from mode.threads import QueueServiceThread, ServiceThread
 
 from choreo.chassis.kafka import faust_internals
 from choreo.chassis.kafka.aiokafka_internals import AnyRecords, Fetched, _Fetcher, _FetchResult
@@ -34,6 +35,12 @@ OVERRIDDEN = [
     ("faust_internals.ChunkedApp", "_create_directories"),
     ("faust_internals.ChunkedApp", "_new_transport"),
     ("faust_internals._NoTables", "on_start"),
+    ("faust_internals._ConsumerThread", "start"),
+    ("faust_internals._ConsumerThread", "on_thread_started"),
+    ("faust_internals._ConsumerThread", "_gather_remaining_tasks"),
+    ("faust_internals._ConsumerThread", "call_thread"),
+    ("faust_internals._ConsumerThread", "on_partitions_revoked"),
+    ("faust_internals._ConsumerThread", "on_partitions_assigned"),
     ("faust_internals._ConsumerThread", "on_start"),
     ("faust_internals._ConsumerThread", "_create_worker_consumer"),
     ("faust_internals._ConsumerThread", "_fetch_records"),
@@ -70,6 +77,13 @@ def parameters(function: Any) -> list[str]:
     ("caller", "called"),
     [
         (faust.App, "_new_transport"),
+        (ServiceThread, "self._thread_running"),
+        (ServiceThread, "await self.on_thread_started()"),
+        (ServiceThread, "await self._gather_remaining_tasks()"),
+        (QueueServiceThread, "await self.method_queue.start()"),
+        (ConsumerThread, "threadsafe_partitions_revoked"),
+        (ConsumerThread, "threadsafe_partitions_assigned"),
+        (AIOKafkaConsumerThread, "self.call_thread("),
         (AIOKafkaConsumerThread, "_create_worker_consumer"),
         (AIOKafkaConsumerThread, "_fetch_records"),
         (TableManager, "self._update_channels()"),

@@ -1,11 +1,12 @@
 """All that leans on the insides of Faust, each with a test in `tests/unit/test_kafka_internals.py`.
 
-Faust brings records and holds the place in the group. Four things it is told that it has no setting for:
+Faust brings records and holds the place in the group. Five things it is told that it has no setting for:
 where reading begins (Postgres' word and not the group's), how its consumer is made (what Faust hard-codes or
-does not offer), that there are no tables to wait for, and that what is handed over is not a record but all
-that one fetch brought, a `Fetched` of each partition. A message of Faust's costs about the same whatever is
-in it, and so does a fetch: Kafka is asked for more once what it gave is finished. Faust's own bookkeeping
-goes by messages of one partition and offsets one by one; here a partition is acknowledged up to an offset.
+does not offer), that this needs no thread, that there are no tables to wait for, and that what is handed over
+is not a record but all that one fetch brought, a `Fetched` of each partition. A message of Faust's costs
+about the same whatever is in it, and so does a fetch: Kafka is asked for more once what it gave is finished.
+Faust's own bookkeeping goes by messages of one partition and offsets one by one; here a partition is
+acknowledged up to an offset.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from faust.tables import TableManager
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode.supervisors import CrashingSupervisor
+from mode.utils.futures import maybe_async
 
 from choreo.chassis.kafka.access import KafkaAccess
 from choreo.chassis.kafka.aiokafka_internals import Fetched
@@ -124,6 +126,36 @@ class _NoTables(TableManager):  # type: ignore[misc]
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    """In no thread, but in the loop of whoever asks: what one fetch brings need not cross to another loop and
+    back, and nobody waits for the interpreter's lock.
+    """
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, thread_loop=asyncio.get_running_loop(), **kwargs)
+
+    async def start(self) -> None:
+        """As in a thread: serves until it is stopped, and says when it has begun."""
+        self._thread_started.set()
+        self._thread_running = asyncio.get_running_loop().create_future()
+        self._serving = asyncio.ensure_future(self._serve())
+        self._serving.add_done_callback(_retrieve)
+        await self._thread_running
+
+    async def on_thread_started(self) -> None:
+        """Nothing waits in a queue for the other loop."""
+
+    async def _gather_remaining_tasks(self) -> None:
+        """There are others' among them."""
+
+    async def call_thread(self, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return await maybe_async(fun(*args, **kwargs))
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        await self.consumer.on_partitions_revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        await self.consumer.on_partitions_assigned(assigned, generation_id)
+
     async def on_start(self) -> None:
         """By itself aiokafka would fetch from the group's offsets, and be busy with that once Faust seeks."""
         await super().on_start()
@@ -170,6 +202,12 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
                 raise
             return {}
         return _as_records({TP(*place): chunk for place, chunk in fetched.items()})
+
+
+def _retrieve(task: "asyncio.Task[None]") -> None:
+    """What was raised is known already: the app has crashed of it."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _as_records(fetched: FetchedChunks) -> Mapping[TP, list[Any]]:
