@@ -14,7 +14,7 @@ from choreo.operations.replicas import read_counts, replicas_of
 
 _PROCESSES = "user=1,order=2,billing=2,notification=2"
 _FAULTS_OF_A_SYSTEM = 12
-_STORMS = 2 / 3
+_STORMS = 3 / 4
 """This share of the faults on several processes."""
 
 _SINGLE = [fault for fault in (*FAULTS, *HALF_FAULTS) if fault.judged and fault.brokers == 1]
@@ -36,11 +36,9 @@ System = tuple[Sequence[str], Sequence[Fault]]
 
 
 def systems(chance: Random, *, only_kills: bool = False) -> Iterator[System]:
-    """Without end."""
-    single, replicated = (
-        [fault for fault in faults if fault.kills or not only_kills] for faults in (_SINGLE, _REPLICATED)
-    )
-    for several in cycle((False, True)):
+    """Without end. Where only kills are wanted all of them have several processes."""
+    replicated = [fault for fault in _REPLICATED if fault.kills or not only_kills]
+    for several in cycle((True,) if only_kills else (False, True)):
         if several:
             faults = [
                 _STORM if chance.random() < _STORMS else chance.choice(replicated)
@@ -48,4 +46,4 @@ def systems(chance: Random, *, only_kills: bool = False) -> Iterator[System]:
             ]
             yield ("--brokers", "3", "--processes", _PROCESSES), faults
         else:
-            yield (), chance.sample(single, _FAULTS_OF_A_SYSTEM)
+            yield (), chance.sample(_SINGLE, _FAULTS_OF_A_SYSTEM)

@@ -1,4 +1,4 @@
-"""Many processes that die at about the same time."""
+"""Many processes that die one after the other."""
 
 import os
 import signal
@@ -8,16 +8,15 @@ from random import Random
 from choreo.chaos.faults.fault import Fault, pid_of, replaced
 from choreo.operations.acting.throwaway import ThrowawaySystem
 
-_KILLS = 6
-_LONGEST_PAUSE_SECONDS = 1.0
+_LONGEST_PAUSE_SECONDS = 2.0
 
 
 def storm(*parts: str) -> Fault:
-    """Strikes some of them: one dies while others are still coming back."""
+    """Strikes all of them: one dies while others are still coming back."""
 
     def strike(system: ThrowawaySystem, chance: Random) -> float:
         before: dict[str, int] = {}
-        for part in chance.sample(parts, _KILLS):
+        for part in chance.sample(parts, len(parts)):
             time.sleep(chance.random() * _LONGEST_PAUSE_SECONDS)
             before[part] = pid_of(system, part)
             os.kill(before[part], signal.SIGKILL)
@@ -26,5 +25,5 @@ def storm(*parts: str) -> Fault:
             replaced(system, part, pid)
         return since
 
-    sentence = f"any {_KILLS} of {len(parts)} processes get SIGKILL within seconds"
-    return Fault("storm", sentence, strike, kills=_KILLS)
+    sentence = f"{len(parts)} processes get SIGKILL, one a second, while others are still coming back"
+    return Fault("storm", sentence, strike, kills=len(parts))

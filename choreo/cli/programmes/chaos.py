@@ -29,7 +29,9 @@ def chaos(
     ] = None,
     kills: Annotated[
         int | None,
-        typer.Option(min=1, max=100_000, help="Until so many processes were killed, likewise: kills alone."),
+        typer.Option(
+            min=1, max=100_000, help="Until so many processes were killed, of several each: kills alone."
+        ),
     ] = None,
     report: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write a page and a drawing of what came of it.")
@@ -42,12 +44,12 @@ def chaos(
 ) -> None:
     """Kill, stop and disconnect the parts of a real system under load, and judge what is left.
 
-    The system is one of its own. It is put through every fault, one after another, which takes
-    about four minutes; with `--half` through those by halves: a session that is silent, a row that
-    is locked, a mail server that takes some mails and not others, a log that was cut, which takes
-    about ten minutes; with `--hours` through any of them and through storms, in which many processes
-    die at about the same time, also where a service has several processes and Kafka three brokers, on
-    system after system; with `--kills` likewise, but only through what kills. After each fault the load
+    The system is one of its own. It is put through every fault, one after another, which takes about
+    four minutes; with `--half` through those by halves: a session that is silent, a row that is locked,
+    a mail server that takes some mails and not others, a log that was cut, which takes about ten
+    minutes; with `--hours` through any of them and through storms, in which many processes die one
+    after the other, also where a service has several processes and Kafka three brokers, on system after
+    system; with `--kills` on the latter alone, and only through what kills. After each fault the load
     stops, everything has to be handled within 30 s from then, and topics, tables, mails and what the
     customers know have to keep every promise. Nobody may have said for 15 s that it is ready while it
     did not get on. Exits 1 if a promise was broken.
