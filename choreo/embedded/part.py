@@ -90,13 +90,17 @@ class Program(Part):
         probe: Callable[[], bool],
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
+        child: Callable[..., Child] = Child,
     ) -> None:
         self.name = name
         self._argv, self._log, self._probe, self._env, self._pass_fds = argv, log, probe, env, pass_fds
+        self._child = child
 
     def start(self) -> None:
         with signals_held():
-            self.child = Child(self.name, self._argv, log=self._log, env=self._env, pass_fds=self._pass_fds)
+            self.child = self._child(
+                self.name, self._argv, log=self._log, env=self._env, pass_fds=self._pass_fds
+            )
 
     def ready(self) -> bool:
         return self._probe()

@@ -9,11 +9,25 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import IO, Protocol
 
 LOG_BYTES = 20_000_000
 
-_PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+class Begun(Protocol):
+    """What is asked of a `subprocess.Popen`."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float) -> int:
+        """Raises `subprocess.TimeoutExpired`."""
+
+    def send_signal(self, number: int, /) -> None: ...
 
 
 class Child:
@@ -43,18 +57,30 @@ class Child:
         self.keep_log_short()
         with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as output:
             self._log_start = output.tell()
-            self._popen = subprocess.Popen(
-                [str(word) for word in argv],
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                process_group=0,
-                pass_fds=tuple(pass_fds),
-                preexec_fn=tied_to_this_process(death_signal, become),
-            )
+            words = [str(word) for word in argv]
+            self._popen = self._begin(words, env, output, pass_fds, death_signal, become=become)
         self.pid = self._popen.pid
         self._guard = None if sys.platform == "linux" else _guard(self.pid, death_signal)
+
+    def _begin(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str] | None,
+        output: IO[bytes],
+        pass_fds: Sequence[int],
+        death_signal: int,
+        become: Callable[[], None] | None,
+    ) -> Begun:
+        return subprocess.Popen(
+            argv,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+            pass_fds=tuple(pass_fds),
+            preexec_fn=tied_to_this_process(death_signal, become),
+        )
 
     def exit_code(self) -> int | None:
         """None while it runs, or is paused."""
@@ -135,7 +161,7 @@ def tied_to_this_process(death_signal: int, become: Callable[[], None] | None = 
         if become is not None:
             become()  # first, because a change of user cancels the request below
         if _LIBC is not None:
-            _LIBC.prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
+            _LIBC.prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
             if os.getppid() != parent:
                 os._exit(1)
 

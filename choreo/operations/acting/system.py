@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from typing import ClassVar
 from urllib.parse import urlsplit
@@ -30,11 +31,13 @@ from choreo.chassis.registry import (
 )
 from choreo.chassis.settings import OBSERVER, Settings
 from choreo.embedded.console import console_on
+from choreo.embedded.fork_server import IS_POSSIBLE, ForkedChild, ForkServer
 from choreo.embedded.home import Home, cache_directory
 from choreo.embedded.kafka import Kafka
 from choreo.embedded.part import AnswersHttp, OnDemand, Part, Program, accepts_connections
 from choreo.embedded.ports import LOOPBACK, listen, require_free
 from choreo.embedded.postgres import WHEEL, Postgres
+from choreo.embedded.process import Child
 from choreo.embedded.secrets import Secrets, write_secret
 from choreo.embedded.supervise import Supervisor
 from choreo.errors import Unavailable, UsageError
@@ -106,6 +109,7 @@ class System:
     kafka_access: dict[str, KafkaAccess] = field(default_factory=dict)
     bootstrap: str = ""
     smtp_url: str = ""
+    fork_server: ForkServer | None = None
     mail_server: ClassVar[str] = "choreo.embedded.mail"
     """The module that is run."""
 
@@ -131,6 +135,9 @@ class System:
                 port = self.settings.port_base + CONSOLE_PORT_OFFSET
                 self.console_socket = self.sockets.enter_context(listen(port, "the console"))
             try:
+                if IS_POSSIBLE:
+                    log = self.home.logs / "fork-server.log"
+                    self.fork_server = self.sockets.enter_context(ForkServer(log, _inherited()))
                 with Supervisor(self.report.say, on_change=lambda part: self._write_run_file()) as system:
                     self._start_infrastructure(system, databases)
                     services = [self._service(replica) for replica in self.replicas]
@@ -352,6 +359,7 @@ class System:
             probe=AnswersHttp(own.getsockname()[1], "/health/ready"),
             env=environment_of_a_service(self._settings_of(name), handed_over),
             pass_fds=handed_over,
+            child=partial(ForkedChild, self.fork_server) if self.fork_server else Child,
         )
         self.parts[replica.name] = service
         return service
