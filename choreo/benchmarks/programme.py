@@ -185,7 +185,7 @@ async def _measure(
 ) -> tuple[dict[str, Any], Judged]:
     names, seconds = wanted.names, wanted.seconds
     facts = system.run_file
-    pids = {**facts["pids"], "supervisor": system.supervisor_pid}
+    pids = system.pids
     ports, journals = facts["ports"], Journals(facts["owner_urls"])
     results: dict[str, Any] = {}
     customers: list[OrderMaker] = []

@@ -65,6 +65,10 @@ class ForkServer:
         self._log, self._env = log, env
         self._begin()
 
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
     def __enter__(self) -> "ForkServer":
         return self
 
@@ -165,7 +169,7 @@ def main() -> None:
     gc.enable()
     if wanted := _forked_for(listening):
         module, *arguments = wanted["argv"]
-        setproctitle(" ".join([sys.executable, "-m", module, *arguments]))
+        setproctitle(" ".join([Path(sys.executable).name, "-m", module, *arguments]))
         sys.argv[1:] = arguments
         runpy.run_module(module, run_name="__main__", alter_sys=True)
 

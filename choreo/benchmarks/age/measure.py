@@ -139,4 +139,4 @@ async def _turn(shop: _Shop, seconds: float, progress: Progress) -> Turn:
 
 
 def _pids(system: ThrowawaySystem) -> dict[str, int]:
-    return {**system.run_file["pids"], "supervisor": system.supervisor_pid, LOAD: os.getpid()}
+    return {**system.pids, LOAD: os.getpid()}

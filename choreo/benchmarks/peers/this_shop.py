@@ -50,7 +50,7 @@ class RunningShop:
 
     @property
     def pids(self) -> Mapping[str, int]:
-        return {**self._system.run_file["pids"], "supervisor": self._system.supervisor_pid}
+        return self._system.pids
 
     def kill(self) -> None:
         """All of them at once."""

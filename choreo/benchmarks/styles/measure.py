@@ -77,7 +77,7 @@ async def _round(style: str, seconds: float, progress: Progress) -> Round:
         await _place(makers, ports, _WARM_UP_SECONDS)
         progress.stage(f"{style}: {_RATE:.0f} orders/s for {seconds:.0f} s")
         placed = await _place(makers, ports, seconds)
-        pids = {**facts["pids"], "supervisor": system.supervisor_pid, "load generator": os.getpid()}
+        pids = {**system.pids, "load generator": os.getpid()}
         found = await sustained(makers, ports, pids, journals, seconds, progress)
         if style == COLLABORATION:  # what publishes nothing cannot be judged by it
             refuse_void(await judged(facts, makers, progress))

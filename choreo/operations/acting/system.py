@@ -437,6 +437,7 @@ class System:
                     name: {"command": self.command(name), "settings": self._settings_of(name)}
                     for name in self.by_hand
                 },
+                "fork_server": self.fork_server.pid if self.fork_server else None,
                 "pids": {name: part.pid for name, part in self.parts.items()},
             }
         )

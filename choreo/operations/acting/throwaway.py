@@ -144,6 +144,13 @@ class ThrowawaySystem:
         assert self._child is not None, "start() comes first"
         return self._child.pid
 
+    @property
+    def pids(self) -> dict[str, int]:
+        """By name, of every process that runs for the system."""
+        facts = self.run_file
+        server = {"fork server": facts["fork_server"]} if facts["fork_server"] else {}
+        return {**facts["pids"], **server, "supervisor": self.supervisor_pid}
+
 
 @contextmanager
 def asked_to_stop() -> Iterator[None]:
