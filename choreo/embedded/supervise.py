@@ -105,7 +105,7 @@ class Supervisor:
             self._say(f"{part.name} is stopped")
 
     def watch(self, look: Callable[[], None] = lambda: None) -> None:
-        """Start again whatever ends, after a pause that doubles each time. Returns never: see the class.
+        """Start again whatever ends: at once, then after a pause that doubles. Returns never: see the class.
 
         `look` is called five times a second, and may `add` and `end` parts.
         """
@@ -139,9 +139,10 @@ class Supervisor:
         now = time.monotonic()
         if one.up_since is not None and now > one.up_since + _STEADY_AFTER:
             one.failures = 0
-        pause = min(_FIRST_PAUSE * 2**one.failures, _LONGEST_PAUSE)
+        pause = min(_FIRST_PAUSE * 2 ** (one.failures - 1), _LONGEST_PAUSE) if one.failures else 0.0
         one.up_since, one.failures, one.again_at = None, one.failures + 1, now + pause
-        self._say(f"{one.part.name} {what}; starting it again in {pause:g} s (see {one.part.running.log})")
+        when = f"in {pause:g} s" if pause else "at once"
+        self._say(f"{one.part.name} {what}; starting it again {when} (see {one.part.running.log})")
 
     def _start_again(self, one: _Watched) -> None:
         one.again_at, one.since = None, time.monotonic()

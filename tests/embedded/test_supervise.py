@@ -55,19 +55,21 @@ def test_a_part_that_dies_is_started_again_with_a_line(tmp_path: Path) -> None:
     part, said, pids = killed(tmp_path, 1)
     assert pids[0] != pids[1]
     assert said[0].startswith("shop is ready after")
-    assert said[1].startswith("shop ended by itself (exit -9); starting it again in 0.5 s")
+    assert said[1].startswith("shop ended by itself (exit -9); starting it again at once")
     assert said[2].startswith("shop is ready again after")
     assert part.exit_code is not None
 
 
-@pytest.mark.parametrize(("steady_after", "pauses"), [(60.0, ["0.01", "0.02"]), (0.0, ["0.01", "0.01"])])
-def test_the_pause_doubles_until_a_part_was_ready_for_some_time(
+@pytest.mark.parametrize(
+    ("steady_after", "pauses"), [(60.0, ["at once", "in 0.01 s", "in 0.02 s"]), (0.0, ["at once"] * 3)]
+)
+def test_it_is_at_once_and_then_the_pause_doubles_until_a_part_was_ready_for_some_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steady_after: float, pauses: list[str]
 ) -> None:
     monkeypatch.setattr(supervise, "_FIRST_PAUSE", 0.01)
     monkeypatch.setattr(supervise, "_STEADY_AFTER", steady_after)
-    _, said, _ = killed(tmp_path, 2)
-    found = [re.search("again in (.+) s", line) for line in said]
+    _, said, _ = killed(tmp_path, 3)
+    found = [re.search(r"it again (.+) \(", line) for line in said]
     assert [match[1] for match in found if match] == pauses
 
 
