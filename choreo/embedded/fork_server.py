@@ -53,8 +53,6 @@ _FORKED_WITHIN_SECONDS = 30.0
 _GIVEN_WITHIN_SECONDS = 5.0
 _LOOK_AGAIN_SECONDS = 0.01
 _MOST_BYTES, _MOST_FDS = 1 << 20, 16
-_OUT_OF_THE_WAY = 500
-"""Above all file descriptors that somebody wants to have by their numbers."""
 
 
 class ForkServer:
@@ -91,7 +89,8 @@ class ForkServer:
             self._socket.close()
             self._begin()
         libc = ctypes.CDLL(None)
-        libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+            raise OSError("this kernel gives nobody other people's children")
         try:
             socket.send_fds(self._socket, [json.dumps(wanted).encode()], fds)
             told = self._socket.recv(_MOST_BYTES)
@@ -206,7 +205,8 @@ def _become(wanted: Mapping[str, Any], fds: Sequence[int]) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, wanted["death_signal"], 0, 0, 0)
     if os.getppid() != wanted["parent"]:
         os._exit(1)
-    above = [fcntl.fcntl(fd, fcntl.F_DUPFD, _OUT_OF_THE_WAY) for fd in fds]
+    out_of_the_way = max(*fds, *wanted["fds"]) + 1
+    above = [fcntl.fcntl(fd, fcntl.F_DUPFD, out_of_the_way) for fd in fds]
     for fd in fds:
         os.close(fd)
     for fd, number in zip(above, wanted["fds"], strict=True):
