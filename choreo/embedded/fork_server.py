@@ -94,6 +94,9 @@ class ForkServer:
         try:
             socket.send_fds(self._socket, [json.dumps(wanted).encode()], fds)
             told = self._socket.recv(_MOST_BYTES)
+        except OSError:
+            self._child.kill()  # its answer may still come, and would be taken for that to the next
+            raise
         finally:
             libc.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
         if not told:
