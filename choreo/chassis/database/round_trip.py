@@ -66,8 +66,19 @@ class _Step(NamedTuple):
 
 _BEGIN, _COMMIT, _FORGET = Statement("BEGIN"), Statement("COMMIT"), Statement("DEALLOCATE ALL")
 
-_prepared: WeakKeyDictionary[Connection, set[Statement]] = WeakKeyDictionary()
-"""What each session has prepared. Nothing is known of one that is new, or whose last trip failed."""
+
+class _Session:
+    """What is known of a session; nothing of one that is new, or whose last trip failed."""
+
+    def __init__(self) -> None:
+        self.prepared: set[Statement] = set()
+        self.loader = Transformer()
+        """Has found out how values of each type are read. Not of the connection, which would never be
+        collected then: that every session is in UTC and UTF-8 is what it would ask it.
+        """
+
+
+_sessions: WeakKeyDictionary[Connection, _Session] = WeakKeyDictionary()
 
 
 class RoundTrip:
@@ -118,26 +129,27 @@ class RoundTrip:
         conn = self._conn
         async with conn.lock:
             if conn.pgconn.transaction_status == TransactionStatus.IDLE and not conn.autocommit:
-                gathered.insert(0, _Step(_BEGIN))
-            prepared = _prepared.pop(conn, None)
-            if prepared is None:
+                gathered.insert(0, _Step(_BEGIN, rows=[]))
+            session = _sessions.pop(conn, None)
+            if session is None:
                 gathered.insert(0, _Step(_FORGET))
-                prepared = set()
-            steps = list(_steps(gathered, prepared))
+                session = _Session()
+            steps = list(_steps(gathered, session.prepared))
             results = await conn.wait(_exchange(conn.pgconn, steps))
-            _prepared[conn] = prepared
-        loader = Transformer(conn)
+            _sessions[conn] = session
+        loader = session.loader
         for step, result in zip(steps, results, strict=True):
             if step.rows is not None and result.ntuples:
                 loader.set_pgresult(result)
                 found = loader.load_rows(0, result.ntuples, tuple)
                 step.rows.extend(found if step.row is None else starmap(step.row, found))
+        loader.set_pgresult(None)  # it would keep the last one
 
 
 def _steps(gathered: Sequence[_Step], prepared: set[Statement]) -> Iterator[_Step]:
     """What is new to this session is prepared before it is carried out."""
     for step in gathered:
-        if step.statement.oids and step.statement not in prepared:
+        if step.statement is not _FORGET and step.statement not in prepared:
             prepared.add(step.statement)
             yield _Step(step.statement)
         yield step
@@ -179,7 +191,7 @@ def _raise_what_failed(results: Sequence[PGresult]) -> None:
 def _put(pgconn: PGconn, step: _Step) -> None:
     """Nothing is sent yet, if not very much is waiting."""
     statement = step.statement
-    if not statement.oids:
+    if statement is _FORGET:
         pgconn.send_query_params(statement.text.encode(), None)
     elif step.rows is None:
         pgconn.send_prepare(statement.name, statement.text.encode(), param_types=statement.oids)
