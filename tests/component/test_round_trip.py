@@ -4,12 +4,16 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
 import psycopg
 import pytest
+from psycopg.pq import TransactionStatus
 from psycopg.waiting import Wait
+from sqlalchemy import Column, MetaData, Table, Text
+from sqlalchemy.dialects.postgresql import JSONB
 
 from choreo.chassis.database.connection import (
     Connection,
@@ -20,12 +24,22 @@ from choreo.chassis.database.connection import (
     session,
 )
 from choreo.chassis.database.round_trip import RoundTrip, Statement
+from choreo.chassis.database.rows import insert, replace
+from choreo.chassis.database.tables import timestamp
 from choreo.embedded.postgres import Postgres
 from tests.databases import Database, a_database
 from tests.locks import held
 
 MONDAY = datetime(2030, 1, 7, 9, 30, 15, 123456, tzinfo=UTC)
 LONG_AGO, FAR_AHEAD = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
+
+THINGS = Table(
+    "things",
+    MetaData(),
+    Column("name", Text, primary_key=True),
+    Column("content", JSONB),
+    Column("at", timestamp()),
+)
 
 _PUT = Statement(
     "INSERT INTO keys (key, sequence) SELECT * FROM unnest($1::text[], $2::bigint[]) RETURNING key, sequence"
@@ -72,9 +86,34 @@ def there(database: Database) -> set[str]:
     ],
 )
 async def test_a_column_arrives_as_it_is(conn: Connection, type: str, values: list[Any]) -> None:
+    statement = Statement(f"SELECT * FROM unnest($1::{type}[])")
     async with RoundTrip(conn) as trip:
-        rows = trip.add(Statement(f"SELECT * FROM unnest($1::{type}[])"), values)
+        rows = trip.add(statement, values)
+        alone = [trip.add(statement, [value]) for value in values]
     assert [value for (value,) in rows] == values
+    assert alone == [[(value,)] for value in values]
+
+
+@pytest.mark.parametrize("together", [1, 2, 3])
+async def test_rows_arrive_as_they_are_however_many_are_written_at_once(
+    database: Database, together: int
+) -> None:
+    written = [
+        SimpleNamespace(name="a", content={"x": "Straße"}, at=None),
+        SimpleNamespace(name="b", content=None, at=MONDAY),
+        SimpleNamespace(name="c", content=[1, None], at=LONG_AGO),
+    ]
+    changed = [SimpleNamespace(**vars(row) | {"at": FAR_AHEAD}) for row in written]
+    engine = make_engine(database.owner_url)
+    async with raw_connection(engine) as conn:
+        await conn.execute("CREATE TEMP TABLE things (name text PRIMARY KEY, content jsonb, at timestamptz)")
+        for write, rows in ((insert, written), (replace, changed)):
+            async with RoundTrip(conn) as trip:
+                for at in range(0, len(rows), together):
+                    write(trip, THINGS, rows[at : at + together])
+            found = await conn.execute("SELECT name, content, at FROM things ORDER BY name")
+            assert await found.fetchall() == [tuple(vars(row).values()) for row in rows]
+    await engine.dispose()
 
 
 @pytest.mark.parametrize(
@@ -238,8 +277,21 @@ async def test_what_is_prepared_is_planned_once(conn: Connection) -> None:
     for _ in range(3):
         async with RoundTrip(conn) as trip:
             trip.add(_GET, ["anybody"])
-    planned = await conn.execute("SELECT sum(generic_plans), sum(custom_plans) FROM pg_prepared_statements")
+    planned = await conn.execute(
+        "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement LIKE 'SELECT%'"
+    )
     assert await planned.fetchone() == (3, 0)
+
+
+async def test_what_is_not_committed_is_undone_before_the_session_is_another_s(database: Database) -> None:
+    engine = make_engine(database.runtime_url, pool_size=1)
+    async with raw_connection(engine) as first, RoundTrip(first) as trip:
+        trip.add(_PUT, ["ada"], [1])
+    async with raw_connection(engine) as other:
+        assert other is first
+        assert other.pgconn.transaction_status == TransactionStatus.IDLE
+    await engine.dispose()
+    assert there(database) == set()
 
 
 async def test_who_waits_is_not_woken_until_something_comes_or_the_time_is_up(conn: Connection) -> None:

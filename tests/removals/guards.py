@@ -21,7 +21,7 @@ from billing_service.state import Billing
 from choreo.chassis.database import tables as chassis_tables
 from choreo.chassis.database.connection import Connection
 from choreo.chassis.database.round_trip import Later, RoundTrip, Statement
-from choreo.chassis.database.rows import _statement, _values, array_type
+from choreo.chassis.database.rows import _statement, array_type
 from choreo.chassis.http import routes
 from choreo.chassis.kafka import consumer, faust_internals
 from choreo.chassis.kafka.catch_up import CatchUp
@@ -93,7 +93,7 @@ def journal_is_not_asked(patch: Patch) -> None:
 
     def add(trip: RoundTrip, entries: Sequence[journal.JournalRow]) -> None:
         if entries:
-            trip.add(add_new, *(_values(column, entries) for column in columns))
+            trip.add(add_new, *columns(entries))
 
     patch.setattr(journal, "seen", nothing)
     patch.setattr(journal, "add", add)

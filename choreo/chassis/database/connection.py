@@ -7,9 +7,11 @@ from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
+from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.pool import PoolProxiedConnection, PoolResetState
 from sqlalchemy.util import greenlet_spawn
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
@@ -108,14 +110,24 @@ def make_engine(url: str, *, pool_size: int = 5, serving: bool = True, name: str
     connection = _BoundedConnection if serving else psycopg.AsyncConnection
     settings = {"enable_seqscan": "off"} | (_OF_A_SERVICE if serving else {})
     options = " ".join(f"-c {name}={value}" for name, value in settings.items())
-    return create_async_engine(
+    engine = create_async_engine(
         "postgresql+psycopg://",
         async_creator=lambda: connection.connect(**session(url, options, application_name=name, **_LIMITS)),
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT_SECONDS,
+        pool_reset_on_return=None,
         hide_parameters=True,
     )
+    event.listen(engine.sync_engine, "reset", _roll_back)
+    return engine
+
+
+def _roll_back(pooled: Any, _: object, how: PoolResetState) -> None:
+    """What comes back to the pool without a transaction, as nearly all does, is not asked to end one."""
+    begun = pooled.driver_connection.pgconn.transaction_status != TransactionStatus.IDLE
+    if begun and how.asyncio_safe:
+        pooled.rollback()
 
 
 @asynccontextmanager

@@ -41,16 +41,24 @@ class Statement:
     Prepared when a session meets it first. Nothing from outside gets into its text.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, of_one: str | None = None) -> None:
+        """`of_one` says the same of columns of one value each: there `$1` is that value. It spares Postgres a
+        scan of each column, and most transactions write one row of a kind.
+        """
         types = dict(_VALUES.findall(text))
         self.text = text
         self.name = b"statement_%d" % next(_NUMBERS)
         self.columns = [column_type(types[str(number)].lower()) for number in range(1, len(types) + 1)]
+        self.oids = [type.array_oid for type in self.columns]
+        self.of_one: Statement | None = None
+        if of_one is not None:
+            self.of_one = Statement(of_one)
+            self.of_one.oids = [type.oid for type in self.columns]
 
 
 class _Step(NamedTuple):
     statement: Statement
-    values: Sequence[bytes] = ()
+    values: Sequence[bytes | None] = ()
     rows: list[Any] | None = None
     """None where it is only prepared."""
     row: Callable[..., Any] | None = None
@@ -58,8 +66,19 @@ class _Step(NamedTuple):
 
 _BEGIN, _COMMIT, _FORGET = Statement("BEGIN"), Statement("COMMIT"), Statement("DEALLOCATE ALL")
 
-_prepared: WeakKeyDictionary[Connection, set[Statement]] = WeakKeyDictionary()
-"""What each session has prepared. Nothing is known of one that is new, or whose last trip failed."""
+
+class _Session:
+    """What is known of a session; nothing of one that is new, or whose last trip failed."""
+
+    def __init__(self) -> None:
+        self.prepared: set[Statement] = set()
+        self.loader = Transformer()
+        """Has found out how values of each type are read. Not of the connection, which would never be
+        collected then: that every session is in UTC and UTF-8 is what it would ask it.
+        """
+
+
+_sessions: WeakKeyDictionary[Connection, _Session] = WeakKeyDictionary()
 
 
 class RoundTrip:
@@ -86,7 +105,13 @@ class RoundTrip:
 
         Raises what Python raises for a value of another type than its column's.
         """
-        values = [type.array(column) for type, column in zip(statement.columns, columns, strict=True)]
+        types, values = statement.columns, list[bytes | None]()
+        if statement.of_one and len(columns[0]) == 1:
+            statement = statement.of_one
+            for type, (value,) in zip(types, columns, strict=True):
+                values.append(None if value is None else type.encode(value))
+        else:
+            values += [type.array(column) for type, column in zip(types, columns, strict=True)]
         rows: list[Any] = []
         self._steps.append(_Step(statement, values, rows, row))
         return rows
@@ -104,26 +129,27 @@ class RoundTrip:
         conn = self._conn
         async with conn.lock:
             if conn.pgconn.transaction_status == TransactionStatus.IDLE and not conn.autocommit:
-                gathered.insert(0, _Step(_BEGIN))
-            prepared = _prepared.pop(conn, None)
-            if prepared is None:
+                gathered.insert(0, _Step(_BEGIN, rows=[]))
+            session = _sessions.pop(conn, None)
+            if session is None:
                 gathered.insert(0, _Step(_FORGET))
-                prepared = set()
-            steps = list(_steps(gathered, prepared))
+                session = _Session()
+            steps = list(_steps(gathered, session.prepared))
             results = await conn.wait(_exchange(conn.pgconn, steps))
-            _prepared[conn] = prepared
-        loader = Transformer(conn)
+            _sessions[conn] = session
+        loader = session.loader
         for step, result in zip(steps, results, strict=True):
             if step.rows is not None and result.ntuples:
                 loader.set_pgresult(result)
                 found = loader.load_rows(0, result.ntuples, tuple)
                 step.rows.extend(found if step.row is None else starmap(step.row, found))
+        loader.set_pgresult(None)  # it would keep the last one
 
 
 def _steps(gathered: Sequence[_Step], prepared: set[Statement]) -> Iterator[_Step]:
     """What is new to this session is prepared before it is carried out."""
     for step in gathered:
-        if step.statement.columns and step.statement not in prepared:
+        if step.statement is not _FORGET and step.statement not in prepared:
             prepared.add(step.statement)
             yield _Step(step.statement)
         yield step
@@ -165,11 +191,10 @@ def _raise_what_failed(results: Sequence[PGresult]) -> None:
 def _put(pgconn: PGconn, step: _Step) -> None:
     """Nothing is sent yet, if not very much is waiting."""
     statement = step.statement
-    if not statement.columns:
+    if statement is _FORGET:
         pgconn.send_query_params(statement.text.encode(), None)
     elif step.rows is None:
-        oids = [type.array_oid for type in statement.columns]
-        pgconn.send_prepare(statement.name, statement.text.encode(), param_types=oids)
+        pgconn.send_prepare(statement.name, statement.text.encode(), param_types=statement.oids)
     else:
         formats = [Format.BINARY] * len(step.values)
         pgconn.send_query_prepared(statement.name, step.values, formats, Format.BINARY)

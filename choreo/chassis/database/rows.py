@@ -28,11 +28,11 @@ def replace(trip: RoundTrip, table: Table, rows: Sequence[Any]) -> None:
 def _write(trip: RoundTrip, table: Table, rows: Sequence[Any], replace: bool) -> None:
     if rows:
         statement, columns = _statement(table, replace)
-        trip.add(statement, *(_values(column, rows) for column in columns))
+        trip.add(statement, *columns(rows))
 
 
 @cache
-def _statement(table: Table, replace: bool) -> tuple[Statement, tuple[Column[Any], ...]]:
+def _statement(table: Table, replace: bool) -> tuple[Statement, "_Columns"]:
     """Names are those of our own tables; nothing from outside gets into the text."""
     columns = tuple(column for column in table.columns if column.identity is None)
     names = ", ".join(_quoted(column) for column in columns)
@@ -41,17 +41,23 @@ def _statement(table: Table, replace: bool) -> tuple[Statement, tuple[Column[Any
         f"{_quoted(column)}::jsonb" if isinstance(column.type, JSONB) else _quoted(column)
         for column in columns
     )
-    statement = (
-        f"/* write.{table.name} */ INSERT INTO {table.name} ({names}) "
-        f"SELECT {values} FROM unnest({arrays}) AS new ({names})"
+    row = ", ".join(
+        f"${number}::jsonb" if isinstance(column.type, JSONB) else f"${number}"
+        for number, column in enumerate(columns, 1)
     )
+    into = f"/* write.{table.name} */ INSERT INTO {table.name} ({names})"
+    unless = ""
     if replace:
         key = ", ".join(_quoted(column) for column in table.primary_key.columns)
         changes = ", ".join(
             f"{_quoted(column)} = excluded.{_quoted(column)}" for column in columns if not column.primary_key
         )
-        statement += f" ON CONFLICT ({key}) DO UPDATE SET {changes}"
-    return Statement(statement), columns
+        unless = f" ON CONFLICT ({key}) DO UPDATE SET {changes}"
+    statement = Statement(
+        f"{into} SELECT {values} FROM unnest({arrays}) AS new ({names}){unless}",
+        f"{into} VALUES ({row}){unless}",
+    )
+    return statement, _Columns(columns)
 
 
 def _quoted(column: Column[Any]) -> str:
@@ -64,8 +70,18 @@ def array_type(column: Column[Any]) -> str:
     return "text" if isinstance(column.type, JSONB) else str(column.type.compile(dialect=_DIALECT))
 
 
-def _values(column: Column[Any], rows: Sequence[Any]) -> list[Any]:
-    values = list(map(attrgetter(column.name), rows))
-    if isinstance(column.type, JSONB):
-        return [None if value is None else orjson.dumps(value).decode() for value in values]
-    return values
+class _Columns:
+    """Called with rows, it gives the values of each column."""
+
+    def __init__(self, columns: Sequence[Column[Any]]) -> None:
+        names = [column.name for column in columns]
+        self._values_of = attrgetter(*names) if len(names) > 1 else lambda row: (getattr(row, names[0]),)
+        self._json = [number for number, column in enumerate(columns) if isinstance(column.type, JSONB)]
+
+    def __call__(self, rows: Sequence[Any]) -> list[Sequence[Any]]:
+        columns: list[Sequence[Any]] = list(zip(*map(self._values_of, rows), strict=True))
+        for number in self._json:
+            columns[number] = [
+                None if value is None else orjson.dumps(value).decode() for value in columns[number]
+            ]
+        return columns

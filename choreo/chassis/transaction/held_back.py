@@ -50,11 +50,13 @@ class HeldBack:
             self._stuck[name] = _Stuck(cause, pause, self._now() + pause)
 
     def free(self, names: Iterable[Name]) -> None:
-        for name in names:
+        for name in names if self._stuck else ():
             self._stuck.pop(name, None)
 
     def takes(self, input: Input) -> bool:
         """Whether it has to wait; then it is kept."""
+        if not self._stuck and not self._partitions:
+            return False
         partition = (input.topic, input.partition) if isinstance(input, Heard) else None
         if partition not in self._partitions and not any(map(self._is_stuck, (*input.keys, partition))):
             return False

@@ -18,14 +18,22 @@ SELECT topic, partition, next_offset, last_offset, last_digest FROM positions
 WHERE (topic, partition) IN (SELECT * FROM unnest($1::text[], $2::integer[]))
 ORDER BY topic, partition FOR UPDATE""")
 
-_ADVANCE = Statement("""/* positions.advance */
+_ADVANCE = Statement(
+    """/* positions.advance */
 UPDATE positions SET next_offset = new.next_offset,
     last_offset = CASE WHEN new.last_offset < 0 THEN positions.last_offset ELSE new.last_offset END,
     last_digest = CASE WHEN new.last_offset < 0 THEN positions.last_digest ELSE new.last_digest END,
     leader_epoch = CASE WHEN new.last_offset < 0 THEN positions.leader_epoch ELSE new.leader_epoch END
 FROM unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[], $5::bytea[], $6::integer[])
     AS new (topic, partition, next_offset, last_offset, last_digest, leader_epoch)
-WHERE positions.topic = new.topic AND positions.partition = new.partition""")
+WHERE positions.topic = new.topic AND positions.partition = new.partition""",
+    of_one="""/* positions.advance */
+UPDATE positions SET next_offset = $3,
+    last_offset = CASE WHEN $4 < 0 THEN last_offset ELSE $4 END,
+    last_digest = CASE WHEN $4 < 0 THEN last_digest ELSE $5 END,
+    leader_epoch = CASE WHEN $4 < 0 THEN leader_epoch ELSE $6 END
+WHERE topic = $1 AND partition = $2""",
+)
 
 _READ = """/* positions.read */
 SELECT topic, partition, next_offset, topic_id, cluster_id, last_offset, last_digest, leader_epoch

@@ -12,6 +12,7 @@ from sqlalchemy import Table, Uuid
 
 from choreo.chassis.database.round_trip import Later, RoundTrip, Statement
 from choreo.chassis.database.rows import array_type, insert, replace
+from choreo.message.fact import text_of
 
 S = TypeVar("S")
 
@@ -111,9 +112,13 @@ class TableMapping:
 
     def _own_keys(self, keys: Iterable[str]) -> list[Any]:
         """As the table has them; a key that cannot be one has no rows there."""
-        if isinstance(self.table.columns[self.key].type, Uuid):
+        if self._key_is_uuid:
             return [uuid for key in keys if (uuid := _uuid(key))]
         return list(keys)
+
+    @cached_property
+    def _key_is_uuid(self) -> bool:
+        return isinstance(self.table.columns[self.key].type, Uuid)
 
     @cached_property
     def _row_of(self) -> Callable[..., Any]:
@@ -158,7 +163,7 @@ class StateStore(Generic[S]):
         found: dict[str, dict[str, Any]] = {key: {} for key in keys}
         for mapping, rows in loaded:
             for row in rows:
-                content = found.get(str(getattr(row, mapping.key)))
+                content = found.get(text_of(getattr(row, mapping.key)))
                 if content is None:
                     continue
                 if mapping.single:
