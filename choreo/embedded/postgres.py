@@ -278,6 +278,7 @@ class Postgres(Part):
                 "--locale-provider=builtin",
                 "--locale=C.UTF-8",
                 "--no-instructions",
+                *(["--no-sync"] if self._settings.get("fsync") == "off" else []),
             ]
             done = subprocess.run(
                 command,
