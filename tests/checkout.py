@@ -78,7 +78,8 @@ class Checkout:
     def environment(self) -> dict[str, str]:
         """In which a command there finds that checkout alone."""
         outer = {name: value for name, value in os.environ.items() if name not in _NOT_ITS_OWN}
-        return outer | {"WORKERS": "0"}
+        # The plugin takes longer to be imported than the tests there take.
+        return outer | {"WORKERS": "0", "PYTEST_ADDOPTS": "-p no:schemathesis"}
 
     def take_away(self, service: str) -> None:
         """Its package and its facts, with what the shop's story tells of them, and its entry point; what is

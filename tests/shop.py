@@ -30,7 +30,8 @@ from tests.services import SERVICES
 T = TypeVar("T")
 
 BUILDS: dict[str, Callable[..., Any]] = {name: build_of(name) for name in SERVICES}
-PATIENCE = 20.0
+PATIENCE = 60.0
+"""Seconds for anything that comes by itself. A machine with much else to do needs them."""
 PARTITIONS = 3
 
 

@@ -47,7 +47,7 @@ def with_deadline(shop: Shop, seconds: float) -> None:
 
 async def test_a_paid_order_that_is_cancelled_is_refunded(shop: Shop) -> None:
     ada = await shop.customer("400.00")
-    order = (await ada.order("100.00", wait=20)).json()
+    order = (await ada.order("100.00", wait=30)).json()
     assert order["status"] == "confirmed"
     assert (await ada.cancel(order["id"])).status_code == 202
     refunded = await becomes(shop, ada, order["id"], "refunded")
@@ -64,7 +64,7 @@ async def test_a_paid_order_that_is_cancelled_is_refunded(shop: Shop) -> None:
 
 async def test_a_rejected_order_cannot_be_cancelled(shop: Shop) -> None:
     ada = await shop.customer("400.00")
-    order = (await ada.order("500.00", wait=20)).json()
+    order = (await ada.order("500.00", wait=30)).json()
     refused = await ada.cancel(order["id"])
     assert (refused.status_code, refused.json()["type"]) == (409, "urn:choreo:problem:already_rejected")
     await assert_lawful(shop)

@@ -31,7 +31,7 @@ HOUR = "now() - interval '1 hour'"
 async def busy(shop: Shop) -> Shop:
     """With a customer whose order is settled and mailed."""
     ada = await shop.customer("400.00")
-    await ada.order("100.00", wait=20)
+    await ada.order("100.00", wait=30)
     await shop.until(
         "notification",
         ada,

@@ -38,8 +38,8 @@ def value(samples: Samples, name: str, **labels: str) -> float:
 
 async def test_what_was_done_is_counted_by_type_and_outcome(shop: Shop) -> None:
     ada = await shop.customer("400.00")
-    await ada.order("100.00", wait=10)
-    await ada.order("100.00", key="once", wait=10)
+    await ada.order("100.00", wait=30)
+    await ada.order("100.00", key="once", wait=30)
     await ada.order("100.00", key="once")
     assert (await ada.withdraw("900.00")).status_code == 409
     await shop.notified(ada, 2)

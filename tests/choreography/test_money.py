@@ -27,7 +27,7 @@ def assert_money_is_conserved(shop: Shop) -> None:
 
 async def test_an_order_for_exactly_the_balance_is_confirmed(shop: Shop) -> None:
     ada = await shop.customer("400.00")
-    order = await ada.order("400.00", wait=10)
+    order = await ada.order("400.00", wait=30)
     assert order.json()["status"] == "confirmed"
     assert (await ada.account()).json()["balance"] == "0.00"
     assert_money_is_conserved(shop)
@@ -73,7 +73,7 @@ async def test_an_order_that_reaches_billing_before_its_account_waits_and_is_dec
 async def test_every_topic_delivered_again_changes_nothing(shop: Shop) -> None:
     ada = await shop.customer("400.00")
     for price in ("100.00", "500.00", "300.00"):
-        await ada.order(price, wait=10)
+        await ada.order(price, wait=30)
     await shop.notified(ada, 3)
     await settled(shop)
     assert len(read_maildir(shop.maildir)) == 3
@@ -117,7 +117,7 @@ async def test_a_record_that_is_no_event_is_parked_and_the_rest_goes_on(shop: Sh
     async with AIOKafkaProducer(**shop.kafka.admin.aiokafka()) as producer:
         await producer.send_and_wait(topic, b"\xff not json", key=b"nobody")
         await producer.send_and_wait(topic, b"{}", key=None, partition=1)
-    assert (await ada.order("100.00", wait=10)).json()["status"] == "confirmed"
+    assert (await ada.order("100.00", wait=30)).json()["status"] == "confirmed"
     await caught_up(shop)
     parked = shop.rows("billing", "SELECT reason, error FROM parked ORDER BY position")
     assert parked == [("undecodable", "the header ce_type is missing")] * 2

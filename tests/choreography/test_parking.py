@@ -91,7 +91,7 @@ async def test_bad_records_park_their_key_and_nobody_elses(shop: Shop) -> None:
     for customer in unlucky.values():
         assert (await customer.order("5.00")).status_code == 202
     ada = await shop.customer("400.00")
-    assert (await ada.order("100.00", wait=20)).json()["status"] == "confirmed"
+    assert (await ada.order("100.00", wait=30)).json()["status"] == "confirmed"
     await caught_up(shop)
     for kind, (_, why) in BAD.items():
         query = "SELECT reason, error FROM parked WHERE key = %s ORDER BY position"
@@ -134,7 +134,7 @@ async def test_a_bug_that_meets_one_customer_parks_only_them_and_the_fix_continu
     monkeypatch.setattr(billing_service, "evolve", buggy)
     await shop.start("billing")
     orders = [(await ada.order(price)).json()["id"] for price in ("6.00", "5.00", "4.00")]
-    assert (await eve.order("10.00", wait=20)).json()["status"] == "confirmed"
+    assert (await eve.order("10.00", wait=30)).json()["status"] == "confirmed"
     await caught_up(shop)
     assert shop.rows("billing", "SELECT DISTINCT key FROM parked") == [(str(ada.id),)]
 

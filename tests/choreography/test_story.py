@@ -16,13 +16,13 @@ async def test_the_story(styled_shop: Shop) -> None:
     assert (await ada.deposit("400.00")).json()["balance"] == "400.00"
     assert await ada.orders() == []
 
-    confirmed = await ada.order("100.00", wait=10)
+    confirmed = await ada.order("100.00", wait=30)
     assert (confirmed.status_code, confirmed.json()["status"]) == (201, "confirmed")
     assert (await ada.account()).json()["balance"] == "300.00"
     (told,) = await shop.notified(ada, 1)
     assert (told["kind"], told["order_id"]) == ("order_confirmed", confirmed.json()["id"])
 
-    rejected = (await ada.order("500.00", wait=10)).json()
+    rejected = (await ada.order("500.00", wait=30)).json()
     assert (rejected["status"], rejected["reason"]) == ("rejected", "insufficient_funds")
     assert (await ada.account()).json()["balance"] == "300.00"
     assert [order["status"] for order in await ada.orders()] == ["rejected", "confirmed"]

@@ -92,7 +92,7 @@ async def test_of_two_orders_at_once_on_money_for_one_exactly_one_is_confirmed(w
 
 async def test_an_order_for_exactly_the_balance_sent_twice_at_once_is_paid_once(wired: Wired) -> None:
     ada = await wired.shop.customer("400.00")
-    answers = await asyncio.gather(*(ada.order("400.00", wait=10, key="the same") for _ in range(2)))
+    answers = await asyncio.gather(*(ada.order("400.00", wait=30, key="the same") for _ in range(2)))
     assert [answer.json()["status"] for answer in answers] == ["confirmed", "confirmed"]
     assert (await ada.account()).json()["balance"] == "0.00"
     await wired.assert_once(ada, answers[0].json())
@@ -124,7 +124,7 @@ async def test_a_callee_that_takes_it_and_never_answers_is_paid_once(wired: Wire
 async def test_with_notification_away_orders_go_on_and_mails_wait(wired: Wired) -> None:
     ada = await wired.shop.customer("400.00")
     await wired.shop.stop("notification")
-    first, second = await ada.order("100.00", wait=10), await ada.order("500.00", wait=10)
+    first, second = await ada.order("100.00", wait=30), await ada.order("500.00", wait=10)
     assert [first.json()["status"], second.json()["status"]] == ["confirmed", "rejected"]
     waiting = await wired.untold("order")
     assert waiting == (2 if wired.style == "http" else 0), "in Kafka they wait, or in the order service"
@@ -171,7 +171,7 @@ async def test_an_answer_that_billing_could_not_be_told_to_forget_is_recognised_
     with monkeypatch.context() as patched:
         patched.setattr(Callee, "settle", lost)
         ada = await wired.shop.customer("400.00")
-        order = (await ada.order("100.00", wait=10)).json()
+        order = (await ada.order("100.00", wait=30)).json()
         await eventually(partial(wired.untold, "order"), lambda left: left == 0)
         assert await wired.untold("billing") == 1
         await wired.shop.stop("order")
@@ -238,7 +238,7 @@ async def test_with_kafka_away_orders_are_decided_and_only_the_news_waits(closed
     assert ada is not None
     await closed_shop.account_of(ada)
     (await ada.deposit("400.00")).raise_for_status()
-    answer = await ada.order("100.00", wait=10)
+    answer = await ada.order("100.00", wait=30)
     assert (answer.status_code, answer.json()["status"]) == (201, "confirmed")
     await closed_shop.stop()
     closed_shop.settings = there

@@ -52,7 +52,7 @@ async def test_a_trace_tells_what_followed_and_what_is_missing_and_changes_nothi
 ) -> None:
     """An order that is confirmed and then cancelled, one that waits for its account, one that is parked."""
     ada, bob, eve = await shop.customer("400.00"), await shop.customer("10.00"), stranger(shop)
-    paid = (await ada.order("100.00", wait=20)).json()["id"]
+    paid = (await ada.order("100.00", wait=30)).json()["id"]
     cancel = await ada.cancel(paid)
     await shop.until(
         "notification", ada, ada.notifications, lambda found: [one["status"] for one in found] == ["sent"] * 2

@@ -50,7 +50,7 @@ from tests.component.test_kernel import (
 )
 from tests.databases import Database
 from tests.locks import held
-from tests.shop import eventually
+from tests.shop import PATIENCE, eventually
 
 __all__ = ["billing", "outage"]
 
@@ -253,7 +253,7 @@ async def test_however_much_waits_behind_locked_keys_there_is_room_for_the_other
         behind = [orders.put(an_event(ordered(ada, 1))) for _ in range(8)]
         await watched.says(str(ada))
         await others.hear(ordered(eve, 1))
-        await asyncio.wait_for(watched.kernel.room(), 2.0)
+        await asyncio.wait_for(watched.kernel.room(), PATIENCE)
         assert not any(one.done() for one in behind)
     await asyncio.gather(*behind)
     await watched.gets_on()

@@ -641,7 +641,7 @@ async def _played(stores: Stores, programme: Sequence[tuple[int, tuple[str, Any]
     ]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @forall(programme=PROGRAMMES)
 def test_whatever_is_interleaved_comes_to_the_same_in_memory_and_in_postgres(
     postgres: Postgres, templates: dict[str, str], programme: list[tuple[int, tuple[str, Any]]]

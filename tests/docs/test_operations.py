@@ -4,7 +4,7 @@ from choreo.operations.acting.throwaway import ThrowawaySystem
 from tests.docs.examples import ROOT, examples, run_in_order
 
 OPERATIONS = ROOT / "docs" / "operations.md"
-_SECONDS = 300
+_SECONDS = 600
 
 
 def test_the_blocks_can_be_pasted_one_after_the_other() -> None:

@@ -6,7 +6,7 @@ from choreo.operations.acting.throwaway import ThrowawaySystem
 from tests.docs.examples import ROOT, Example, differs, examples, run_in_order
 
 PAGES = [ROOT / page for page in ("README.md", "docs/first-order.md", "docs/debugging.md")]
-_SECONDS = 180
+_SECONDS = 600
 
 
 def test_every_marked_block_is_found() -> None:

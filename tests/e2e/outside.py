@@ -15,8 +15,8 @@ from confluent_kafka import Consumer, Message, TopicPartition
 T = TypeVar("T")
 Json = dict[str, Any]
 
-PATIENCE = 10.0
-"""Seconds for anything that comes by itself."""
+PATIENCE = 60.0
+"""Seconds for anything that comes by itself. A machine with much else to do needs them."""
 PASSWORD = "correct horse battery"
 OFFSET = {"user": 1, "order": 2, "billing": 3, "notification": 4}
 TOPICS = ("user-events", "billing-events", "order-events", "notification-events")
@@ -103,7 +103,7 @@ class User:
     def withdraw(self, amount: object, key: str | None = None) -> httpx2.Response:
         return self.post("/account/withdrawals", {"amount": amount}, key)
 
-    def order(self, price: object, key: str | None = None, wait: int = 10) -> httpx2.Response:
+    def order(self, price: object, key: str | None = None, wait: int = 30) -> httpx2.Response:
         return self.post("/orders", {"price": price}, key, Prefer=f"wait={wait}")
 
     def cancel(self, order: str, key: str | None = None) -> httpx2.Response:

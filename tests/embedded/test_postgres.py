@@ -174,6 +174,13 @@ def test_a_place_for_the_socket_that_somebody_else_may_touch_is_refused(
         postgres._make_socket_directory()
 
 
+def test_random_passwords_are_hashed_once_so_that_clients_connect_fast(server: Postgres) -> None:
+    server.create_service("fast")
+    with psycopg.connect(server.admin_url) as conn:
+        found = conn.execute("SELECT split_part(rolpassword, ':', 1) FROM pg_authid WHERE rolcanlogin")
+        assert set(found) == {("SCRAM-SHA-256$1",)}
+
+
 def test_a_server_that_asks_for_no_proof_is_told_no_password(server: Postgres) -> None:
     assert conninfo_to_dict(server.admin_url)["require_auth"] == "scram-sha-256"
     hba = server.directory / "data" / "pg_hba.conf"

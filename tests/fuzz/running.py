@@ -44,7 +44,7 @@ class Served:
 
         async def make() -> tuple[Customer, dict[str, str]]:
             customer = await self.shop.customer(balance="400.00")
-            order = (await customer.order("300.00", wait=20)).raise_for_status().json()
+            order = (await customer.order("300.00", wait=30)).raise_for_status().json()
             (notification,) = await self.shop.notified(customer, 1)
             return customer, {"order": order["id"], "notification": notification["id"]}
 

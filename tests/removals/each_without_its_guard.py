@@ -8,7 +8,11 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from tests import shop
 from tests.removals.guards import GUARDS, Guard
+
+PATIENCE = 20.0
+"""Seconds. Tests that are to fail may wait in vain, and need not for as long as those that are to pass."""
 
 
 class EachWithoutItsGuard:
@@ -23,6 +27,7 @@ class EachWithoutItsGuard:
 
 
 def main(names: Sequence[str]) -> int:
+    shop.PATIENCE = PATIENCE  # before any test takes it from there
     guards = [GUARDS[name] for name in names]
     options = ("-p", "pytest_asyncio.plugin", "-p", "no:cacheprovider", "-q", "-o", "addopts=", "-rfE")
     return pytest.main([*options, *(guard.noticed_by for guard in guards)], [EachWithoutItsGuard(guards)])

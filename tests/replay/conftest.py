@@ -1,6 +1,8 @@
 """The shop in which everything has happened, and its recording."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -14,12 +16,11 @@ from tests.services import SERVICES
 from tests.shop import Shop, a_shop
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def running(
-    kafka: Broker, postgres: Postgres, templates: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+@asynccontextmanager
+async def a_played_shop(
+    kafka: Broker, postgres: Postgres, templates: dict[str, str], maildir: Path
 ) -> AsyncIterator[Shop]:
-    """A shop in which everything has happened. It goes on."""
-    async with a_shop(kafka, postgres, templates, tmp_path_factory.mktemp("mail") / "mail") as shop:
+    async with a_shop(kafka, postgres, templates, maildir) as shop:
         await shop.start(*SERVICES)
         with pytest.MonkeyPatch.context() as monkeypatch:
             await play(shop, monkeypatch)
@@ -27,13 +28,27 @@ async def running(
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def played(running: Shop) -> Shop:
-    """The same, stopped."""
-    await running.stop()
-    return running
+async def running(
+    kafka: Broker, postgres: Postgres, templates: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Shop]:
+    """A shop in which everything has happened. It goes on."""
+    async with a_played_shop(kafka, postgres, templates, tmp_path_factory.mktemp("mail") / "mail") as shop:
+        yield shop
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def played(
+    kafka: Broker, postgres: Postgres, templates: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Shop]:
+    """Another one, stopped, for all tests that leave it as it is. Its mail server answers in the session's
+    loop.
+    """
+    async with a_played_shop(kafka, postgres, templates, tmp_path_factory.mktemp("mail") / "mail") as shop:
+        await shop.stop()
+        yield shop
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def recording(played: Shop, tmp_path_factory: pytest.TempPathFactory) -> Recording:
     path = tmp_path_factory.mktemp("recording") / "story.ndjson"
     await recorded(played.installation, path)

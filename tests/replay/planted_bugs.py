@@ -11,6 +11,9 @@ from shutil import copytree, ignore_patterns
 ROOT = Path(__file__).parents[2]
 _SERVICES = ("user_service", "order_service", "billing_service", "notification_service")
 
+WITHOUT_PLUGINS = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+"""For a pytest that runs one small test: to import them takes longer."""
+
 Edits = Mapping[str, Sequence[tuple[str, str]]]
 """By file: what stands there, once, and what instead. A file that is not there is made of the latter."""
 

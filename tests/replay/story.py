@@ -32,14 +32,14 @@ async def play(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
         at_once.setattr(user_queries, "taken", nobody)
         taken = registration(ada.login.upper())
         assert (await shop.clients["user"].post("/users", json=taken)).status_code == 409
-    confirmed = (await ada.order("100.00", wait=10)).json()
-    rejected = (await ada.order("500.00", wait=10)).json()
+    confirmed = (await ada.order("100.00", wait=30)).json()
+    rejected = (await ada.order("500.00", wait=30)).json()
     assert (await ada.withdraw("1000.00")).status_code == 409
     assert (await ada.withdraw("0.01", key="once")).status_code == 201
     assert (await ada.withdraw("0.01", key="once")).status_code == 201
     assert (await ada.cancel(confirmed["id"])).status_code == 202
     assert (await ada.cancel(rejected["id"])).status_code == 409
-    exactly = (await (bob := await shop.customer("10.00")).order("10.00", wait=10)).json()
+    exactly = (await (bob := await shop.customer("10.00")).order("10.00", wait=30)).json()
     assert exactly["status"] == "confirmed"
 
     dave = await shop.customer()
@@ -79,7 +79,7 @@ async def play(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(billing_service, "evolve", buggy)
     await shop.start("billing")
-    assert (await bob.order("1.00", wait=10)).json()["status"] == "rejected"
+    assert (await bob.order("1.00", wait=30)).json()["status"] == "rejected"
     await caught_up(shop)
     await shop.stop("billing")
     monkeypatch.setattr(billing_service, "evolve", evolve)

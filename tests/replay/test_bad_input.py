@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
+from choreo.chassis.kafka import log_reader
 from choreo.chassis.settings import OBSERVER
 from choreo.cli.debugging import blame as blame_verb
 from choreo.cli.debugging import rebuild as rebuild_verb
@@ -25,7 +26,7 @@ from choreo.message.codec import Headers, Record, TopicRecord
 from choreo.operations.reading import replay_source
 from choreo.replay.sources.recording import _LONGEST_LINE_BYTES, Recording, Writer, _end
 from choreo.replay.sources.records import Item, Span
-from tests.shop import Shop
+from tests.shop import PATIENCE, Shop
 
 GOOD = Path(__file__).parents[2] / "events" / "recordings" / "every-fact-1.ndjson"
 NOBODY = "00000000-0000-0000-0000-000000000001"
@@ -365,6 +366,7 @@ def test_a_refused_password_is_a_sentence(
 ) -> None:
     if not isinstance(here.kafka, Kafka):
         pytest.skip("a Kafka in Docker asks nobody for a name")
+    monkeypatch.setattr(log_reader, "_ANSWER_TIMEOUT_SECONDS", PATIENCE)  # a busy machine is slow to refuse
     settings = here.installation.settings
     passwords = {**settings.kafka_passwords, OBSERVER: SecretStr("wrong")}
     wrong = replace(here.installation, settings=settings.model_copy(update={"kafka_passwords": passwords}))

@@ -46,7 +46,7 @@ from tests.unit.test_choreography import (
     what_was_paid_is_not_given_back,
 )
 
-live = pytest.mark.asyncio(loop_scope="module")
+live = pytest.mark.asyncio(loop_scope="session")
 
 
 def of(shop: Constructed, **changed: Any) -> Tally:

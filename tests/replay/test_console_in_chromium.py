@@ -78,7 +78,7 @@ async def shop(
             await shop.start(*SERVICES)
             ada, bob = await shop.customer("400.00"), await shop.customer("20.00")
             for price, becomes in (("100.00", "confirmed"), ("500.00", "rejected")):
-                assert (await ada.order(price, wait=10)).json()["status"] == becomes
+                assert (await ada.order(price, wait=30)).json()["status"] == becomes
             assert (await bob.order("13.13")).status_code == 202
             await shop.notified(ada, 2)
             yield shop
@@ -221,7 +221,7 @@ async def test_a_new_flow_comes_onto_the_first_page_unless_somebody_is_there(
     carl = await shop.customer("50.00")
     await page.goto(live)
     await page.evaluate(SHIFTS)
-    flow = (await carl.order("1.23", wait=10)).headers["Flow-Id"]
+    flow = (await carl.order("1.23", wait=30)).headers["Flow-Id"]
     await page.wait_for_selector(f"#f-{flow}")
     await page.wait_for_function(
         f"document.getElementById('f-{flow}').textContent.includes('NotificationSent')"
@@ -229,7 +229,7 @@ async def test_a_new_flow_comes_onto_the_first_page_unless_somebody_is_there(
     assert (await page.evaluate("window.shifted ?? 0")) < A_LITTLE
     await person.press("j")
     chosen = await page.evaluate("document.activeElement.href")
-    for_later = (await carl.order("2.34", wait=10)).headers["Flow-Id"]
+    for_later = (await carl.order("2.34", wait=30)).headers["Flow-Id"]
     async with page.expect_event("console", lambda told: told.text == "kept"):
         await page.evaluate(KEPT)
     assert await page.evaluate("document.activeElement.href") == chosen

@@ -159,7 +159,7 @@ async def shop(
 
 async def test_a_live_system_is_read_and_nothing_else(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     ada = await shop.customer("400.00")
-    assert (await ada.order("100.00", wait=10)).json()["status"] == "confirmed"
+    assert (await ada.order("100.00", wait=30)).json()["status"] == "confirmed"
     roles = {name: name for name in SERVICES}
     observer = replace(
         shop.installation, database_urls=shop.observer_urls, owner_urls={}, runtime_roles=roles

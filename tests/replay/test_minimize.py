@@ -22,6 +22,7 @@ from choreo.replay.verify.minimize import ddmin
 from choreo.replay.verify.report import report_on
 from choreo.replay.verify.verify import verify
 from tests.replay import plants
+from tests.replay.planted_bugs import WITHOUT_PLUGINS
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,7 +100,7 @@ def test_the_written_test_fails_with_the_bug_and_passes_without(recording: Recor
 
 def run_pytest(test: Path) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test.name]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = os.environ | WITHOUT_PLUGINS | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(command, cwd=test.parent, env=environment, capture_output=True, text=True)
 
 

@@ -30,7 +30,18 @@ from choreo.cli.debugging.record import recorded
 from choreo.demo.client import Customer
 from tests.choreography.ending import caught_up, published, settled
 from tests.choreography.test_parking import retried
-from tests.replay.planted_bugs import BUGS, CACHE, EMOJI, ROOT, ROUNDING, Bug, Edits, choreo, planted
+from tests.replay.planted_bugs import (
+    BUGS,
+    CACHE,
+    EMOJI,
+    ROOT,
+    ROUNDING,
+    WITHOUT_PLUGINS,
+    Bug,
+    Edits,
+    choreo,
+    planted,
+)
 from tests.shop import Shop
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -56,7 +67,7 @@ async def place(running: Shop, tmp_path_factory: pytest.TempPathFactory) -> Plac
     carol = await running.customer("20.00")
     (await carol.deposit("20.00")).raise_for_status()
     (await carol.post("order", "/orders", CAKE)).raise_for_status()
-    (await carol.order("1.00", wait=10)).raise_for_status()
+    (await carol.order("1.00", wait=30)).raise_for_status()
     await settled(running)
     home = tmp_path_factory.mktemp("home")
     _settle_in(running, home)
@@ -205,7 +216,9 @@ class Lived:
 def run_pytest(test: Path, tree: Path) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", test.name]
     path = {"PYTHONPATH": f"{tree}{os.pathsep}{ROOT}", "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run(command, cwd=test.parent, env=os.environ | path, capture_output=True, text=True)
+    return subprocess.run(
+        command, cwd=test.parent, env=os.environ | WITHOUT_PLUGINS | path, capture_output=True, text=True
+    )
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -220,7 +233,7 @@ async def lived(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Async
     shop.builds = right | {"billing": _built(tree)}
     await shop.start("billing")
     ada = await shop.customer("400.00")
-    paid = (await ada.order("8.16", wait=10)).json()
+    paid = (await ada.order("8.16", wait=30)).json()
     (await ada.cancel(paid["id"])).raise_for_status()
     await shop.until("billing", ada, ada.account, lambda answer: answer.json()["balance"] == "400.04")
     eve = await shop.customer("7.00")

@@ -291,7 +291,7 @@ async def test_what_kafka_alone_does_not_know_is_said(
     async with a_shop(kafka, postgres, templates, tmp_path / "mail") as shop:
         await shop.start(*SERVICES)
         ada, bob = await shop.customer("10.00"), await shop.customer("10.00")
-        assert (await ada.order("1.00", wait=20)).json()["status"] == "confirmed"
+        assert (await ada.order("1.00", wait=30)).json()["status"] == "confirmed"
         await shop.stop("billing")
 
         def buggy(state: Billing, event: Event[Any]) -> Billing:
@@ -304,7 +304,7 @@ async def test_what_kafka_alone_does_not_know_is_said(
         await ada.order("2.00")
         await caught_up(shop)
         monkeypatch.setattr(billing_service, "evolve", evolve)
-        assert (await bob.order("1.00", wait=20)).json()["status"] == "confirmed"
+        assert (await bob.order("1.00", wait=30)).json()["status"] == "confirmed"
         await shop.stop("billing")
         await shop.start("billing")
         for _ in ("parked", "dropped"):

@@ -19,7 +19,7 @@ from tests.choreography.ending import sent_out
 from tests.services import SERVICES
 from tests.shop import Shop
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 @pytest.fixture

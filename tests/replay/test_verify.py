@@ -20,7 +20,7 @@ from tests.choreography.ending import sent_out
 from tests.replay import plants
 from tests.shop import Shop
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 @asynccontextmanager

@@ -37,7 +37,10 @@ def test_without_an_engine_the_cause_is_named() -> None:
 
 
 def test_without_an_engine_no_test_runs(tmp_path: Path) -> None:
-    nowhere = os.environ | {"DOCKER_HOST": f"unix://{tmp_path}/docker.sock"}
+    nowhere = os.environ | {
+        "DOCKER_HOST": f"unix://{tmp_path}/docker.sock",
+        "PYTEST_ADDOPTS": "-p no:schemathesis",
+    }
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "--broker=testcontainers", "tests/unit/test_tidy.py"],
         cwd=ROOT,

@@ -5,12 +5,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from importlib import reload
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from typer.testing import CliRunner
 
+from choreo.chaos.faults import nemesis
 from choreo.chassis import installed, registry
 from choreo.chassis.registry import all_topics, free_port_offset, own_port_of, port_of, service_names
 from choreo.chassis.settings import Settings
@@ -176,6 +178,7 @@ def test_a_service_that_is_younger_than_the_system_that_runs_is_told(
 def test_who_knows_the_shop_by_name_says_what_of_it_is_not_here() -> None:
     with installed_without("notification"):
         assert "notification" not in service_names()
+        reload(nemesis)  # as if nobody had imported it before
         for arguments in (["demo"], ["chaos"], ["bench"], ["styles", "--outages"]):
             said = CliRunner().invoke(app, arguments).exception
             assert isinstance(said, Unavailable) and str(said).startswith(

@@ -10,15 +10,15 @@ from choreo.chaos.faults.clean import FAULTS, disconnected, killed, leader_kille
 from choreo.chaos.faults.fault import Fault
 from choreo.chaos.faults.half import HALF_FAULTS
 from choreo.chaos.faults.storm import storm
-from choreo.operations.replicas import read_counts, replicas_of
+from choreo.operations.replicas import replicas_of
 
-_PROCESSES = "user=1,order=2,billing=2,notification=2"
+_PROCESSES = {"user": 1, "order": 2, "billing": 2, "notification": 2}
 _FAULTS_OF_A_SYSTEM = 12
 _STORMS = 3 / 4
 """This share of the faults on several processes."""
 
 _SINGLE = [fault for fault in (*FAULTS, *HALF_FAULTS) if fault.judged and fault.brokers == 1]
-_PARTS = [replica.name for replica in replicas_of(read_counts(_PROCESSES))]
+_PARTS = [replica.name for replica in replicas_of(_PROCESSES)]
 _STORM = storm(*_PARTS)
 _REPLICATED = [
     *map(killed, _PARTS),
@@ -44,6 +44,7 @@ def systems(chance: Random, *, only_kills: bool = False) -> Iterator[System]:
                 _STORM if chance.random() < _STORMS else chance.choice(replicated)
                 for _ in range(_FAULTS_OF_A_SYSTEM)
             ]
-            yield ("--brokers", "3", "--processes", _PROCESSES), faults
+            counts = ",".join(f"{service}={count}" for service, count in _PROCESSES.items())
+            yield ("--brokers", "3", "--processes", counts), faults
         else:
             yield (), chance.sample(_SINGLE, _FAULTS_OF_A_SYSTEM)
