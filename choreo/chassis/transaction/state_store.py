@@ -186,7 +186,7 @@ class StateStore(Generic[S]):
             if mapping.loaded_by_id is not None:
                 name = getattr(content, mapping.loaded_by_id) if _has(kind, mapping.loaded_by_id) else None
                 row = memory.by_id(mapping, name) if name is not None and name not in rows else None
-                if row is not None and str(getattr(row, mapping.key)) == key:
+                if row is not None and text_of(getattr(row, mapping.key)) == key:
                     rows[name] = row
             found[mapping.field] = rows
         return self.empty(**found)
@@ -238,7 +238,7 @@ class Memory:
             if field == mapping.field:
                 index.setdefault(getattr(row, column), {})[name] = row
         if mapping.loaded_with_key is not None:
-            of_key = self._with_key[mapping.field].setdefault(str(getattr(row, mapping.key)), {})
+            of_key = self._with_key[mapping.field].setdefault(text_of(getattr(row, mapping.key)), {})
             if all(getattr(row, column) == value for column, value in mapping.loaded_with_key.items()):
                 of_key[name] = row
             else:

@@ -72,7 +72,7 @@ _OF_DATES = {
     "today": f"{_CLOCK} (date.today)",
 }
 """Whatever class of dates is asked."""
-_PYTHON: Mapping[CodeType, str] = {
+_PYTHON_CODE: Mapping[CodeType, str] = {
     type(os.environ).__getitem__.__code__: "reads the environment (os.environ)",
     type(os.environ).__iter__.__code__: "reads the environment (os.environ)",
     platform.uname.__code__: f"{_MACHINE} (platform.uname)",
@@ -82,6 +82,8 @@ _PYTHON: Mapping[CodeType, str] = {
     locale.format_string.__code__: f"{_LOCALE} (locale.format_string)",
     locale.getpreferredencoding.__code__: f"{_LOCALE} (locale.getpreferredencoding)",
 }
+_PYTHON = {id(code): says for code, says in _PYTHON_CODE.items()}
+"""By identity: to hash code is to read all that it consists of."""
 
 
 class Sample:
@@ -142,7 +144,7 @@ def watching_reads(
         # As short as can be: it is called for all that Python does.
         nonlocal changed
         if happened == "call":
-            what = _PYTHON.get(frame.f_code)
+            what = _PYTHON.get(id(frame.f_code))
             if what is _CHANCE and not _is_chance(frame):
                 return
         elif happened == "c_call":

@@ -19,7 +19,7 @@ from choreo.message.codec import Undecodable
 from choreo.message.decider import Command
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
-from choreo.replay.sources.on_disk import rows_on_disk
+from choreo.replay.sources.on_disk import OnDisk, rows_on_disk
 
 S = TypeVar("S")
 
@@ -75,6 +75,8 @@ class Taken(Generic[S]):
         before = self.state
         for event, after in self.trail:
             for mapping in self.service.store.mappings:
+                if getattr(before, mapping.field) is getattr(after, mapping.field):
+                    continue
                 added, changed = mapping.differences(before, after)
                 puts += [(mapping, None, row, event, before) for row in added]
                 puts += [(mapping, old, row, event, before) for old, row in changed]
@@ -111,8 +113,12 @@ class InMemoryService(Generic[S]):
         other = InMemoryService(service)
         other.sequences = self.sequences
         for old, new in zip(self.service.store.mappings, service.store.mappings, strict=True):
-            for row in self.memory.rows(old).values():
-                other.memory.put(new, new.own(row))
+            rows, before = other.memory.rows(new), self.memory.rows(old)
+            assert isinstance(rows, OnDisk) and isinstance(before, OnDisk)
+            rows.take_over(before, new.own)
+            for key in self.sequences:
+                for row in self.memory.with_key(old, key).values():
+                    other.memory.put(new, new.own(row))
         return other
 
     def fold(self, key: str, event: Event[Fact]) -> Taken[S]:

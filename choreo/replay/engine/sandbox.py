@@ -269,7 +269,7 @@ def interrupt_at_once() -> None:
 
 def _keep_output_apart() -> list[Any]:
     """Returns the streams as they were."""
-    streams = [getattr(sys, name) for name in _STREAMS]
+    streams: list[Any] = [sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__]
     for name, stream in zip(_STREAMS, streams, strict=True):
         if not isinstance(stream, _Output):
             setattr(sys, name, _Output(stream))
@@ -304,33 +304,41 @@ def imported_anew(run: Callable[[], T]) -> T:
     return watching_reads(run, note, is_a_librarys)
 
 
-@contextmanager
-def watching(what: str = "", *, by_hand: bool = False) -> Iterator[list[Effect]]:
+class watching:
     """Refuses side effects in the block: the list has what was tried. `what` names what runs there; of a
     handler its lines are told. `by_hand`: somebody steps through it, who sees what it prints.
 
-    For plain code: no await within. Raises `StillRunning` where it comes to no end.
+    For plain code: no await within. Raises `StillRunning` where it comes to no end. A class, and no generator
+    that is a context: it is entered for every step.
     """
-    streams = _keep_output_apart()
-    timed = not by_hand and threading.current_thread() is threading.main_thread()
-    _watch.begin(what, by_hand)
-    try:
-        if timed:
-            before = _set_handler(signal.SIGALRM, _watch.end)
-            timer = _set_timer(signal.ITIMER_REAL, STEP_SECONDS, _AGAIN_SECONDS)
-        yield _watch.effects
-    except _Ended:
-        pass  # it is told below, as it is where the handler caught it
-    finally:
+
+    __slots__ = "_before", "_by_hand", "_streams", "_timed", "_timer", "_what"
+
+    def __init__(self, what: str = "", *, by_hand: bool = False) -> None:
+        self._what, self._by_hand = what, by_hand
+
+    def __enter__(self) -> list[Effect]:
+        self._streams = _keep_output_apart()
+        self._timed = not self._by_hand and threading.current_thread() is threading.main_thread()
+        _watch.begin(self._what, self._by_hand)
+        if self._timed:
+            self._before = _set_handler(signal.SIGALRM, _watch.end)
+            self._timer = _set_timer(signal.ITIMER_REAL, STEP_SECONDS, _AGAIN_SECONDS)
+        return _watch.effects
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
         _watch.on = False
-        if timed:
-            _set_timer(signal.ITIMER_REAL, *timer)
-            _set_handler(signal.SIGALRM, before)
-        _put_back(streams)
-    if _watch.interrupted:
-        raise KeyboardInterrupt
-    if _watch.ended_at is not None:
-        raise StillRunning(_watch.endless)
+        if self._timed:
+            _set_timer(signal.ITIMER_REAL, *self._timer)
+            _set_handler(signal.SIGALRM, self._before)
+        _put_back(self._streams)
+        if kind is not None and kind is not _Ended:
+            return False
+        if _watch.interrupted:
+            raise KeyboardInterrupt
+        if _watch.ended_at is not None:
+            raise StillRunning(_watch.endless)
+        return kind is not None
 
 
 @contextmanager
@@ -352,9 +360,13 @@ def _staying() -> Iterator[None]:
     except (Exception, _Ended):
         raise
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt) and (_watch.interrupted or not _watch.knows_interrupts):
+        if _interrupts(error):
             raise
         raise _left(error) from None
+
+
+def _interrupts(error: BaseException) -> bool:
+    return isinstance(error, KeyboardInterrupt) and (_watch.interrupted or not _watch.knows_interrupts)
 
 
 def guarded(decider: Decider[S], tried: list[HandlerMisbehaves]) -> Decider[S]:
@@ -390,12 +402,17 @@ def watched(run: Callable[[], T]) -> Ran[T]:
     with watching() as effects:
         result: T | Exception
         try:
-            with _staying():
-                result = run()
+            result = run()
         except RecursionError as error:  # how deep it got, and with it what Python says, is chance
             result = RecursionError("it calls itself without an end").with_traceback(error.__traceback__)
         except Exception as error:
             result = error
+        except _Ended:
+            raise
+        except BaseException as error:  # as in `_staying`
+            if _interrupts(error):
+                raise
+            result = _left(error)
     return Ran(result, effects)
 
 

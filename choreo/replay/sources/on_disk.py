@@ -34,6 +34,13 @@ class OnDisk(MutableMapping[Any, V]):
         self._stays = False
         """It cannot be packed."""
 
+    def take_over(self, before: "OnDisk[V]", own: Callable[[V], V]) -> None:
+        """Has from now on what that one had, which is not to be used any more. What lies on disk stays there;
+        `own` is asked for the rest.
+        """
+        self._latest = {name: own(value) for name, value in before._latest.items()}
+        self._older, self._stays = before._older, before._stays
+
     def __setitem__(self, name: Any, value: V) -> None:
         self._latest[name] = value
         if len(self._latest) > IN_MEMORY and not self._stays:
@@ -46,6 +53,12 @@ class OnDisk(MutableMapping[Any, V]):
             for (told,) in self._older.execute("SELECT told FROM older WHERE name = ?", (_key(name),)):
                 return self._unpack(told)
         raise KeyError(name)
+
+    def get(self, name: Any, default: Any = None) -> Any:
+        """As any mapping's; most that is asked for is there never, and not worth an exception."""
+        if name in self._latest:
+            return self._latest[name]
+        return default if self._older is None else super().get(name, default)
 
     def __delitem__(self, name: Any) -> None:
         there = name in self._latest

@@ -3,7 +3,7 @@
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import blake2b
 from operator import attrgetter, itemgetter
 from typing import Any
@@ -52,9 +52,15 @@ def plain(value: Any) -> Any:
         case UUID():
             return str(value)
         case datetime():
-            told = orjson.dumps(value.astimezone(UTC), option=orjson.OPT_UTC_Z).decode()
-            return told[1:-1] if len(told) > _TO_THE_SECOND else f"{told[1:-2]}.000000Z"
+            return _time_as_text(value)
     return value
+
+
+@lru_cache(maxsize=1 << 10)
+def _time_as_text(moment: datetime) -> str:
+    """All that one transaction decides is decided at one moment, and a row keeps some of it for long."""
+    told = orjson.dumps(moment.astimezone(UTC), option=orjson.OPT_UTC_Z).decode()
+    return told[1:-1] if len(told) > _TO_THE_SECOND else f"{told[1:-2]}.000000Z"
 
 
 def pack(row: Sequence[Any]) -> bytes:
