@@ -180,13 +180,13 @@ def type_in(record: Record) -> bytes | None:
 
 def _headers(all_pairs: Headers) -> dict[str, str]:
     """Those that are read. Of others nothing is asked."""
-    pairs = [pair for pair in all_pairs if pair[0] in _READ]
     try:  # all at once; where something is wrong, one by one
-        headers = {name: value.decode() for name, value in pairs}  # type: ignore[union-attr]
-        if len(headers) == len(pairs):
+        headers = {name: value.decode() for name, value in all_pairs if name in _READ}  # type: ignore[union-attr]
+        if len(headers) == len(all_pairs):
             return headers
     except (AttributeError, ValueError):
         pass
+    pairs = [pair for pair in all_pairs if pair[0] in _READ]
     headers = {}
     for name, value in pairs:
         if name in headers:
@@ -234,8 +234,12 @@ def _uuid(headers: Mapping[str, str], name: str) -> UUID:
         raise Undecodable(f"the header {name} is not a UUID") from None
 
 
+@lru_cache(maxsize=1 << 12)
 def uuid_of(text: str) -> UUID:
-    """As `UUID(text)`, and faster for those as everybody writes them. Raises ValueError."""
+    """As `UUID(text)`, and faster for those as everybody writes them. Raises ValueError.
+
+    Each id is read several times: what follows from an event names it, and so does its whole flow.
+    """
     try:
         found: UUID = _read_uuid(text)
         return found

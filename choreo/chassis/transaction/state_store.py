@@ -108,7 +108,7 @@ class TableMapping:
             values.append(self._own_keys(wanted))
         if self.loaded_by_id is not None:
             values.append(list(_named(self.loaded_by_id, wanted)))
-        return trip.add(self._select, *values, row=self._row_of) if any(values) else []
+        return trip.add(self._select, *values, row=self.row_of) if any(values) else []
 
     def _own_keys(self, keys: Iterable[str]) -> list[Any]:
         """As the table has them; a key that cannot be one has no rows there."""
@@ -121,7 +121,7 @@ class TableMapping:
         return isinstance(self.table.columns[self.key].type, Uuid)
 
     @cached_property
-    def _row_of(self) -> Callable[..., Any]:
+    def row_of(self) -> Callable[..., Any]:
         """Makes a row of its columns' values."""
         if issubclass(self.row, BaseModel) or any(field.kw_only for field in fields(self.row)):
             return lambda *values: self.row(**dict(zip(self.columns, values, strict=True)))

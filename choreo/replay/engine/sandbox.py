@@ -308,8 +308,8 @@ class watching:
     """Refuses side effects in the block: the list has what was tried. `what` names what runs there; of a
     handler its lines are told. `by_hand`: somebody steps through it, who sees what it prints.
 
-    For plain code: no await within. Raises `StillRunning` where it comes to no end. A class, and no generator
-    that is a context: it is entered for every step.
+    For plain code: no await within. Raises `StillRunning` where it comes to no end. A class, as a generator
+    that is a context takes twice as long, and every step is one.
     """
 
     __slots__ = "_before", "_by_hand", "_streams", "_timed", "_timer", "_what"

@@ -21,7 +21,7 @@ from choreo.replay.engine.in_memory_service import InMemoryService, Put, Taken, 
 from choreo.replay.engine.recorded import Differs, NotRecorded, RecordedFacts, differing
 from choreo.replay.engine.sandbox import refuse, run_sandboxed, take
 from choreo.replay.sources.recording import narrowed
-from choreo.replay.sources.records import PASSED_OVER, Broken, JournalEntry, Source, Wanted
+from choreo.replay.sources.records import PASSED_OVER, Broken, JournalEntry, Source, Wanted, every_key
 
 S = TypeVar("S")
 
@@ -213,7 +213,7 @@ class Walk(Generic[S]):
 
     def _wanted(self, topics: Iterable[str]) -> Wanted:
         """Returns what is to be read of these topics, and of its journal."""
-        keys = (lambda _: True) if self.service.needs_all_keys or self.key is None else self.key.__eq__
+        keys = every_key if self.service.needs_all_keys or self.key is None else self.key.__eq__
         return dict.fromkeys([self.service.name, *topics], keys)
 
     def _hold(self, record: TopicRecord) -> None:

@@ -10,6 +10,7 @@ So one number is read and folded after the other, and no more than that is in me
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -25,7 +26,7 @@ from choreo.message.catalog import topic_of
 from choreo.message.codec import Record, TopicRecord, Undecodable, UnknownType, decode, type_in
 from choreo.message.envelope import Event
 from choreo.message.fact import Fact
-from choreo.replay.engine.sandbox import no_side_effects
+from choreo.replay.engine.sandbox import refuse, watched
 from choreo.replay.rebuild.apply_order import Unordered, in_steps
 from choreo.replay.sources.live import read_spans
 from choreo.replay.sources.records import Cut, Span
@@ -248,8 +249,10 @@ class History:
         guesses: list[tuple[str, tuple[Any, int, int]]] = []
         for one in applied:
             before = store.from_memory(memory, key, one.event.data)
-            with no_side_effects():
-                after = service.decider.applied(before, one.event)
+            ran = watched(partial(service.decider.applied, before, one.event))
+            refuse(ran.effects)
+            if isinstance(after := ran.result, Exception):
+                raise after
             for mapping in store.mappings:
                 added, changed = mapping.differences(before, after)
                 for row in added:

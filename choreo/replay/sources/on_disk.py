@@ -1,7 +1,7 @@
 """What a replay has to remember and may be as long as a log: the latest in memory, what is older on disk.
 
 The file is SQLite's temporary one: it has no name, is its owner's alone and goes with the process. As long as
-everything finds room in memory there is none. What is in it is JSON, as in a recording.
+everything finds room in memory there is none. Rows and items in it are JSON, as in a recording.
 """
 
 import sqlite3
@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from choreo.chassis.transaction.state_store import TableMapping
-from choreo.replay.sources.rows import canonical, pack, unpack
+from choreo.replay.sources.rows import canonical, pack, unpacking
 
 V = TypeVar("V")
 
@@ -118,13 +118,13 @@ class _Values(ValuesView[V]):
 
 def rows_on_disk(mapping: TableMapping) -> OnDisk[Any]:
     """Returns room for rows by primary key. Older ones come back as the database would give them."""
-    columns = [mapping.table.columns[name] for name in mapping.columns]
+    unpack = unpacking([mapping.table.columns[name] for name in mapping.columns])
 
     def packed(row: Any) -> bytes:
         return pack([getattr(row, name) for name in mapping.columns])
 
     def unpacked(told: bytes) -> Any:
-        return mapping.row(**dict(zip(mapping.columns, unpack(columns, told), strict=True)))
+        return mapping.row_of(*unpack(told))
 
     return OnDisk(packed, unpacked, mapping.name_of)
 

@@ -13,7 +13,7 @@ import shutil
 import zlib
 from base64 import b64decode, b64encode
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -39,12 +39,14 @@ from choreo.replay.sources.records import (
     Source,
     Wanted,
     Wrote,
+    every_key,
 )
 from choreo.replay.sources.redaction import Redaction
 from choreo.replay.sources.rows import Digest, canonical, name_as_text, name_in, plain, short
 
 FORMAT = 1
 _BEGINNING = b'{"recording":'
+_END = b'{"end":'
 _LONGEST_LINE_BYTES = 16 * 1024 * 1024
 """Kafka's records end at a megabyte, and a manifest that names each key of many at a few."""
 _MOST_UNPACKED = 100
@@ -366,6 +368,9 @@ class Recording:
         self._unknown = {self.cut.topic_of(name): name for name in self.cut.unknown_services}
         """By topic."""
         self._wanted: Wanted | None = None
+        self._asked: tuple[bytes, ...] = ()
+        self._unasked: tuple[bytes, ...] = (_END,)
+        """How lines begin of which all are read, and none."""
         self._named = {
             *self.cut.services,
             *self.cut.unknown_services,
@@ -383,7 +388,7 @@ class Recording:
                 for line in lines:
                     if end:
                         raise Broken(f"{self.path} goes on after its end: it was edited.")
-                    if line.startswith(b'{"end":'):
+                    if line.startswith(_END):
                         end = line
                     elif line.endswith(b"\n"):
                         sha.update(line)
@@ -401,6 +406,8 @@ class Recording:
         """
         less = copy(self)
         less._wanted = wanted
+        less._asked = _beginnings(name for name, keys in wanted.items() if keys is every_key)
+        less._unasked = (_END, *_beginnings(self._named - wanted.keys()))
         return less
 
     async def batches(self) -> AsyncIterator[Sequence[Item]]:
@@ -412,17 +419,18 @@ class Recording:
         batch: list[Item] = []
         with _open(self.path) as lines:
             for number, line in enumerate(lines, start=1):
-                if number == 1 or line.startswith(b'{"end":'):
+                if number == 1 or line.startswith(self._unasked):
                     continue
                 try:
                     if (
                         self._wanted is not None
+                        and not line.startswith(self._asked)
                         and (passed := self._passed_over(line, self._wanted)) is not None
                     ):
                         batch += passed
                         continue
                     told = orjson.loads(line)
-                    if self._is_of_unknown(told):
+                    if self.cut.unknown_services and self._is_of_unknown(told):
                         continue
                     item = _item(told)
                     _check_place(item, self.cut)
@@ -479,6 +487,12 @@ class Recording:
         return [TopicRecord(name, partition, offset, 0, True, PASSED_OVER, since)]
 
 
+def _beginnings(names: Iterable[str]) -> tuple[bytes, ...]:
+    """Returns how the lines of these services and topics begin, as we write them."""
+    ours = [name.encode() for name in names if not {'"', "\\"} & set(name)]
+    return tuple(b'{"%b":"%b",' % (what, name) for name in ours for what in (b"topic", b"journal", b"outbox"))
+
+
 def narrowed(source: Source, wanted: Wanted) -> Source:
     """Returns a source of which no more is looked at than is asked for, where that is less to do."""
     return source.only(wanted) if isinstance(source, Recording) else source
@@ -525,10 +539,6 @@ def size_of(source: Source) -> int:
 
 def unpack_item(line: bytes) -> Item:
     return _item(orjson.loads(line))
-
-
-def unpack_record(line: bytes) -> Record:
-    return _record(orjson.loads(line))
 
 
 def _item(told: Mapping[str, Any]) -> Item:

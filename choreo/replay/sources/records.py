@@ -89,6 +89,10 @@ Wanted = Mapping[str, Callable[[str], bool]]
 """What is asked for: by service (its journal and outbox) and by topic, which keys."""
 
 
+def every_key(_: str) -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """The part of a partition that is in the stream."""

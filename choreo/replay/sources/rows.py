@@ -12,6 +12,8 @@ from uuid import UUID
 import orjson
 from sqlalchemy import Column, DateTime, Table, Uuid
 
+from choreo.message.codec import uuid_of
+
 _MODULUS = 2**128
 _TO_THE_SECOND = len('"2030-01-31T09:00:00Z"')
 _SHORT_TEXT = 16
@@ -68,16 +70,24 @@ def pack(row: Sequence[Any]) -> bytes:
     return orjson.dumps([*row])
 
 
-def unpack(columns: Sequence[Column[Any]], told: bytes) -> list[Any]:
-    return [_typed(column, value) for column, value in zip(columns, orjson.loads(told), strict=True)]
+def unpacking(columns: Sequence[Column[Any]]) -> Callable[[bytes], list[Any]]:
+    """Returns what reads values of these columns as `pack` has written them."""
+    readers = [_reader(column) for column in columns]
+
+    def unpack(told: bytes) -> list[Any]:
+        return [
+            value if read is None or value is None else read(value)
+            for read, value in zip(readers, orjson.loads(told), strict=True)
+        ]
+
+    return unpack
 
 
-def _typed(column: Column[Any], value: Any) -> Any:
-    if value is None:
-        return None
+def _reader(column: Column[Any]) -> Callable[[str], Any] | None:
+    """Returns None where JSON has the value itself."""
     if isinstance(column.type, Uuid):
-        return UUID(value)
-    return datetime.fromisoformat(value) if isinstance(column.type, DateTime) else value
+        return uuid_of
+    return datetime.fromisoformat if isinstance(column.type, DateTime) else None
 
 
 def canonical(row: Sequence[Any]) -> bytes:

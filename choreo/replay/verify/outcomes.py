@@ -20,7 +20,7 @@ from choreo.replay.engine.sandbox import watched
 from choreo.replay.sources.by_key import ByKey, Key
 from choreo.replay.sources.on_disk import ListsOnDisk
 from choreo.replay.sources.records import Source
-from choreo.replay.sources.rows import Digest, canonical, pack, plain, unpack, values
+from choreo.replay.sources.rows import Digest, canonical, pack, plain, unpacking, values
 from choreo.replay.verify.findings import Finding, Tally
 from choreo.replay.verify.simulation import Difference, Origin, Simulation
 
@@ -49,9 +49,7 @@ class Outcomes:
                 pages = self._source.rows(name, mapping.table) if self._source.cut.is_whole else None
                 if pages is None:
                     return
-                rows: ListsOnDisk[Sequence[Any]] = ListsOnDisk(
-                    pack, partial(unpack, [*mapping.table.columns])
-                )
+                rows: ListsOnDisk[Sequence[Any]] = ListsOnDisk(pack, unpacking([*mapping.table.columns]))
                 self._tables[name, mapping.field] = rows
                 key = [column.name for column in mapping.table.columns].index(mapping.key)
                 async for page in pages:
