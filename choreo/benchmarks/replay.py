@@ -52,6 +52,10 @@ class Verb:
     """Of all its processes together."""
     per_cpu_second: float
     """What a core does, however many it had."""
+    further_per_cpu_second: float | None
+    """The same of those alone that the verb had not counted the time before, on a shorter log: without its
+    start and whatever it does once. None the first time.
+    """
     peak_mib: float
     """RSS of all its processes together, looked at ten times a second."""
 
@@ -67,7 +71,9 @@ class Replay:
     parked: int
     """Events of the one key."""
     verbs: Sequence[Verb]
-    """In their order: the first when the log had a quarter of its length, rebuilds after the retry."""
+    """In their order: the first of each when the log had a quarter of its length, the last rebuilds after the
+    retry.
+    """
 
 
 async def replay(
@@ -82,23 +88,32 @@ async def replay(
         recording = f"{directory}/log.ndjson"
         verbs = _Verbs(system, Path(directory), progress)
         await _make_log(events // 4, system, others, journals, progress)
-        await verbs.run("verify", (), "items", _items)
+        await _look_back(verbs, recording)
+        await _rebuild(verbs)
         await _park(unlucky, system.run_file["ports"], journals)
         await _make_log(events, system, others, journals, progress)
         orders, parked, length = journals.orders(), journals.parked(), await _length(system)
-        await verbs.run("verify", (), "items", _items)
-        recorded = await verbs.run("record", ("-o", recording), "lines", _lines)
-        await verbs.run("verify FILE", (recording,), "items", _items)
-        inputs = recorded["counts"]["journal of billing"]
-        state = (recording, "--at", "-0s", "--table", "accounts")
-        await verbs.run("state billing FILE", state, "inputs", lambda _: inputs)
-        await verbs.run("state billing", ("--at", "-0s", "--table", "accounts"), "inputs", lambda _: inputs)
+        await _look_back(verbs, recording)
         order = journals.an_order("refunded")
         await verbs.run("trace ORDER", (order, "--format", "json"), "order", lambda _: 1)
         await verbs.run("dlq retry", (), "events", lambda _: parked)
-        for service in service_names():
-            await verbs.run(f"rebuild {service}", (), "facts", lambda told: int(told["facts"]))
+        await _rebuild(verbs)
     return Replay(length, orders, parked, verbs.done)
+
+
+async def _look_back(verbs: "_Verbs", recording: str) -> None:
+    await verbs.run("verify", (), "items", _items)
+    recorded = await verbs.run("record", ("-o", recording), "lines", _lines)
+    await verbs.run("verify FILE", (recording,), "items", _items)
+    inputs = recorded["counts"]["journal of billing"]
+    state = ("--at", "-0s", "--table", "accounts")
+    await verbs.run("state billing FILE", (recording, *state), "inputs", lambda _: inputs)
+    await verbs.run("state billing", state, "inputs", lambda _: inputs)
+
+
+async def _rebuild(verbs: "_Verbs") -> None:
+    for service in service_names():
+        await verbs.run(f"rebuild {service}", (), "facts", lambda told: int(told["facts"]))
 
 
 def _items(verified: Any) -> int:
@@ -173,6 +188,8 @@ class _Verbs:
             raise Refused(f"choreo {command} exited {exit_code}: {self._errors.read_text()[-500:].strip()}")
         told = json.loads(printed)
         number = count(told)
+        before = next((one for one in reversed(self.done) if one.command == command), None)
+        further = round(_further(before, number, cpu), 1) if before else None
         verb = Verb(
             events,
             command,
@@ -184,6 +201,7 @@ class _Verbs:
             round(number / seconds, 1),
             round(cpu, 2),
             round(number / max(cpu, 0.01), 1),
+            further,
             round(peak / 2**20, 1),
         )
         self.done.append(verb)
@@ -210,6 +228,10 @@ class _Verbs:
                 process.kill()
                 raise
         return process.returncode, peak
+
+
+def _further(before: Verb, count: int, cpu_seconds: float) -> float:
+    return (count - before.count) / max(cpu_seconds - before.cpu_seconds, 0.01)
 
 
 def _cpu_of_ended_children() -> float:

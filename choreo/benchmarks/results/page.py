@@ -180,7 +180,10 @@ def _replay(found: Mapping[str, Any]) -> Rows:
     for verb in found["verbs"]:
         done = f"{verb['count']} {verb['what']} in {verb['seconds']:.1f} s"
         what = f"`choreo {verb['command']}`, {verb['events']} events in the log, exit {verb['exit_code']}"
-        yield what, f"{done}, {verb['per_cpu_second']:.0f} a CPU second, {verb['peak_mib']:.0f} MiB"
+        rate = f"{verb['per_cpu_second']:.0f} a CPU second"
+        if further := verb.get("further_per_cpu_second"):
+            rate += f" ({further:.0f} of those that are further)"
+        yield what, f"{done}, {rate}, {verb['peak_mib']:.0f} MiB"
 
 
 def _age(found: Mapping[str, Any]) -> Rows:

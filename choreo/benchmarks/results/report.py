@@ -338,11 +338,13 @@ def _replay(found: Mapping[str, Any]) -> Table:
         "seconds",
         "per second",
         "per CPU second",
+        "of those further",
         "peak MiB (RSS)",
     )
+    rates = "seconds", "per_second", "per_cpu_second", "further_per_cpu_second", "peak_mib"
     for verb in found["verbs"]:
         exits = f"{verb['exit_code']} {verb['verdict']}".rstrip()
-        figures = (f"{verb[name]:.1f}" for name in ("seconds", "per_second", "per_cpu_second", "peak_mib"))
+        figures = ("" if verb.get(name) is None else f"{verb[name]:.1f}" for name in rates)
         table.add_row(
             verb["command"], str(verb["events"]), exits, f"{verb['count']} {verb['what']}", *figures
         )
