@@ -48,11 +48,17 @@ def waits_at(coroutines: Iterable[Any]) -> Iterator[str]:
         inner = coroutine
         while inner is not None:
             frame = getattr(inner, "cr_frame", None) or getattr(inner, "ag_frame", None)
-            if frame and "simulation" not in frame.f_code.co_filename:
-                path = frame.f_code.co_filename
-                if path.startswith(str(ROOT)) and ".venv" not in path:
-                    yield f"{_shown(path)}:{_lines(path).get(frame.f_lineno, frame.f_lineno)}"
+            if frame and (place := _place(frame.f_code.co_filename, frame.f_lineno)):
+                yield place
             inner = getattr(inner, "cr_await", None) or getattr(inner, "ag_await", None)
+
+
+@cache
+def _place(path: str, line: int) -> str | None:
+    """None: of the simulation itself, or of a library."""
+    if "simulation" in path or ".venv" in path or not path.startswith(str(ROOT)):
+        return None
+    return f"{_shown(path)}:{_lines(path).get(line, line)}"
 
 
 def _shown(path: str | None) -> str:

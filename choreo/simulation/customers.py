@@ -24,7 +24,9 @@ _TOO_DEAR = 0.3
 _CANCELS = 0.5
 _BESIDE = 0.7
 _TWICE = 0.1
-"""This share of requests comes twice at once, at any processes."""
+"""This share of requests comes twice at once, at any processes. Who is told that something is not there yet
+does not know what the other one was told.
+"""
 _AT_ONCE = 0.5
 """This share does not wait for one order's answer before it places the next."""
 
@@ -96,8 +98,9 @@ class Customer:
             cause = Cause.root(self._command_id(request))
             if request.kind == "order":
                 values["order_id"] = derived_id("order", cause.id)
+            twice = self._chance.random() < _TWICE
             try:
-                reply = await self._sent(request.kind, cause=cause, user_id=self._id, **values)
+                reply = await self._sent(request.kind, twice, cause=cause, user_id=self._id, **values)
             except (ConnectionError, TimeoutError, Unavailable, Failed) as error:
                 self._tell(f"{request.kind} {request.marker}: {type(error).__name__}")
                 lost = True
@@ -110,6 +113,7 @@ class Customer:
                     request.outcome, request.id = "ok", reply.body.decode()
                 if reply.status != 404:  # that is not there yet, and asked for again
                     break
+                lost = lost or twice
             if loop.time() > until:
                 break
             await asyncio.sleep(pause)
@@ -122,7 +126,7 @@ class Customer:
         """The same however often it is asked."""
         return derived_id("command", self._name, request.kind, request.marker)
 
-    async def _sent(self, kind: Kind, **values: Any) -> Reply:
+    async def _sent(self, kind: Kind, twice: bool, **values: Any) -> Reply:
         replicas = self._replicas(_SERVICES[kind])
         if not replicas:
             raise ConnectionError("nobody listens")
@@ -131,7 +135,7 @@ class Customer:
         if kind == "order" and self._chance.random() < _BESIDE:
             self._beside(replica)
         fingerprint = repr(sorted(values.items(), key=str)).encode()
-        if self._chance.random() < _TWICE:
+        if twice:
             self._chance.choice(replicas).ask(command, fingerprint)
         async with asyncio.timeout(_TIMEOUT_SECONDS):
             return await replica.ask(command, fingerprint)

@@ -82,6 +82,8 @@ class Database:
         """Who has locked a row, or written what others cannot see yet."""
         self.waiting = 0
         """So many sessions wait for a lock."""
+        self.carried_out: set[str] = set()
+        """Statements."""
         self.met: set[tuple[str, str]] = set()
         """Statements that waited for somebody else's transaction, each with the last one of that."""
         self.mapping_of = {mapping.table.name: mapping for mapping in states.mappings}
@@ -146,6 +148,10 @@ class Session:
     def is_alone(self) -> bool:
         """Nobody else could tell in which order its statements are carried out: so that is not drawn."""
         return self._database.sessions == self._is_open and not self._database.is_shared()
+
+    def begin(self, statement: str) -> None:
+        self.at = statement
+        self._database.carried_out.add(statement)
 
     def _open(self) -> None:
         if not self._is_open:

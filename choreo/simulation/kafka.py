@@ -6,11 +6,12 @@ Relay, producer and consumer are the real ones; they are given these two for the
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Self
 
-from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError, UnknownMemberIdError
 
 from choreo.chassis.kafka import cluster
 from choreo.chassis.kafka.aiokafka_internals import Fetched, FetchedRecord
@@ -73,13 +74,19 @@ class MemoryCluster:
         await self._log.turn("group")
         assigned = self._access.groups[name].assigned
         members = [cluster.Member(client, client, "/memory", places) for client, places in assigned.items()]
-        return cluster.Group("Stable", members, None)
+        return cluster.Group("Stable" if members else "Empty", members, None)
 
     async def offsets(
         self, places: Iterable[TopicPartition], time: int, *, committed: bool = False
     ) -> dict[TopicPartition, tuple[int, int]]:
         await self._log.turn("offsets")
-        return {place: (0 if time == EARLIEST else self._log.end(place), -1) for place in places}
+        partitions = {place: self._log.partitions[place] for place in places}
+        if time == EARLIEST:
+            return {place: (partition.begin, -1) for place, partition in partitions.items()}
+        return {
+            place: (partition.stable if committed else partition.end, -1)
+            for place, partition in partitions.items()
+        }
 
     async def cleanup_policies(self, topics: Collection[str]) -> dict[str, str]:
         await self._log.turn("configs")
@@ -89,9 +96,10 @@ class MemoryCluster:
         await self._log.turn("records")
         found = {}
         for place, offset in wanted.items():
-            placed = self._log.partitions[place].placed[offset : offset + 1]
-            if placed and not placed[0].is_hidden:
-                found[place] = FetchedRecord(placed[0].record, placed[0].leader_epoch)
+            partition = self._log.partitions[place]
+            if partition.begin <= offset < partition.end:
+                placed = partition.placed[offset]
+                found[place] = FetchedRecord(placed.record, placed.leader_epoch)
         return found
 
     async def new_producer_id(self) -> tuple[int, int]:
@@ -238,7 +246,8 @@ class MemoryApp:
             await self._chunks.put((place, chunk))
 
     def acknowledge(self, place: TopicPartition, next_offset: int) -> None:
-        self._group.committed[place] = next_offset
+        with suppress(UnknownMemberIdError):
+            self._group.commit(self.client_id, {place: next_offset})
         self._access.acknowledged(self._name, place, next_offset)
 
     # -- what the hand-over asks of Faust --------------------------------------------------------

@@ -1,5 +1,5 @@
 """Kafka in memory, as far as relay and consumer lean on it: partitions and their leaders, idempotent
-producers, what transactions leave behind, groups.
+producers, transactions of others, groups. `tests/choreography/test_logs.py` has the same rules of Kafka.
 
 A batch is there or not. Its acknowledgement may be lost, and who sends it again under the same producer id
 and number is recognised; who is new is not. With a new leader a log may have lost its end, and grows anew.
@@ -7,12 +7,18 @@ and number is recognised; who is new is not. With a new leader a log may have lo
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from struct import Struct
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from aiokafka.errors import OffsetOutOfRangeError, OutOfOrderSequenceNumber
+from aiokafka.errors import (
+    InvalidProducerEpoch,
+    OffsetOutOfRangeError,
+    OutOfOrderSequenceNumber,
+    UnknownMemberIdError,
+)
 
 from choreo.chaos.history import Record as Shown
 from choreo.chassis.kafka.aiokafka_internals import AnyRecords, Fetched
@@ -26,6 +32,20 @@ Turn = Callable[[str], Awaitable[object]]
 _PRODUCER = Struct(">qhi")
 """In a batch: producer id, its epoch, the number of the first record."""
 _PRODUCER_AT = 43
+_SEQUENCE_NUMBERS = 2**31
+_REMEMBERED_BATCHES = 5
+"""So many of a producer's last batches are recognised when they come again."""
+
+
+class Batch(NamedTuple):
+    """What was appended at once: it is kept, or cut off, as one."""
+
+    begin: int
+    producer_id: int = -1
+    producer_epoch: int = -1
+    first: int = -1
+    last: int = -1
+    """Its producer's numbers of its first and last record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +57,6 @@ class Placed:
     leader_epoch: int
     time: float
     """Simulated: when it was appended."""
-    producer: tuple[int, int] = (-1, -1)
-    """Its id, and which of its records this is."""
     digest: bytes = b""
     """Of the record; none of what is hidden."""
 
@@ -63,7 +81,12 @@ class Placed:
 @dataclass
 class Partition:
     placed: list[Placed] = field(default_factory=list)
+    """By offset: also those before `begin`, which nobody is given."""
+    batches: list[Batch] = field(default_factory=list)
+    begin: int = 0
     leader_epoch: int = 0
+    open: dict[object, int] = field(default_factory=dict)
+    """Where transactions begin that have not ended."""
     waiting: list["asyncio.Future[None]"] = field(default_factory=list)
     """Who fetches and has read all there is."""
     was_before: dict[tuple[int, bytes], set[bytes]] = field(default_factory=lambda: defaultdict(set))
@@ -73,14 +96,24 @@ class Partition:
     def end(self) -> int:
         return len(self.placed)
 
+    @property
+    def stable(self) -> int:
+        """Where the first transaction begins that is still open, as far as it is not forgotten."""
+        return max(self.begin, min(self.open.values(), default=self.end))
+
     def append(
-        self, record: Record, producer: tuple[int, int] = (-1, -1), *, is_hidden: bool = False
+        self, records: Sequence[Record], batch: Batch | None = None, *, is_hidden: bool = False
     ) -> None:
         time = asyncio.get_running_loop().time()
-        digest = b"" if is_hidden else record.digest
-        if digest:
-            self.was_before[self.end, digest].add(self.last_visible())
-        self.placed.append(Placed(self.end, record, self.leader_epoch, time, producer, digest))
+        self.batches.append(batch or Batch(self.end))
+        for record in records:
+            digest = b"" if is_hidden else record.digest
+            if digest:
+                self.was_before[self.end, digest].add(self.last_visible())
+            self.placed.append(Placed(self.end, record, self.leader_epoch, time, digest))
+        self.wake()
+
+    def wake(self) -> None:
         waiting, self.waiting = self.waiting, []
         for waiter in waiting:
             if not waiter.done():
@@ -90,9 +123,32 @@ class Partition:
         """Its digest."""
         return next((one.digest for one in reversed(self.placed) if one.digest), b"")
 
-    def next_number(self, producer_id: int) -> int:
-        numbers = (one.producer[1] for one in reversed(self.placed) if one.producer[0] == producer_id)
-        return next(numbers, -1) + 1
+    def is_repeat(self, sent: Batch) -> bool:
+        """Whether it is there. Raises KafkaError where it may not follow what its producer has sent.
+
+        Whose batches are all gone, or who is new, may begin with any number.
+        """
+        known = (one for one in reversed(self.batches) if one.producer_id == sent.producer_id)
+        newest = list(islice(known, _REMEMBERED_BATCHES))
+        if not newest:
+            return False
+        epoch, last = newest[0].producer_epoch, newest[0].last
+        if sent.producer_epoch < epoch:
+            raise InvalidProducerEpoch(f"{sent.producer_epoch}, and {epoch} is newer")
+        if any(one[1:] == sent[1:] for one in newest):
+            return True
+        expected = (last + 1) % _SEQUENCE_NUMBERS if sent.producer_epoch == epoch else 0
+        if sent.first != expected:
+            raise OutOfOrderSequenceNumber(f"{sent.first}, and {expected} is next")
+        return False
+
+    def cut(self, lost: int) -> None:
+        """So many of the last records, and what was sent with the first of these."""
+        end = self.end - lost
+        while self.batches and self.end > end:
+            del self.placed[self.batches.pop().begin :]
+        self.open = {one: begin for one, begin in self.open.items() if begin < self.end}
+        self.begin = min(self.begin, self.end)
 
 
 class Member(Protocol):
@@ -125,36 +181,33 @@ class Log:
         return self._producers
 
     def append(self, place: TopicPartition, batch: bytes) -> None:
-        """What its leader does with a batch. Raises KafkaError where another one is missing before it."""
+        """What its leader does with a batch. Raises KafkaError where it may not follow what is there."""
         partition = self.partitions[place]
-        id, _, number = _PRODUCER.unpack_from(batch, _PRODUCER_AT)
-        expected = partition.next_number(id)
-        if number > expected:
-            raise OutOfOrderSequenceNumber(f"{number}, and {expected} is next")
-        if number < expected:
-            return  # it is there
         read = AnyRecords(batch)
-        while read.has_next():
-            for record in read.next_batch():
-                told = Record(record.key, record.value, list(record.headers))
-                partition.append(told, (id, number))
-                number += 1
+        sent = [record for _ in iter(read.has_next, False) for record in read.next_batch()]
+        records = [Record(record.key, record.value, list(record.headers)) for record in sent]
+        id, epoch, first = _PRODUCER.unpack_from(batch, _PRODUCER_AT)
+        last = (first + len(records) - 1) % _SEQUENCE_NUMBERS
+        new = Batch(partition.end, id, epoch, first, last)
+        if not partition.is_repeat(new):
+            partition.append(records, new)
 
     async def fetch(self, place: TopicPartition, offset: int, limit: int) -> Fetched:
         """From this offset on, once there is something. Raises KafkaError."""
         await self.turn("fetch")
         partition = self.partitions[place]
-        if offset > partition.end:
-            raise OffsetOutOfRangeError({place: offset})
-        while partition.end <= offset:
+        while True:
+            if not partition.begin <= offset <= partition.end:
+                raise OffsetOutOfRangeError({place: offset})
+            readable = partition.stable if self.reads_committed else partition.end
+            if offset < readable:
+                break
             arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             partition.waiting.append(arrived)
             await arrived
-            if offset > partition.end:
-                raise OffsetOutOfRangeError({place: offset})
         found: list[Placed] = []
         end = offset
-        for placed in partition.placed[offset:]:
+        for placed in partition.placed[offset:readable]:
             if len(found) == limit:
                 break
             end = placed.offset + 1
@@ -178,28 +231,44 @@ class Log:
     # -- what befalls it -------------------------------------------------------------------------
 
     def elect(self, place: TopicPartition, lost: int = 0) -> None:
-        """A new leader, who lacks so many of the last records."""
+        """A new leader, who lacks so many of the last records, or as many as came with those."""
         partition = self.partitions[place]
         partition.leader_epoch += 1
-        if lost:
-            del partition.placed[-lost:]
-        waiting, partition.waiting = partition.waiting, []
-        for waiter in waiting:
-            if not waiter.done():
-                waiter.set_result(None)
+        partition.cut(lost)
+        partition.wake()
+
+    def forget_before(self, place: TopicPartition, offset: int) -> None:
+        """As retention does, and whoever deletes records. Raises `OffsetOutOfRangeError` behind the end."""
+        partition = self.partitions[place]
+        if offset > partition.end:
+            raise OffsetOutOfRangeError({place: offset})
+        partition.begin = max(partition.begin, offset)
+        partition.wake()
 
     def repeat(self, place: TopicPartition, number: int) -> None:
         """So many of the first records once more, as a relay may do."""
         partition = self.partitions[place]
         for placed in [one for one in partition.placed if not one.is_hidden][:number]:
-            partition.append(placed.record)
+            partition.append([placed.record])
 
-    def leave_marks(self, place: TopicPartition, aborted: Record | None) -> None:
-        """What a transaction leaves: what it wrote, if it was aborted, and the marker of its end."""
-        partition = self.partitions[place]
-        if aborted:
-            partition.append(aborted, is_hidden=True)
-        partition.append(Record(None, None, []), is_hidden=True)
+    def begin_transaction(
+        self, place: TopicPartition, records: Sequence[Record], *, commits: bool
+    ) -> Callable[[], None]:
+        """Somebody else's, with what it writes. What is returned ends it; until then nobody reads on."""
+        partition, transaction = self.partitions[place], object()
+        if records:
+            partition.open[transaction] = partition.end
+            partition.append(records, is_hidden=not commits)
+
+        def end() -> None:
+            partition.open.pop(transaction, None)
+            partition.append([_COMMITTED if commits else _ABORTED], is_hidden=True)
+
+        return end
+
+
+_ABORTED, _COMMITTED = Record(b"\0\0\0\0", b"", []), Record(b"\0\0\0\1", b"", [])
+"""What Kafka writes for itself at the end of a transaction."""
 
 
 class Group:
@@ -210,8 +279,8 @@ class Group:
         self.assigned: dict[str, frozenset[TopicPartition]] = {}
         """By client id, as the coordinator has it."""
         self.committed: dict[TopicPartition, int] = {}
-        """Offsets that were acknowledged. Nobody's truth."""
-        self._places = places
+        """Offsets that members have told. Nobody's truth."""
+        self.places = places
 
     def join(self, member: Member) -> None:
         self.members.append(member)
@@ -223,12 +292,20 @@ class Group:
             self.assigned.pop(member.client_id, None)
             self.divide()
 
+    def commit(self, client_id: str | None, offsets: Mapping[TopicPartition, int]) -> None:
+        """By a member, whichever partitions these are of; or by somebody else while there are no members.
+        Raises `UnknownMemberIdError`.
+        """
+        if client_id not in (self.assigned or (None,)):
+            raise UnknownMemberIdError(client_id)
+        self.committed |= offsets
+
     def divide(self, turned: int = 0, without: Member | None = None) -> None:
         """Anew, among those that are alive. Who had a partition before goes on until he hears of it."""
         self.members = [member for member in self.members if member.is_alive]
         alive = [member for member in self.members if member is not without]
         self.assigned = {}
         for number, member in enumerate(alive):
-            places = self._places[(number + turned) % len(alive) :: len(alive)]
+            places = self.places[(number + turned) % len(alive) :: len(alive)]
             self.assigned[member.client_id] = frozenset(places)
             member.assign(places)

@@ -94,6 +94,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self.alarm_at: float = inf
         """At which step `alarm` is called, before it."""
         self.alarm: Callable[[], None] = lambda: None
+        self.after: Callable[[Process, object], None] | None = None
+        """Called after each step, with whose it was and what was called."""
         self._tasks: list[tuple[asyncio.Task[Any], Process]] = []
         self._most_tasks = _TASKS_KEPT
         self._readers: dict[int, _Handle] = {}
@@ -217,6 +219,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
                     context.run(callback, *args)
                 except Exception:  # nobody waits for it any more, or whoever asked has given up
                     pass
+                if self.after:
+                    self.after(process, callback)
         finally:
             events._set_running_loop(None)
 

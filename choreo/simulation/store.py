@@ -219,7 +219,7 @@ class MemoryTransaction(Generic[S]):
             for step in steps:
                 if meet:
                     meet(step.name)
-                self._session.at = step.name
+                self._session.begin(step.name)
                 result = step.run()
                 step.result = await result if type(result) is CoroutineType else result
         except Exception:
@@ -247,7 +247,7 @@ class MemoryTransaction(Generic[S]):
                 if step is not steps[0] and not self._session.is_alone:
                     await give_way()
                 await self._take_time(step.name)
-                self._session.at = step.name
+                self._session.begin(step.name)
                 result = step.run()
                 step.result = await result if type(result) is CoroutineType else result
         except Exception as raised:

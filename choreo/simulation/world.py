@@ -52,12 +52,27 @@ _UNFINISHED = (
 _SAME = "Ada", "aDa", "adA"
 """Names that are one: whoever comes first has it."""
 _MET = frozenset(
-    {"cut", "slow", "acknowledgement", "late", "offsets", "truncation", "garbage", "mail", "no mail"}
+    {
+        *("cut", "slow", "acknowledgement", "late", "offsets", "truncation", "retention", "garbage"),
+        *("mail", "no mail"),
+    }
 )
 """Faults that wait for somebody to meet them."""
+_ELSEWHERE = _MET | {"crash", "clock", "unfit", "answer"}
+"""Faults that befall somebody when they are met, and not when it is their turn."""
 _OF_READERS = frozenset({"deaf", "hole"})
 """Faults that come only once somebody reads."""
 _MET_BY_STATEMENTS = frozenset({"cut", "slow"})
+_PASSED_BY, _PASSED_BY_SELDOM = {"cut": 0.7, "slow": 0.7}, 0.3
+"""How often an occasion for a fault is let pass: there are hundreds for these, and few for the others."""
+_OTHERS = 0.5
+"""So often it is the turn of a kind of faults that has not been there, if there is one."""
+_HUNTED = 0.5
+"""So often who is killed is chosen by where he waits."""
+_WATCHED_STEPS, _HUNTED_STEPS = 100, 400
+"""So long it is looked at who waits where, and within so many steps somebody is killed."""
+_LOOKED_AT = 10
+"""In every tenth world all awaits are known at which a process ever was. It costs a tenth of such a world."""
 _MOMENT_SECONDS = 0.1
 _SOON_STEPS = 10
 _FIRST_STEPS = 300
@@ -87,10 +102,14 @@ class Outcome:
     faults: int
     killed_at: frozenset[str]
     """Awaits, each as `file:line`, at which a process was when it was killed."""
+    waited_at: frozenset[str]
+    """Awaits at which a process was at any time; empty in most worlds, where that is not looked at."""
     befell: frozenset[str]
-    """Kinds of faults that there were."""
+    """Kinds of faults that somebody met."""
     met: frozenset[tuple[str, str]]
     """Statements that waited for another transaction, and where that was."""
+    carried_out: frozenset[str]
+    """Statements."""
     told: tuple[str, ...]
     """What happened, line by line; empty where nobody asked for it."""
 
@@ -213,12 +232,22 @@ class World:
         self.mails: list[tuple[str, str]] = []
         self._is_cut = False
         """Whether a log has lost what was acknowledged: a person is needed then."""
+        self._has_forgotten = False
+        """Whether a log begins later than it did."""
         self._died: list[str] = []
         self._killed_at: set[str] = set()
+        self._waited_at: set[str] = set()
+        self._is_looked_at = seed % _LOOKED_AT == 0
+        self._hunt: _Hunt | None = None
+        self._replica_of: dict[Process, Replica] = {}
         self._befell: set[str] = set()
+        self._drawn: set[str] = set()
+        """Kinds of faults whose turn it was."""
         self._customers: list[asyncio.Task[None]] = []
         self._numbers = iter(range(1, 1_000_000))
         self.faults = 0
+        if self._is_looked_at:
+            self.loop.after = self._look
         self.loop.alarm = self._befall_next
         self.loop.alarm_at = self.chance.randrange(_FIRST_STEPS) + self._in_steps()
         self._armed: set[str] = set()
@@ -235,7 +264,7 @@ class World:
             self.loop.inside(self._heal)
             quiet = self.loop.play(self._is_quiet, _HEALED_SECONDS)
             violations = [*self._breaches, *(Violation("jobs", text) for text in self._died)]
-            if self._is_cut:
+            if self._is_incomplete():
                 violations += self._untold()
             else:
                 violations += judge(collected(self.databases, self.log, self.requests, self.mails))
@@ -246,6 +275,8 @@ class World:
         finally:
             self.loop.close()
             met = frozenset().union(*(database.met for database in self.databases.values()))
+            statements = (database.carried_out for database in self.databases.values())
+            carried_out = frozenset().union(*statements)
             self._forget()
         return Outcome(
             self._seed,
@@ -255,8 +286,10 @@ class World:
             self.loop.elapsed,
             self.faults,
             frozenset(self._killed_at),
+            frozenset(self._waited_at),
             frozenset(self._befell),
             met,
+            carried_out,
             tuple(self.told),
         )
 
@@ -271,6 +304,7 @@ class World:
         vars(self.log).clear()
         self.databases.clear()
         self._replicas.clear()
+        self._replica_of.clear()
         self._customers.clear()
 
     def _breach(self, promise: str, text: str) -> None:
@@ -302,6 +336,8 @@ class World:
 
     def _start(self, name: str) -> Replica:
         skew = self.chance.uniform(-10, 10) if "clock" in self.plan.faults else 0.0
+        if skew:
+            self._befell.add("clock")
         number = next(self._numbers)
         process = Process(f"{name} {number}")
         access = Access(self.log, self.groups, process, self.chance, self._acknowledged, self._late)
@@ -319,6 +355,7 @@ class World:
         )
         self._serving[name].append(replica)
         self._replicas.append(replica)
+        self._replica_of[process] = replica
         return replica
 
     def _acknowledged(self, service: str, place: TopicPartition, offset: int) -> None:
@@ -338,12 +375,12 @@ class World:
         """Nothing more will come of it."""
         if self._breaches:
             return True
-        return self._is_over() and not (any(self._untold()) if self._is_cut else self._unfinished())
+        return self._is_over() and not (any(self._untold()) if self._is_incomplete() else self._unfinished())
 
     def _unfinished(self) -> bool:
         parked = {row.key for database in self.databases.values() for row in database.rows("parked")}
         for name, database in self.databases.items():
-            if database.committed["outbox"] or self._is_behind(name):
+            if database.committed["outbox"] or any(self._behind(name)):
                 return True
         return any(
             getattr(row, column) == status and str(row.user_id) not in parked
@@ -351,13 +388,10 @@ class World:
             for row in self.databases[name].rows(table)
         )
 
-    def _is_behind(self, name: str) -> bool:
+    def _behind(self, name: str) -> Iterator[TopicPartition]:
+        """Partitions that this service has not read to their ends."""
         read = {row.place: row.next_offset for row in self.databases[name].rows("positions")}
-        return any(
-            read.get(place, 0) != self.log.end(place)
-            for place in self.log.places
-            if place[0] in self._roles[name].consumed
-        )
+        yield from (place for place in self.groups[name].places if read.get(place, 0) != self.log.end(place))
 
     def _doors(self) -> Iterator[Violation]:
         """When all is decided that no person is needed for, orders are let in."""
@@ -378,15 +412,36 @@ class World:
         if not all(replica.admission.admits("somebody") for replica in replicas):
             yield Violation("admission", "all is decided but what waits for a person, and no order is let in")
 
+    def _is_incomplete(self) -> bool:
+        """Whether a person is needed, since what was to be read is no more."""
+        return self._is_cut or (self._has_forgotten and any(self._unread()))
+
+    def _unread(self) -> Iterator[tuple[str, TopicPartition]]:
+        """Services, and partitions that have forgotten what such a one has not read."""
+        for name, group in self.groups.items():
+            positions = self.databases[name].committed["positions"]
+            for place in group.places:
+                row = positions.get(("positions", *place))
+                if (row.next_offset if row else 0) < self.log.partitions[place].begin:
+                    yield name, place
+
     def _untold(self) -> Iterator[Violation]:
-        """Who has read what is no more must have stopped, and say so."""
-        for name, serving in self._serving.items():
-            for row in self.databases[name].rows("positions"):
-                there = self.log.partitions[row.place].placed[row.last_offset : row.last_offset + 1]
-                is_there = row.last_offset < 0 or (there and there[0].digest == row.last_digest)
-                if not is_there and not any(replica.consumer_job.state.cause for replica in serving):
-                    place = f"{row.topic}[{row.partition}]"
-                    yield Violation("I7", f"{name} has read what {place} has lost, and says nothing")
+        """Who has read what is no more, or has not read what is no more, must have stopped, and say so."""
+        unread = set(self._unread())
+        for name, group in self.groups.items():
+            positions = self.databases[name].committed["positions"]
+            causes = [replica.consumer_job.state.cause or "" for replica in self._serving[name]]
+            if any("is lost" in cause or "was cut" in cause for cause in causes):
+                continue
+            for place in group.places:
+                row, log = positions.get(("positions", *place)), self.log.partitions[place]
+                shown = f"{place[0]}[{place[1]}]"
+                if (name, place) in unread:
+                    yield Violation("I7", f"{name} has not read what {shown} has lost, and says nothing")
+                elif row and log.begin <= row.last_offset:
+                    there = log.placed[row.last_offset : row.last_offset + 1]
+                    if not (there and there[0].digest == row.last_digest):
+                        yield Violation("I7", f"{name} has read what {shown} has lost, and says nothing")
 
     def _wrong(self) -> Iterator[Violation]:
         """What the judge cannot know: that is, whom nobody has given anything that is no event."""
@@ -398,6 +453,7 @@ class World:
 
     def _heal(self) -> None:
         self._is_healed = True
+        self._hunt = None
         self.loop.alarm_at = inf
         self._armed.clear()
         self._away_until.clear()
@@ -413,7 +469,9 @@ class World:
         return 1 + int(self.chance.expovariate(1 / self.plan.steps_between_faults))
 
     def _befall_next(self) -> None:
-        fault = self.chance.choice(self.plan.faults)
+        left = [fault for fault in self.plan.faults if fault not in self._drawn]
+        fault = self.chance.choice(left if left and self.chance.random() < _OTHERS else self.plan.faults)
+        self._drawn.add(fault)
         if fault in _OF_READERS and not self._apps_there():
             self.loop.alarm_at = self.loop.steps + _SOON_STEPS
             return
@@ -421,12 +479,16 @@ class World:
         self.loop.alarm_at = (
             self.loop.steps + self._in_steps() if self.faults < self.plan.most_faults else inf
         )
-        self._befell.add(fault)
+        if fault not in _ELSEWHERE:
+            self._befell.add(fault)
         self._befall(fault)
 
     def _befall(self, fault: str) -> None:
         alive = self._alive()
         match fault:
+            case "crash" if self.chance.random() < _HUNTED and not self._hunt:
+                self._hunt = _Hunt(self.loop.steps)
+                self.loop.after = self._look
             case "crash" if alive:
                 self._crash(self.chance.choice(alive))
             case "stop" if alive:
@@ -440,7 +502,7 @@ class World:
                 self.tell(f"{place[0]}[{place[1]}] has a new leader", of="broker")
                 self.log.elect(place)
             case "marker":
-                self._leave_marks()
+                self._write_in_a_transaction()
             case "deaf" | "hole":
                 app, name = self.chance.choice(self._apps_there())
                 self.tell("reads no more" if fault == "deaf" else "loses a chunk", of=name)
@@ -456,8 +518,24 @@ class World:
             case _ if fault in _MET:
                 self._armed.add(fault)
 
+    def _look(self, process: Process, called: object) -> None:
+        """At which awaits of a process whoever has just gone on waits now."""
+        task = getattr(called, "__self__", None)
+        if process not in self._replica_of or not isinstance(task, asyncio.Task):
+            return
+        places = list(waits_at([task.get_coro()]))
+        if self._is_looked_at:
+            self._waited_at.update(places)
+        if places and self._hunt and self._hunt.is_caught(places[-1], self.loop.steps):
+            self._hunt = None
+            if not self._is_looked_at:
+                self.loop.after = None
+            if process.is_alive and not process.is_stopped:
+                self._crash(self._replica_of[process])
+
     def _crash(self, replica: Replica) -> None:
         name = replica.role.service.name
+        self._befell.add("crash")
         was_at = list(waits_at(task.get_coro() for task in self.loop.tasks_of(replica.process)))
         self._killed_at.update(was_at)
         self.tell(f"is killed at {', '.join(was_at[-3:])}", of=replica.process.name)
@@ -526,27 +604,47 @@ class World:
             self._is_cut = True
 
     def _set_offsets(self) -> None:
-        """Of all groups to the ends, which they have not read."""
+        """Of all groups to the ends, which they have not read: by a stranger, who joins them and leaves."""
         self.tell("somebody sets the groups' offsets")
         for group in self.groups.values():
             group.committed = {place: self.log.end(place) for place in self.log.places}
             group.divide()
 
-    def _leave_marks(self) -> None:
+    def _write_in_a_transaction(self) -> None:
+        """Somebody else, who may take his time. Nothing of it is ever committed."""
         place = self.chance.choice(self.log.places)
-        aborted = Record(b"nobody", b"what was aborted", []) if self.chance.random() < 0.5 else None
-        self.tell(f"a transaction ends in {place[0]}[{place[1]}]", of="broker")
-        self.log.leave_marks(place, aborted)
+        written = [Record(b"nobody", b"what was aborted", [])] if self.chance.random() < 0.5 else []
+        seconds = self.chance.choice((0.0, 0.0, 0.5, 3.0, 20.0)) if written else 0.0
+        self.tell(f"a transaction in {place[0]}[{place[1]}] ends after {seconds:g} s", of="broker")
+        end = self.log.begin_transaction(place, written, commits=False)
+        if seconds:
+            self.loop.call_later(seconds, end)
+        else:
+            end()
+
+    def _forget_old(self) -> None:
+        """Retention, which asks nobody how far was read. Rather where there is something that was not."""
+        begun = [place for place in self._heard() if self.log.end(place) > self.log.partitions[place].begin]
+        unread = [place for name, group in self.groups.items() for place in self._behind(name)]
+        if places := [place for place in begun if place in unread] or begun:
+            place = self.chance.choice(places)
+            begin = self.chance.randint(self.log.partitions[place].begin + 1, self.log.end(place))
+            self.tell(f"{place[0]}[{place[1]}] begins at {begin} from now on", of="broker")
+            self.log.forget_before(place, begin)
+            self._has_forgotten = True
+
+    def _heard(self) -> list[TopicPartition]:
+        heard = {topic for role in self._roles.values() for topic in role.consumed}
+        return [place for place in self.log.places if place[0] in heard]
 
     def _write_garbage(self) -> None:
         """Something that is no event, with the key of somebody who has been written about."""
-        heard = {topic for role in self._roles.values() for topic in role.consumed}
-        places = [place for place in self.log.places if place[0] in heard and self.log.end(place)]
+        places = [place for place in self._heard() if self.log.end(place)]
         if places:
             place = self.chance.choice(places)
             keys = [placed.key for placed in self.log.partitions[place].placed if placed.key] or [b"nobody"]
             self.tell(f"somebody writes what is no event to {place[0]}[{place[1]}]")
-            self.log.partitions[place].append(Record(self.chance.choice(keys), b"no event", []))
+            self.log.partitions[place].append([Record(self.chance.choice(keys), b"no event", [])])
 
     def _ask_for_the_impossible(self, replica: Replica) -> None:
         """It is refused, and those that are decided with it are not."""
@@ -554,12 +652,14 @@ class World:
         user, id = derived_id("customer", "impossible", number), derived_id("order", "impossible", number)
         values = {"order_id": id, "price": 3_00, "description": "\0"}
         command = replica.command("PlaceOrder", cause=Cause.root(id), user_id=user, **values)
+        self._befell.add("unfit")
         self.tell("asks for what cannot be written", of="somebody")
         replica.ask(command, b"impossible")
 
     def _lose_answer(self) -> None:
         asking = [answer for replica in self._alive() for answer in replica.asking if not answer.done()]
         if asking:
+            self._befell.add("answer")
             self.chance.choice(asking).set_exception(ConnectionError("the answer is lost"))
 
     # -- what they meet --------------------------------------------------------------------------
@@ -607,6 +707,8 @@ class World:
             raise KafkaConnectionError("the broker is away")
         if request == "fetch" and not self._is_cut and self._meets("truncation"):
             self._cut()
+        if request == "acknowledge" and self._meets("retention"):
+            self._forget_old()
         if request == "acknowledge" and self._meets("garbage"):
             self._write_garbage()
         if request == "acknowledge" and self._meets("offsets"):
@@ -646,14 +748,30 @@ class World:
         return bool(self.plan.takes_time) and self.chance.random() < self.plan.takes_time
 
     def _meets(self, fault: str) -> bool:
-        if fault not in self._armed or self.chance.random() < 0.7:
+        if fault not in self._armed or self.chance.random() < _PASSED_BY.get(fault, _PASSED_BY_SELDOM):
             return False
         self._armed.discard(fault)
+        self._befell.add(fault)
         return True
 
 
 def _several(replicas: Sequence[Replica]) -> bool:
     return len(replicas) > 1
+
+
+class _Hunt:
+    """For a process at an await at which nobody was for a while. At most of those where somebody waits now
+    somebody waits all the time, and there are others that are passed once in a world.
+    """
+
+    def __init__(self, step: int) -> None:
+        self._from, self._until = step + _WATCHED_STEPS, step + _HUNTED_STEPS
+        self._been: set[str] = set()
+
+    def is_caught(self, place: str, step: int) -> bool:
+        is_rare = place not in self._been
+        self._been.add(place)
+        return (is_rare and step > self._from) or step > self._until
 
 
 class MailServer:

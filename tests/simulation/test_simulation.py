@@ -7,15 +7,18 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
-from choreo.errors import HandlerMisbehaves
-from choreo.simulation import loop, programme
+from choreo.chassis.kafka import consumer
+from choreo.errors import HandlerMisbehaves, Unavailable
+from choreo.simulation import log, loop, programme, world
 from choreo.simulation.awaits import all_awaits
 from choreo.simulation.database import give_way
-from choreo.simulation.plan import Plan, drawn
+from choreo.simulation.plan import FAULTS, Plan, drawn
 from choreo.simulation.programme import simulate, simulate_beside
+from choreo.simulation.results.report import Report
 from choreo.simulation.shrinking import shrunk
 from choreo.simulation.world import play
 from tests.removals.in_memory import take_out
@@ -47,7 +50,7 @@ CAUGHT = (
 """Guards of the promise whose removal is soon seen. docs/simulation.md has the others, too."""
 SCHEDULES = int(os.environ.get("CHOREO_TEST_SCHEDULES", "200"))
 """Worlds that nobody has seen before: some ten seconds of one core. More are asked for by this setting."""
-SOON = 200
+SOON = 400
 SEEDS = sorted(Path(__file__).with_name("seeds").glob("*.json"))
 
 _DIGEST = """
@@ -83,7 +86,7 @@ def test_a_handler_that_tries_to_reach_outside_ends_it_and_has_not(
     plants.everything_that_is_refused(monkeypatch.setattr)
     plants.TOUCHED.unlink(missing_ok=True)
     with pytest.raises(HandlerMisbehaves, match=r"plants.py:\d+ tries to open a socket"):
-        play(1, plan=replace(drawn(Random("plan 1")), is_watched=True))
+        play(1, plan=replace(drawn(Random("plan 1")), faults=("answer",), is_watched=True))
     assert not plants.TOUCHED.exists()
 
 
@@ -123,14 +126,82 @@ def _size(plan: Plan) -> tuple[int, ...]:
 def test_it_is_known_where_processes_were_killed() -> None:
     """Lines of the code that is played, with an await each."""
     summary = simulate(range(1, 11))
-    assert len(summary.killed_at.intersection(all_awaits())) > 10
+    assert len(set(summary.killed_at).intersection(all_awaits())) > 10
+
+
+def test_an_await_at_which_somebody_is_killed_is_one_at_which_somebody_waited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(world, "_LOOKED_AT", 1)
+    summary = simulate(range(1, 11))
+    assert set(summary.killed_at) < summary.waited_at
+
+
+def test_who_looks_where_processes_wait_sees_the_same_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [play(seed).steps for seed in range(1, 9)]
+    monkeypatch.setattr(world, "_LOOKED_AT", 1)
+    assert [play(seed).steps for seed in range(1, 9)] == before
 
 
 def test_it_is_known_which_faults_coincided_and_who_waited_for_whom() -> None:
     summary = simulate(range(1, 41))
     assert summary.coincided
     assert any("lock" in waited for waited, _ in summary.met)
+    assert {waited for waited, _ in summary.met} < summary.carried_out
+    missed = {reached.name: len(reached.missed) for reached in summary.coverage()}
+    assert 0 < missed["waiting"] < len(summary.carried_out)
+    assert missed["pairs"] == len(FAULTS) * (len(FAULTS) - 1) // 2 - len(summary.coincided)
     assert all(worlds <= summary.schedules for worlds in (summary.coincided | summary.met).values())
+
+
+def test_a_log_that_forgets_what_was_not_read_stops_who_has_not_read_it() -> None:
+    """In some of these worlds; in the others all was read, and all promises are kept."""
+    plan = replace(drawn(Random("plan 1")), faults=("retention", "crash"), most_faults=4)
+    outcomes = [play(seed, plan=plan, trace=True) for seed in range(1, 31)]
+    assert [outcome.violations for outcome in outcomes if outcome.violations] == []
+    assert any("begins at" in line for outcome in outcomes for line in outcome.told)
+
+
+def test_who_reads_past_what_a_log_has_forgotten_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a consumer does that begins where the log does, and a kernel that takes that for right."""
+    take_out("hole-in-reading", monkeypatch)
+    monkeypatch.setattr(consumer, "compare", lambda service, there, known: None)
+    monkeypatch.setattr(log.Log, "fetch", from_the_beginning(log.Log.fetch))
+    plan = replace(drawn(Random("plan 1")), faults=("retention", "crash"), most_faults=4)
+    assert any(play(seed, plan=plan).violations for seed in range(1, 31))
+
+
+def from_the_beginning(fetch: Any) -> Any:
+    async def forgiving(self: log.Log, place: Any, offset: int, limit: int) -> Any:
+        return await fetch(self, place, max(offset, self.partitions[place].begin), limit)
+
+    return forgiving
+
+
+def test_a_run_goes_on_where_it_was_broken_off(tmp_path: Path) -> None:
+    whole = simulate(range(1, 9))
+    page, command = tmp_path / "page.md", "choreo simulate"
+    first = Report(page, command, 8, 1, 0)
+    first.keep(simulate(list(first.seeds)[:3]))
+    second = Report(page, command, 8, None, 0)
+    assert second.seeds == range(4, 9)
+    total = second.total(simulate(second.seeds))
+    second.keep(total)
+    assert replace(total, wall_seconds=0.0) == replace(whole, wall_seconds=0.0)
+    assert not Report(page, command, 8, 1, 0).seeds
+    assert "8 of 8: seeds 1 to 8" in page.read_text()
+
+
+def test_a_run_goes_on_with_nothing_but_the_same_code_and_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, command = tmp_path / "page.md", "choreo simulate"
+    Report(page, command, 8, 1, 0).keep(simulate(range(1, 2)))
+    with pytest.raises(Unavailable, match="began with seed 1"):
+        Report(page, command, 8, 2, 0)
+    monkeypatch.setattr("choreo.simulation.results.report.digest_of_code", lambda: "other")
+    with pytest.raises(Unavailable, match="is of other code"):
+        Report(page, command, 8, 1, 0)
 
 
 def test_two_processes_play_the_same_worlds(monkeypatch: pytest.MonkeyPatch) -> None:

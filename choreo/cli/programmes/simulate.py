@@ -2,8 +2,9 @@
 
 import dataclasses
 import re
-from functools import partial
-from itertools import combinations
+import shlex
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +15,7 @@ import typer
 from choreo.progress import telling
 
 if TYPE_CHECKING:
-    from choreo.simulation.programme import Summary
+    from choreo.simulation.results.summary import Summary
     from choreo.simulation.world import Outcome
 
 
@@ -27,8 +28,12 @@ def simulate(
     keep: Annotated[
         Path | None, typer.Option(help="Write seed and plan of the smallest broken world to this file.")
     ] = None,
-    awaits: Annotated[
-        bool, typer.Option("--awaits", help="Print what was not met: awaits, pairs of faults, locks.")
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Write a page to this file, and go on where it was broken off with the same code."),
+    ] = None,
+    coverage: Annotated[
+        bool, typer.Option("--coverage", help="Print all that was not reached, and which statements met.")
     ] = False,
     trace: Annotated[
         bool, typer.Option("--trace", help="Play that seed alone, and print all that happens.")
@@ -42,12 +47,8 @@ def simulate(
     breaks a promise, makes its world as small as it can, tells what befell it, and exits 1.
     docs/simulation.md says what it can see and what not.
     """
-    from choreo.simulation.programme import (
-        Summary,  # what it needs is no business of the other verbs
-        processes_for,
-        simulate_beside,
-    )
-    from choreo.simulation.programme import simulate as simulated
+    from choreo.simulation.results.report import Report  # what it needs is no business of the other verbs
+    from choreo.simulation.results.summary import Summary
     from choreo.simulation.shrinking import shrunk
     from choreo.simulation.world import play
 
@@ -55,16 +56,15 @@ def simulate(
     if trace:
         outcome = play(first, trace=True)
         print(outcome.plan, *outcome.told, sep="\n")
-        summary = Summary(1, outcome.steps, outcome.faults, broken=[outcome] if outcome.violations else [])
+        summary = Summary()
+        summary.count(outcome)
+    elif report:
+        page = Report(report, f"choreo {shlex.join(sys.argv[1:])}", schedules, seed, first)
+        first, summary = page.first, page.total(_played(page.seeds, processes, page.keep_now_and_then))
+        page.keep(summary)
     else:
-        seeds = range(first, first + schedules)
-        beside = processes or processes_for(schedules)
-        with telling() as tell:
-            played = partial(simulate_beside, seeds, beside) if beside > 1 else partial(simulated, seeds)
-            summary = played(tell=lambda done: tell("simulating", done, schedules))
-    _print(summary, first, as_json)
-    if awaits:
-        _print_awaits(summary)
+        summary = _played(range(first, first + schedules), processes)
+    _print(summary, first, as_json, coverage)
     if summary.broken and not trace and (keep or not as_json):
         smallest = shrunk(summary.broken[0])
         if keep:
@@ -74,6 +74,22 @@ def simulate(
             _tell(smallest)
     if summary.broken:
         raise typer.Exit(1)
+
+
+def _played(
+    seeds: range, processes: int | None, keep: "Callable[[Summary], None]" = lambda done: None
+) -> "Summary":
+    from choreo.simulation.programme import processes_for, simulate, simulate_beside
+
+    with telling() as tell:
+
+        def told(done: "Summary") -> None:
+            tell("simulating", done.schedules, len(seeds))
+            keep(done)
+
+        if (beside := processes or processes_for(len(seeds))) > 1:
+            return simulate_beside(seeds, beside, tell=told)
+        return simulate(seeds, tell=told)
 
 
 def _tell(smallest: "Outcome") -> None:
@@ -86,29 +102,13 @@ def _tell(smallest: "Outcome") -> None:
     print(*(f"{violation.promise}: {violation.text}" for violation in outcome.violations[:3]), sep="\n")
 
 
+_NAMED, _ALL = 3, 1_000
+"""So many of what was not reached are named in a line."""
 _EVERYDAY = re.compile(r" (\w+ database|broker) +[\w. ]+$")
 """Statements and requests, of which there are thousands."""
 
 
-def _print_awaits(summary: "Summary") -> None:
-    from choreo.simulation.awaits import all_awaits
-    from choreo.simulation.plan import FAULTS
-
-    there = all_awaits()
-    reached = summary.killed_at.intersection(there)
-    print(f"Processes were killed at {len(reached)} of {len(there)} awaits. Not at:")
-    print(*(f"  {place}" for place in there if place not in summary.killed_at), sep="\n")
-    pairs = list(combinations(sorted(FAULTS), 2))
-    print(f"{len(summary.coincided)} of {len(pairs)} pairs of faults befell one world. Not together were:")
-    print(*(f"  {one}, {other}" for one, other in pairs if (one, other) not in summary.coincided), sep="\n")
-    print("Transactions waited for each other in so many worlds at:")
-    print(
-        *(f"  {number:6} {one}, for {other}" for (one, other), number in sorted(summary.met.items())),
-        sep="\n",
-    )
-
-
-def _print(summary: "Summary", first: int, as_json: bool) -> None:
+def _print(summary: "Summary", first: int, as_json: bool, coverage: bool) -> None:
     broken = [
         {"seed": outcome.seed, "violations": [dataclasses.asdict(one) for one in outcome.violations]}
         for outcome in summary.broken
@@ -122,6 +122,9 @@ def _print(summary: "Summary", first: int, as_json: bool) -> None:
             "schedules_per_second": round(summary.schedules_per_second, 1),
             "steps_per_second": round(summary.steps_per_second),
             "broken": broken,
+            "killed_at": summary.killed_at,
+            "faults_met": summary.kinds,
+            "missed": {reached.name: reached.missed for reached in summary.coverage()},
         }
         print(orjson.dumps(figures).decode())
         return
@@ -136,3 +139,9 @@ def _print(summary: "Summary", first: int, as_json: bool) -> None:
         f"{summary.schedules_per_second:.1f} schedules/s, "
         f"{summary.steps_per_second:.0f} steps/s."
     )
+    for reached in summary.coverage():
+        print(reached.line(_ALL if coverage else _NAMED))
+    if coverage:
+        print("Statements that waited for another transaction, and its last one, in so many worlds:")
+        for (waited, other), worlds in sorted(summary.met.items()):
+            print(f"  {worlds:6} {waited}, for {other}")
