@@ -1,11 +1,11 @@
 """How facts change what billing knows. Live handling and replay run these same lines."""
 
+from dataclasses import replace
 from typing import Literal, assert_never
 from uuid import UUID
 
 from billing_service.state import Account, Billing, Leg, Payment
 from choreo.message.envelope import Event
-from choreo.message.state import replace
 from events.billing import (
     AccountCreated,
     BillingFact,

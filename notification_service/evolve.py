@@ -1,9 +1,9 @@
 """How facts change what the notification service knows. Live handling and replay run these same lines."""
 
+from dataclasses import replace
 from typing import assert_never
 
 from choreo.message.envelope import Event, derived_id
-from choreo.message.state import replace
 from events.billing import PaymentConfirmed, PaymentRefunded, PaymentRejected
 from events.notification import NotificationFact, NotificationFailed, NotificationKind, NotificationSent
 from events.user import UserRegistered

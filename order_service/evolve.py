@@ -1,10 +1,10 @@
 """How facts change what the order service knows. Live handling and replay run these same lines."""
 
+from dataclasses import replace
 from typing import assert_never
 from uuid import UUID
 
 from choreo.message.envelope import Event
-from choreo.message.state import replace
 from events.billing import PaymentConfirmed, PaymentRefunded, PaymentRejected
 from events.order import OrderCancelled, OrderCreated, OrderFact
 from order_service.state import Change, Order, Orders

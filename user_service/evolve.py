@@ -1,9 +1,9 @@
 """How facts change what the user service knows. Live handling and replay run these same lines."""
 
+from dataclasses import replace
 from typing import assert_never
 
 from choreo.message.envelope import Event
-from choreo.message.state import replace
 from events.user import UserRegistered
 from user_service.state import User, Users, compared
 

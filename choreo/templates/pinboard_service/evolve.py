@@ -1,9 +1,9 @@
 """How facts change what the service knows. Live handling and replay run these same lines."""
 
+from dataclasses import replace
 from typing import assert_never
 
 from choreo.message.envelope import Event
-from choreo.message.state import replace
 from choreo.templates.pinboard_events import PinboardFact, PinboardNoted, PinboardOpened
 from choreo.templates.pinboard_service.state import Board, Note, Pinboard
 from events.user import UserRegistered
