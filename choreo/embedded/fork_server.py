@@ -28,7 +28,6 @@ from typing import IO, Any
 
 from choreo.embedded.process import PR_SET_PDEATHSIG, Begun, Child
 
-IS_POSSIBLE = sys.platform == "linux" and find_spec("setproctitle") is not None
 LIBRARIES = (
     "aiokafka",
     "email_validator",
@@ -53,6 +52,11 @@ _FORKED_WITHIN_SECONDS = 30.0
 _GIVEN_WITHIN_SECONDS = 5.0
 _LOOK_AGAIN_SECONDS = 0.01
 _MOST_BYTES, _MOST_FDS = 1 << 20, 16
+
+
+def is_possible() -> bool:
+    """Whether this system has what it takes."""
+    return sys.platform == "linux" and find_spec("setproctitle") is not None
 
 
 class ForkServer:

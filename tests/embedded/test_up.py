@@ -18,7 +18,7 @@ import httpx2
 import psutil
 import pytest
 
-from choreo.embedded.fork_server import IS_POSSIBLE
+from choreo.embedded.fork_server import is_possible
 from choreo.embedded.mail import read_maildir
 from choreo.embedded.ports import LOOPBACK
 from choreo.embedded.postgres import Postgres
@@ -182,7 +182,7 @@ def test_starts_everything_hands_each_service_its_own_and_stops_cleanly(place: P
 
         console = f"http://{LOOPBACK}:{place.port_base + 5}/"
         assert facts["urls"]["console"] == console
-        at_rest = len(facts["pids"]) + IS_POSSIBLE  # and the fork server
+        at_rest = len(facts["pids"]) + is_possible()  # and the fork server
         assert len(psutil.Process(system.pid).children()) == at_rest, "nobody has looked yet"
         assert httpx2.get(f"{console}flows", timeout=60, trust_env=False).status_code == 200
         assert open_to_others(place.home) == []

@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from itertools import count
 
 import pytest
 
@@ -56,7 +58,8 @@ async def test_what_a_job_raises_is_raised() -> None:
 
 
 def test_a_job_that_knows_its_trouble_is_not_stalled() -> None:
-    job = Job()
+    seconds = count()
+    job = Job(lambda: datetime.fromtimestamp(next(seconds), UTC))
     job.got_on()
     job.has(1)
     assert job.stalled_for > 0

@@ -31,7 +31,7 @@ from choreo.chassis.registry import (
 )
 from choreo.chassis.settings import OBSERVER, Settings
 from choreo.embedded.console import console_on
-from choreo.embedded.fork_server import IS_POSSIBLE, ForkedChild, ForkServer
+from choreo.embedded.fork_server import ForkedChild, ForkServer, is_possible
 from choreo.embedded.home import Home, cache_directory
 from choreo.embedded.kafka import Kafka
 from choreo.embedded.part import AnswersHttp, OnDemand, Part, Program, accepts_connections
@@ -135,7 +135,7 @@ class System:
                 port = self.settings.port_base + CONSOLE_PORT_OFFSET
                 self.console_socket = self.sockets.enter_context(listen(port, "the console"))
             try:
-                if IS_POSSIBLE:
+                if is_possible():
                     log = self.home.logs / "fork-server.log"
                     self.fork_server = self.sockets.enter_context(ForkServer(log, _inherited()))
                 with Supervisor(self.report.say, on_change=lambda part: self._write_run_file()) as system:

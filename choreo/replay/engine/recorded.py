@@ -1,6 +1,5 @@
 """What a service decided, as it was recorded, and how what today's code decides differs from it."""
 
-import marshal
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from choreo.replay.engine.deciding_lines import decided_at
 from choreo.replay.engine.in_memory_service import Taken, refusal_as_dict
 from choreo.replay.engine.sandbox import no_side_effects
 from choreo.replay.sources.on_disk import OnDisk
+from choreo.replay.sources.recording import pack_record, unpack_record
 from choreo.replay.sources.records import Item, JournalEntry, sequence_of
 from choreo.replay.sources.rows import plain
 
@@ -31,7 +31,7 @@ class RecordedFacts:
     A step of a key's journal ends where the next one begins, so both are read before anything is told.
     """
 
-    _records: OnDisk[Record] = field(default_factory=lambda: OnDisk(_packed, _unpacked))
+    _records: OnDisk[Record] = field(default_factory=lambda: OnDisk(pack_record, unpack_record))
     """By key and sequence."""
     _highest: dict[str, int] = field(default_factory=dict)
     """By key, the highest sequence of those."""
@@ -78,14 +78,6 @@ class RecordedFacts:
             facts.append(fact)
             sequence += 1
         return tuple(facts)
-
-
-def _packed(record: Record) -> bytes:
-    return marshal.dumps((record.key, record.value, record.headers))
-
-
-def _unpacked(told: bytes) -> Record:
-    return Record(*marshal.loads(told))
 
 
 @dataclass(frozen=True, slots=True)

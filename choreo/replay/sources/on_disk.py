@@ -1,7 +1,7 @@
 """What a replay has to remember and may be as long as a log: the latest in memory, what is older on disk.
 
 The file is SQLite's temporary one: it has no name, is its owner's alone and goes with the process. As long as
-everything finds room in memory there is none. Rows and items in it are JSON, as in a recording.
+everything finds room in memory there is none. What is in it is JSON, as in a recording.
 """
 
 import sqlite3

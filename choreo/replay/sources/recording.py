@@ -541,6 +541,10 @@ def unpack_item(line: bytes) -> Item:
     return _item(orjson.loads(line))
 
 
+def unpack_record(line: bytes) -> Record:
+    return _record(orjson.loads(line))
+
+
 def _item(told: Mapping[str, Any]) -> Item:
     if "journal" in told:
         return JournalEntry(
