@@ -20,13 +20,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from choreo.embedded.process import PR_SET_PDEATHSIG, Begun, Child
+from choreo.embedded.process import Begun, Child, Start, end_with
 
 LIBRARIES = (
     "aiokafka",
@@ -115,26 +115,19 @@ class ForkedChild(Child):
         self._server = server
         super().__init__(*args, **kwargs)
 
-    def _begin(
-        self,
-        argv: Sequence[str],
-        env: Mapping[str, str] | None,
-        output: IO[bytes],
-        pass_fds: Sequence[int],
-        death_signal: int,
-        become: Callable[[], None] | None,
-    ) -> Begun:
+    def _begin(self, start: Start) -> Begun:
+        output = start.output.fileno()
         wanted = {
-            "argv": argv[2:],
-            "env": dict(os.environ if env is None else env),
-            "fds": [1, 2, *pass_fds],
-            "death_signal": death_signal,
+            "argv": start.argv[2:],
+            "env": dict(os.environ if start.env is None else start.env),
+            "fds": [1, 2, *start.pass_fds],
+            "death_signal": start.death_signal,
             "parent": os.getpid(),
         }
         try:
-            return _Forked(self._server.fork(wanted, [output.fileno(), output.fileno(), *pass_fds]))
+            return _Forked(self._server.fork(wanted, [output, output, *start.pass_fds]))
         except OSError:
-            return super()._begin(argv, env, output, pass_fds, death_signal, become)
+            return super()._begin(start)
 
 
 class _Forked:
@@ -209,9 +202,7 @@ def _become(wanted: Mapping[str, Any], fds: Sequence[int]) -> None:
         if time.monotonic() > deadline:
             os._exit(1)
         time.sleep(0.001)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, wanted["death_signal"], 0, 0, 0)
-    if os.getppid() != wanted["parent"]:
-        os._exit(1)
+    end_with(wanted["parent"], wanted["death_signal"])
     out_of_the_way = max(*fds, *wanted["fds"]) + 1
     above = [fcntl.fcntl(fd, fcntl.F_DUPFD, out_of_the_way) for fd in fds]
     for fd in fds:

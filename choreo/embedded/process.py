@@ -8,12 +8,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
 LOG_BYTES = 20_000_000
 
-PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
@@ -28,6 +29,18 @@ class Begun(Protocol):
         """Raises `subprocess.TimeoutExpired`."""
 
     def send_signal(self, number: int, /) -> None: ...
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a child is begun."""
+
+    argv: Sequence[str]
+    env: Mapping[str, str] | None
+    output: IO[bytes]
+    pass_fds: Sequence[int]
+    death_signal: int
+    become: Callable[[], None] | None
 
 
 class Child:
@@ -58,28 +71,20 @@ class Child:
         with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as output:
             self._log_start = output.tell()
             words = [str(word) for word in argv]
-            self._popen = self._begin(words, env, output, pass_fds, death_signal, become=become)
+            self._popen = self._begin(Start(words, env, output, pass_fds, death_signal, become))
         self.pid = self._popen.pid
         self._guard = None if sys.platform == "linux" else _guard(self.pid, death_signal)
 
-    def _begin(
-        self,
-        argv: Sequence[str],
-        env: Mapping[str, str] | None,
-        output: IO[bytes],
-        pass_fds: Sequence[int],
-        death_signal: int,
-        become: Callable[[], None] | None,
-    ) -> Begun:
+    def _begin(self, start: Start) -> Begun:
         return subprocess.Popen(
-            argv,
-            env=env,
+            start.argv,
+            env=start.env,
             stdin=subprocess.DEVNULL,
-            stdout=output,
+            stdout=start.output,
             stderr=subprocess.STDOUT,
             process_group=0,
-            pass_fds=tuple(pass_fds),
-            preexec_fn=tied_to_this_process(death_signal, become),
+            pass_fds=tuple(start.pass_fds),
+            preexec_fn=tied_to_this_process(start.death_signal, start.become),
         )
 
     def exit_code(self) -> int | None:
@@ -160,12 +165,17 @@ def tied_to_this_process(death_signal: int, become: Callable[[], None] | None = 
         os.umask(0o077)
         if become is not None:
             become()  # first, because a change of user cancels the request below
-        if _LIBC is not None:
-            _LIBC.prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
-            if os.getppid() != parent:
-                os._exit(1)
+        end_with(parent, death_signal)
 
     return preexec
+
+
+def end_with(parent: int, death_signal: int) -> None:
+    """Asks for a signal at the end of the parent, which may have come already. On Linux only."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
 
 
 def _guard(pid: int, death_signal: int) -> subprocess.Popen[bytes]:
