@@ -180,7 +180,7 @@ def type_in(record: Record) -> bytes | None:
 
 def _headers(all_pairs: Headers) -> dict[str, str]:
     """Those that are read. Of others nothing is asked."""
-    try:  # all at once; where something is wrong, one by one
+    try:  # all at once; where something is wrong, or nobody's, one by one
         headers = {name: value.decode() for name, value in all_pairs if name in _READ}  # type: ignore[union-attr]
         if len(headers) == len(all_pairs):
             return headers

@@ -360,13 +360,14 @@ def _staying() -> Iterator[None]:
     except (Exception, _Ended):
         raise
     except BaseException as error:
-        if _interrupts(error):
-            raise
-        raise _left(error) from None
+        raise _stays(error) from None
 
 
-def _interrupts(error: BaseException) -> bool:
-    return isinstance(error, KeyboardInterrupt) and (_watch.interrupted or not _watch.knows_interrupts)
+def _stays(error: BaseException) -> Exception:
+    """Returns what is told of who would have left with this. Raises it where a person has interrupted."""
+    if isinstance(error, KeyboardInterrupt) and (_watch.interrupted or not _watch.knows_interrupts):
+        raise error
+    return _left(error)
 
 
 def guarded(decider: Decider[S], tried: list[HandlerMisbehaves]) -> Decider[S]:
@@ -409,10 +410,8 @@ def watched(run: Callable[[], T]) -> Ran[T]:
             result = error
         except _Ended:
             raise
-        except BaseException as error:  # as in `_staying`
-            if _interrupts(error):
-                raise
-            result = _left(error)
+        except BaseException as error:
+            result = _stays(error)
     return Ran(result, effects)
 
 
