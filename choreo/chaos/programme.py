@@ -68,8 +68,8 @@ def _systems(faults: Sequence[Fault]) -> Iterator[System]:
     """Which of them share a system."""
     judged = [fault for fault in faults if fault.judged]
     for brokers in sorted({fault.brokers for fault in judged}):
-        yield ("--brokers", str(brokers)), [fault for fault in judged if fault.brokers == brokers]
-    yield from (((), [fault]) for fault in faults if not fault.judged)
+        yield System(("--brokers", str(brokers)), [fault for fault in judged if fault.brokers == brokers])
+    yield from (System((), [fault]) for fault in faults if not fault.judged)
 
 
 class _Programme:
@@ -84,12 +84,12 @@ class _Programme:
 
     def put_through(self, what: System, seed: int) -> None:
         """Ends early where a fault could not be put right: what follows would only show it again."""
-        arguments, faults = what
+        arguments, faults, rates = what
         begun = len(self.outcomes)
         self._progress.stage("starting a system")
         with ThrowawaySystem((*UP, *arguments)) as system:
             system.start()
-            trial = Trial(system, seed)
+            trial = Trial(system, seed, rates)
             held = False
             try:
                 for number, fault in enumerate(faults, start=1):

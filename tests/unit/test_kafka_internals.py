@@ -4,6 +4,7 @@ That it is there is not all: that the whole of it works is for `tests/choreograp
 """
 
 import asyncio
+import hashlib
 import inspect
 from collections import deque
 from importlib import import_module
@@ -12,7 +13,8 @@ from typing import Any
 
 import faust
 import pytest
-from aiokafka import AIOKafkaConsumer, ConsumerRecord
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, conn
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.consumer import consumer, fetcher
 from aiokafka.record.default_records import DefaultRecordBatchBuilder, _DefaultRecordBatchPy
 from faust.tables import TableManager
@@ -55,6 +57,7 @@ OVERRIDDEN = [
     ("aiokafka_internals._Fetcher", "_get_actions_per_node"),
     ("aiokafka_internals._FetchResult", "getall"),
     ("aiokafka_internals._LenientBatch", "_maybe_uncompress"),
+    ("aiokafka_internals._Scram", "create_salted_password"),
 ]
 """Methods of ours that theirs is expected to call, and that take what theirs takes."""
 
@@ -100,6 +103,9 @@ def parameters(function: Any) -> list[str]:
         (fetcher.Fetcher, "FetchResult("),
         (fetcher.Fetcher, ".getall("),
         (_DefaultRecordBatchPy, "_maybe_uncompress"),
+        (AIOKafkaConnection, "ScramAuthenticator("),
+        (conn.ScramAuthenticator.__mro__[1], "self.create_salted_password("),
+        (faust.App, "self.agents[agent.name] = agent"),
     ],
     ids=lambda part: getattr(part, "__name__", part),
 )
@@ -126,6 +132,24 @@ def test_a_fetch_of_aiokafka_has_what_is_used_of_it(name: str) -> None:
 def test_the_readers_are_the_ones_aiokafka_makes() -> None:
     assert consumer.Fetcher is _Fetcher
     assert (fetcher.MemoryRecords, fetcher.FetchResult) == (AnyRecords, _FetchResult)
+
+
+def test_a_password_is_salted_once_for_all_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second finds what the first has made, and it is what aiokafka would have made."""
+
+    def salted(kind: Any, password: str, salt: bytes) -> bytes:
+        client = kind(
+            loop=None, sasl_plain_username="a", sasl_plain_password=password, sasl_mechanism="SCRAM-SHA-512"
+        )
+        client.create_salted_password(salt, 4096)
+        return bytes(client._salted_password)
+
+    theirs = conn.ScramAuthenticator.__mro__[1]
+    some = [("one", b"salt"), ("two", b"salt"), ("one", b"pepper")]
+    expected = [salted(theirs, *how) for how in some]
+    assert [salted(conn.ScramAuthenticator, *how) for how in some] == expected
+    monkeypatch.setattr(hashlib, "pbkdf2_hmac", None)
+    assert [salted(conn.ScramAuthenticator, *how) for how in some] == expected
 
 
 def test_kafka_is_asked_while_somebody_waits_and_nothing_of_it_is_there(

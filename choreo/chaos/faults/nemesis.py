@@ -5,13 +5,19 @@ broker; several processes of most services and three brokers.
 from collections.abc import Iterator, Sequence
 from itertools import cycle
 from random import Random
+from typing import NamedTuple
 
 from choreo.chaos.faults.clean import FAULTS, disconnected, killed, leader_killed
 from choreo.chaos.faults.fault import Fault
 from choreo.chaos.faults.half import HALF_FAULTS
 from choreo.chaos.faults.storm import storm
+from choreo.chaos.load import Rates
 from choreo.operations.replicas import replicas_of
 
+_RATES = Rates(registrations=1.0, deposits=3.0, orders=10.0, cancels=1.5, others=1.5)
+"""Where there are three brokers and several processes. Twice as much takes all of two cores, and whoever
+comes back then waits for its turn: what would be measured is the machine.
+"""
 _PROCESSES = {"user": 1, "order": 2, "billing": 2, "notification": 2}
 _FAULTS_OF_A_SYSTEM = 12
 _STORMS = 3 / 4
@@ -31,8 +37,13 @@ _REPLICATED = [
     ),
 ]
 
-System = tuple[Sequence[str], Sequence[Fault]]
-"""What it is started with, and put through."""
+
+class System(NamedTuple):
+    arguments: Sequence[str]
+    """What it is started with."""
+    faults: Sequence[Fault]
+    """What it is put through."""
+    rates: Rates = Rates()
 
 
 def systems(chance: Random, *, only_kills: bool = False) -> Iterator[System]:
@@ -45,6 +56,6 @@ def systems(chance: Random, *, only_kills: bool = False) -> Iterator[System]:
                 for _ in range(_FAULTS_OF_A_SYSTEM)
             ]
             counts = ",".join(f"{service}={count}" for service, count in _PROCESSES.items())
-            yield ("--brokers", "3", "--processes", counts), faults
+            yield System(("--brokers", "3", "--processes", counts), faults, _RATES)
         else:
-            yield (), chance.sample(_SINGLE, _FAULTS_OF_A_SYSTEM)
+            yield System((), chance.sample(_SINGLE, _FAULTS_OF_A_SYSTEM))

@@ -1,6 +1,6 @@
 """All that leans on the insides of aiokafka, each with a test in `tests/unit/test_kafka_internals.py`.
 
-There are three reasons. Kafka's protocol calls a header's name a string and checks nothing; many clients
+There are four reasons. Kafka's protocol calls a header's name a string and checks nothing; many clients
 write any bytes. aiokafka raises where they are no UTF-8, and never gets past that record, nor do the others
 of the same fetch. Here the bytes that are no text become escapes, and the record goes the way of all records.
 
@@ -13,17 +13,23 @@ And aiokafka asks Kafka for more as soon as something is taken, for whatever par
 one that is left out waits until that fetch is answered. It may be told to ask only while somebody waits for
 records.
 
-Importing this makes every consumer of the process read so. Upstream there is no other way in: the classes
+And it makes a password's salted form anew for each connection, some milliseconds of a core, of which a start
+has a dozen. It is the same for all, and RFC 5802 lets a client remember it.
+
+Importing this makes every client of the process do so. Upstream there is no other way in: the classes
 below are named in `aiokafka.consumer` and made there.
 """
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import islice
 from struct import Struct
 from typing import Any, NamedTuple
 
+from aiokafka import conn
 from aiokafka.consumer import consumer, fetcher
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import _DefaultRecordBatchPy
@@ -154,5 +160,14 @@ class _LenientBytes(bytearray):
         return super().decode(encoding, "backslashreplace")
 
 
+_salted = lru_cache(maxsize=16)(hashlib.pbkdf2_hmac)
+
+
+class _Scram(conn.ScramAuthenticator):  # type: ignore[misc]
+    def create_salted_password(self, salt: bytes, iterations: int) -> None:
+        self._salted_password = _salted(self._hashname, self._sasl_plain_password, salt, iterations)
+
+
+conn.ScramAuthenticator = _Scram
 consumer.Fetcher = _Fetcher
 fetcher.MemoryRecords, fetcher.FetchResult = AnyRecords, _FetchResult

@@ -91,7 +91,14 @@ class ChunkedApp(faust.App):  # type: ignore[misc]
     ) -> None:
         """`listen` is given what was fetched; `next_offsets` says where to begin with what is assigned."""
         self.next_offsets = next_offsets
-        self.agent(self.topic(*topics), supervisor_strategy=CrashingSupervisor)(listen)
+        agent = self.conf.Agent(
+            listen,
+            app=self,
+            channel=self.topic(*topics),
+            supervisor_strategy=CrashingSupervisor,
+            on_error=self._on_agent_error,
+        )
+        self.agents[agent.name] = agent
 
     def pause(self, place: TopicPartition) -> None:
         """Hands over no more of this partition until it is resumed."""

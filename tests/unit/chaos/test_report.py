@@ -58,16 +58,16 @@ def test_one_of_a_hundred_is_above_the_99th_percentile(count: int, expected: int
 def test_chance_decides_what_comes_and_decides_the_same_again() -> None:
     some = [list(islice(systems(Random(seed)), 6)) for seed in (1, 1, 2)]
     assert some[0] == some[1] != some[2]
-    for arguments, faults in some[0]:
+    for arguments, faults, _ in some[0]:
         assert all(fault.judged for fault in faults)
         assert "--brokers" in arguments or {fault.brokers for fault in faults} == {1}
-    assert any(fault.name == "storm" for _, faults in some[0] for fault in faults)
+    assert any(fault.name == "storm" for _, faults, _ in some[0] for fault in faults)
 
 
 def test_where_kills_are_asked_for_nothing_else_comes() -> None:
     some = list(islice(systems(Random(1), only_kills=True), 6))
     assert all(
-        "--brokers" in arguments and all(fault.kills for fault in faults) for arguments, faults in some
+        "--brokers" in arguments and all(fault.kills for fault in faults) for arguments, faults, _ in some
     )
 
 
