@@ -92,6 +92,7 @@ class _Programme:
             trial = Trial(system, seed, rates)
             held = False
             try:
+                trial.warm_up()
                 for number, fault in enumerate(faults, start=1):
                     self._progress.next(fault)
                     outcome = trial.put_through(fault)

@@ -21,6 +21,8 @@ from choreo.operations.acting.throwaway import ThrowawaySystem
 
 _BEFORE, _AFTERWARDS = 25, 15
 """So many requests are answered before a fault strikes, and after everything is ready again."""
+_WARM_UP = 150
+"""Likewise, of a system that has just begun."""
 _REQUESTS_WITHIN = 60.0
 _LOOK_AGAIN = 0.05
 
@@ -75,6 +77,13 @@ class Trial:
         self._chance = Random(seed)
         self.violations: set[Violation] = set()
         """All that were found so far."""
+
+    def warm_up(self) -> None:
+        """Customers come, and nothing befalls them. What Java has just started is slow until it has compiled
+        itself, and so would be whatever came back beside it. Raises `NotInTime`.
+        """
+        with self._load.running():
+            self._requests_end(_WARM_UP)
 
     def put_through(self, fault: Fault) -> Outcome:
         """Strikes under load, lets everything come to rest, and judges all there is since the beginning."""
@@ -133,7 +142,7 @@ class Trial:
                 self._requests_end(_AFTERWARDS)
         except _LoadDropped:
             pass
-        except (NotInTime, Unavailable) as error:
+        except Unavailable as error:
             return since, [str(error)]
         return since, []
 

@@ -15,7 +15,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _STOP_WITHIN = 9.0
 _STOP_ONE_GROUP_WITHIN = 4.5
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
-_STEADY_AFTER = 10.0
+_STEADY_AFTER = 5.0
 """Seconds after which a part that is ready counts as sound again: its next end is another story.
 
 What is broken ends while it starts, or soon after it is ready, and is tried ever more rarely. Were this

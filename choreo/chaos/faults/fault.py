@@ -16,6 +16,7 @@ from typing import Any
 from confluent_kafka.admin import AdminClient
 
 from choreo.chassis.registry import all_topics
+from choreo.errors import Unavailable
 from choreo.operations.acting.throwaway import ThrowawaySystem
 from choreo.operations.reading.installation import observer_access
 
@@ -26,7 +27,7 @@ CAUGHT_UP_WITHIN_SECONDS = 60.0
 _LOOK_AGAIN = 0.05
 
 
-class NotInTime(Exception):
+class NotInTime(Unavailable):
     """What had to happen did not. The message says what that was."""
 
 
@@ -34,7 +35,7 @@ Strike = Callable[[ThrowawaySystem, Random], float]
 """Does harm, and leaves off. Returns the moment (monotonic) since when nothing is in the way any more.
 
 What was killed is there again by then; where that is everything, it has said that it is ready.
-Raises `NotInTime` or `Unavailable`.
+Raises `Unavailable`, and `NotInTime` as one.
 """
 
 
