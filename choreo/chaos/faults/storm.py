@@ -8,7 +8,7 @@ from random import Random
 from choreo.chaos.faults.fault import Fault, pid_of, replaced
 from choreo.operations.acting.throwaway import ThrowawaySystem
 
-_LONGEST_PAUSE_SECONDS = 2.0
+_LONGEST_PAUSE_SECONDS = 4.0
 
 
 def storm(*parts: str) -> Fault:
@@ -25,5 +25,5 @@ def storm(*parts: str) -> Fault:
             replaced(system, part, pid)
         return since
 
-    sentence = f"{len(parts)} processes get SIGKILL, one a second, while others are still coming back"
+    sentence = f"{len(parts)} processes get SIGKILL, one in two seconds, while others are still coming back"
     return Fault("storm", sentence, strike, kills=len(parts))
