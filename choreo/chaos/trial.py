@@ -22,7 +22,7 @@ from choreo.operations.acting.throwaway import ThrowawaySystem
 _BEFORE, _AFTERWARDS = 25, 15
 """So many requests are answered before a fault strikes, and after everything is ready again."""
 _WARM_UP = 150
-"""Likewise, of a system that has just begun."""
+"""So many before anything befalls a system that has just begun."""
 _REQUESTS_WITHIN = 60.0
 _LOOK_AGAIN = 0.05
 

@@ -17,7 +17,7 @@ And it makes a password's salted form anew for each connection, some millisecond
 has a dozen. It is the same for all, and RFC 5802 lets a client remember it.
 
 Importing this makes every client of the process do so. Upstream there is no other way in: the classes
-below are named in `aiokafka.consumer` and made there.
+below are named in `aiokafka.consumer` and `aiokafka.conn`, and made there.
 """
 
 import hashlib
