@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from math import inf
 
 from choreo.chassis.transaction.inputs import Heard, Input
 from choreo.chassis.transaction.positions import TopicPartition
@@ -28,6 +29,8 @@ class HeldBack:
         self._stuck: dict[Name, _Stuck] = {}
         self._inputs: list[Input] = []
         self._partitions: set[TopicPartition] = set()
+        self._tried_at = -inf
+        """What was due then is tried, and where somebody waits for it still, he waits for something else."""
 
     def __len__(self) -> int:
         return len(self._inputs)
@@ -40,7 +43,8 @@ class HeldBack:
     @property
     def pause(self) -> float | None:
         """Seconds until something is to be tried again."""
-        return max(0.0, min(one.until for one in self._stuck.values()) - self._now()) if self._stuck else None
+        later = [one.until for one in self._stuck.values() if one.until > self._tried_at]
+        return max(0.0, min(later) - self._now()) if later else None
 
     def hold_up(self, causes: Mapping[Name, str]) -> None:
         """These cannot be had now. Each time they could not the pause is longer."""
@@ -79,6 +83,7 @@ class HeldBack:
         """
         inputs, self._inputs = [input for input in self._inputs if not input.done.done()], []
         self._partitions.clear()
+        self._tried_at = self._now()
         self.free(set(self.due()).difference(*map(_names, inputs)))
         return inputs
 
