@@ -23,6 +23,7 @@ _IMPATIENT = 0.1
 _TOO_DEAR = 0.3
 _CANCELS = 0.5
 _BESIDE = 0.7
+_PAYS_IN_AGAIN = 0.3
 _TWICE = 0.1
 """This share of requests comes twice at once, at any processes. Who is told that something is not there yet
 does not know what the other one was told.
@@ -39,6 +40,7 @@ class Customer:
         self,
         name: str,
         login: str,
+        is_known: bool,
         orders: int,
         replicas: Callable[[str], list[Replica]],
         chance: Random,
@@ -47,10 +49,13 @@ class Customer:
         breach: Callable[[str], None],
         beside: Callable[[Replica], None],
     ) -> None:
-        """`beside` is called now and then, with whom an order is about to be asked of."""
+        """`is_known`: he has registered and paid in before. `beside` is called now and then, with whom an
+        order is about to be asked of.
+        """
         self._name = name
         self._login = login
         self._id: UUID = derived_id("customer", name)
+        self._is_known = is_known
         self._orders = orders
         self._replicas = replicas
         self._chance = chance
@@ -60,19 +65,32 @@ class Customer:
         self._beside = beside
 
     async def run(self) -> None:
-        login = self._login
-        request = self._begin("register", login, 0)
-        await self._ask(request, login=login, email=f"{login}@example.com", casefold_alone=False)
-        if request.outcome != "ok":
+        if not self._is_known and not await self._has_registered():
             return
-        deposit = self._begin("deposit", "", self._chance.choice((5_00, 10_00)))
-        paying_in = asyncio.ensure_future(self._ask(deposit, amount=deposit.amount))
+        paying_in = asyncio.ensure_future(self._pay_in())
         if self._chance.random() < _AT_ONCE:
             await asyncio.gather(*(self._order(number) for number in range(self._orders)))
         else:
             for number in range(self._orders):
                 await self._order(number)
         await paying_in
+
+    async def _has_registered(self) -> bool:
+        login = self._login
+        request = self._begin("register", login, 0)
+        await self._ask(request, login=login, email=f"{login}@example.com", casefold_alone=False)
+        return request.outcome == "ok"
+
+    async def _pay_in(self) -> None:
+        """Another amount than before: nothing else tells the judge which entry is of which request."""
+        if not self._is_known:
+            amounts = 5_00, 10_00
+        elif self._chance.random() < _PAYS_IN_AGAIN:
+            amounts = 2_00, 4_00
+        else:
+            return
+        amount = self._chance.choice(amounts)
+        await self._ask(self._begin("deposit", str(amount), amount), amount=amount)
 
     async def _order(self, number: int) -> None:
         price = 90_00 if self._chance.random() < _TOO_DEAR else self._chance.choice((3_00, 5_00, 10_00))

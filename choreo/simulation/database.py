@@ -88,7 +88,8 @@ class Database:
         """Statements that waited for somebody else's transaction, each with the last one of that."""
         self.mapping_of = {mapping.table.name: mapping for mapping in states.mappings}
         self._lock_timeout_seconds = lock_timeout_seconds
-        self._numbers: Counter[str] = Counter()
+        self.numbers: Counter[str] = Counter()
+        """The last that was drawn, by table."""
 
     def begin(self, places: Iterable[Position]) -> None:
         """As the consumer does before it first reads a partition."""
@@ -107,8 +108,8 @@ class Database:
 
     def next_number(self, table: str) -> int:
         """Of its identity column: drawn at once, and not given back."""
-        self._numbers[table] += 1
-        return self._numbers[table]
+        self.numbers[table] += 1
+        return self.numbers[table]
 
     async def until_ended(self, waiter: "Session", other: "Session") -> None:
         """Returns when that transaction is over. Raises what Postgres raises for who waits too long."""

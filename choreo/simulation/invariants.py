@@ -53,9 +53,10 @@ class Watch:
         place = f"{row.topic}[{row.partition}]"
         if row.next_offset < before.next_offset:
             yield "I8", f"{place} went back from {before.next_offset} to {row.next_offset}"
-        if row.last_offset == before.last_offset:
-            return
-        known = self._log.partitions[row.place].was_before
+        log = self._log.partitions[row.place]
+        if row.last_offset == before.last_offset or (log.has_been_cut and before.last_offset < log.begin):
+            return  # nothing is left of it by which anybody could tell
+        known = log.was_before
         found = {row.last_digest}
         for offset in range(row.last_offset, before.last_offset, -1):
             found = {one for digest in found for one in known.get((offset, digest), ())} or found

@@ -92,6 +92,9 @@ class Partition:
     was_before: dict[tuple[int, bytes], set[bytes]] = field(default_factory=lambda: defaultdict(set))
     """By offset and digest of what was ever visible here: digests of what was visible last before it."""
 
+    has_been_cut: bool = False
+    """Whether it ever lost what was acknowledged."""
+
     @property
     def end(self) -> int:
         return len(self.placed)
@@ -100,6 +103,12 @@ class Partition:
     def stable(self) -> int:
         """Where the first transaction begins that is still open, as far as it is not forgotten."""
         return max(self.begin, min(self.open.values(), default=self.end))
+
+    def begin_as(self, other: "Partition") -> None:
+        """With what stands there, where no transaction is open."""
+        self.placed += other.placed
+        self.batches += other.batches
+        self.was_before.update({at: set(before) for at, before in other.was_before.items()})
 
     def append(
         self, records: Sequence[Record], batch: Batch | None = None, *, is_hidden: bool = False
@@ -145,6 +154,7 @@ class Partition:
     def cut(self, lost: int) -> None:
         """So many of the last records, and what was sent with the first of these."""
         end = self.end - lost
+        self.has_been_cut |= lost > 0
         while self.batches and self.end > end:
             del self.placed[self.batches.pop().begin :]
         self.open = {one: begin for one, begin in self.open.items() if begin < self.end}
@@ -174,11 +184,12 @@ class Log:
         self.places = [(topic, number) for topic in topics for number in range(partitions)]
         self.partitions = {place: Partition() for place in self.places}
         self.turn = turn
-        self._producers = 0
+        self.producers = 0
+        """So many have been given an id."""
 
     def new_producer_id(self) -> int:
-        self._producers += 1
-        return self._producers
+        self.producers += 1
+        return self.producers
 
     def append(self, place: TopicPartition, batch: bytes) -> None:
         """What its leader does with a batch. Raises KafkaError where it may not follow what is there."""

@@ -46,6 +46,8 @@ _CRASHES = 0.4
 """So often processes are killed, whatever else happens: there are many places to die at."""
 _WATCHED = 0.1
 _CROWDS = 0.15
+_OF_ONE_NAME = 0.2
+_KNOWN = 0.7
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Plan:
     """How often those look for news who are told of them. As the services do it, or seldom: most looks find
     nothing, and a world with few of them is played several times as fast.
     """
+    knows_customers: bool = False
+    """Whether they were there before, and have paid in: then that is not played."""
     takes_time: float = 0.0
     """This share of commits and of batches takes a moment: who was first may be overtaken by who was not."""
 
@@ -94,6 +98,7 @@ def drawn(chance: Random) -> Plan:
     if "crash" not in kinds and chance.random() < _CRASHES:
         kinds.append("crash")
     crowd = chance.random() < _CROWDS
+    one_name = chance.random() < _OF_ONE_NAME
     return Plan(
         faults=tuple(kinds),
         most_faults=chance.choice((1, 2, 2, 4, 8)),
@@ -101,7 +106,8 @@ def drawn(chance: Random) -> Plan:
         replicas=2 if crowd else chance.choice((1, 1, 1, 1, 1, 1, 2)),
         partitions=1 if crowd else chance.choice((1, 1, 1, 2)),
         customers=chance.choice((1, 2, 2)) if crowd else 1,
-        is_one_name=chance.random() < 0.2,
+        is_one_name=one_name,
+        knows_customers=not one_name and chance.random() < _KNOWN,
         orders=chance.choice((2, 3)) if crowd else 1,
         stays=chance.choice((0.0, 0.5, 0.9)),
         takes_time=chance.choice((0.0, 0.8)) if crowd else 0.0,

@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from math import inf
@@ -40,6 +40,7 @@ from choreo.simulation.invariants import Watch, out_of_turn
 from choreo.simulation.kafka import Access, MemoryApp, MemoryCluster
 from choreo.simulation.log import Group, Log
 from choreo.simulation.loop import BEGIN_SECONDS, Process, SimulatedLoop
+from choreo.simulation.past import Past
 from choreo.simulation.plan import Plan, drawn
 from choreo.simulation.replica import Replica, Role
 from choreo.simulation.sql import MemoryTrip
@@ -76,6 +77,9 @@ _LOOKED_AT = 10
 _MOMENT_SECONDS = 0.1
 _SOON_STEPS = 10
 _FIRST_STEPS = 300
+_PAST_SECONDS = 3600.0
+"""So long ago is what was there before: no lease of it counts, and nothing of it is expected any more."""
+_PAST_TRIES = 10
 """Within so many steps trouble begins."""
 _BEGIN = datetime(2030, 1, 7, tzinfo=UTC) - timedelta(seconds=BEGIN_SECONDS)
 """When the loop's clock began."""
@@ -126,6 +130,33 @@ def play(seed: int, *, trace: bool = False, plan: Plan | None = None) -> Outcome
     return outcome
 
 
+@cache
+def past_of(customers: int, partitions: int) -> Past | None:
+    """What so many customers left who have registered and paid in, where nothing befell anybody. None where a
+    promise was broken even so: then they do it in each world, for all to see.
+    """
+    plan = replace(
+        drawn(Random("plan of the past")),
+        faults=(),
+        replicas=1,
+        partitions=partitions,
+        customers=customers,
+        is_one_name=False,
+        knows_customers=False,
+        orders=0,
+        takes_time=0.0,
+        is_watched=True,
+    )
+    for seed in range(_PAST_TRIES):  # some customers do not ask again
+        world = World(seed, plan, trace=False)
+        world.loop.now -= _PAST_SECONDS
+        world.loop.alarm_at = inf
+        with _alone(world.loop, plan.look_seconds):
+            if past := world.past():
+                return past
+    return None
+
+
 @contextmanager
 def _alone(loop: SimulatedLoop, look_seconds: float) -> Iterator[None]:
     """Who makes a client of Kafka's makes one of the log in memory, who reads the clock by himself reads the
@@ -148,7 +179,10 @@ def _alone(loop: SimulatedLoop, look_seconds: float) -> Iterator[None]:
     )
     before = [getattr(module, name) for module, name, _ in stand_ins]
     logged = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
+        logger_factory=structlog.ReturnLoggerFactory(),
+    )
     for module, name, stand_in in stand_ins:
         setattr(module, name, stand_in)
     try:
@@ -230,6 +264,11 @@ class World:
             database.before_commit = partial(self._watch.commit, name, database)
         self.requests: list[Request] = []
         self.mails: list[tuple[str, str]] = []
+        self._past = past_of(plan.customers, plan.partitions) if plan.knows_customers else None
+        if self._past:
+            self._past.give(self.databases, self.log, self.groups)
+            self.requests += self._past.requests
+            self.mails += self._past.mails
         self._is_cut = False
         """Whether a log has lost what was acknowledged: a person is needed then."""
         self._has_forgotten = False
@@ -256,6 +295,19 @@ class World:
         """By part: the broker, or a service's database."""
         self._all_there_at = 0.0
         self._is_healed = False
+
+    def past(self) -> Past | None:
+        """What it leaves when all is handled, if all customers got what they asked for."""
+        try:
+            self.loop.inside(self._begin)
+            is_over = self.loop.play(self._is_over, _TROUBLED_SECONDS)
+            is_quiet = is_over and self.loop.play(self._is_quiet, _HEALED_SECONDS)
+            if is_quiet and not self._breaches and all(request.outcome == "ok" for request in self.requests):
+                return Past.left_by(self.databases, self.log, self.groups, self.requests, self.mails)
+            return None
+        finally:
+            self.loop.close()
+            self._forget()
 
     def play(self) -> Outcome:
         try:
@@ -324,6 +376,7 @@ class World:
             customer = Customer(
                 f"customer-{number + 1}",
                 _SAME[number] if self.plan.is_one_name else f"customer-{number + 1}",
+                self._past is not None,
                 self.plan.orders,
                 self._serving.__getitem__,
                 self.chance,
@@ -372,9 +425,12 @@ class World:
         return all(task.done() for task in self._customers)
 
     def _is_quiet(self) -> bool:
-        """Nothing more will come of it."""
+        """Nothing more will come of it, and of nothing that was asked for and given up."""
         if self._breaches:
             return True
+        is_asked = any(replica.asking for serving in self._serving.values() for replica in serving)
+        if is_asked or any(database.sessions for database in self.databases.values()):
+            return False
         return self._is_over() and not (any(self._untold()) if self._is_incomplete() else self._unfinished())
 
     def _unfinished(self) -> bool:

@@ -23,6 +23,7 @@ from choreo.simulation.database import Session
 from choreo.simulation.kafka import MemoryApp
 from choreo.simulation.log import Log
 from choreo.simulation.store import MemoryTransaction
+from choreo.simulation.world import past_of
 from tests.removals.guards import GUARDS
 
 Patch = pytest.MonkeyPatch
@@ -177,5 +178,6 @@ _TWINS: Mapping[str, Callable[[Patch], None]] = {
 
 
 def take_out(guard: str, patch: Patch) -> None:
-    """Of what the simulation plays."""
+    """Of what the simulation plays, and of what was there before."""
+    past_of.cache_clear()
     _TWINS.get(guard, GUARDS[guard].take_out)(patch)

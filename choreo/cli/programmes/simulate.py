@@ -48,8 +48,8 @@ def simulate(
     docs/simulation.md says what it can see and what not.
     """
     from choreo.simulation.results.report import Report  # what it needs is no business of the other verbs
+    from choreo.simulation.results.shrinking import shrunk
     from choreo.simulation.results.summary import Summary
-    from choreo.simulation.shrinking import shrunk
     from choreo.simulation.world import play
 
     first = Random().randrange(1_000_000_000) if seed is None else seed
