@@ -2,12 +2,14 @@
 
 import gc
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 
+from choreo.embedded.process import end_with
 from choreo.simulation.results.summary import Summary
 from choreo.simulation.world import play
 
@@ -28,7 +30,8 @@ def simulate_beside(
     """As `simulate`, by so many processes at once. Ends with the first piece that holds a broken promise."""
     summary, begun = Summary(), time.monotonic()
     pieces = [seeds[first : first + _PIECE] for first in range(0, len(seeds), _PIECE)]
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    ends_with_us = os.getpid(), signal.SIGKILL
+    with ProcessPoolExecutor(processes, get_context("spawn"), end_with, ends_with_us) as pool:
         for piece in pool.map(simulate, pieces):
             summary.add(piece)
             summary.wall_seconds = time.monotonic() - begun

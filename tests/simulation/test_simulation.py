@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import psutil
 import pytest
 
 from choreo.chassis.kafka import consumer
@@ -226,6 +227,18 @@ def test_two_processes_play_the_same_worlds(monkeypatch: pytest.MonkeyPatch) -> 
     alone, beside = simulate(range(8)), simulate_beside(range(8), 2)
     assert (alone.steps, alone.faults, alone.killed_at) == (beside.steps, beside.faults, beside.killed_at)
     assert (alone.coincided, alone.met) == (beside.coincided, beside.met)
+
+
+def test_who_is_killed_while_others_play_for_him_leaves_nobody_behind() -> None:
+    choreo = Path(sys.executable).with_name("choreo")
+    many = ("simulate", "--schedules", "1000000", "--processes", "2")
+    with subprocess.Popen([choreo, *many], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        assert "simulating" in process.stderr.readline()
+        playing = psutil.Process(process.pid).children()
+        assert len(playing) >= 2
+        process.kill()
+    assert psutil.wait_procs(playing, timeout=30)[1] == []
 
 
 def test_whoever_watches_a_world_sees_the_same_one() -> None:
