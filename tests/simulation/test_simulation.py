@@ -50,8 +50,8 @@ CAUGHT = (
 """Guards of the promise whose removal is soon seen. docs/simulation.md has the others, too."""
 SEEN_IN_CROWDS = "exact-removal", "outbox-position"
 """Commits have to overtake each other, which few worlds have that are drawn."""
-SCHEDULES = int(os.environ.get("CHOREO_TEST_SCHEDULES", "200"))
-"""Worlds that nobody has seen before: some ten seconds of one core. More are asked for by this setting."""
+SCHEDULES = int(os.environ.get("CHOREO_TEST_SCHEDULES", "1000"))
+"""Worlds that nobody has seen before: half a minute of one core. More are asked for by this setting."""
 SOON = 400
 SEEDS = sorted(Path(__file__).with_name("seeds").glob("*.json"))
 
