@@ -1,8 +1,9 @@
 """Inputs that wait for something somebody else holds, so that all the others need not."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from math import inf
+from typing import cast
 
 from choreo.chassis.transaction.inputs import Heard, Input
 from choreo.chassis.transaction.positions import TopicPartition
@@ -16,21 +17,26 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.25, 2.0
 @dataclass(slots=True)
 class _Stuck:
     cause: str
+    since: float
     pause: float
     until: float
     """Before this moment it is not tried again."""
 
 
 class HeldBack:
-    """Keeps the order of every key and of every partition: what comes later waits behind what is held."""
+    """Keeps the order of every key and of every partition: what comes later waits behind what is held.
+
+    Nothing becomes free by time alone, but when what is due is released. So who comes later finds the same
+    things stuck as who came before.
+    """
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._stuck: dict[Name, _Stuck] = {}
+        self._tried: dict[Name, _Stuck] = {}
+        """What is being tried again, or will be once all else is free that the same input waits for."""
         self._inputs: list[Input] = []
         self._partitions: set[TopicPartition] = set()
-        self._tried_at = -inf
-        """What was due then is tried, and where somebody waits for it still, he waits for something else."""
 
     def __len__(self) -> int:
         return len(self._inputs)
@@ -38,40 +44,38 @@ class HeldBack:
     @property
     def cause(self) -> str | None:
         """Of what is held up longest."""
-        return next((stuck.cause for stuck in self._stuck.values()), None)
+        longest = min(self._stuck.values(), key=lambda stuck: stuck.since, default=None)
+        return longest.cause if longest else None
 
     @property
     def pause(self) -> float | None:
         """Seconds until something is to be tried again."""
-        later = [one.until for one in self._stuck.values() if one.until > self._tried_at]
-        return max(0.0, min(later) - self._now()) if later else None
+        return max(0.0, min(one.until for one in self._stuck.values()) - self._now()) if self._stuck else None
 
     def hold_up(self, causes: Mapping[Name, str]) -> None:
         """These cannot be had now. Each time they could not the pause is longer."""
+        now = self._now()
         for name, cause in causes.items():
-            before = self._stuck.get(name)
+            before = self._stuck.get(name) or self._tried.pop(name, None)
             pause = min(before.pause * 2, LONGEST_PAUSE_SECONDS) if before else FIRST_PAUSE_SECONDS
-            self._stuck[name] = _Stuck(cause, pause, self._now() + pause)
+            self._stuck[name] = _Stuck(cause, before.since if before else now, pause, now + pause)
 
     def free(self, names: Iterable[Name]) -> None:
-        for name in names if self._stuck else ():
+        for name in names if self._stuck or self._tried else ():
             self._stuck.pop(name, None)
+            self._tried.pop(name, None)
 
     def takes(self, input: Input) -> bool:
         """Whether it has to wait; then it is kept."""
         if not self._stuck and not self._partitions:
             return False
-        partition = (input.topic, input.partition) if isinstance(input, Heard) else None
-        if partition not in self._partitions and not any(map(self._is_stuck, (*input.keys, partition))):
+        names = _names(input)
+        if self._stuck.keys().isdisjoint(names) and self._partitions.isdisjoint(names):
             return False
         self._inputs.append(input)
-        if partition:
-            self._partitions.add(partition)
+        if isinstance(input, Heard):
+            self._partitions.add((input.topic, input.partition))
         return True
-
-    def _is_stuck(self, name: Name | None) -> bool:
-        stuck = self._stuck.get(name) if name else None
-        return stuck is not None and self._now() < stuck.until
 
     def due(self) -> list[Name]:
         """What is worth another try."""
@@ -83,9 +87,25 @@ class HeldBack:
         """
         inputs, self._inputs = [input for input in self._inputs if not input.done.done()], []
         self._partitions.clear()
-        self._tried_at = self._now()
-        self.free(set(self.due()).difference(*map(_names, inputs)))
-        return inputs
+        for name in self.due():
+            self._tried[name] = self._stuck.pop(name)
+        wanted = set().union(*map(_names, inputs))
+        self._tried = {name: tried for name, tried in self._tried.items() if name in wanted}
+        return _in_order(inputs)
+
+
+def _in_order(inputs: list[Input]) -> list[Input]:
+    """Those of one partition by their offsets: who failed may have come back after who waited behind him."""
+    places: dict[TopicPartition, list[int]] = defaultdict(list)
+    for at, input in enumerate(inputs):
+        if isinstance(input, Heard):
+            places[input.topic, input.partition].append(at)
+    ordered = list(inputs)
+    for where in places.values():
+        heard = sorted((inputs[at] for at in where), key=lambda input: cast(Heard, input).offset)
+        for at, input in zip(where, heard, strict=True):
+            ordered[at] = input
+    return ordered
 
 
 def _names(input: Input) -> set[Name]:

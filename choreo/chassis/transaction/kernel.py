@@ -15,7 +15,7 @@ import asyncio
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, Generic, TypeVar
@@ -27,7 +27,7 @@ from choreo.chassis.database.connection import Failure, failure_of
 from choreo.chassis.observe.health import Job
 from choreo.chassis.observe.meter import Meter
 from choreo.chassis.transaction.answered import Answered
-from choreo.chassis.transaction.held_back import HeldBack
+from choreo.chassis.transaction.held_back import HeldBack, Name
 from choreo.chassis.transaction.inputs import (
     Asked,
     Failed,
@@ -66,6 +66,7 @@ ANSWER_TIMEOUT_SECONDS = 5.0
 """Seconds a request waits for the database before it is told to come again."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 _SHARED = tuple(fact.__name__ for fact in SHARED_FACTS)
+_SOME_ROW = "a row is locked by another session"
 _ATTEMPTS = {
     Failure.AWAY: 8,  # five seconds: sessions that break one after the other are the fault of no input
     Failure.CONFLICT: 10,
@@ -224,7 +225,7 @@ class Kernel(Generic[S]):
         """
         failures: Counter[Failure] = Counter()
         pause = _FIRST_PAUSE
-        while batch := [input for input in batch if not input.done.done()]:
+        while batch := [input for input in batch if not (input.done.done() or self._held_back.takes(input))]:
             try:
                 await self._transact(batch)
                 self._healed(batch)
@@ -238,34 +239,33 @@ class Kernel(Generic[S]):
                 if failure is Failure.INPUT or failures[failure] >= _ATTEMPTS[failure]:
                     await self._isolate(batch, error)
                     return
-                if failure is Failure.LOCKED and await self._hold_back(batch):
-                    return
+                if failure is Failure.LOCKED and (locked := await self._locked_of(batch)):
+                    if not locked.rows and len(batch) > 1:  # whose it is shows when they are halved
+                        await self._halve(batch)
+                        return
+                    unknown: dict[Name, str] = dict.fromkeys(sorted(batch[0].keys), _SOME_ROW)
+                    self._hold_up(locked.rows or unknown)
+                    continue
                 self._hurt(error, failure)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
             await self._until_it_answers()
         await self._until_it_answers()
 
-    async def _hold_back(self, batch: list[Input]) -> bool:
-        """Whether the batch is dealt with. What somebody else has locked waits until it is free, and the
-        others are taken now. Where a whole table is locked nobody can go on.
+    async def _locked_of(self, batch: Sequence[Input]) -> Locked | None:
+        """What of these somebody else holds: no rows where it is one of another table. None where nobody can
+        go on, since a whole table is locked, or the database cannot be asked.
         """
         keys = sorted({key for input in batch for key in input.keys})
         partitions = sorted({(input.topic, input.partition) for input in batch if isinstance(input, Heard)})
         found = await self._locked(keys, partitions)
-        if found is None or found.tables:
-            return False
-        if not found.rows and len(batch) > 1:  # a row of a table: whose it is shows when the batch is halved
-            middle = len(batch) // 2
-            await self._finish(batch[:middle])
-            await self._finish(batch[middle:])
-            return True
-        causes = found.rows or dict.fromkeys(keys, "a row is locked by another session")
+        return None if found is None or found.tables else found
+
+    def _hold_up(self, causes: Mapping[Name, str]) -> None:
+        """What wants these waits until they are free, and the others are taken now."""
         for cause in causes.values():
             log.warning("held up", cause=cause)
         self._held_back.hold_up(causes)
-        self._queue.extendleft(reversed(batch))
-        return True
 
     async def _try_held_back(self) -> None:
         """What is still locked costs nobody anything; what seems to be free is tried."""
@@ -286,12 +286,15 @@ class Kernel(Generic[S]):
             log.debug("cannot look for locks", error=repr(error))
             return None
 
+    async def _halve(self, batch: list[Input]) -> None:
+        middle = len(batch) // 2
+        await self._finish(batch[:middle])
+        await self._finish(batch[middle:])
+
     async def _isolate(self, batch: list[Input], error: Exception) -> None:
         """Something in this batch cannot be written: halve it until the offender stands alone."""
         if len(batch) > 1:
-            middle = len(batch) // 2
-            await self._finish(batch[:middle])
-            await self._finish(batch[middle:])
+            await self._halve(batch)
             return
         (input,) = batch
         log.error("cannot be written", input=str(input.id), key=input.key, error=str(error))
@@ -305,7 +308,7 @@ class Kernel(Generic[S]):
                 self._held_back.hold_up(
                     {place: f"{place[0]}[{place[1]}]@{input.offset} cannot even be parked: {error}"}
                 )
-                self._queue.appendleft(input)
+                self._held_back.takes(input)
             case Heard():
                 input.rejected = error
                 await self._finish(batch)
