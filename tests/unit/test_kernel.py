@@ -243,17 +243,50 @@ async def test_a_position_that_a_person_has_set_back_is_read_on_from(billing: Se
 # What goes wrong.
 
 
-async def test_what_was_taken_when_it_was_cancelled_is_found_by_whoever_begins_anew(billing: Service) -> None:
+@pytest.mark.parametrize("is_away", [False, True], ids=["in a transaction", "while the database is away"])
+async def test_what_was_taken_when_it_was_cancelled_is_found_by_whoever_begins_anew(
+    billing: Service, is_away: bool
+) -> None:
     first = billing.begin()
     await with_account(billing, ADA)
     reached = asyncio.Event()
-    billing.befalls = lambda statement: reached.set() if statement == "keys.lock" else None
+
+    def befalls(statement: str) -> None:
+        if statement == ("probe" if is_away else "keys.lock"):
+            reached.set()
+        if is_away:
+            raise psycopg.OperationalError("the database is away")
+
+    billing.befalls = befalls
     asked = billing.asks(deposit(ADA))
     await reached.wait()
     first.cancel()
     await asyncio.wait([first])
+    billing.befalls = lambda statement: None
     billing.begin()
     assert await status(asked) == 201
+
+
+async def test_a_record_waits_for_none_that_comes_after_it(
+    billing: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although that one, of the same partition, is held for what somebody else has locked."""
+    monkeypatch.setattr(held_back, "FIRST_PAUSE_SECONDS", 0.1)
+    billing.database.begin([Position(*REGISTERED, 0, "topic", "cluster")])
+    billing.begin()
+    await with_account(billing, EVE)
+    locked, found = await billing.has_locked(str(EVE)), asyncio.Event()
+    billing.befalls = lambda statement: found.set() if statement == "locks" else None
+    held = billing.asks(deposit(EVE))
+    await found.wait()
+    before = asyncio.ensure_future(billing.hears(0, registered(ADA)))
+    after = asyncio.ensure_future(billing.hears(1, registered(EVE)))
+    async with asyncio.timeout(10):
+        await before
+    assert not after.done()
+    locked.end(commit=False)
+    await after
+    assert await status(held) == 201
 
 
 async def test_a_command_that_breaks_every_session_fails_and_is_not_tried_for_ever(billing: Service) -> None:

@@ -36,7 +36,8 @@ class HeldBack:
         self._tried: dict[Name, _Stuck] = {}
         """What is being tried again, or will be once all else is free that the same input waits for."""
         self._inputs: list[Input] = []
-        self._partitions: set[TopicPartition] = set()
+        self._partitions: dict[TopicPartition, int] = {}
+        """Those of which something is held, and its first offset."""
 
     def __len__(self) -> int:
         return len(self._inputs)
@@ -69,13 +70,23 @@ class HeldBack:
         """Whether it has to wait; then it is kept."""
         if not self._stuck and not self._partitions:
             return False
-        names = _names(input)
-        if self._stuck.keys().isdisjoint(names) and self._partitions.isdisjoint(names):
+        if self._stuck.keys().isdisjoint(_names(input)) and not self._is_behind(input):
             return False
         self._inputs.append(input)
         if isinstance(input, Heard):
-            self._partitions.add((input.topic, input.partition))
+            place = input.topic, input.partition
+            self._partitions[place] = min(input.offset, self._partitions.get(place, input.offset))
         return True
+
+    def _is_behind(self, input: Input) -> bool:
+        """Something is held that was read before it."""
+        if not isinstance(input, Heard):
+            return False
+        first = self._partitions.get((input.topic, input.partition))
+        return first is not None and first <= input.offset
+
+    def holds(self, input: Input) -> bool:
+        return any(held is input for held in self._inputs)
 
     def due(self) -> list[Name]:
         """What is worth another try."""

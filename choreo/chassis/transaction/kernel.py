@@ -189,7 +189,12 @@ class Kernel(Generic[S]):
                 await self._try_held_back()
             batch = self._take()
             if batch:
-                await self._finish(batch)
+                try:
+                    await self._finish(batch)
+                except asyncio.CancelledError:  # whoever begins anew finds them
+                    left = [one for one in batch if not (one.done.done() or self._held_back.holds(one))]
+                    self._queue.extendleft(reversed(left))
+                    raise
             else:
                 self._arrived.clear()
                 with suppress(TimeoutError):
@@ -230,9 +235,6 @@ class Kernel(Generic[S]):
                 await self._transact(batch)
                 self._healed(batch)
                 return
-            except asyncio.CancelledError:
-                self._queue.extendleft(reversed(batch))  # whoever begins anew finds it
-                raise
             except Exception as error:
                 failure = failure_of(error)
                 failures[failure] += 1
@@ -245,6 +247,8 @@ class Kernel(Generic[S]):
                         return
                     unknown: dict[Name, str] = dict.fromkeys(sorted(batch[0].keys), _SOME_ROW)
                     self._hold_up(locked.rows or unknown)
+                    failures.clear()
+                    pause = _FIRST_PAUSE
                     continue
                 self._hurt(error, failure)
             await asyncio.sleep(pause)
@@ -301,6 +305,7 @@ class Kernel(Generic[S]):
         match input:
             case Asked():
                 self._meter.count(commands={(type(input.command).__name__, "failed"): 1})
+                self._healed(batch)
                 _resolve(input, Failed(str(error)))
             case Heard() if input.rejected:
                 # Not even parking it is possible. Its partition waits for a person, and nobody else.
