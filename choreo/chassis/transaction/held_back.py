@@ -1,7 +1,7 @@
 """Inputs that wait for something somebody else holds, so that all the others need not."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -92,11 +92,12 @@ class HeldBack:
         """What is worth another try."""
         return [name for name, stuck in self._stuck.items() if stuck.until <= self._now()]
 
-    def release(self) -> list[Input]:
-        """All of them in their order; whoever has to wait still is taken again. What is due and nobody waits
-        for any more is forgotten: nothing would ever show that it is free.
+    def release(self, others: Sequence[Input] = ()) -> list[Input]:
+        """All of them in their order, with others that nobody holds; whoever has to wait still is taken
+        again. What is due and nobody waits for any more is forgotten: nothing would ever show that it is
+        free.
         """
-        inputs, self._inputs = [input for input in self._inputs if not input.done.done()], []
+        inputs, self._inputs = [one for one in (*others, *self._inputs) if not one.done.done()], []
         self._partitions.clear()
         for name in self.due():
             self._tried[name] = self._stuck.pop(name)

@@ -192,8 +192,8 @@ class Kernel(Generic[S]):
                 try:
                     await self._finish(batch)
                 except asyncio.CancelledError:  # whoever begins anew finds them
-                    left = [one for one in batch if not (one.done.done() or self._held_back.holds(one))]
-                    self._queue.extendleft(reversed(left))
+                    left = [input for input in batch if not self._held_back.holds(input)]
+                    self._queue.extendleft(reversed(self._held_back.release(left)))
                     raise
             else:
                 self._arrived.clear()
