@@ -319,7 +319,7 @@ def _keys(tree: ast.AST, lines: _Lines, *, locks: bool) -> Made:
                 yield from _in_place(node, lines, '(key + "x")')
 
 
-_LOCKS = re.compile(r"lock_keys|keys\.lock|held_back|_is_stuck|_asking")
+_LOCKS = re.compile(r"lock_keys|keys\.lock|held_back|_stuck|_asking")
 
 
 def _partitions(tree: ast.AST, lines: _Lines) -> Made:
