@@ -82,6 +82,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         """
         super().__init__()
         self.steps = 0
+        self._world = Process("world")
+        """What belongs to no process: faults, and their ends."""
         self._chance = chance.random
         self._stays = stays
         self._hurries = hurries
@@ -117,8 +119,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         handle: _Handle | None = None
         if context is None:
             context = copy_context()
-            handle = _Handle(callback, args, context, context.get(_PROCESS, _WORLD))
-        process = context.get(_PROCESS, _WORLD)
+            handle = _Handle(callback, args, context, context.get(_PROCESS, self._world))
+        process = context.get(_PROCESS, self._world)
         if process.is_alive:
             queue = process.queue
             if not queue and not process.is_stopped:
@@ -131,7 +133,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     ) -> _Handle:
         if context is None:
             context = copy_context()
-        timer = _Handle(callback, args, context, context.get(_PROCESS, _WORLD))
+        timer = _Handle(callback, args, context, context.get(_PROCESS, self._world))
         heappush(self.nowrs, (when, next(self._numbers), timer))
         return timer
 
@@ -142,7 +144,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         if len(self._tasks) >= self._most_tasks:
             self._tasks = [kept for kept in self._tasks if not kept[0].done()]
             self._most_tasks = max(_TASKS_KEPT, 2 * len(self._tasks))
-        process = context.get(_PROCESS, _WORLD) if context else _PROCESS.get(_WORLD)
+        process = context.get(_PROCESS, self._world) if context else _PROCESS.get(self._world)
         self._tasks.append((task, process))
         return task
 
@@ -155,7 +157,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     ) -> None:
         """Of a socket that is none, whose client is the process that asks."""
         context = copy_context()
-        self._readers[fd] = _Handle(callback, args, context, context.get(_PROCESS, _WORLD))
+        self._readers[fd] = _Handle(callback, args, context, context.get(_PROCESS, self._world))
 
     def remove_reader(self, fd: Any) -> bool:
         return self._readers.pop(fd, None) is not None
@@ -244,7 +246,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             return
         process.is_stopped = True
         self._disable(process)
-        self.call_later(seconds, self.resume, process, context=_WORLD.context)
+        self.call_later(seconds, self.resume, process, context=self._world.context)
 
     def resume(self, process: Process) -> None:
         if process.is_stopped:
@@ -281,7 +283,3 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self.nowrs.clear()
         self._able.clear()
         super().close()
-
-
-_WORLD = Process("world")
-"""What belongs to no process: faults, and their ends."""

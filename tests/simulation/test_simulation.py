@@ -279,5 +279,17 @@ def test_a_past_is_given_away_as_it_was() -> None:
     assert play(1, plan=plan, trace=True).told == play(1, plan=plan, trace=True).told
 
 
+def test_what_one_world_has_left_undone_keeps_nobody_in_the_next_from_going_on() -> None:
+    """What belongs to no process, as the restart of one that was killed."""
+    done: list[str] = []
+    for world_ in ("one", "other"):
+        simulated = loop.SimulatedLoop(Random(1), stays=0.5, hurries=0.0)
+        simulated.call_soon(done.append, world_)
+        if done or world_ == "other":
+            simulated.play(lambda: bool(done), 1.0)
+        simulated.close()
+    assert done == ["other"]
+
+
 def test_seeds_differ() -> None:
     assert play(1).steps != play(2).steps
