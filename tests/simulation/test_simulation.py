@@ -281,13 +281,13 @@ def test_a_past_is_given_away_as_it_was() -> None:
 
 def test_what_one_world_has_left_undone_keeps_nobody_in_the_next_from_going_on() -> None:
     """What belongs to no process, as the restart of one that was killed."""
+    left, other = (loop.SimulatedLoop(Random(1), stays=0.5, hurries=0.0) for _ in range(2))
     done: list[str] = []
-    for world_ in ("one", "other"):
-        simulated = loop.SimulatedLoop(Random(1), stays=0.5, hurries=0.0)
-        simulated.call_soon(done.append, world_)
-        if done or world_ == "other":
-            simulated.play(lambda: bool(done), 1.0)
-        simulated.close()
+    left.call_soon(done.append, "left")
+    left.close()
+    other.call_soon(done.append, "other")
+    other.play(lambda: bool(done), 1.0)
+    other.close()
     assert done == ["other"]
 
 
