@@ -58,7 +58,7 @@ class Watch:
             return  # nothing is left of it by which anybody could tell
         known = log.was_before
         found = {row.last_digest}
-        for offset in range(row.last_offset, before.last_offset, -1):
+        for offset in range(row.last_offset, before.next_offset - 1, -1):
             found = {one for digest in found for one in known.get((offset, digest), ())} or found
         if before.last_digest not in found:
             yield (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Self
 
-from aiokafka.errors import KafkaConnectionError, KafkaError, UnknownMemberIdError
+from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError, UnknownMemberIdError
 
 from choreo.chassis.kafka import cluster
 from choreo.chassis.kafka.aiokafka_internals import Fetched, FetchedRecord
@@ -97,6 +97,8 @@ class MemoryCluster:
         found = {}
         for place, offset in wanted.items():
             partition = self._log.partitions[place]
+            if offset == partition.end:
+                raise KafkaTimeoutError(f"nothing at {offset} is given")
             if partition.begin <= offset < partition.end:
                 placed = partition.placed[offset]
                 found[place] = FetchedRecord(placed.record, placed.leader_epoch)

@@ -22,7 +22,7 @@ from aiokafka.errors import (
 
 from choreo.chaos.history import Record as Shown
 from choreo.chassis.kafka.aiokafka_internals import AnyRecords, Fetched
-from choreo.chassis.transaction.positions import TopicPartition
+from choreo.chassis.transaction.positions import Position, TopicPartition
 from choreo.message.codec import Record
 from choreo.simulation.loop import Process
 
@@ -131,6 +131,14 @@ class Partition:
     def last_visible(self) -> bytes:
         """Its digest."""
         return next((one.digest for one in reversed(self.placed) if one.digest), b"")
+
+    def has(self, read: Position) -> bool:
+        """What was read up to there, as far as that is not forgotten."""
+        last = self.placed[read.last_offset : read.last_offset + 1]
+        end = self.placed[read.next_offset - 1 : read.next_offset]
+        if self.begin <= read.last_offset and not (last and last[0].digest == read.last_digest):
+            return False
+        return read.next_offset <= self.begin or bool(end and end[0].leader_epoch == read.end_epoch)
 
     def is_repeat(self, sent: Batch) -> bool:
         """Whether it is there. Raises KafkaError where it may not follow what its producer has sent.

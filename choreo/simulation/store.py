@@ -75,9 +75,7 @@ class MemoryTransaction(Generic[S]):
             return dict
         names = [("positions", *place) for place in sorted(partitions)]
         rows = self._add("positions.lock", lambda: self._session.lock(names))
-        return lambda: {
-            row.place: Expected(row.next_offset, row.last_offset, row.last_digest) for row in rows()
-        }
+        return lambda: {row.place: row.expected for row in rows()}
 
     def lock_keys(self, wanted: Sequence[str]) -> Later[dict[str, int]]:
         if not wanted:
@@ -375,14 +373,13 @@ def _moved(sequence: int, row: SimpleNamespace) -> SimpleNamespace:
 
 
 def _advanced(to: Reached, row: Position) -> Position:
+    row = dataclasses.replace(
+        row, next_offset=to.next_offset, end_offset=to.next_offset, end_epoch=to.end_epoch
+    )
     if to.last_offset < 0:
-        return dataclasses.replace(row, next_offset=to.next_offset)
+        return row
     return dataclasses.replace(
-        row,
-        next_offset=to.next_offset,
-        last_offset=to.last_offset,
-        last_digest=to.record.digest,
-        leader_epoch=to.leader_epoch,
+        row, last_offset=to.last_offset, last_digest=to.record.digest, leader_epoch=to.leader_epoch
     )
 
 

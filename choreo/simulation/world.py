@@ -494,10 +494,8 @@ class World:
                 shown = f"{place[0]}[{place[1]}]"
                 if (name, place) in unread:
                     yield Violation("I7", f"{name} has not read what {shown} has lost, and says nothing")
-                elif row and log.begin <= row.last_offset:
-                    there = log.placed[row.last_offset : row.last_offset + 1]
-                    if not (there and there[0].digest == row.last_digest):
-                        yield Violation("I7", f"{name} has read what {shown} has lost, and says nothing")
+                elif row and not log.has(row):
+                    yield Violation("I7", f"{name} has read what {shown} has lost, and says nothing")
 
     def _wrong(self) -> Iterator[Violation]:
         """What the judge cannot know: that is, whom nobody has given anything that is no event."""

@@ -22,6 +22,7 @@ from aiokafka.errors import (
     GroupLoadInProgressError,
     InvalidProducerEpoch,
     KafkaError,
+    KafkaTimeoutError,
     NotCoordinatorForGroupError,
     OffsetOutOfRangeError,
     OutOfOrderSequenceNumber,
@@ -249,9 +250,17 @@ async def test_who_has_read_all_is_given_the_next_one(logs: Logs) -> None:
 
 async def test_a_record_is_found_by_its_offset(logs: Logs) -> None:
     await (await Sender.new(logs)).send(0, "ab")
+    await (await Sender.new(logs)).send(1, "c")
     found = await logs.cluster.records({(logs.topic, 0): 1, (logs.topic, 1): 0})
-    assert [(place[1], found[place].record.value) for place in found] == [(0, b"b")]
-    assert await logs.cluster.records({(logs.topic, 0): 2}) == {}
+    assert {place[1]: found[place].record.value for place in found} == {0: b"b", 1: b"c"}
+
+
+async def test_what_is_not_shown_yet_is_not_taken_for_nothing(logs: Logs) -> None:
+    """Behind the end something may be, which a new leader does not know to be on its followers."""
+    await (await Sender.new(logs)).send(0, "ab")
+    await (await Sender.new(logs)).send(1, "c")
+    with pytest.raises(KafkaTimeoutError):
+        await logs.cluster.records({(logs.topic, 0): 2, (logs.topic, 1): 0})
 
 
 async def test_before_the_beginning_and_behind_the_end_there_is_nothing(logs: Logs) -> None:

@@ -41,7 +41,7 @@ async def test_a_log_that_was_cut_and_has_grown_again_is_not_read(log: Log, kafk
     await cut.and_grown_again(READ + 2)
     await log.shop.begin("billing")
     said = await log.says_instead_of_reading_past(
-        2 * READ, "has another record at offset 5", "cut and has grown again"
+        2 * READ, "does not have at offset 5", "cut and has grown again"
     )
     assert (log.accounts(), log.position()) == (2 * READ, 2 * READ)
     doctor = await examine(log.shop.installation)
@@ -61,10 +61,23 @@ async def test_a_log_that_is_cut_while_it_is_read_is_not_read_on(
     sessions[-1].pause(log.place)
     await cut.and_grown_again(2 * READ)
     sessions[-1].resume(log.place)
-    await log.says_instead_of_reading_past(
-        2 * READ, "has another record at offset 5", "cut and has grown again"
-    )
+    await log.says_instead_of_reading_past(2 * READ, "does not have at offset 5", "cut and has grown again")
     assert (log.accounts(), log.position()) == (2 * READ, 2 * READ)
+
+
+async def test_a_log_that_lost_only_markers_and_has_grown_again_is_not_read(log: Log, kafka: Kafka) -> None:
+    """The last record is still there. Behind it stands what nobody has read, where there was no record."""
+    await log.read_to_its_end()
+    cut = Cut(log, kafka)
+    await transaction(log, [a_registration()], commits=False)
+    await log.read_to_its_end()
+    await log.shop.stop("billing")
+    await cut.and_grown_again(3)
+    await log.shop.begin("billing")
+    await log.says_instead_of_reading_past(
+        READ + 2, f"does not have at offset {READ + 1}", "cut and has grown again"
+    )
+    assert (log.accounts(), log.position()) == (READ, READ + 2)
 
 
 async def test_a_new_leader_of_the_same_log_is_read_on(looks_once: None, log: Log, kafka: Broker) -> None:

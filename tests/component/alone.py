@@ -74,16 +74,16 @@ class Reader:
         *,
         offset: int | None = None,
         raw: Record | None = None,
-        fetched_from: int | None = None,
+        **more: Any,
     ) -> "asyncio.Future[None]":
         """At the next offset, or at one that was read before or comes much later."""
         record = raw or encode(event)
-        return self._put(record, decode(record), None, offset, fetched_from=fetched_from)
+        return self._put(record, decode(record), None, offset, **more)
 
-    def put_marker(self, fetched_from: int, offset: int) -> "asyncio.Future[None]":
+    def put_marker(self, fetched_from: int, offset: int, **more: Any) -> "asyncio.Future[None]":
         """Up to this offset there is no record."""
         nothing = Record(None, None, [])
-        return self._put(nothing, None, None, offset, fetched_from=fetched_from, is_marker=True)
+        return self._put(nothing, None, None, offset, fetched_from=fetched_from, **more, is_marker=True)
 
     def put_undecodable(self, key: bytes | None, value: bytes = b"{") -> "asyncio.Future[None]":
         return self.put_unreadable(Record(key, value, []))

@@ -339,20 +339,83 @@ async def test_a_stale_offset_is_ignored_whatever_it_holds(billing: Replicas) ->
     assert next_offsets(billing.database) == {("user-events", 0): 3}
 
 
-async def test_what_stands_where_another_was_read_last_is_no_repeat(billing: Replicas) -> None:
-    """Who held the partition before has written what a log held that was cut: nobody reads on behind it."""
+async def test_what_a_log_grows_after_a_cut_is_not_taken_for_what_was_read(billing: Replicas) -> None:
+    """Who held the partition before has written what the log held until then: nobody reads on behind it."""
     kernel = await billing.kernel(run=False)
     users = await billing.reader(kernel, "user-events")
-    read = users.put(an_event(registered(uuid4())))
-    other = users.put(an_event(registered(uuid4())), offset=0)
-    behind = users.put(an_event(registered(uuid4())), offset=1)
+    instead = users.put(an_event(registered(uuid4())), leader_epoch=1)
+    behind = users.put(an_event(registered(uuid4())), epoch_before=1, leader_epoch=1)
     zombie = await billing.reader(await billing.kernel(), "user-events")
-    await zombie.hear(registered(uuid4()))
+    await zombie.put(an_event(registered(uuid4())), leader_epoch=0)
     before = written(billing.database)
     billing.run(kernel)
-    for waits in (read, other, behind):
+    for waits in (instead, behind):
         with pytest.raises(PositionGap):
             await waits
+    assert written(billing.database) | {"keys": 0} == before | {"keys": 0}
+
+
+@pytest.mark.parametrize(
+    ("found", "is_next"),
+    [
+        ({"epoch_before": 1, "leader_epoch": 1}, True),
+        ({"leader_epoch": 1}, True),
+        ({"epoch_before": 1, "leader_epoch": 2}, True),
+        ({"epoch_before": 2, "leader_epoch": 2}, False),
+        ({"leader_epoch": 2}, False),
+        ({"fetched_from": 3, "epoch_before": 1, "leader_epoch": 2}, False),
+        ({"epoch_before": 0, "leader_epoch": 0}, False),
+    ],
+    ids=[
+        "of the leader of before",
+        "of the leader of before and a chunk was lost",
+        "of a new leader",
+        "of a new leader and another thing before it",
+        "of a new leader and a chunk was lost",
+        "of a new leader and nothing where a record was read",
+        "of an older leader",
+    ],
+)
+@pytest.mark.parametrize("ends", ["a record", "a record that a version of before has read", "a marker"])
+@pytest.mark.parametrize("comes", ["a record", "a marker"])
+async def test_what_is_next_stands_behind_what_was_read(
+    billing: Replicas, ends: str, comes: str, found: dict[str, Any], is_next: bool
+) -> None:
+    """Which offset and leader together tell."""
+    users = await billing.reader(await billing.kernel(), "user-events")
+    await users.put(an_event(registered(uuid4())), leader_epoch=0)
+    if ends != "a marker":
+        await users.put(
+            an_event(registered(uuid4())), offset=4, fetched_from=1, epoch_before=0, leader_epoch=1
+        )
+    else:
+        await users.put_marker(1, 4, epoch_before=0, leader_epoch=1)
+    if ends == "a record that a version of before has read":
+        with psycopg.connect(billing.database.owner_url) as conn:
+            conn.execute("UPDATE positions SET end_offset = 1, end_epoch = 0")
+    before = written(billing.database)
+    if comes == "a record":
+        heard = users.put(an_event(registered(uuid4())), offset=5, **found)
+    else:
+        heard = users.put_marker(offset=5, **{"fetched_from": 5} | found)
+    if is_next:
+        await heard
+        assert next_offsets(billing.database) == {("user-events", 0): 6}
+    else:
+        with pytest.raises(PositionGap, match="another log"):
+            await heard
+        assert written(billing.database) | {"keys": 0} == before | {"keys": 0}
+
+
+async def test_what_was_read_before_is_of_no_newer_leader(billing: Replicas) -> None:
+    users = await billing.reader(await billing.kernel(), "user-events")
+    events = [an_event(registered(uuid4())) for _ in range(2)]
+    for epoch, event in enumerate(events):
+        await users.put(event, epoch_before=epoch - 1, leader_epoch=epoch)
+    before = written(billing.database)
+    await users.put(events[0], offset=0, leader_epoch=0)
+    with pytest.raises(PositionGap, match="another log"):
+        await users.put(events[0], offset=0, leader_epoch=2)
     assert written(billing.database) | {"keys": 0} == before | {"keys": 0}
 
 

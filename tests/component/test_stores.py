@@ -335,13 +335,13 @@ async def test_nobody_else_sees_what_is_not_committed_and_a_failure_undoes_all_o
     one, other = await begin(), await begin()
     expected = one.lock_positions([ORDERS])
     await lock(one, ADA)
-    assert expected() == {ORDERS: Expected(0, -1, b"")}
+    assert expected() == {ORDERS: Expected(0, -1)}
     one.save({ADA: Billing()}, {ADA: an_account(ADA, 5)})
     one.add_to_journal([an_entry()])
     one.add_to_outbox([a_fact()])
     one.park([a_parked(ADA)])
     one.advance_keys({ADA: 1})
-    one.advance_positions({ORDERS: Reached(4, 3, 0, RECORD)})
+    one.advance_positions({ORDERS: Reached(4, 3, 0, RECORD, 0)})
     await one.write_beside(lambda conn, _: stores.write_lease(conn, EVENT), NOTHING)
     assert (await state_of(one, ADA)).account
     assert await seen(one, EVENT) == {EVENT}
@@ -431,15 +431,24 @@ async def test_only_partitions_that_were_begun_are_locked_and_moved(stores: Stor
     one = await begin()
     expected = one.lock_positions([USERS, ORDERS])
     await one.send()
-    assert expected() == {ORDERS: Expected(0, -1, b"")}
-    one.advance_positions({ORDERS: Reached(4, 3, 7, RECORD), USERS: Reached(1, 0, 0, RECORD)})
+    assert expected() == {ORDERS: Expected(0, -1)}
+    one.advance_positions({ORDERS: Reached(4, 3, 7, RECORD, 7), USERS: Reached(1, 0, 0, RECORD, 0)})
     await one.commit()
-    assert await stores.rows("positions", "next_offset", "last_offset", "leader_epoch") == [(4, 3, 7)]
+    ends = "end_offset", "end_epoch"
+    found = await stores.rows("positions", "next_offset", "last_offset", "leader_epoch", *ends)
+    assert found == [(4, 3, 7, 4, 7)]
     marker = await begin()
-    marker.advance_positions({ORDERS: Reached(6, -1, -1, Record(None, None, []))})
+    expected = marker.lock_positions([ORDERS])
+    await marker.send()
+    assert expected() == {ORDERS: Expected(4, 7)}
+    marker.advance_positions({ORDERS: Reached(6, -1, -1, Record(None, None, []), 8)})
     await marker.commit()
-    found = await stores.rows("positions", "next_offset", "last_offset", "leader_epoch", "last_digest")
-    assert found == [(6, 3, 7, RECORD.digest)]
+    found = await stores.rows("positions", "next_offset", "last_offset", "leader_epoch", *ends, "last_digest")
+    assert found == [(6, 3, 7, 6, 8, RECORD.digest)]
+    last = await begin()
+    expected = last.lock_positions([ORDERS])
+    await last.send()
+    assert expected() == {ORDERS: Expected(6, 8)}
 
 
 async def test_a_partition_is_moved_by_one_at_a_time(stores: Stores, begin: Begin) -> None:
@@ -450,10 +459,10 @@ async def test_a_partition_is_moved_by_one_at_a_time(stores: Stores, begin: Begi
     expected = other.lock_positions([ORDERS])
     waits = begun(other.send())
     await has_to_wait(stores, waits)
-    one.advance_positions({ORDERS: Reached(4, 3, 0, RECORD)})
+    one.advance_positions({ORDERS: Reached(4, 3, 0, RECORD, 0)})
     await one.commit()
     await waits
-    assert expected() == {ORDERS: Expected(4, 3, RECORD.digest)}
+    assert expected() == {ORDERS: Expected(4, 0)}
 
 
 # What is refused.
@@ -609,7 +618,7 @@ async def _carried_out(opened: Transaction, name: str, value: Any) -> object:
         case "advance keys":
             opened.advance_keys(dict(sorted(value.items())))
         case "advance positions":
-            reached = {place: Reached(offset, offset - 1, 0, RECORD) for place, offset in value.items()}
+            reached = {place: Reached(offset, offset - 1, 0, RECORD, 0) for place, offset in value.items()}
             opened.advance_positions(dict(sorted(reached.items())))
     try:
         await (opened.commit() if name == "commit" else opened.send())

@@ -33,6 +33,7 @@ from choreo.chassis.transaction import journal, keys, outbox, parked, step, tran
 from choreo.chassis.transaction.inputs import Asked, Failed, Heard, Input
 from choreo.chassis.transaction.kernel import Kernel, _resolve
 from choreo.chassis.transaction.outbox import OutboxRow
+from choreo.chassis.transaction.positions import Expected
 from choreo.chassis.transaction.store import PostgresTransaction
 from choreo.chassis.transaction.transaction import Transaction, Work
 from choreo.message.decider import Decision
@@ -115,7 +116,7 @@ def any_offset_is_the_next(patch: Patch) -> None:
     take_heard = Transaction._take_heard
 
     def take(self: Transaction[Any], work: Work[Any], heard: Heard) -> None:
-        work.expected[heard.topic, heard.partition] = heard.offset
+        work.expected[heard.place] = Expected(heard.offset, -1)
         take_heard(self, work, heard)
 
     patch.setattr(Transaction, "_take_heard", take)
@@ -166,7 +167,7 @@ def new_leaders_are_not_noticed(patch: Patch) -> None:
             begun.add(service)
             await compare_last_read(service, *args)
 
-    patch.setattr(Consumer, "_check_epoch", nothing)
+    patch.setattr(Consumer, "_check_end", nothing)
     patch.setattr(consumer, "compare_last_read", compare_once)
 
 
@@ -180,9 +181,9 @@ def holes_in_the_reading_are_passed(patch: Patch) -> None:
     patch.setattr(Heard, "__init__", from_anywhere)
 
 
-def whatever_is_stale_is_a_repeat(patch: Patch) -> None:
-    """What lies before the position was read, whichever record that was."""
-    patch.setattr(transaction, "_is_another", lambda heard, read: False)
+def whatever_is_next_follows(patch: Patch) -> None:
+    """What has the next offset is next, whatever lies before it."""
+    patch.setattr(transaction, "_matches", lambda heard, fetched_from, read: True)
 
 
 def what_was_aborted_is_read(patch: Patch) -> None:
@@ -555,9 +556,9 @@ _ALL = (
         f"{KERNEL}::test_a_hole_in_the_log_is_passed_and_one_in_the_reading_is_not",
     ),
     Guard(
-        "last-record",
-        whatever_is_stale_is_a_repeat,
-        f"{KERNEL}::test_what_stands_where_another_was_read_last_is_no_repeat",
+        "log-matching",
+        whatever_is_next_follows,
+        f"{KERNEL}::test_what_a_log_grows_after_a_cut_is_not_taken_for_what_was_read",
     ),
     Guard(
         "read-committed",

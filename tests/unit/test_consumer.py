@@ -1,15 +1,18 @@
 """What a session of the consumer asks and takes for granted. Kafka and Postgres are played."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from aiokafka.errors import LeaderNotAvailableError
 
-from choreo.chassis.kafka import catch_up, cluster, consumer
+from choreo.chassis.kafka import catch_up, cluster, consumer, log_reader
 from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.kafka.aiokafka_internals import FetchedRecord
 from choreo.chassis.kafka.catch_up import CatchUp
 from choreo.chassis.kafka.cluster import Cluster, Group, Member, new_client_id
 from choreo.chassis.kafka.consumer import Consumer
@@ -17,7 +20,9 @@ from choreo.chassis.kafka.relay import _Shard
 from choreo.chassis.kafka.topic_log import PartitionLog
 from choreo.chassis.observe.health import Job
 from choreo.chassis.transaction import positions
-from choreo.chassis.transaction.positions import Position, TopicPartition
+from choreo.chassis.transaction.inputs import PositionGap
+from choreo.chassis.transaction.positions import Expected, Position, TopicPartition
+from choreo.message.codec import Record
 
 A, B, C = ("topic", 0), ("topic", 1), ("topic", 2)
 ACCESS = KafkaAccess("host:9092")
@@ -67,19 +72,79 @@ async def test_only_who_has_a_name_of_its_own_sends_its_predecessors_away(
 
 
 async def test_what_is_on_its_way_or_not_assigned_is_not_found_to_be_as_it_was_read() -> None:
-    """Of both the position may move while the log is looked at."""
-    settled: list[Callable[[TopicPartition], bool]] = []
-
-    async def look(settled_: Callable[[TopicPartition], bool]) -> tuple[dict[Any, Position], Any]:
-        settled.append(settled_)
-        return {A: position(A, 7)}, {}
-
+    """Of both the position may move while the log is looked at; of what begins it is compared even so."""
     one: Any = a_consumer()
-    one._look = lambda settled: look(settled)
-    handover = cast(Any, SimpleNamespace(has=lambda place: place == B))
-    assert await one._next_offsets(handover, {A, B}) == {A: 7, B: 0}
-    (is_settled,) = settled
-    assert [is_settled(place) for place in (A, B, C)] == [True, False, False]
+
+    async def look(begun: Any) -> tuple[Any, Any]:
+        assert begun == {A, B}
+        return {A: position(A, 7), B: position(B, 8)}, {place: a_log(place, 9) for place in (A, B, C)}
+
+    one._look = look
+    begun: dict[TopicPartition, Expected] = {}
+    ends = {A: Expected(7, 0)}
+    handover = cast(Any, SimpleNamespace(read_up_to=ends.get, begin=begun.update))
+    assert await one._next_offsets(handover, {A, B}) == {A: 7, B: 8}
+    assert begun == {A: Expected(7, -1), B: Expected(8, -1)}
+    assert one._compared == {A: 0}
+
+
+@pytest.mark.parametrize(
+    ("after", "is_compared"),
+    [(Expected(7, 0), True), (Expected(8, 0), False), (None, False)],
+    ids=["nothing came", "something came and is finished", "something is on its way"],
+)
+async def test_what_comes_while_it_is_looked_at_is_looked_at_again(
+    after: Expected | None, is_compared: bool
+) -> None:
+    one: Any = a_consumer()
+    one._compared = {A: 0}
+    ends: list[Expected | None] = [after, Expected(7, 0)]
+
+    async def look(begun: Any) -> tuple[Any, Any]:
+        return {}, {A: replace(a_log(A, 9), leader_epoch=1)}
+
+    one._look = look
+    await one._look_again(SimpleNamespace(read_up_to=lambda place: ends.pop()))
+    assert one._compared == {A: 1 if is_compared else 0}
+
+
+@pytest.mark.parametrize(
+    ("leader", "found", "refused"),
+    [
+        (4, 2, None),
+        (5, 2, None),
+        (4, None, None),
+        (4, 3, "another thing at 6"),
+        (4, 1, "another thing at 6"),
+        (3, 2, "an older one is told"),
+    ],
+    ids=["as it was read", "a newer leader", "forgotten", "of a newer", "of an older", "not told of"],
+)
+async def test_what_a_new_leader_appended_stands_behind_what_was_read(
+    monkeypatch: pytest.MonkeyPatch, leader: int, found: int | None, refused: str | None
+) -> None:
+    """Nobody waits for the kernel: what was read may not be finished for long."""
+    monkeypatch.setattr(log_reader, "_RETRY_TIMEOUT_SECONDS", 0.01)
+
+    class Kafka:
+        async def metadata(self, topics: list[str]) -> Any:
+            return SimpleNamespace(topic=lambda name: SimpleNamespace(leader_epochs={A[1]: leader}))
+
+        async def records(self, wanted: dict[TopicPartition, int]) -> dict[TopicPartition, FetchedRecord]:
+            assert wanted == {A: 6}
+            return {} if found is None else {A: FetchedRecord(Record(None, None, []), found)}
+
+    @asynccontextmanager
+    async def asking(access: KafkaAccess) -> AsyncIterator[Kafka]:
+        yield Kafka()
+
+    monkeypatch.setattr(consumer, "asking", asking)
+    checked = a_consumer()._check_end(A, Expected(7, 2), 4)
+    if refused:
+        with pytest.raises((PositionGap, LeaderNotAvailableError), match=refused):
+            await checked
+    else:
+        await checked
 
 
 def position(place: TopicPartition, next_offset: int) -> Position:

@@ -15,7 +15,7 @@ from choreo.chassis.kafka.cluster import Group, Member, new_client_id
 from choreo.chassis.kafka.handover import Handover, Stalled, Unread
 from choreo.chassis.kafka.topic_log import PartitionLog
 from choreo.chassis.transaction.inputs import Heard, PositionGap
-from choreo.chassis.transaction.positions import Position, TopicPartition
+from choreo.chassis.transaction.positions import Expected, Position, TopicPartition
 
 A, B = ("topic", 0), ("topic", 1)
 
@@ -66,26 +66,28 @@ class Message:
         return self
 
 
-def chunk(place: TopicPartition, begin: int, offsets: range | list[int], end: int) -> Fetched:
+def chunk(place: TopicPartition, begin: int, offsets: range | list[int], end: int, epoch: int = 3) -> Fetched:
     records = [ConsumerRecord(*place, n, 0, 0, b"key", b"{}", None, 0, 0, []) for n in offsets]
-    return Fetched(records, begin, end, [(begin, 3)])
+    return Fetched(records, begin, end, [(begin, epoch)])
 
 
 class Session:
     def __init__(self) -> None:
-        self.app, self.kernel, self.progress, self.checked = App(), Kernel(), 0, list[tuple[Any, int]]()
+        self.app, self.kernel, self.progress, self.checked = App(), Kernel(), 0, list[tuple[Any, ...]]()
         hears: Any = {"topic": frozenset()}
         self.handover = Handover(cast(Any, self.kernel), hears, cast(Any, self.app), self._got_on)
 
     def _got_on(self) -> None:
         self.progress += 1
 
-    def fetched(self, place: TopicPartition, begin: int, offsets: range | list[int], end: int) -> None:
-        self.app.messages.append(Message({place: chunk(place, begin, offsets, end)}))
+    def fetched(
+        self, place: TopicPartition, begin: int, offsets: range | list[int], end: int, epoch: int = 3
+    ) -> None:
+        self.app.messages.append(Message({place: chunk(place, begin, offsets, end, epoch)}))
 
     async def listen(self) -> None:
-        async def check(place: TopicPartition, epoch: int) -> None:
-            self.checked.append((place, epoch))
+        async def check(place: TopicPartition, end: Expected, epoch: int) -> None:
+            self.checked.append((place, end, epoch))
 
         await self.handover.listen(cast(Any, self.app), check=check)
 
@@ -103,8 +105,27 @@ async def test_a_record_says_from_where_on_there_was_none() -> None:
     await session.listen()
     told = [(heard.fetched_from, heard.offset, heard.is_marker) for heard in session.kernel.heard]
     assert told == [(2, 4, False), (5, 5, False), (6, 9, False), (10, 11, True)]
-    assert [heard.leader_epoch for heard in session.kernel.heard] == [3, 3, 3, -1]
-    assert session.checked == [(A, 3)]
+    assert [(heard.epoch_before, heard.leader_epoch) for heard in session.kernel.heard] == [
+        (-1, 3),
+        (3, 3),
+        (3, 3),
+        (3, 3),
+    ]
+
+
+async def test_a_record_says_which_leader_s_it_was_read_behind() -> None:
+    """Of what the session read before, if that is what lies before it."""
+    session = Session()
+    session.handover.begin({A: Expected(2, 1)})
+    session.fetched(A, 2, [2, 3], 5)
+    session.fetched(A, 5, [5], 6)
+    session.fetched(A, 6, [6], 7, epoch=4)
+    session.fetched(A, 9, [9], 10, epoch=5)  # what lies between is lost
+    session.fetched(B, 0, [0], 1)
+    await session.listen()
+    told = [(heard.offset, heard.epoch_before) for heard in session.kernel.heard]
+    assert told == [(2, 1), (3, 3), (4, 3), (5, 3), (6, 3), (9, -1), (0, -1)]
+    assert session.checked == [(A, Expected(2, 1), 3), (A, Expected(6, 3), 4)]
 
 
 async def test_a_chunk_is_acknowledged_with_its_last_record_and_by_what_lies_behind_it() -> None:
@@ -126,7 +147,6 @@ async def test_of_one_fetch_each_partition_is_acknowledged_by_itself() -> None:
     await session.listen()
     told = [(heard.partition, heard.fetched_from, heard.offset) for heard in session.kernel.heard]
     assert told == [(0, 0, 0), (0, 1, 1), (1, 7, 7), (1, 8, 8)]
-    assert session.checked == [(A, 3), (B, 3)]
     await session.finish(3)
     assert session.app.acknowledged == [(A, 2)]
     await session.finish(1)
@@ -148,29 +168,18 @@ async def test_an_error_ends_the_session_and_gives_back_what_is_left() -> None:
 
 
 async def test_a_partition_that_does_not_get_on_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever was its leader meanwhile."""
     monkeypatch.setattr(handover, "PARTITION_RECORDS", 2)
     monkeypatch.setattr(handover, "PARTITION_WAIT_SECONDS", 0.01)
     session = Session()
     for begin in (0, 2, 4):
-        session.fetched(A, begin, range(begin, begin + 2), begin + 2)
+        session.fetched(A, begin, range(begin, begin + 2), begin + 2, epoch=begin)
     session.fetched(B, 0, [0], 1)
     await session.listen()
     assert session.app.paused == {A}
     assert [heard.partition for heard in session.kernel.heard] == [0] * 6 + [1]
     await session.finish(5)
     assert session.app.paused == set()
-
-
-async def test_a_new_leader_waits_for_what_the_last_one_gave(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until then it is not known which record will be the last that was read."""
-    monkeypatch.setattr(handover, "PARTITION_WAIT_SECONDS", 0.01)
-    session = Session()
-    session.fetched(A, 0, range(2), 2)
-    await session.listen()
-    with pytest.raises(PositionGap, match="not finished"):
-        await session.handover.finished(A)
-    await session.finish(2)
-    await session.handover.finished(A)
 
 
 async def test_what_waits_to_be_given_to_the_kernel_was_read_and_is_not_finished() -> None:

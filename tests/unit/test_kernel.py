@@ -25,7 +25,7 @@ from choreo.chassis.settings import Settings
 from choreo.chassis.transaction import held_back, kernel
 from choreo.chassis.transaction.inputs import Decided, Failed, Heard, Overloaded, Reply
 from choreo.chassis.transaction.kernel import Kernel
-from choreo.chassis.transaction.positions import Position
+from choreo.chassis.transaction.positions import Expected, Position
 from choreo.chassis.transaction.step import Decider
 from choreo.message.codec import encode
 from choreo.message.decider import Command
@@ -78,9 +78,9 @@ class Service:
     def asks(self, command: Command) -> "asyncio.Task[Reply | None]":
         return asyncio.ensure_future(self.kernel.ask(command, _answered))
 
-    async def hears(self, offset: int, event: Event[Fact]) -> None:
+    async def hears(self, offset: int, event: Event[Fact], **more: Any) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.kernel.hear(Heard(*REGISTERED, offset, encode(event), event, None, clock.now(), done))
+        self.kernel.hear(Heard(*REGISTERED, offset, encode(event), event, None, clock.now(), done, **more))
         await done
 
     async def has_locked(self, key: str) -> Session:
@@ -228,14 +228,55 @@ async def test_a_fact_goes_to_the_partition_of_its_key(billing: Service) -> None
     assert all(row.record.key == row.key.encode() for row in rows)
 
 
+@pytest.mark.parametrize(
+    ("last", "end", "epoch"),
+    [
+        ((4, 1), (5, 1), 1),
+        ((2, 1), (5, 2), 2),
+        ((4, 1), (3, 0), 1),
+        ((2, 1), (3, 1), -1),
+        ((7, 1), (8, 1), -1),
+        ((-1, -1), (-1, -1), -1),
+    ],
+    ids=["a record", "a marker", "by a version of before", "a marker, by such a one", "set back", "unknown"],
+)
+def test_who_appended_what_lies_before_a_position(
+    last: tuple[int, int], end: tuple[int, int], epoch: int
+) -> None:
+    """Each names its offset: who moves the position without it makes it unknown."""
+    position = Position(
+        *REGISTERED,
+        5,
+        "topic",
+        "cluster",
+        last_offset=last[0],
+        leader_epoch=last[1],
+        end_offset=end[0],
+        end_epoch=end[1],
+    )
+    assert position.expected == Expected(5, epoch)
+
+
 async def test_a_position_that_a_person_has_set_back_is_read_on_from(billing: Service) -> None:
     """Even where another record stood there: who sets it back knows that the log was cut."""
     billing.database.begin(
-        [Position(*REGISTERED, 5, "topic", "cluster", last_offset=5, last_digest=b"another")]
+        [
+            Position(
+                *REGISTERED,
+                5,
+                "topic",
+                "cluster",
+                last_offset=8,
+                last_digest=b"another",
+                leader_epoch=3,
+                end_offset=9,
+                end_epoch=3,
+            )
+        ]
     )
     billing.begin()
     event = registered(ADA)
-    await billing.hears(5, event)
+    await billing.hears(5, event, leader_epoch=2)
     (position,) = billing.database.rows("positions")
     assert (position.next_offset, position.last_digest) == (6, encode(event).digest)
 

@@ -35,7 +35,7 @@ from choreo.chassis.registry import examples
 from choreo.chassis.transaction.inputs import Heard
 from choreo.chassis.transaction.kernel import BATCH, Kernel
 from choreo.chassis.transaction.outbox import row_of
-from choreo.chassis.transaction.positions import TopicPartition
+from choreo.chassis.transaction.positions import Expected, TopicPartition
 from choreo.embedded.testing import kafka_for_tests
 
 FACT = "OrderCreated"
@@ -183,7 +183,7 @@ async def consume(told: dict[str, str], topic: str) -> None:
         assigned.set()
         return dict.fromkeys(places, 0)
 
-    async def check(place: TopicPartition, epoch: int) -> None:
+    async def check(place: TopicPartition, end: Expected, epoch: int) -> None:
         pass
 
     async def listen(stream: Any) -> None:

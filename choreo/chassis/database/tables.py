@@ -52,6 +52,8 @@ positions = Table(
     Column("last_offset", BigInteger, nullable=False),
     Column("last_digest", LargeBinary, nullable=False),
     Column("leader_epoch", Integer, nullable=False),
+    Column("end_offset", BigInteger, nullable=False),
+    Column("end_epoch", Integer, nullable=False),
     comment="the truth about consumption; Kafka's committed offsets are advisory",
 )
 

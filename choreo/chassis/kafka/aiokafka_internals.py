@@ -54,8 +54,8 @@ class Fetched(list[Any]):
         return self.end > self.begin
 
     def leader_epoch(self, offset: int) -> int:
-        """Of the leader that appended the record at this offset."""
-        return self._epochs[bisect_right(self._epochs, (offset, 2**31)) - 1][1]
+        """Of the leader that appended what is at this offset; of what lies beside it where nothing is."""
+        return self._epochs[max(0, bisect_right(self._epochs, (offset, 2**31)) - 1)][1]
 
 
 class FetchedRecord(NamedTuple):

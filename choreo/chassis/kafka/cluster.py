@@ -259,7 +259,9 @@ class Cluster:
         }
 
     async def records(self, wanted: Mapping[TopicPartition, int]) -> dict[TopicPartition, FetchedRecord]:
-        """The records at these offsets, as far as there are any."""
+        """What is at these offsets, be it a marker or aborted, as far as there is anything. Raises KafkaError
+        where a leader does not show it yet: so it is at the end, and after an election even before.
+        """
         found: dict[TopicPartition, FetchedRecord] = {}
         left = dict(wanted)
         while left:
@@ -268,12 +270,12 @@ class Cluster:
             async for leader, topics in self._by_leader(asked):
                 request = FetchRequest(0, 0, _OF_ALL, 0, topics)
                 for topic, partitions in (await self._ask(request, leader)).topics:
-                    for partition, error, end, *_, data in partitions:
+                    for partition, error, *_, data in partitions:
                         place = topic, partition
                         if error != OffsetOutOfRangeError.errno:
                             _check(error, f"{topic}[{partition}]")
                         batches = AnyRecords(data or b"")
-                        if batches.has_next() or error or end <= left[place]:
+                        if batches.has_next() or error:
                             answered.add(place)
                         if record := batches.record_at(left[place]):
                             found[place] = record

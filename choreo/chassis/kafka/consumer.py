@@ -6,16 +6,17 @@ assignment is thrown away and everything starts over from there. (One seek under
 its agent waiting for ever.) Kafka's committed offsets are advisory.
 
 Whether the log is the one that was read is looked at when a session begins, at every assignment, when Kafka
-says that what is next is not there, before the first record of a new leader, and every `_WATCH` seconds. A
-fetch names its topic and not the topic's id: where a topic is made anew so quickly that Kafka never says it
-is gone, and gets as many records as were read, what comes after those is applied until the next look.
+says that what is next is not there, and every `_WATCH` seconds; and what lies before what another leader has
+appended, before that is read on. A fetch names its topic and not the topic's id: where a topic is made anew
+so quickly that Kafka never says it is gone, and gets as many records as were read, what comes after those is
+applied until the next look.
 
 The same look sees whether reading gets on. A session with something to read that does not read it is begun
 anew, whatever the reason.
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
@@ -23,15 +24,18 @@ import aiokafka
 import faust
 import psycopg
 import structlog
+from aiokafka.errors import LeaderNotAvailableError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from choreo.chassis.database.connection import raw_connection
 from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.kafka.aiokafka_internals import FetchedRecord
 from choreo.chassis.kafka.cluster import new_client_id
 from choreo.chassis.kafka.faust_internals import ChunkedApp
 from choreo.chassis.kafka.grants import AccessDenied, Grant, asking, require
 from choreo.chassis.kafka.handover import FactsByTopic, Handover, Log, Positions, Stalled, Unread
+from choreo.chassis.kafka.log_reader import retrying
 from choreo.chassis.kafka.topic_log import (
     LogMismatch,
     compare,
@@ -44,7 +48,7 @@ from choreo.chassis.observe.meter import Meter
 from choreo.chassis.transaction import positions
 from choreo.chassis.transaction.inputs import PositionGap
 from choreo.chassis.transaction.kernel import Kernel
-from choreo.chassis.transaction.positions import TopicPartition
+from choreo.chassis.transaction.positions import Expected, TopicPartition
 
 _WATCH = 5.0
 _PAUSE = 1.0
@@ -91,7 +95,7 @@ class Consumer:
         self._stranger: str | None = None
         self._joined = False
         self._compared: dict[TopicPartition, int] = {}
-        """By partition the leader epoch in which what was read was last found to be in the log."""
+        """By partition the leader epoch in which all that was read was last found to be in the log."""
 
     async def run(self) -> None:
         """Runs until cancelled. Kafka or the database away is waited out; raises `ConsumerDied` otherwise."""
@@ -125,14 +129,15 @@ class Consumer:
         """One assignment, from the positions on, until something ends it."""
         self._compared.clear()
         self._stranger, self._joined = None, False
-        await self._look(settled=lambda place: True)
+        _, there = await self._look()
+        self._compared = {place: partition.leader_epoch for place, partition in there.items()}
         await self._dismiss_predecessors()
         client_id = new_client_id(self._service, self._instance)
         app = ChunkedApp(self._group, client_id, self._access)
         handover = Handover(
             self._kernel, self._consumed, app, on_progress=lambda: self._got_on(handover.unfinished)
         )
-        listen = partial(handover.listen, check=partial(self._check_epoch, handover))
+        listen = partial(handover.listen, check=self._check_end)
         app.consume(self._consumed, listen, partial(self._next_offsets, handover))
         tasks = [
             asyncio.ensure_future(self._run_app(app)),
@@ -188,16 +193,27 @@ class Consumer:
         self, handover: Handover, places: set[TopicPartition]
     ) -> dict[TopicPartition, int]:
         """Where to begin with what Kafka has just assigned. Raises `LogMismatch`."""
-        known, _ = await self._look(settled=lambda place: place in places and not handover.has(place))
-        return {place: known[place].next_offset if place in known else 0 for place in places}
+        known, _ = await self._look_again(handover, begun=places)
+        begin = {place: known[place].expected if place in known else Expected(0, -1) for place in places}
+        handover.begin(begin)
+        return {place: at.next_offset for place, at in begin.items()}
 
-    async def _check_epoch(self, handover: Handover, place: TopicPartition, epoch: int) -> None:
-        """Before a record of a new leader: with it the log may have lost what was read."""
-        if epoch > self._compared.get(place, -1):
-            await handover.finished(place)
-            await self._look(settled=lambda other: other == place)
-            if epoch > self._compared.get(place, -1):
-                raise PositionGap(f"{place[0]}[{place[1]}] has a leader that Kafka does not tell of yet")
+    async def _check_end(self, place: TopicPartition, end: Expected, epoch: int) -> None:
+        """Before what a leader of this epoch has appended to what another one had: with it the log may have
+        lost what was read. Raises `PositionGap`; the next session looks.
+        """
+        (topic, number), last = place, end.next_offset - 1
+
+        async def ask() -> FetchedRecord | None:
+            async with asking(self._access) as cluster:
+                metadata = await cluster.metadata([topic])
+                if metadata.topic(topic).leader_epochs.get(number, -1) < epoch:
+                    raise LeaderNotAvailableError(f"of {topic}[{number}] an older one is told")
+                return (await cluster.records({place: last})).get(place)
+
+        found = await retrying(ask)
+        if found and found.leader_epoch != end.leader_epoch:
+            raise PositionGap(f"{topic}[{number}] has another thing at {last} than was read")
 
     async def _watch(self, client_id: str, handover: Handover) -> None:
         """Raises what `_look` does, when the log is another one or a grant is taken away, and `Stalled`."""
@@ -205,7 +221,7 @@ class Consumer:
         while True:
             await asyncio.sleep(_WATCH)
             try:
-                known, there = await self._look()
+                known, there = await self._look_again(handover)
                 async with asking(self._access) as cluster:
                     group = await cluster.group(self._group)
             except (*_DATABASE_AWAY, *_KAFKA_AWAY) as error:  # the health page has parts that say so
@@ -221,15 +237,25 @@ class Consumer:
             else:
                 self._got_on(0)
 
-    async def _look(
-        self, settled: Callable[[TopicPartition], bool] = lambda place: False
+    async def _look_again(
+        self, handover: Handover, begun: Collection[TopicPartition] = ()
     ) -> tuple[Positions, Log]:
+        """As `_look`. What is compared while nothing of it is on its way need not be so by every look."""
+        before = {place: handover.read_up_to(place) for place in {*self._compared, *begun}}
+        known, there = await self._look(begun)
+        for place, end in before.items():
+            if place in there and end is not None and handover.read_up_to(place) == end:
+                self._compared[place] = there[place].leader_epoch
+        return known, there
+
+    async def _look(self, begun: Collection[TopicPartition] = ()) -> tuple[Positions, Log]:
         """Holds the positions against the log, and measures the lag.
 
         New partitions are begun at 0. The positions are read before the log is looked at: what is read and
-        written meanwhile is never taken for a log that was cut. Of a partition that is `settled` nothing is
-        on its way to being applied: what is found there holds for what comes next. Raises `LogMismatch` where
-        the log is another one, or lacks what has not been read, and `AccessDenied` where it may not be read.
+        written meanwhile is never taken for a log that was cut. Compared are those that are `begun` at their
+        positions, and those that have another leader than when nothing of them was on its way and they were
+        compared. Raises `LogMismatch` where the log is another one, or lacks what has not been read, and
+        `AccessDenied` where it may not be read.
         """
         topics = sorted(self._consumed)
         async with raw_connection(self._engine) as conn:
@@ -245,10 +271,9 @@ class Consumer:
             doubtful = [
                 known[place]
                 for place in known
-                if settled(place) or epochs.get(place) != self._compared.get(place)
+                if place in begun or epochs.get(place) != self._compared.get(place)
             ]
             await compare_last_read(self._service, cluster, there, doubtful)
-            self._compared |= {place: epoch for place, epoch in epochs.items() if settled(place)}
         if missing := [partition.begin for place, partition in there.items() if place not in known]:
             async with raw_connection(self._engine) as conn:
                 await positions.begin(conn, missing)

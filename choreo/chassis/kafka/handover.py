@@ -19,9 +19,9 @@ from choreo.chassis.kafka.aiokafka_internals import Fetched
 from choreo.chassis.kafka.cluster import Group
 from choreo.chassis.kafka.faust_internals import FETCHED_RECORDS, ChunkedApp, Stream
 from choreo.chassis.kafka.topic_log import PartitionLog
-from choreo.chassis.transaction.inputs import Heard, PositionGap, read
+from choreo.chassis.transaction.inputs import Heard, read
 from choreo.chassis.transaction.kernel import Kernel
-from choreo.chassis.transaction.positions import Position, TopicPartition
+from choreo.chassis.transaction.positions import Expected, Position, TopicPartition
 from choreo.message.codec import Record, UnknownType
 from choreo.message.fact import Fact
 
@@ -41,6 +41,8 @@ STALLED_SECONDS = 10.0
 _SETTLED = ("Stable", "Empty", "Dead")
 """States of a group in which Kafka says who reads what, and nothing is about to change."""
 
+_UNKNOWN = Expected(0, -1)
+
 log = structlog.get_logger()
 
 
@@ -50,9 +52,15 @@ class _Partition:
     """What the kernel has of it and has not finished."""
     has_room: asyncio.Event = field(default_factory=asyncio.Event)
     is_paused: bool = False
+    end: Expected = _UNKNOWN
+    """Of what was read of it."""
 
     def __post_init__(self) -> None:
         self.has_room.set()
+
+    def epoch_before(self, chunk: Fetched) -> int:
+        """Of the leader that appended what lies before it; -1 where it is not known."""
+        return self.end.leader_epoch if self.end.next_offset == chunk.begin else -1
 
 
 class Handover:
@@ -80,33 +88,41 @@ class Handover:
         """The kernel has something of it, or is too full to be given it."""
         return self._waits_for_kernel or self.has(place)
 
+    def read_up_to(self, place: TopicPartition) -> Expected | None:
+        """None while something of it is on its way to the kernel, or there."""
+        return None if self.has(place) else self._partitions.get(place, _Partition()).end
+
     def has(self, place: TopicPartition) -> bool:
         """Whether something of it is on its way to the kernel, or there."""
         return place in self._in_hand or (place in self._partitions and bool(self._partitions[place].given))
 
-    async def finished(self, place: TopicPartition) -> None:
-        """Returns once the kernel has nothing of it any more. Raises `PositionGap` if it takes long."""
-        given = [heard.done for heard in self._partitions[place].given]
-        if given and (await asyncio.wait(given, timeout=PARTITION_WAIT_SECONDS))[1]:
-            raise PositionGap(f"{place[0]}[{place[1]}] has a new leader, and what was read is not finished")
-
     async def listen(
-        self, stream: Stream, *, check: Callable[[TopicPartition, int], Awaitable[None]]
+        self, stream: Stream, *, check: Callable[[TopicPartition, Expected, int], Awaitable[None]]
     ) -> None:
-        """Hands over chunk after chunk. `check` is awaited first, with a chunk's place and leader epoch."""
+        """Hands over chunk after chunk. Where another leader has appended one than what was read before it,
+        `check` is awaited first: with the place, the end of what was read of it, and that leader's epoch.
+        """
         async for event in stream.noack().events():
             self._in_hand = set(event.message.value)
             for place, chunk in event.message.value.items():
                 partition = self._partitions.setdefault(place, _Partition())
                 await self._wait_for_room(place, partition)
-                await check(place, chunk.leader_epoch(chunk.end))
+                epoch = chunk.leader_epoch(chunk.begin)
+                if partition.epoch_before(chunk) not in (-1, epoch):
+                    await check(place, partition.end, epoch)
                 if self.ended.done():
                     return
                 self.take(place, chunk, partition)
                 self._in_hand.discard(place)
 
+    def begin(self, places: Mapping[TopicPartition, Expected]) -> None:
+        """What comes next of these is read from there on."""
+        for place, end in places.items():
+            self._partitions.setdefault(place, _Partition()).end = end
+
     def take(self, place: TopicPartition, chunk: Fetched, partition: _Partition) -> None:
-        inputs = list(self._inputs(place, chunk))
+        inputs = list(self._inputs(place, chunk, partition.epoch_before(chunk)))
+        partition.end = Expected(chunk.end, chunk.leader_epoch(chunk.end - 1))
         partition.given.update(inputs)
         if len(partition.given) >= PARTITION_RECORDS:
             partition.has_room.clear()
@@ -147,7 +163,7 @@ class Handover:
             self.ended.set_exception(error)
             self._give_back()
             return
-        place = heard.topic, heard.partition
+        place = heard.place
         if chunk_end is not None:
             self._app.acknowledge(place, chunk_end)
         partition = self._partitions[place]
@@ -159,24 +175,26 @@ class Handover:
                 self._app.resume(place)
         self._on_progress()
 
-    def _inputs(self, place: TopicPartition, chunk: Fetched) -> Iterator[Heard]:
+    def _inputs(self, place: TopicPartition, chunk: Fetched, epoch_before: int) -> Iterator[Heard]:
         """Each record with where the reading went on that found it; at last what lies behind them all."""
-        begin = chunk.begin
+        begin = Expected(chunk.begin, epoch_before)
         for record in chunk:
-            yield self._heard(place, record, begin, chunk.leader_epoch(record.offset))
-            begin = record.offset + 1
-        if begin < chunk.end:
-            nothing = Record(None, None, [])
-            yield self._input(place, chunk.end - 1, nothing, None, None, begin, is_marker=True)
+            epoch = chunk.leader_epoch(record.offset)
+            yield self._heard(place, record, begin, epoch)
+            begin = Expected(record.offset + 1, epoch)
+        if begin.next_offset < chunk.end:
+            nothing, last = Record(None, None, []), chunk.end - 1
+            epoch = chunk.leader_epoch(last)
+            yield self._input(place, last, nothing, None, None, begin, epoch, is_marker=True)
 
-    def _heard(self, place: TopicPartition, fetched: Any, begin: int, epoch: int) -> Heard:
+    def _heard(self, place: TopicPartition, fetched: Any, begin: Expected, epoch: int) -> Heard:
         record = Record(fetched.key, fetched.value, list(fetched.headers))
         try:
             event, error = read(record, self._consumed[place[0]])
         except UnknownType as unknown:
             event, error = None, None
             log.info("skipped", detail=str(unknown), topic=place[0], offset=fetched.offset)
-        return self._input(place, fetched.offset, record, event, error, begin, leader_epoch=epoch)
+        return self._input(place, fetched.offset, record, event, error, begin, epoch)
 
     def _input(
         self,
@@ -185,11 +203,25 @@ class Handover:
         record: Record,
         event: Any,
         error: str | None,
-        begin: int,
-        **more: Any,
+        begin: Expected,
+        epoch: int,
+        *,
+        is_marker: bool = False,
     ) -> Heard:
         done = asyncio.get_running_loop().create_future()
-        return Heard(*place, offset, record, event, error, clock.now(), done, fetched_from=begin, **more)
+        return Heard(
+            *place,
+            offset,
+            record,
+            event,
+            error,
+            clock.now(),
+            done,
+            fetched_from=begin.next_offset,
+            epoch_before=begin.leader_epoch,
+            leader_epoch=epoch,
+            is_marker=is_marker,
+        )
 
 
 class Stalled(Exception):

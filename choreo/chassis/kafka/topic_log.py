@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from aiokafka.errors import UnknownTopicOrPartitionError
 
 from choreo.chassis.kafka.access import KafkaAccess
+from choreo.chassis.kafka.aiokafka_internals import FetchedRecord
 from choreo.chassis.kafka.cluster import EARLIEST, LATEST, Cluster
 from choreo.chassis.kafka.grants import Grant, asking, require
 from choreo.chassis.transaction.positions import Position, TopicPartition
@@ -98,27 +99,34 @@ async def compare_last_read(
     there: Mapping[TopicPartition, PartitionLog],
     known: Collection[Position],
 ) -> None:
-    """Raises `LogMismatch` where another record has the offset of the last one that was read.
+    """Raises `LogMismatch` where another record has the offset of the last one that was read, or a marker
+    that was read behind it is of another leader.
 
-    So has a log that was cut and has grown again: it is as long as it should be, and what was acknowledged
-    after the cut lies below the position. What the log has forgotten cannot be compared, nor a position that
-    somebody has set back.
+    So it is in a log that was cut and has grown again: it is as long as it should be, and what was
+    acknowledged after the cut lies below the position. What the log has forgotten cannot be compared, nor a
+    position that somebody has set back.
     """
-    wanted = {
-        position.place: position
-        for position in known
-        if position.place in there
-        and there[position.place].earliest <= position.last_offset < position.next_offset
-    }
-    if not wanted:
-        return
-    found = await cluster.records({place: position.last_offset for place, position in wanted.items()})
-    for place, position in wanted.items():
-        last = found.get(place)
-        was = position.last_digest, position.leader_epoch
-        if last is None or (last.record.digest, last.leader_epoch) != was:
-            raise LogMismatch(
-                f"{place[0]}[{place[1]}] has {'another' if last else 'no'} record at offset "
-                f"{position.last_offset}, the last that {service} has read: the log was cut and has grown "
-                "again. Restore the old one, or rebuild the service's database from this one"
-            )
+    last_read, ends = {}, {}
+    for position in known:
+        begin = there[position.place].earliest if position.place in there else position.next_offset
+        if begin <= position.last_offset < position.next_offset:
+            last_read[position] = position.last_offset
+        end = position.next_offset - 1
+        if begin <= end != position.last_offset and position.expected.leader_epoch >= 0:
+            ends[position] = end
+    for wanted in (last_read, ends):
+        found = await cluster.records({one.place: offset for one, offset in wanted.items()}) if wanted else {}
+        for position, offset in wanted.items():
+            if not _is_as_read(position, offset, found.get(position.place)):
+                raise LogMismatch(
+                    f"{position.topic}[{position.partition}] does not have at offset {offset} what {service} "
+                    "has read there: the log was cut and has grown again. Restore the old one, or rebuild "
+                    "the service's database from this one"
+                )
+
+
+def _is_as_read(position: Position, offset: int, found: FetchedRecord | None) -> bool:
+    if offset == position.last_offset:
+        read = position.last_digest, position.leader_epoch
+        return found is not None and (found.record.digest, found.leader_epoch) == read
+    return found is None or found.leader_epoch == position.end_epoch  # a mirror may leave out a marker

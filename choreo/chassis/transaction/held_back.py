@@ -74,7 +74,7 @@ class HeldBack:
             return False
         self._inputs.append(input)
         if isinstance(input, Heard):
-            place = input.topic, input.partition
+            place = input.place
             self._partitions[place] = min(input.offset, self._partitions.get(place, input.offset))
         return True
 
@@ -82,7 +82,7 @@ class HeldBack:
         """Something is held that was read before it."""
         if not isinstance(input, Heard):
             return False
-        first = self._partitions.get((input.topic, input.partition))
+        first = self._partitions.get(input.place)
         return first is not None and first <= input.offset
 
     def holds(self, input: Input) -> bool:
@@ -90,7 +90,8 @@ class HeldBack:
 
     def due(self) -> list[Name]:
         """What is worth another try."""
-        return [name for name, stuck in self._stuck.items() if stuck.until <= self._now()]
+        now = self._now()
+        return [name for name, stuck in self._stuck.items() if stuck.until <= now]
 
     def release(self, others: Sequence[Input] = ()) -> list[Input]:
         """All of them in their order, with others that nobody holds; whoever has to wait still is taken
@@ -111,7 +112,7 @@ def _in_order(inputs: list[Input]) -> list[Input]:
     places: dict[TopicPartition, list[int]] = defaultdict(list)
     for at, input in enumerate(inputs):
         if isinstance(input, Heard):
-            places[input.topic, input.partition].append(at)
+            places[input.place].append(at)
     ordered = list(inputs)
     for where in places.values():
         heard = sorted((inputs[at] for at in where), key=lambda input: cast(Heard, input).offset)
@@ -121,5 +122,5 @@ def _in_order(inputs: list[Input]) -> list[Input]:
 
 
 def _names(input: Input) -> set[Name]:
-    partitions = {(input.topic, input.partition)} if isinstance(input, Heard) else set()
+    partitions = {input.place} if isinstance(input, Heard) else set()
     return {*input.keys, *partitions}

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from choreo.chassis.database.connection import Connection
+from choreo.chassis.transaction.positions import TopicPartition
 from choreo.message.codec import Record, Undecodable, decode
 from choreo.message.decider import Command, Refusal
 from choreo.message.envelope import Event, derived_id
@@ -109,10 +110,16 @@ class Heard:
     """The database's error, where it would not take what this leads to."""
     fetched_from: int | None = None
     """Where the reading went on that found it: no record lies between. None: at its own offset."""
+    epoch_before: int = -1
+    """Of the leader that appended what lies before that; -1 where it is not known."""
     leader_epoch: int = -1
-    """Of the leader that appended it; -1 where it is not known."""
+    """Of the leader that appended what is at its offset; -1 where it is not known."""
     is_marker: bool = False
     """There is no record up to this offset, only what Kafka wrote for itself at the end of a transaction."""
+
+    @property
+    def place(self) -> TopicPartition:
+        return self.topic, self.partition
 
     @property
     def concerns(self) -> bool:

@@ -261,7 +261,7 @@ class Kernel(Generic[S]):
         go on, since a whole table is locked, or the database cannot be asked.
         """
         keys = sorted({key for input in batch for key in input.keys})
-        partitions = sorted({(input.topic, input.partition) for input in batch if isinstance(input, Heard)})
+        partitions = sorted({input.place for input in batch if isinstance(input, Heard)})
         found = await self._locked(keys, partitions)
         return None if found is None or found.tables else found
 
@@ -309,7 +309,7 @@ class Kernel(Generic[S]):
                 _resolve(input, Failed(str(error)))
             case Heard() if input.rejected:
                 # Not even parking it is possible. Its partition waits for a person, and nobody else.
-                place = input.topic, input.partition
+                place = input.place
                 self._held_back.hold_up(
                     {place: f"{place[0]}[{place[1]}]@{input.offset} cannot even be parked: {error}"}
                 )
@@ -339,7 +339,7 @@ class Kernel(Generic[S]):
 
     def _healed(self, batch: Sequence[Input]) -> None:
         self._held_back.free(key for input in batch for key in input.keys)
-        self._held_back.free((input.topic, input.partition) for input in batch if isinstance(input, Heard))
+        self._held_back.free(input.place for input in batch if isinstance(input, Heard))
 
     @property
     def _backlog(self) -> int:
@@ -376,9 +376,9 @@ class Kernel(Generic[S]):
 
     def _refuse_behind(self, refused: Heard, gap: PositionGap) -> None:
         """What the same reader has given of this partition since then: none of it is the next one."""
-        place = refused.topic, refused.partition
+        place = refused.place
         for input in self._queue:
-            if isinstance(input, Heard) and (input.topic, input.partition) == place:
+            if isinstance(input, Heard) and input.place == place:
                 _resolve(input, gap)
 
 

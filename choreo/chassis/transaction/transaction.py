@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import structlog
 
 from choreo.chassis.database.round_trip import Later
-from choreo.chassis.transaction import journal, outbox, parked, positions
+from choreo.chassis.transaction import journal, outbox, parked
 from choreo.chassis.transaction.inputs import (
     Asked,
     Decided,
@@ -26,7 +26,7 @@ from choreo.chassis.transaction.inputs import (
     Reply,
     SideWrite,
 )
-from choreo.chassis.transaction.positions import TopicPartition
+from choreo.chassis.transaction.positions import Expected, Reached, TopicPartition
 from choreo.chassis.transaction.step import Decider, hear, obey
 from choreo.chassis.transaction.store import StoreTransaction
 from choreo.message.envelope import Event
@@ -46,10 +46,9 @@ class Work(Generic[S]):
     sequences: dict[str, int]
     seen: dict[Any, journal.SeenInput] = field(default_factory=dict)
     blocked: set[str] = field(default_factory=set)
-    expected: dict[TopicPartition, int] = field(default_factory=dict)
-    read: dict[TopicPartition, positions.Expected] = field(default_factory=dict)
+    expected: dict[TopicPartition, Expected] = field(default_factory=dict)
     after: dict[str, S] = field(default_factory=dict)
-    advanced: dict[TopicPartition, positions.Reached] = field(default_factory=dict)
+    advanced: dict[TopicPartition, Reached] = field(default_factory=dict)
     moved: dict[str, int] = field(default_factory=dict)
     entries: list[journal.JournalRow] = field(default_factory=list)
     unpublished: list[outbox.OutboxRow] = field(default_factory=list)
@@ -85,7 +84,7 @@ class Transaction(Generic[S]):
 
     async def lock_and_load(self, store: StoreTransaction[S], batch: Sequence[Input]) -> Work[S]:
         """Locks first and looks afterwards: one statement for both would look at what was before its wait."""
-        places = {(input.topic, input.partition) for input in batch if isinstance(input, Heard)}
+        places = {input.place for input in batch if isinstance(input, Heard)}
         inputs = [input for input in batch if not isinstance(input, Heard) or input.concerns]
         expected = store.lock_positions(sorted(places))
         sequences = store.lock_keys(sorted({key for input in inputs for key in input.keys}))
@@ -99,8 +98,7 @@ class Transaction(Generic[S]):
             sequences=sequences(),
             seen=seen(),
             blocked=blocked(),
-            expected={place: read.next_offset for place, read in expected().items()},
-            read=expected(),
+            expected=expected(),
         )
 
     async def load_key(self, store: StoreTransaction[S], heard: Heard, sequence: int) -> Work[S]:
@@ -124,34 +122,33 @@ class Transaction(Generic[S]):
                 self._take_asked(work, input)
 
     def _take_heard(self, work: Work[S], heard: Heard) -> None:
-        place = heard.topic, heard.partition
+        place = heard.place
         expected = work.expected.get(place)
         fetched_from = heard.offset if heard.fetched_from is None else heard.fetched_from
-        if expected is None or fetched_from > expected:
+        if expected is None or fetched_from > expected.next_offset:
             gap = (
-                f"{heard.topic}[{heard.partition}]: got offset {heard.offset}, next is {expected}, "
-                f"and it was read from {fetched_from} on"
+                f"{heard.topic}[{heard.partition}]: got offset {heard.offset}, next is "
+                f"{expected.next_offset if expected else None}, and it was read from {fetched_from} on"
             )
             work.answers.append((heard, PositionGap(gap)))
             return
-        if heard.offset < expected and _is_another(heard, work.read[place]):
-            other = f"{heard.topic}[{heard.partition}] has another record at {heard.offset} than was read"
+        if not _matches(heard, fetched_from, expected):
+            other = f"{heard.topic}[{heard.partition}] is another log at {heard.offset} than was read"
             work.answers.append((heard, PositionGap(other)))
             del work.expected[place]  # nor is what comes behind it the next
             return
         work.answers.append((heard, None))
-        if heard.offset < expected:
+        if heard.offset < expected.next_offset:
             _count(work, heard, "stale")
             return
-        work.expected[place] = heard.offset + 1
+        work.expected[place] = Expected(heard.offset + 1, heard.leader_epoch)
         before = work.advanced.get(place)
         if heard.is_marker:
-            last = before[1:] if before else (-1, -1, heard.record)
-            work.advanced[place] = positions.Reached(heard.offset + 1, *last)
+            last = before or Reached(0, -1, -1, heard.record, -1)
+            work.advanced[place] = last._replace(next_offset=heard.offset + 1, end_epoch=heard.leader_epoch)
             return
-        work.advanced[place] = positions.Reached(
-            heard.offset + 1, heard.offset, heard.leader_epoch, heard.record
-        )
+        epoch = heard.leader_epoch
+        work.advanced[place] = Reached(heard.offset + 1, heard.offset, epoch, heard.record, epoch)
         if not heard.concerns:
             _count(work, heard, "skipped")
         elif heard.id in work.seen:
@@ -270,14 +267,19 @@ class Transaction(Generic[S]):
             await store.write_beside(side_write, decided)
 
 
-def _is_another(heard: Heard, read: positions.Expected) -> bool:
-    """Whether it stands where another record was read last.
+def _matches(heard: Heard, fetched_from: int, read: Expected) -> bool:
+    """Whether it can be of the log that was read so far, as Raft asks for the term of the entry before.
 
-    Then the log was cut meanwhile, and somebody who held the partition before has written what he had read
-    of it until then. Whoever holds it now has compared an earlier position with the log.
+    Else that was cut meanwhile, and somebody who held the partition before has written what he had read of it
+    until then. Whoever holds it now has compared an earlier position with the log. What one leader has
+    appended is of one log; with what a newer one has, what lies before it has to be what was read.
     """
-    is_last = heard.offset == read.last_offset and not heard.is_marker
-    return is_last and heard.record.digest != read.last_digest
+    if -1 in (heard.leader_epoch, read.leader_epoch) or heard.leader_epoch == read.leader_epoch:
+        return True
+    if heard.offset < read.next_offset:
+        return heard.leader_epoch < read.leader_epoch
+    is_known = fetched_from == read.next_offset and heard.epoch_before == read.leader_epoch
+    return is_known and heard.leader_epoch > read.leader_epoch
 
 
 def _count(work: Work[S], input: Input, outcome: str) -> None:
