@@ -87,21 +87,22 @@ class Plan:
 
 def drawn(chance: Random) -> Plan:
     """Most worlds are one order's, in one process of each service. In some there is a crowd: two processes of
-    each, and what they do at once concerns one customer, or two whose facts share a partition.
+    each, and what they do at once concerns one customer, or two whose facts share a partition. More befalls
+    these: what nobody had thought of was mostly found in them.
     """
     kinds: list[str] = []
-    number = chance.choice((1, 2, 3, 4))
+    crowd = chance.random() < _CROWDS
+    number = chance.choice((2, 3, 4, 5) if crowd else (1, 2, 3, 4))
     while len(kinds) < number:
         (kind,) = chance.choices(list(_WEIGHTS), list(_WEIGHTS.values()))
         if kind not in kinds:
             kinds.append(kind)
     if "crash" not in kinds and chance.random() < _CRASHES:
         kinds.append("crash")
-    crowd = chance.random() < _CROWDS
     one_name = chance.random() < _OF_ONE_NAME
     return Plan(
         faults=tuple(kinds),
-        most_faults=chance.choice((1, 2, 2, 4, 8)),
+        most_faults=chance.choice((2, 4, 8) if crowd else (1, 2, 2, 4, 8)),
         steps_between_faults=chance.choice((20, 60, 160)),
         replicas=2 if crowd else chance.choice((1, 1, 1, 1, 1, 1, 2)),
         partitions=1 if crowd else chance.choice((1, 1, 1, 2)),
