@@ -143,7 +143,7 @@ def _size(plan: Plan) -> tuple[int, ...]:
 
 def test_it_is_known_where_processes_were_killed() -> None:
     """Lines of the code that is played, with an await each."""
-    summary = simulate(range(1, 11))
+    summary = simulate(range(1, 21))
     assert len(set(summary.killed_at).intersection(all_awaits())) > 10
 
 
@@ -162,7 +162,7 @@ def test_who_looks_where_processes_wait_sees_the_same_world(monkeypatch: pytest.
 
 
 def test_it_is_known_which_faults_coincided_and_who_waited_for_whom() -> None:
-    summary = simulate(range(1, 41))
+    summary = simulate(range(1, 81))
     assert summary.coincided
     assert any("lock" in waited for waited, _ in summary.met)
     assert {waited for waited, _ in summary.met} < summary.carried_out
