@@ -147,13 +147,13 @@ def kafka_says_where_to_begin(patch: Patch) -> None:
     patch.delattr(faust_internals._Consumer, "seek_to_committed")
 
 
+async def _nothing(*args: Any) -> None: ...
+
+
 def what_was_read_is_not_compared(patch: Patch) -> None:
     """A position is a number: whichever record has that offset now, the next one is read."""
-
-    async def nothing(*args: Any) -> None: ...
-
-    patch.setattr(Consumer, "_check_end", nothing)
-    patch.setattr(consumer, "compare_last_read", nothing)
+    patch.setattr(Consumer, "_check_end", _nothing)
+    patch.setattr(consumer, "compare_last_read", _nothing)
 
 
 def new_leaders_are_not_noticed(patch: Patch) -> None:
@@ -161,14 +161,12 @@ def new_leaders_are_not_noticed(patch: Patch) -> None:
     # Neither when the group is divided anew: that may happen at any time where a broker was away.
     begun: set[str] = set()
 
-    async def nothing(*args: Any) -> None: ...
-
     async def compare_once(service: str, *args: Any) -> None:
         if service not in begun:
             begun.add(service)
             await compare_last_read(service, *args)
 
-    patch.setattr(Consumer, "_check_end", nothing)
+    patch.setattr(Consumer, "_check_end", _nothing)
     patch.setattr(consumer, "compare_last_read", compare_once)
 
 

@@ -236,9 +236,18 @@ async def test_a_fact_goes_to_the_partition_of_its_key(billing: Service) -> None
         ((4, 1), (3, 0), 1),
         ((2, 1), (3, 1), -1),
         ((7, 1), (8, 1), -1),
+        ((5, 1), (6, 1), -1),
         ((-1, -1), (-1, -1), -1),
     ],
-    ids=["a record", "a marker", "by a version of before", "a marker, by such a one", "set back", "unknown"],
+    ids=[
+        "a record",
+        "a marker",
+        "by a version of before",
+        "a marker, by such a one",
+        "set back",
+        "set back by one",
+        "unknown",
+    ],
 )
 def test_who_appended_what_lies_before_a_position(
     last: tuple[int, int], end: tuple[int, int], epoch: int
@@ -266,10 +275,10 @@ async def test_a_position_that_a_person_has_set_back_is_read_on_from(billing: Se
                 5,
                 "topic",
                 "cluster",
-                last_offset=8,
+                last_offset=5,
                 last_digest=b"another",
                 leader_epoch=3,
-                end_offset=9,
+                end_offset=6,
                 end_epoch=3,
             )
         ]
